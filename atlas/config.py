@@ -1,0 +1,118 @@
+"""Options, resolved once: what a store is made with and how this process reads."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+
+from atlas.errors import InvalidArgument
+
+CODECS = ("zstd", "lz4", "none")
+META_FORMATS = ("json", "msgpack")
+META_COMPRESSIONS = ("none", "zstd", "lz4")
+MISMATCH_POLICIES = ("warn", "error")
+
+# Spellings that the older package accepted.
+_ALIASES = {"uncompressed": "none", "mp": "msgpack", "raise": "error"}
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+def choice(value: str, allowed: tuple[str, ...], what: str) -> str:
+    """Return the canonical spelling of `value`, or raise :class:`InvalidArgument`."""
+    name = _ALIASES.get(value, value) if isinstance(value, str) else value
+    if name not in allowed:
+        raise InvalidArgument(f"unknown {what}: {value!r}; use one of {', '.join(map(repr, allowed))}")
+    return name
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """How a new store is laid out.
+
+    Parameters
+    ----------
+    codec : {"zstd", "lz4", "none"}
+        General-purpose codec of new chunks. ``"none"`` stores raw bytes.
+    meta_format : {"json", "msgpack"}
+        Encoding of the root object.
+    meta_compression : {"none", "zstd", "lz4"}
+        Compression of the root object.
+    level : int
+        zstd compression level, 1 to 19.
+
+    Examples
+    --------
+    >>> StoreConfig(codec="lz4").codec
+    'lz4'
+    """
+
+    codec: str = "zstd"
+    meta_format: str = "json"
+    meta_compression: str = "none"
+    level: int = 1
+
+    def __post_init__(self) -> None:
+        for field, allowed, what in (
+            ("codec", CODECS, "codec"),
+            ("meta_format", META_FORMATS, "meta_format"),
+            ("meta_compression", META_COMPRESSIONS, "meta_compression"),
+        ):
+            object.__setattr__(self, field, choice(getattr(self, field), allowed, what))
+        if isinstance(self.level, bool) or not isinstance(self.level, int) or not 1 <= self.level <= 19:
+            raise InvalidArgument(f"level must be an integer from 1 to 19, not {self.level!r}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How this process reads; every field has an environment variable.
+
+    Parameters
+    ----------
+    workers : int
+        ``ATLAS_WORKERS``. Tasks that run at once; the cores this process may use by default.
+    arena_bytes : int
+        ``ATLAS_ARENA_BYTES``. How much freed result memory is kept for reuse.
+    parallel_threshold : int
+        ``ATLAS_PARALLEL_THRESHOLD``. Reads that decode fewer bytes run in the calling thread.
+    pool_threshold : int
+        ``ATLAS_POOL_THRESHOLD``. Once this process has decoded so many bytes, worker processes start.
+    """
+
+    workers: int
+    arena_bytes: int
+    parallel_threshold: int
+    pool_threshold: int
+
+
+def _environment_int(name: str, default: int, minimum: int) -> int:
+    text = os.environ.get(name)
+    if text is None:
+        return default
+    try:
+        value = int(text)
+    except ValueError:
+        raise InvalidArgument(f"{name} must be an integer, not {text!r}") from None
+    if value < minimum:
+        raise InvalidArgument(f"{name} must be at least {minimum}, not {value}")
+    return value
+
+
+def available_cores() -> int:
+    """Cores that this process may use (not those of the machine)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """Return the process-wide settings, read from the environment on first use."""
+    return Settings(
+        workers=_environment_int("ATLAS_WORKERS", available_cores(), 1),
+        arena_bytes=_environment_int("ATLAS_ARENA_BYTES", 2 * GIB, 0),
+        parallel_threshold=_environment_int("ATLAS_PARALLEL_THRESHOLD", 4 * MIB, 0),
+        pool_threshold=_environment_int("ATLAS_POOL_THRESHOLD", 512 * MIB, 0),
+    )
