@@ -1,0 +1,102 @@
+"""Atlas: the store for thousands to millions of similar N-dimensional datasets.
+
+A store holds named datasets, each a set of named, chunked, compressed N-dimensional arrays with
+attributes. Data is laid out variable first: one data file per array name holds that array of every
+dataset, so the same slice of thousands of datasets is one call.
+"""
+
+from __future__ import annotations
+
+from atlas import _hooks
+from atlas.config import StoreConfig
+from atlas.errors import (
+    ArrayAlreadyExists,
+    ArrayNotFound,
+    AtlasError,
+    ConflictError,
+    CorruptChunk,
+    CorruptIndex,
+    CorruptRoot,
+    CorruptStore,
+    DatasetAlreadyExists,
+    DatasetNotFound,
+    DataTypeError,
+    InvalidArgument,
+    InvalidName,
+    ReadOnlyStore,
+    SelectionError,
+    ShapeMismatch,
+    SnapshotExpired,
+    StorageError,
+    StoreAlreadyExists,
+    StoreNotFound,
+    TypeMismatch,
+    UnsupportedDataType,
+    ValueOutOfRange,
+)
+from atlas.executor import shutdown, warm_up
+from atlas.store import Atlas, DatasetView
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArrayAlreadyExists",
+    "ArrayNotFound",
+    "Atlas",
+    "AtlasError",
+    "ConflictError",
+    "CorruptChunk",
+    "CorruptIndex",
+    "CorruptRoot",
+    "CorruptStore",
+    "DataTypeError",
+    "DatasetAlreadyExists",
+    "DatasetNotFound",
+    "DatasetView",
+    "InvalidArgument",
+    "InvalidName",
+    "ReadOnlyStore",
+    "SelectionError",
+    "ShapeMismatch",
+    "SnapshotExpired",
+    "StorageError",
+    "StoreAlreadyExists",
+    "StoreConfig",
+    "StoreNotFound",
+    "TypeMismatch",
+    "UnsupportedDataType",
+    "ValueOutOfRange",
+    "__version__",
+    "init_tracing",
+    "shutdown",
+    "warm_up",
+]
+
+
+def init_tracing(filter: str | None = None) -> None:
+    """Write the library's log to stderr, as the older package's function of that name did.
+
+    Parameters
+    ----------
+    filter : str, optional
+        A level, or ``"atlas=level"``; ``$ATLAS_LOG`` or ``"info"`` without one.
+
+    Raises
+    ------
+    InvalidArgument
+        If the level is unknown.
+    """
+    import logging
+    import os
+
+    level = (filter or os.environ.get("ATLAS_LOG") or "info").rsplit("=", 1)[-1]
+    number = {"trace": logging.DEBUG, "warn": logging.WARNING}.get(level, logging.getLevelName(level.upper()))
+    if not isinstance(number, int):
+        raise InvalidArgument(f"unknown log level {level!r}; use error, warn, info, debug or trace")
+    logger = logging.getLogger("atlas")
+    logger.setLevel(number)
+    if not logger.handlers:
+        logger.addHandler(logging.StreamHandler())
+
+
+_hooks.install()

@@ -1,0 +1,6 @@
+"""The older package's extension module, for scripts that import from it by name."""
+
+from atlas import __version__, init_tracing
+from atlas.store import Atlas, DatasetView
+
+__all__ = ["Atlas", "DatasetView", "__version__", "init_tracing"]

@@ -1,0 +1,32 @@
+"""``Dataset.atlas``: writing from the dataset's side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from atlas.store import Atlas
+
+
+class AtlasAccessor:
+    """What an :class:`xarray.Dataset` can do with a store."""
+
+    def __init__(self, ds: xr.Dataset) -> None:
+        self._ds = ds
+
+    def write(
+        self, store: Atlas, name: str, chunks: dict[str, Sequence[int]] | None = None, fill_value: Any = None
+    ) -> None:
+        """Add the dataset to `store` as `name`; see :meth:`atlas.Atlas.add_xarray_dataset`."""
+        store.add_xarray_dataset(self._ds, name, chunks, fill_value)
+
+
+def register() -> None:
+    """Register the accessor, once."""
+    import xarray
+
+    if getattr(xarray.Dataset, "atlas", None) is not AtlasAccessor:
+        xarray.register_dataset_accessor("atlas")(AtlasAccessor)

@@ -1,0 +1,157 @@
+"""How a chunk becomes bytes: a filter, then a codec, named together by a one-byte *pipeline* id.
+
+The ids are part of the format and never change their meaning.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from atlas.errors import CorruptChunk
+from atlas.kernels.twins import shuffle as shuffle_twin
+
+RAW = 0
+ZSTD = 1
+LZ4 = 2
+SHUFFLE_ZSTD = 17
+SHUFFLE_LZ4 = 18
+CONSTANT = 32
+
+PIPELINES = {
+    RAW: "raw",
+    ZSTD: "zstd",
+    LZ4: "lz4",
+    SHUFFLE_ZSTD: "shuffle+zstd",
+    SHUFFLE_LZ4: "shuffle+lz4",
+    CONSTANT: "constant",
+}
+_SHUFFLED = 16
+
+# Compression that saves less than this fraction costs more time than it saves space.
+_WORTH = 0.98
+
+# Chunks above this size are shuffled by the compiled kernel; loading it costs half a second.
+_COMPILED_ABOVE = 1 << 20
+
+_contexts = threading.local()
+
+
+def is_shuffled(pipeline: int) -> bool:
+    """Return whether a pipeline's decoded bytes still have to be un-shuffled."""
+    return pipeline in (SHUFFLE_ZSTD, SHUFFLE_LZ4)
+
+
+def encode(raw: Any, itemsize: int, codec: str, level: int) -> tuple[bytes, int]:
+    """Return a chunk's payload and the pipeline that made it.
+
+    Parameters
+    ----------
+    raw : bytes-like
+        The elements, C order, little-endian.
+    itemsize : int
+        Bytes per element.
+    codec : {"zstd", "lz4", "none"}
+    level : int
+        zstd compression level.
+    """
+    data = np.frombuffer(raw, np.uint8)
+    if codec == "none" or not len(data):
+        return data.tobytes(), RAW
+    if len(data) > itemsize and _is_constant(data, itemsize):
+        return data[:itemsize].tobytes(), CONSTANT
+    shuffled = itemsize > 1
+    body = _shuffle(data, itemsize) if shuffled else data
+    packed = _compress_zstd(body, level) if codec == "zstd" else _compress_lz4(body)
+    if len(packed) > len(data) * _WORTH:
+        return data.tobytes(), RAW
+    return packed, (ZSTD if codec == "zstd" else LZ4) + (_SHUFFLED if shuffled else 0)
+
+
+def _is_constant(data: np.ndarray[Any, Any], itemsize: int) -> bool:
+    # Shifted by one element, constant data equals itself; the first bytes settle it for most chunks.
+    probe = min(len(data), 64 * itemsize)
+    for end in (probe, len(data)):
+        if not np.array_equal(data[itemsize:end], data[: end - itemsize]):
+            return False
+    return True
+
+
+def _shuffle(data: np.ndarray[Any, Any], itemsize: int) -> np.ndarray[Any, Any]:
+    out = np.empty_like(data)
+    if len(data) < _COMPILED_ABOVE:
+        shuffle_twin(data, out, itemsize)
+    else:
+        from atlas.kernels.shuffle import shuffle
+
+        shuffle(data, out, itemsize)
+    return out
+
+
+def _compress_zstd(data: Any, level: int) -> bytes:
+    import zstandard
+
+    contexts = _contexts.__dict__.setdefault("compressors", {})
+    if level not in contexts:
+        contexts[level] = zstandard.ZstdCompressor(level=level)
+    return bytes(contexts[level].compress(data))
+
+
+def _compress_lz4(data: Any) -> bytes:
+    import lz4.block
+
+    return bytes(lz4.block.compress(data, store_size=True))
+
+
+def decode(payload: Any, pipeline: int, raw_length: int, itemsize: int) -> Any:
+    """Return a chunk's bytes, still shuffled where :func:`is_shuffled` says so.
+
+    Raises
+    ------
+    CorruptChunk
+        If the payload is not exactly `raw_length` bytes encoded by `pipeline`.
+    """
+    if pipeline in (ZSTD, SHUFFLE_ZSTD):
+        data: Any = _decompress_zstd(payload, raw_length)
+    elif pipeline in (LZ4, SHUFFLE_LZ4):
+        data = _decompress_lz4(payload, raw_length)
+    elif pipeline == CONSTANT:
+        if len(payload) != itemsize or raw_length % itemsize:
+            raise CorruptChunk(f"a constant of {len(payload)} bytes cannot fill {raw_length} bytes")
+        return bytes(payload) * (raw_length // itemsize)
+    elif pipeline == RAW:
+        data = payload
+    else:
+        raise CorruptChunk(f"pipeline {pipeline} is not known to this release")
+    if len(data) != raw_length:
+        raise CorruptChunk(f"it holds {len(data)} bytes, not {raw_length}")
+    return data
+
+
+def _decompress_zstd(payload: Any, raw_length: int) -> bytes:
+    import zstandard
+
+    if not hasattr(_contexts, "decompressor"):
+        _contexts.decompressor = zstandard.ZstdDecompressor()
+    try:
+        # The declared size is checked first: the decompressor would allocate whatever it says.
+        size = zstandard.frame_content_size(payload)
+        if size != raw_length:
+            raise CorruptChunk(f"its zstd frame declares {size} bytes, not {raw_length}")
+        return bytes(_contexts.decompressor.decompress(payload, allow_extra_data=False))
+    except zstandard.ZstdError as error:
+        raise CorruptChunk(f"zstd: {error}") from None
+
+
+def _decompress_lz4(payload: Any, raw_length: int) -> bytes:
+    import lz4.block
+
+    size = int.from_bytes(payload[:4], "little")
+    if len(payload) < 4 or size != raw_length:
+        raise CorruptChunk(f"its lz4 block declares {size} bytes, not {raw_length}")
+    try:
+        return bytes(lz4.block.decompress(payload))
+    except (lz4.block.LZ4BlockError, ValueError) as error:
+        raise CorruptChunk(f"lz4: {error}") from None

@@ -1,0 +1,316 @@
+"""Publishing: under the writer lock, new data files first, then the root, each made durable in turn.
+
+The order is the guarantee. Until the root is replaced nothing refers to the new files, so a crash
+leaves the old state; once it is, everything it refers to is already on the disk.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from atlas.catalog import Catalog
+from atlas.config import StoreConfig
+from atlas.errors import ConflictError, CorruptRoot, StoreNotFound
+from atlas.reader import Snapshot
+from atlas.root import ROOT_KEYS, ArrayFiles, DataFile, Root, decode_root, encode_root, root_key
+from atlas.schema import ArraySchema
+from atlas.segment import RESET, STATISTICS, SegmentWriter
+from atlas.statistics import Statistics, cell_statistics, fill_statistics, merge_statistics, statistics_columns
+from atlas.storage import DataWriter, Storage, array_directory
+from atlas.writer import EncodedChunk, Pending, PendingArray, encode_chunks
+
+# How long a retired file outlives its replacement where nobody can tell whether it is still read.
+GRACE_SECONDS = 15 * 60
+
+
+def new_commit_id() -> str:
+    """Return an id that no other commit has."""
+    return uuid.uuid4().hex
+
+
+def load_root(storage: Storage) -> Root:
+    """Return the committed state of a store.
+
+    Raises
+    ------
+    StoreNotFound
+        If there is no root object.
+    CorruptRoot
+        If it cannot be trusted.
+    """
+    found = []
+    for key in ROOT_KEYS:
+        if storage.exists(key):
+            found.append(decode_root(storage.read(key), key))
+    if not found:
+        raise StoreNotFound(
+            f"there is no Atlas store at {storage.describe()}: none of {', '.join(ROOT_KEYS)} is there; "
+            "Atlas.create makes one"
+        )
+    # Two are there only while a store is being overwritten in another encoding: the successor counts.
+    return max(found, key=lambda root: root.generation)
+
+
+def create_root(storage: Storage, config: StoreConfig) -> Root:
+    """Make an empty store and return its state; fails with FileExistsError when there is one."""
+    root = Root(config, 0, new_commit_id(), "", Catalog.empty(), {})
+    storage.create_exclusive(root_key(config), encode_root(root))
+    return root
+
+
+def overwrite_root(storage: Storage, config: StoreConfig) -> Root:
+    """Replace whatever store is there by an empty one."""
+    try:
+        old = load_root(storage)
+    except (StoreNotFound, CorruptRoot):
+        old = Root(config, 0, "", "", Catalog.empty(), {})
+    retired = [file.key for files in old.arrays.values() for file in files.files]
+    root = old.successor(new_commit_id(), config=config, catalog=Catalog.empty(), arrays={})
+    root = publish(storage, root, retired)
+    for key in ROOT_KEYS:
+        if key != root_key(config):
+            storage.delete(key)
+    return root
+
+
+def publish(storage: Storage, root: Root, retired: Sequence[str] = ()) -> Root:
+    """Replace the root object, then take away data files that nobody needs any more.
+
+    Parameters
+    ----------
+    retired : sequence of str
+        Data files that `root` no longer refers to. They are removed as soon as no reader of an
+        older generation is left.
+    """
+    now = int(time.time())
+    waiting = root.retired + tuple((key, root.generation, now) for key in retired)
+    free = [entry for entry in waiting if _is_free(storage, entry, now)] if root.retired else []
+    kept = tuple(entry for entry in waiting if entry not in free)
+    published = Root(root.config, root.generation, root.commit, root.parent, root.catalog, root.arrays, kept)
+    storage.replace(root_key(root.config), encode_root(published))
+    for key, _, _ in free:
+        storage.purge(key)
+    for key in retired:
+        if storage.is_local and not storage.oldest_pin(root.generation):
+            storage.purge(key)
+        elif storage.is_local:
+            storage.retire(key)
+    return published
+
+
+def _is_free(storage: Storage, entry: tuple[str, int, int], now: int) -> bool:
+    _, generation, since = entry
+    return not storage.oldest_pin(generation) or now - since > GRACE_SECONDS
+
+
+def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int) -> Root:
+    """Commit pending changes and return the new state.
+
+    Raises
+    ------
+    ConflictError
+        If another writer changed the same datasets since `snapshot`.
+    StorageError
+        If the disk failed; nothing was committed and `pending` still holds everything.
+    """
+    with storage.writer_lock():
+        current = load_root(storage)
+        if current.commit != snapshot.root.commit:
+            _check_conflicts(snapshot.root, current, pending)
+            snapshot = Snapshot(storage, current, snapshot.workers, snapshot.mode)
+        ordinals = _assign_ordinals(current.catalog, pending)
+        with _DataFiles(storage) as files:
+            arrays = dict(current.arrays)
+            for name, items in sorted(pending.by_array().items()):
+                rows = sorted((ordinals[dataset], dataset, array) for dataset, array in items)
+                arrays[name] = _write_array(storage, snapshot, files, arrays, name, rows, workers)
+            files.make_durable()
+            root = publish(storage, _successor(current, pending, ordinals, arrays))
+            files.keep()
+        return root
+
+
+def _check_conflicts(base: Root, current: Root, pending: Pending) -> None:
+    clashes = []
+    for name in sorted({*pending.records, *pending.deleted}):
+        ordinal = current.catalog.ordinals.get(name)
+        known = name in base.catalog.ordinals
+        gone = known and ordinal is None
+        appeared = not known and ordinal is not None
+        changed = known and ordinal is not None and int(current.catalog.changed[ordinal]) > base.generation
+        if gone or appeared or changed:
+            clashes.append(name)
+    if clashes:
+        shown = ", ".join(map(repr, clashes[:5])) + ("…" if len(clashes) > 5 else "")
+        raise ConflictError(
+            f"another writer committed changes to {len(clashes)} of the same datasets first: {shown}; "
+            "open the store anew and apply your changes to what is there now",
+            clashes,
+        )
+
+
+def _assign_ordinals(catalog: Catalog, pending: Pending) -> dict[str, int]:
+    ordinals = {}
+    following = catalog.slots
+    for name in pending.records:
+        if name in pending.created:
+            ordinals[name], following = following, following + 1
+        else:
+            ordinals[name] = catalog.ordinals[name]
+    return ordinals
+
+
+def _successor(current: Root, pending: Pending, ordinals: dict[str, int], arrays: dict[str, ArrayFiles]) -> Root:
+    upserts = {ordinals[name]: (name, record) for name, record in pending.records.items()}
+    deleted = [current.catalog.ordinals[name] for name in pending.deleted]
+    # Deletions first: a dataset may have been deleted and made anew under its name.
+    catalog = current.catalog.with_changes({}, deleted, current.generation + 1)
+    catalog = catalog.with_changes(upserts, [], current.generation + 1)
+    return current.successor(new_commit_id(), catalog=catalog, arrays=arrays)
+
+
+class _DataFiles:
+    """The data files of one commit: durable together, or gone together."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._writers: list[tuple[str, DataWriter]] = []
+        self._kept = False
+
+    def __enter__(self) -> _DataFiles:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if not self._kept:
+            for _, writer in self._writers:
+                writer.abort()
+
+    def create(self, directory: str) -> SegmentWriter:
+        """Begin a new data file."""
+        file_id = uuid.uuid4()
+        key = f"{directory}/data-{file_id.hex}.af"
+        writer = self._storage.create(key)
+        self._writers.append((key, writer))
+        return SegmentWriter(writer, key, file_id.bytes)
+
+    def make_durable(self) -> None:
+        """Sync every file, then every directory once."""
+        for _, writer in self._writers:
+            writer.finish(sync_directory=False)
+        self._storage.sync_directories([key for key, _ in self._writers])
+
+    def keep(self) -> None:
+        """The root refers to the files now."""
+        self._kept = True
+
+
+@contextmanager
+def new_data_files(storage: Storage) -> Iterator[_DataFiles]:
+    """Context in which data files are written; they are removed unless ``keep`` is called."""
+    with _DataFiles(storage) as files:
+        yield files
+
+
+def directory_for(arrays: dict[str, ArrayFiles], name: str) -> str:
+    """Return the directory of an array, a new one when it has none."""
+    known = arrays.get(name)
+    taken = {files.directory.casefold() for files in arrays.values()}
+    return known.directory if known else array_directory(name, taken)
+
+
+def _write_array(
+    storage: Storage,
+    snapshot: Snapshot,
+    files: _DataFiles,
+    arrays: dict[str, ArrayFiles],
+    name: str,
+    rows: list[tuple[int, str, PendingArray]],
+    workers: int,
+) -> ArrayFiles:
+    directory = directory_for(arrays, name)
+    segment = files.create(directory)
+    chunks = [(number, array.schema) for _, _, array in rows for number in sorted(array.chunks)]
+    cells = ((array.schema, array.chunks[n]) for _, _, array in rows for n in sorted(array.chunks))
+    written = [
+        _Written(number, segment.append(chunk.payload), chunk._replace(payload=b""), len(chunk.payload))
+        for (number, _), chunk in zip(chunks, encode_chunks(cells, snapshot.root.config, workers), strict=True)
+    ]
+    entries, position = [], 0
+    for ordinal, _, array in rows:
+        own = written[position : position + len(array.chunks)]
+        position += len(array.chunks)
+        entries.append(_Entry(ordinal, array, [chunk.encoded.statistics for chunk in own]))
+    columns = _index_columns(snapshot, entries, written)
+    file = segment.finish(name, columns)
+    known = arrays[name].files if name in arrays else ()
+    return ArrayFiles(directory, (*known, file))
+
+
+@dataclass(frozen=True)
+class _Written:
+    number: int
+    offset: int
+    encoded: EncodedChunk
+    length: int
+
+
+@dataclass(frozen=True)
+class _Entry:
+    ordinal: int
+    array: PendingArray
+    statistics: list[Statistics]
+
+    def total(self, snapshot: Snapshot) -> Statistics:
+        """Statistics of the whole array: of the pending chunks, and of those that stay as they are."""
+        schema = self.array.schema
+        parts = list(self.statistics)
+        missing = schema.cells - sum(part.rows for part in parts)
+        if missing and not self.array.reset:
+            for number in _stored_chunks(snapshot, schema, self.ordinal):
+                if number not in self.array.chunks:
+                    part = _stored_statistics(snapshot, schema, self.ordinal, number)
+                    parts.append(part)
+                    missing -= part.rows
+        if missing:
+            parts.append(fill_statistics(schema.dtype, schema.fill, missing))
+        return merge_statistics(parts)
+
+
+def _stored_chunks(snapshot: Snapshot, schema: ArraySchema, ordinal: int) -> list[int]:
+    index = snapshot.index(schema.name)
+    position = int(np.searchsorted(index.entries, ordinal))
+    if position == len(index.entries) or index.entries[position] != ordinal:
+        return []
+    return [int(n) for n in index.columns["number"][index.starts[position] : index.starts[position + 1]]]
+
+
+def _stored_statistics(snapshot: Snapshot, schema: ArraySchema, ordinal: int, number: int) -> Statistics:
+    cells = snapshot.read_box(schema, ordinal, schema.grid.extent(number))
+    return cell_statistics(schema.dtype, schema.fill, cells)
+
+
+def _index_columns(snapshot: Snapshot, entries: list[_Entry], written: list[_Written]) -> dict[str, Any]:
+    totals = [entry.total(snapshot) for entry in entries]
+    flags = [
+        (RESET if entry.array.reset else 0) | (STATISTICS if total.minimum is not None else 0)
+        for entry, total in zip(entries, totals, strict=True)
+    ]
+    return {
+        "ordinal": np.array([entry.ordinal for entry in entries], "<u4"),
+        "count": np.array([len(entry.statistics) for entry in entries], "<u4"),
+        "flags": np.array(flags, "u1"),
+        **statistics_columns([entry.array.schema.dtype for entry in entries], totals),
+        "number": np.array([chunk.number for chunk in written], "<u8"),
+        "offset": np.array([chunk.offset for chunk in written], "<u8"),
+        "length": np.array([chunk.length for chunk in written], "<u8"),
+        "raw_length": np.array([chunk.encoded.raw_length for chunk in written], "<u8"),
+        "pipeline": np.array([chunk.encoded.pipeline for chunk in written], "u1"),
+        "checksum": np.array([chunk.encoded.checksum for chunk in written], "<u8"),
+    }

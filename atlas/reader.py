@@ -1,0 +1,365 @@
+"""Reads of one committed state: indexes are loaded on first use, plans are run, errors get names."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlas.arena import shared_arena
+from atlas.chunks import Integers, Selection
+from atlas.codecs import decode
+from atlas.config import settings
+from atlas.dtypes import DType, fill_cell
+from atlas.errors import CorruptChunk, CorruptIndex, CorruptStore, SnapshotExpired
+from atlas.executor import run
+from atlas.plan import Member, ReadPlan, plan_reads
+from atlas.root import ArrayFiles, DataFile, Root
+from atlas.schema import ArraySchema
+from atlas.segment import STATISTICS, ArrayIndex, SegmentIndex, chunk_checksum
+from atlas.statistics import Statistics, from_columns
+from atlas.storage import Pin, Storage
+from atlas.worker import DecodeJob, Source, decode_range, pack_layout, unpack_tables
+
+_ALIGNMENT = 64
+
+# The compiled kernel costs half a second to load in a fresh process; NumPy scatters this much meanwhile.
+_COMPILED_ABOVE = 8 << 20
+
+
+class Snapshot:
+    """One committed state of a store, readable by many threads at once.
+
+    Parameters
+    ----------
+    storage : Storage
+    root : Root
+    workers : int
+        Tasks that may run at once.
+    mode : str or None
+        How tasks run: ``"serial"``, ``"threads"``, ``"processes"``, or ``None`` to choose by size.
+    pin : Pin, optional
+        Keeps the files of the state from being removed for as long as the snapshot lives.
+    """
+
+    def __init__(
+        self, storage: Storage, root: Root, workers: int, mode: str | None = None, pin: Pin | None = None
+    ) -> None:
+        self.storage = storage
+        self.root = root
+        self.workers = workers
+        self.mode = mode
+        self.pin = pin
+        self._lock = threading.Lock()
+        self._segments: dict[str, tuple[SegmentIndex, ...]] = {}
+        self._indexes: dict[str, ArrayIndex] = {}
+        self._statistics: dict[str, _StatisticsTable] = {}
+
+    # ── indexes ──────────────────────────────────────────────────────────────────────────────
+
+    def segments(self, array: str) -> tuple[SegmentIndex, ...]:
+        """Return the indexes of an array's data files, oldest first."""
+        with self._lock:
+            found = self._segments.get(array)
+        if found is None:
+            files = self._files(array).files
+            found = tuple(SegmentIndex(self._index_area(file), file, array) for file in files)
+            with self._lock:
+                self._segments[array] = found
+        return found
+
+    def index(self, array: str) -> ArrayIndex:
+        """Return where every chunk of an array is."""
+        with self._lock:
+            found = self._indexes.get(array)
+        if found is None:
+            found = ArrayIndex.merge(self._files(array).files, self.segments(array))
+            with self._lock:
+                self._indexes[array] = found
+        return found
+
+    def statistics(self, array: str, dtype: DType, ordinal: int) -> Statistics | None:
+        """Return the statistics of an array of one dataset; ``None`` when it was never written."""
+        with self._lock:
+            table = self._statistics.get(array)
+        if table is None:
+            table = _StatisticsTable(self.segments(array))
+            with self._lock:
+                self._statistics[array] = table
+        return table.get(dtype, ordinal)
+
+    def _files(self, array: str) -> ArrayFiles:
+        return self.root.arrays.get(array, ArrayFiles(array, ()))
+
+    def _index_area(self, file: DataFile) -> NDArray[np.uint8]:
+        try:
+            if self.storage.is_local:
+                return self.storage.open_map(file.key, file.length)[file.index_offset :][: file.index_length]
+            return np.frombuffer(self.storage.read_range(file.key, file.index_offset, file.index_length), np.uint8)
+        except FileNotFoundError:
+            raise SnapshotExpired(
+                f"data file {file.key} is gone from {self.storage.describe()}; call refresh() to see the store as it is now"
+            ) from None
+
+    # ── reads ────────────────────────────────────────────────────────────────────────────────
+
+    def read_box(self, schema: ArraySchema, ordinal: int, selection: Selection) -> NDArray[Any]:
+        """Return a box of one dataset's array."""
+        return self.read_boxes(schema.name, schema.dtype, [(schema, selection, np.array([0]), np.array([ordinal]))])[0]
+
+    def read_boxes(
+        self, array: str, dtype: DType, wanted: Sequence[tuple[ArraySchema, Selection, Integers, Integers]]
+    ) -> list[NDArray[Any]]:
+        """Return boxes of many datasets, by position.
+
+        Parameters
+        ----------
+        array : str
+        dtype : DType
+            The type of all of them.
+        wanted : sequence of (schema, selection, positions, ordinals)
+            Positions are 0 … n-1 over all items together.
+        """
+        total = sum(len(positions) for _, _, positions, _ in wanted)
+        sizes = np.zeros(total, np.int64)
+        for _, selection, positions, _ in wanted:
+            sizes[positions] = selection.cells * dtype.itemsize
+        padded = -(-sizes // _ALIGNMENT) * _ALIGNMENT
+        bases = np.cumsum(padded) - padded
+        if dtype.is_text:
+            return self._text_boxes(array, dtype, wanted, total)
+        if total == 1:
+            buffer = np.empty(int(sizes[0]), np.uint8)
+        else:
+            buffer = self._allocate(int(padded.sum()))
+        results: list[Any] = [None] * total
+        for schema, selection, positions, _ in wanted:
+            for position in positions.tolist():
+                flat = buffer[bases[position] : bases[position] + sizes[position]]
+                results[position] = flat.view(dtype.numpy).reshape(selection.shape)
+        self._fill_and_run(array, dtype, wanted, bases, buffer, results)
+        return results
+
+    def read_stacked(
+        self,
+        array: str,
+        dtype: DType,
+        wanted: Sequence[tuple[ArraySchema, Selection, Integers, Integers]],
+        out: NDArray[Any] | None,
+        count: int,
+    ) -> NDArray[Any]:
+        """Return equal boxes of many datasets as rows of one array.
+
+        `out`, when given, is a C-contiguous array of the right shape and type.
+        """
+        shape = wanted[0][1].shape
+        row = wanted[0][1].cells * dtype.itemsize
+        if dtype.is_text:
+            result = np.empty((count, *shape), object) if out is None else out
+            rows = self._text_boxes(array, dtype, wanted, count)
+            for position, cells in enumerate(rows):
+                result[position] = cells
+            return result
+        if out is None:
+            buffer = self._allocate(row * count)
+            out = buffer.view(dtype.numpy).reshape((count, *shape))
+        else:
+            buffer = out.reshape(-1).view(np.uint8)
+        self._fill_and_run(array, dtype, wanted, np.arange(count, dtype=np.int64) * row, buffer, out)
+        return out
+
+    def _allocate(self, size: int) -> NDArray[np.uint8]:
+        if size < settings().parallel_threshold:
+            return np.empty(size, np.uint8)
+        return shared_arena().allocate(size).array
+
+    def _fill_and_run(
+        self,
+        array: str,
+        dtype: DType,
+        wanted: Sequence[tuple[ArraySchema, Selection, Integers, Integers]],
+        bases: Integers,
+        buffer: NDArray[np.uint8],
+        results: Any,
+    ) -> None:
+        for plan, group in self._plans(array, dtype, wanted, bases):
+            if len(plan.incomplete):
+                fills = {int(p): schema.fill for schema, _, positions, _ in group for p in positions}
+                for position in plan.incomplete.tolist():
+                    results[position][...] = fill_cell(dtype, fills[position])
+            if plan.tasks:
+                self._run(array, dtype, plan, buffer)
+
+    def _plans(
+        self,
+        array: str,
+        dtype: DType,
+        wanted: Sequence[tuple[ArraySchema, Selection, Integers, Integers]],
+        bases: Integers,
+    ) -> list[tuple[ReadPlan, Sequence[tuple[ArraySchema, Selection, Integers, Integers]]]]:
+        ranks = sorted({len(schema.shape) for schema, *_ in wanted})
+        plans = []
+        for rank in ranks:
+            group = [item for item in wanted if len(item[0].shape) == rank]
+            members = [Member(s, sel, positions, ordinals, bases[positions]) for s, sel, positions, ordinals in group]
+            try:
+                plans.append((plan_reads(self.index(array), dtype, members), group))
+            except CorruptIndex as error:
+                raise CorruptIndex(f"array {array!r} in {self.storage.describe()}: {error}") from None
+        return plans
+
+    def _run(self, array: str, dtype: DType, plan: ReadPlan, buffer: NDArray[np.uint8]) -> None:
+        tables: dict[str, NDArray[Any]] = {
+            **plan.columns,
+            "chunk_extent": plan.chunk_extent,
+            "block_start": plan.block_start,
+            "block_extent": plan.block_extent,
+            "strides": plan.strides,
+        }
+        size = plan.decoded_bytes
+        sources = self._sources(array, tables)
+        compiled = size >= _COMPILED_ABOVE
+        job = self._shared_job(sources, dtype.itemsize, buffer, tables, size)
+        if job is None:
+            job = DecodeJob(sources, dtype.itemsize, buffer, tables, compiled)
+        try:
+            run(decode_range, job, self._ranges(plan), self.mode, self.workers, size)
+        except CorruptChunk as error:
+            raise self._named(error, array, plan) from None
+
+    def _shared_job(
+        self, sources: tuple[Source, ...], itemsize: int, buffer: NDArray[np.uint8], tables: dict[str, Any], size: int
+    ) -> DecodeJob | None:
+        if self.workers == 1 or size < settings().parallel_threshold or any(source.path is None for source in sources):
+            return None
+        output = shared_arena().handle_of(buffer)
+        if output is None:
+            return None
+        layout, needed = pack_layout(tables)
+        lease = shared_arena().allocate(needed)
+        for name, table in unpack_tables(lease.array, layout).items():
+            table[...] = tables[name]
+        if lease.handle is None:
+            return None
+        return DecodeJob(sources, itemsize, output, (lease.handle, layout), compiled=True, shareable=True)
+
+    def _ranges(self, plan: ReadPlan) -> list[tuple[int, int]]:
+        # Contiguous ranges of about equal decoded size, a few per worker so that none waits long.
+        pieces = min(plan.tasks, self.workers * 2 if self.workers > 1 else 1)
+        ends = np.cumsum(plan.columns["raw_length"] + 64)
+        cuts = np.searchsorted(ends, np.linspace(0, ends[-1], pieces + 1)[1:-1])
+        edges = np.unique(np.concatenate([[0], cuts, [plan.tasks]]))
+        return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
+
+    def _sources(self, array: str, tables: dict[str, Any]) -> tuple[Source, ...]:
+        files = self.index(array).files
+        if self.storage.local_path is not None:
+            return tuple(Source(file.key, self.storage.data_path(file.key), file.length) for file in files)
+        sources = [Source(file.key, None, file.length, np.zeros(0, np.uint8)) for file in files]
+        for number in np.unique(tables["file"]).tolist():
+            rows = np.flatnonzero(tables["file"] == number)
+            data, offsets = self.storage.fetch_ranges(
+                files[number].key, tables["offset"][rows], tables["length"][rows]
+            )
+            tables["offset"][rows] = offsets
+            sources[number] = Source(files[number].key, None, len(data), data)
+        return tuple(sources)
+
+    def _named(self, error: CorruptChunk, array: str, plan: ReadPlan) -> CorruptStore:
+        if error.row < 0:
+            return CorruptChunk(f"array {array!r} in {self.storage.describe()}: {error}")
+        file = self.index(array).files[int(plan.columns["file"][error.row])]
+        return _DamagedChunk(
+            f"chunk {plan.numbers[error.row]} of array {array!r} in {file.key} of {self.storage.describe()} "
+            f"is damaged: {error}",
+            int(plan.owners[error.row]),
+        )
+
+    # ── text ─────────────────────────────────────────────────────────────────────────────────
+
+    def _text_boxes(
+        self,
+        array: str,
+        dtype: DType,
+        wanted: Sequence[tuple[ArraySchema, Selection, Integers, Integers]],
+        total: int,
+    ) -> list[NDArray[Any]]:
+        results: list[Any] = [None] * total
+        for schema, selection, positions, _ in wanted:
+            cell = fill_cell(dtype, schema.fill)
+            for position in positions.tolist():
+                results[position] = np.full(selection.shape, cell, object)
+        for plan, _ in self._plans(array, dtype, wanted, np.zeros(total, np.int64)):
+            if plan.tasks:
+                self._read_text(array, dtype, plan, results)
+        return results
+
+    def _read_text(self, array: str, dtype: DType, plan: ReadPlan, results: list[NDArray[Any]]) -> None:
+        tables = dict(plan.columns)
+        data = [source.bytes() for source in self._sources(array, tables)]
+        columns = (tables[n].tolist() for n in ("file", "offset", "length", "raw_length", "pipeline", "checksum", "geometry"))
+        for row, (file, offset, length, raw, pipeline, checksum, at) in enumerate(zip(*columns, strict=True)):
+            payload = memoryview(data[file])[offset : offset + length]
+            try:
+                if chunk_checksum(payload) != checksum:
+                    raise CorruptChunk("its checksum does not match")
+                cells = unpack_text(bytes(decode(payload, pipeline, raw, 1)), dtype, tuple(plan.chunk_extent[at].tolist()))
+            except CorruptChunk as error:
+                raise self._named(CorruptChunk(str(error), row), array, plan) from None
+            extent = plan.block_extent[at]
+            source = tuple(map(slice, plan.block_start[at], plan.block_start[at] + extent))
+            target = tuple(map(slice, plan.target_start[at], plan.target_start[at] + extent))
+            results[plan.owners[row]][target] = cells[source]
+
+
+class _DamagedChunk(CorruptChunk):
+    """A damaged chunk with the position of its dataset among those asked for; the store names it."""
+
+
+class _StatisticsTable:
+    """The newest statistics of every dataset of an array, over its data files."""
+
+    def __init__(self, segments: Sequence[SegmentIndex]) -> None:
+        self._place: dict[int, tuple[int, int]] = {}
+        self._columns = []
+        for number, segment in enumerate(segments):
+            columns = [segment.column(name) for name in ("rows", "nulls", "flags")]
+            self._columns.append([*columns, segment.bound("min"), segment.bound("max")])
+            self._place.update((ordinal, (number, row)) for row, ordinal in enumerate(segment.entries.tolist()))
+
+    def get(self, dtype: DType, ordinal: int) -> Statistics | None:
+        place = self._place.get(ordinal)
+        if place is None:
+            return None
+        rows, nulls, flags, minimum, maximum = (column[place[1]] for column in self._columns[place[0]])
+        return from_columns(dtype, rows, nulls, bool(flags & STATISTICS), minimum, maximum)
+
+
+def pack_text(cells: NDArray[Any]) -> bytes:
+    """Return a chunk of text as bytes: the cells' lengths as u32, then the cells."""
+    encoded = [cell.encode("utf-8") if isinstance(cell, str) else cell for cell in cells.reshape(-1).tolist()]
+    return np.array([len(cell) for cell in encoded], "<u4").tobytes() + b"".join(encoded)
+
+
+def unpack_text(data: bytes, dtype: DType, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Inverse of :func:`pack_text`; raises :class:`CorruptChunk` when the cells do not add up."""
+    count = int(np.prod(shape, dtype=np.int64))
+    if len(data) < 4 * count:
+        raise CorruptChunk("it is too short for its cells")
+    lengths = np.frombuffer(data, "<u4", count).astype(np.int64)
+    ends = np.cumsum(lengths) + 4 * count
+    if (int(ends[-1]) if count else 0) != len(data):
+        raise CorruptChunk("its cells do not add up")
+    cells = np.empty(count, object)
+    try:
+        pairs = zip((ends - lengths).tolist(), ends.tolist(), strict=True)
+        if dtype.kind == "U":
+            cells[:] = [data[first:last].decode("utf-8") for first, last in pairs]
+        else:
+            cells[:] = [data[first:last] for first, last in pairs]
+    except UnicodeDecodeError:
+        raise CorruptChunk("a cell is not UTF-8") from None
+    return cells.reshape(shape)

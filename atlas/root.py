@@ -1,0 +1,298 @@
+"""The root object: the one object that is ever replaced, in six encodings.
+
+A root document is a map whose first key is ``checksum``: the xxh3-64, in 16 hex digits, of the
+document itself with those 16 digits written as zeros. So every byte of it is covered.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgpack
+import xxhash
+
+from atlas.catalog import Catalog
+from atlas.config import StoreConfig
+from atlas.errors import CorruptRoot, InvalidArgument
+from atlas.schema import check_name
+
+FORMAT_VERSION = 1
+_SUFFIXES = {"none": "", "zstd": ".zst", "lz4": ".lz4"}
+_BLANK = "0" * 16
+MAX_ROOT_BYTES = 1 << 34
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A data file as the root vouches for it.
+
+    Attributes
+    ----------
+    key : str
+        Its place in the store, ``directory/name.af``.
+    length : int
+        Committed bytes.
+    index_offset, index_length : int
+        Where its index is.
+    index_hash : str
+        xxh3-64 of the index, 16 hex digits.
+    """
+
+    key: str
+    length: int
+    index_offset: int
+    index_length: int
+    index_hash: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry as the root keeps it."""
+        return {
+            "file": self.key,
+            "length": self.length,
+            "index": [self.index_offset, self.index_length],
+            "hash": self.index_hash,
+        }
+
+    @staticmethod
+    def from_json(value: Any) -> DataFile:
+        """Inverse of :meth:`to_json`, checking everything."""
+        _expect(isinstance(value, dict), "a data file is not an object")
+        key, length, index, digest = (value.get(k) for k in ("file", "length", "index", "hash"))
+        parts = key.split("/") if isinstance(key, str) else []
+        _expect(len(parts) == 2 and all(p not in ("", ".", "..") and "\0" not in p for p in parts), "bad file name")
+        _expect(parts[1].endswith(".af") and "\\" not in key, f"bad file name {key!r}")
+        _expect(isinstance(index, list) and len(index) == 2, f"bad index place of {key!r}")
+        _expect(all(_is_size(n) for n in (length, *index)), f"bad sizes of {key!r}")
+        _expect(index[0] + index[1] <= length, f"the index of {key!r} lies outside it")
+        _expect(isinstance(digest, str) and len(digest) == 16, f"bad hash of {key!r}")
+        return DataFile(key, length, index[0], index[1], digest)
+
+
+@dataclass(frozen=True)
+class ArrayFiles:
+    """Where an array's chunks are: its directory and its data files, oldest first."""
+
+    directory: str
+    files: tuple[DataFile, ...]
+
+
+@dataclass(frozen=True)
+class Root:
+    """One committed state of a store.
+
+    Attributes
+    ----------
+    config : StoreConfig
+    generation : int
+        Commits so far.
+    commit, parent : str
+        Unique ids of this commit and of the one before.
+    catalog : Catalog
+    arrays : mapping of str to ArrayFiles
+    retired : tuple of (key, generation, seconds)
+        Data files that compaction replaced and that could not be removed yet.
+    """
+
+    config: StoreConfig
+    generation: int
+    commit: str
+    parent: str
+    catalog: Catalog
+    arrays: Mapping[str, ArrayFiles]
+    retired: tuple[tuple[str, int, int], ...] = ()
+
+    def successor(self, commit: str, **changes: Any) -> Root:
+        """Return the next committed state."""
+        return replace(self, generation=self.generation + 1, commit=commit, parent=self.commit, **changes)
+
+
+def root_key(config: StoreConfig) -> str:
+    """Return the root object's name for a format and compression."""
+    return f"atlas.{config.meta_format}{_SUFFIXES[config.meta_compression]}"
+
+
+ROOT_KEYS: dict[str, tuple[str, str]] = {
+    f"atlas.{fmt}{suffix}": (fmt, compression)
+    for fmt in ("json", "msgpack")
+    for compression, suffix in _SUFFIXES.items()
+}
+
+
+def encode_root(root: Root) -> bytes:
+    """Return the bytes of the root object."""
+    schemas, table = root.catalog.to_json()
+    document: dict[str, Any] = {
+        "checksum": _BLANK,
+        "format": "atlas",
+        "version": FORMAT_VERSION,
+        "generation": root.generation,
+        "commit": root.commit,
+        "parent": root.parent,
+        "codec": root.config.codec,
+        "level": root.config.level,
+        "arrays": {
+            name: {"directory": files.directory, "files": [file.to_json() for file in files.files]}
+            for name, files in root.arrays.items()
+        },
+        "retired": [list(entry) for entry in root.retired],
+        "schemas": schemas,
+        "datasets": table,
+    }
+    plain = _dump_json(document) if root.config.meta_format == "json" else msgpack.packb(document)
+    start = plain.index(_BLANK.encode())
+    digest = xxhash.xxh3_64_hexdigest(plain).encode()
+    return _compress(plain[:start] + digest + plain[start + 16 :], root.config.meta_compression)
+
+
+def _dump_json(document: dict[str, Any]) -> bytes:
+    # One line per key and per list item: a person can read it, and the C encoder still does the work.
+    lines = []
+    for key, value in document.items():
+        if key in ("arrays", "schemas") and value:
+            items = value.items() if isinstance(value, dict) else ((None, item) for item in value)
+            inner = ",\n  ".join((f"{json.dumps(k)}: " if k is not None else "") + json.dumps(v) for k, v in items)
+            opening, closing = ("{", "}") if isinstance(value, dict) else ("[", "]")
+            lines.append(f'"{key}": {opening}\n  {inner}\n {closing}')
+        else:
+            lines.append(f'"{key}": {json.dumps(value, ensure_ascii=False, allow_nan=False)}')
+    return ("{" + ",\n ".join(lines) + "}\n").encode("utf-8")
+
+
+def _compress(plain: bytes, compression: str) -> bytes:
+    if compression == "zstd":
+        import zstandard
+
+        return zstandard.ZstdCompressor(level=3, write_checksum=True).compress(plain)
+    if compression == "lz4":
+        import lz4.frame
+
+        return bytes(lz4.frame.compress(plain, content_checksum=True))
+    return plain
+
+
+def decode_root(data: bytes, key: str) -> Root:
+    """Return the state that the bytes of a root object describe.
+
+    Raises
+    ------
+    CorruptRoot
+        If they are damaged, of another format version, or make no sense.
+    """
+    meta_format, compression = ROOT_KEYS[key]
+    plain = _decompress(data, compression, key)
+    _check_checksum(plain, meta_format, key)
+    try:
+        document = _parse_json(plain) if meta_format == "json" else _parse_msgpack(plain)
+        return _root_of(document, meta_format, compression)
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError, msgpack.UnpackException) as error:
+        raise CorruptRoot(f"root object {key} is not valid: {error}") from None
+
+
+def _decompress(data: bytes, compression: str, key: str) -> bytes:
+    try:
+        if compression == "zstd":
+            return _decompress_zstd(data)
+        if compression == "lz4":
+            return _decompress_lz4(data)
+    except (ValueError, RuntimeError, EOFError) as error:
+        raise CorruptRoot(f"root object {key} cannot be decompressed: {error}") from None
+    return data
+
+
+def _decompress_zstd(data: bytes) -> bytes:
+    import zstandard
+
+    try:
+        size = zstandard.frame_content_size(data)
+        if not 0 <= size <= MAX_ROOT_BYTES:
+            raise ValueError(f"it declares {size} bytes")
+        return zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from None
+
+
+def _decompress_lz4(data: bytes) -> bytes:
+    import lz4.frame
+
+    decompressor = lz4.frame.LZ4FrameDecompressor()
+    plain = decompressor.decompress(data, max_length=MAX_ROOT_BYTES)
+    if not decompressor.eof or decompressor.unused_data:
+        raise ValueError("it is truncated or followed by junk")
+    return bytes(plain)
+
+
+def _check_checksum(plain: bytes, meta_format: str, key: str) -> None:
+    # {"checksum": "…   in JSON; fixmap, fixstr 8 "checksum", fixstr 16 in MessagePack.
+    start = len('{"checksum": "') if meta_format == "json" else 11
+    digest = plain[start : start + 16]
+    blank = plain[:start] + _BLANK.encode() + plain[start + 16 :]
+    if digest != xxhash.xxh3_64_hexdigest(blank).encode():
+        hint = ""
+        if b'"version": 3' in plain[:200]:
+            hint = "; it looks like a store of the older atlas-python package, which this one does not read"
+        raise CorruptRoot(f"root object {key} is damaged: its checksum does not match{hint}")
+
+
+def _parse_json(plain: bytes) -> Any:
+    def refuse(text: str) -> Any:
+        raise ValueError(f"{text} is not JSON")
+
+    return json.loads(plain, object_pairs_hook=_unique, parse_constant=refuse)
+
+
+def _parse_msgpack(plain: bytes) -> Any:
+    return msgpack.unpackb(plain, object_pairs_hook=_unique, strict_map_key=True)
+
+
+def _unique(pairs: Any) -> dict[str, Any]:
+    pairs = list(pairs)
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key is there twice")
+    return result
+
+
+def _expect(condition: Any, message: str) -> None:
+    if not condition:
+        raise InvalidArgument(message)
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
+
+
+def _root_of(document: Any, meta_format: str, compression: str) -> Root:
+    _expect(isinstance(document, dict) and document.get("format") == "atlas", "it is not an Atlas root")
+    version = document.get("version")
+    _expect(version == FORMAT_VERSION, f"format version {version!r} is not known here (this release reads 1)")
+    _expect(_is_size(document.get("generation")), "bad generation")
+    _expect(all(isinstance(document.get(k), str) for k in ("commit", "parent", "codec")), "bad commit ids")
+    arrays, retired = document.get("arrays"), document.get("retired")
+    _expect(isinstance(arrays, dict) and isinstance(retired, list), "bad array table")
+    return Root(
+        StoreConfig(document["codec"], meta_format, compression, document.get("level", 1)),
+        document["generation"],
+        document["commit"],
+        document["parent"],
+        Catalog.from_json(document.get("schemas"), document.get("datasets")),
+        {check_name(name, "array"): _array_files(value) for name, value in arrays.items()},
+        tuple(_retired(entry) for entry in retired),
+    )
+
+
+def _array_files(value: Any) -> ArrayFiles:
+    _expect(isinstance(value, dict) and isinstance(value.get("files"), list), "bad array entry")
+    directory = value.get("directory")
+    files = tuple(DataFile.from_json(file) for file in value["files"])
+    _expect(isinstance(directory, str), "bad directory")
+    _expect(all(file.key.startswith(f"{directory}/") for file in files), "a data file lies outside its directory")
+    return ArrayFiles(directory, files)
+
+
+def _retired(entry: Any) -> tuple[str, int, int]:
+    _expect(isinstance(entry, list) and len(entry) == 3 and isinstance(entry[0], str), "bad retired file")
+    _expect(_is_size(entry[1]) and _is_size(entry[2]), "bad retired file")
+    return entry[0], entry[1], entry[2]

@@ -1,0 +1,346 @@
+"""Data files (``.af``): chunk payloads back to back, then a columnar index.
+
+::
+
+    magic "ATLASAF1" | file id, 16 bytes | payloads … | columns … | directory | directory length, u64
+
+The index is the part from the first column to the end. The root vouches for the directory by its
+hash, the directory for every column, and the ``checksum`` column for every payload.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import msgpack
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from atlas.errors import CorruptIndex
+from atlas.root import DataFile
+from atlas.storage import DataWriter
+
+Integers = NDArray[np.int64]
+
+MAGIC = b"ATLASAF1"
+HEADER_LENGTH = len(MAGIC) + 16
+
+# Columns above this size stay uncompressed: they are mapped, and only touched pages are read.
+_COMPRESS_BELOW = 4 << 20
+
+# Entry flags.
+RESET = 1  # the array was defined anew: what older files hold for the dataset is void
+STATISTICS = 2  # min and max are valid
+
+_ENTRY_COLUMNS = {"ordinal": "<u4", "count": "<u4", "flags": "|u1", "rows": "<u8", "nulls": "<u8"}
+_CHUNK_COLUMNS = {"number": "<u8", "offset": "<u8", "length": "<u8", "raw_length": "<u8"}
+_EXACT_COLUMNS = {"pipeline": "|u1", "checksum": "<u8"}
+
+
+def chunk_checksum(payload: Any) -> int:
+    """Return the xxh3-64 of a chunk's payload."""
+    return xxhash.xxh3_64_intdigest(payload)
+
+
+class SegmentWriter:
+    """Writes one data file: payloads as they come, the index at the end.
+
+    Parameters
+    ----------
+    writer : DataWriter
+        Where the bytes go.
+    key : str
+        The file's place in the store.
+    file_id : bytes
+        16 bytes that no other file has.
+    """
+
+    def __init__(self, writer: DataWriter, key: str, file_id: bytes) -> None:
+        self._writer = writer
+        self._key = key
+        writer.write(MAGIC + file_id)
+
+    def append(self, payload: Any) -> int:
+        """Write a payload and return its offset."""
+        offset = self._writer.position
+        self._writer.write(payload)
+        return offset
+
+    def finish(self, array: str, columns: dict[str, Any]) -> DataFile:
+        """Write the index; the file is not yet durable.
+
+        Parameters
+        ----------
+        array : str
+        columns : dict
+            Entry columns ``ordinal, count, flags, rows, nulls, min, max`` and chunk columns
+            ``number, offset, length, raw_length, pipeline, checksum``, entries in ascending
+            order, each entry's chunks in ascending order.
+        """
+        start = self._writer.position
+        directory = []
+        for name, values in columns.items():
+            entry, data = _encode_column(name, values)
+            entry["offset"] = self._writer.position - start
+            directory.append(entry)
+            self._writer.write(data)
+        packed = msgpack.packb({"array": array, "columns": directory})
+        self._writer.write(packed + len(packed).to_bytes(8, "little"))
+        end = self._writer.position
+        return DataFile(self._key, end, start, end - start, xxhash.xxh3_64_hexdigest(packed))
+
+
+def _encode_column(name: str, values: Any) -> tuple[dict[str, Any], bytes]:
+    if isinstance(values, list):
+        lengths = np.array([len(cell) for cell in values], "<u4")
+        dtype, data = "bytes", lengths.tobytes() + b"".join(values)
+        encoding = "raw"
+    else:
+        array = np.ascontiguousarray(values, _column_dtype(name, values))
+        dtype, encoding, data = array.dtype.str, *_shortest(array)
+    if encoding == "raw" and 64 < len(data) <= _COMPRESS_BELOW:
+        import zstandard
+
+        packed = zstandard.ZstdCompressor(level=3).compress(data)
+        if len(packed) < len(data):
+            encoding, data = "zstd", packed
+    digest = xxhash.xxh3_64_intdigest(data)
+    return {"name": name, "dtype": dtype, "count": len(values), "encoding": encoding, "length": len(data), "hash": digest}, data
+
+
+def _column_dtype(name: str, values: Any) -> Any:
+    wanted = _ENTRY_COLUMNS.get(name) or _CHUNK_COLUMNS.get(name) or _EXACT_COLUMNS.get(name)
+    if name in _CHUNK_COLUMNS and (not len(values) or int(np.max(values)) < 1 << 32):
+        return "<u4"
+    return wanted or np.dtype(values.dtype).newbyteorder("<")
+
+
+def _shortest(array: NDArray[Any]) -> tuple[str, bytes]:
+    raw = array.view(f"V{array.itemsize}") if len(array) else array
+    if len(array) > 1 and (raw == raw[0]).all():
+        return "constant", array[:1].tobytes()
+    if len(array) > 2 and array.dtype.kind == "u":
+        steps = np.diff(array.astype(np.int64))
+        if (steps == steps[0]).all():
+            return "range", np.array([array[0], steps[0]], "<i8").tobytes()
+    return "raw", array.tobytes()
+
+
+class SegmentIndex:
+    """The index of one data file; columns are checked and decoded when first asked for.
+
+    Parameters
+    ----------
+    area : (index_length,) uint8
+        The bytes of the index, as the root locates them.
+    file : DataFile
+    array : str
+        The array that the file must belong to.
+
+    Raises
+    ------
+    CorruptIndex
+        If the index is not what the root vouches for.
+    """
+
+    def __init__(self, area: NDArray[np.uint8], file: DataFile, array: str) -> None:
+        self._area = area
+        self._key = file.key
+        self._limit = file.index_offset
+        self._expect(len(area) >= 8, "it is truncated")
+        size = int.from_bytes(area[-8:].tobytes(), "little")
+        self._expect(size <= len(area) - 8, "it is truncated")
+        packed = area[len(area) - 8 - size : len(area) - 8].tobytes()
+        self._expect(xxhash.xxh3_64_hexdigest(packed) == file.index_hash, "its hash is not the one the root vouches for")
+        try:
+            document = msgpack.unpackb(packed)
+            self._columns = {entry["name"]: entry for entry in document["columns"]}
+            owner = document["array"]
+        except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+            raise CorruptIndex(f"the index of {self._key} is not valid: {error}") from None
+        self._expect(owner == array, f"it belongs to array {owner!r}, not {array!r}")
+
+    def _expect(self, condition: Any, message: str) -> None:
+        if not condition:
+            raise CorruptIndex(f"the index of {self._key} is damaged: {message}")
+
+    def bound(self, name: str) -> Any:
+        """Return the column ``min`` or ``max``, however it is kept."""
+        if name in self._columns:
+            return self.column(name)
+        return [msgpack.unpackb(cell) for cell in self.column(f"{name}_any")]
+
+    def column(self, name: str) -> Any:
+        """Return a column: an array, or a list of bytes."""
+        entry = self._columns.get(name)
+        self._expect(entry is not None, f"column {name!r} is missing")
+        assert entry is not None
+        try:
+            offset, length, count = (int(entry[k]) for k in ("offset", "length", "count"))
+            self._expect(0 <= offset <= offset + length <= len(self._area), f"column {name!r} lies outside it")
+            self._expect(0 <= count < 1 << 40, f"column {name!r} has an absurd length")
+            data = self._area[offset : offset + length]
+            self._expect(xxhash.xxh3_64_intdigest(data) == entry["hash"], f"column {name!r} does not match its hash")
+            return self._decode(str(entry["dtype"]), str(entry["encoding"]), data, count)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptIndex(f"the index of {self._key} is damaged: column {name!r}: {error}") from None
+
+    def _decode(self, dtype: str, encoding: str, data: NDArray[np.uint8], count: int) -> Any:
+        if encoding == "zstd":
+            data = np.frombuffer(_decompress(data, max(count, 1)), np.uint8)
+        if dtype == "bytes":
+            return _split_text(data.tobytes(), count)
+        if encoding == "constant":
+            return np.broadcast_to(np.frombuffer(data, dtype, 1), (count,))
+        if encoding == "range":
+            first, step = np.frombuffer(data, "<i8", 2).tolist()
+            return (np.arange(count, dtype=np.int64) * step + first).astype(dtype)
+        return np.frombuffer(data, dtype, count)
+
+    @cached_property
+    def entries(self) -> Integers:
+        """Ordinals of the datasets in the file, ascending."""
+        ordinals = self.column("ordinal").astype(np.int64)
+        self._expect((np.diff(ordinals) > 0).all(), "its entries are out of order")
+        return np.asarray(ordinals)
+
+    @cached_property
+    def starts(self) -> Integers:
+        """First chunk row of every entry, and the number of rows at the end."""
+        counts = self.column("count").astype(np.int64)
+        self._expect(len(counts) == len(self.entries), "its columns differ in length")
+        return np.concatenate([[0], np.cumsum(counts)])
+
+    def chunk_columns(self) -> dict[str, Integers]:
+        """Return the chunk columns, checked to lie within the file's payloads."""
+        columns = {name: self.column(name) for name in (*_CHUNK_COLUMNS, *_EXACT_COLUMNS)}
+        rows = int(self.starts[-1])
+        self._expect(all(len(column) == rows for column in columns.values()), "its columns differ in length")
+        for name in _CHUNK_COLUMNS:
+            columns[name] = columns[name].astype(np.int64)
+            self._expect((columns[name] >= 0).all(), f"column {name!r} is out of range")
+        ends = columns["offset"] + columns["length"]
+        self._expect((columns["offset"] >= HEADER_LENGTH).all() and (ends <= self._limit).all(), "a chunk lies outside")
+        return columns
+
+
+def _decompress(data: NDArray[np.uint8], count: int) -> bytes:
+    import zstandard
+
+    try:
+        size = zstandard.frame_content_size(data)
+        if not 0 <= size <= _COMPRESS_BELOW:
+            raise ValueError(f"it declares {size} bytes for {count} rows")
+        return zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from None
+
+
+def _split_text(data: bytes, count: int) -> list[bytes]:
+    lengths = np.frombuffer(data, "<u4", count).astype(np.int64)
+    ends = np.cumsum(lengths) + 4 * count
+    if count and int(ends[-1]) != len(data):
+        raise ValueError("its cells do not add up")
+    return [data[end - length : end] for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)]
+
+
+@dataclass(frozen=True)
+class ArrayIndex:
+    """Where every chunk of an array is, over all its data files.
+
+    Rows are in ascending order of (ordinal, chunk number).
+
+    Attributes
+    ----------
+    files : tuple of DataFile
+    entries : (E,) ordinals with data, ascending
+    starts : (E + 1,) first row of each
+    columns : dict of (rows,) arrays
+        ``file, number, offset, length, raw_length, pipeline, checksum``.
+    """
+
+    files: tuple[DataFile, ...]
+    entries: Integers
+    starts: Integers
+    columns: dict[str, NDArray[Any]]
+
+    @staticmethod
+    def merge(files: Sequence[DataFile], indexes: Iterable[SegmentIndex]) -> ArrayIndex:
+        """Merge the indexes of an array's data files, oldest first; newer chunks win."""
+        pieces = [_FilePiece.load(number, index) for number, index in enumerate(indexes)]
+        if len(pieces) == 1:
+            only = pieces[0]
+            return ArrayIndex(tuple(files), only.entries, only.starts, only.columns)
+        ordinals = np.concatenate([piece.row_ordinals for piece in pieces] or [np.zeros(0, np.int64)])
+        names = pieces[0].columns if pieces else {"file": None}
+        columns = {name: np.concatenate([piece.columns[name] for piece in pieces]) for name in names if pieces}
+        voided = _voided(pieces, ordinals, columns["file"]) if pieces else np.zeros(0, bool)
+        order = np.lexsort((columns["file"], columns["number"], ordinals)) if pieces else np.zeros(0, np.int64)
+        order = order[~voided[order]]
+        same = np.zeros(len(order), bool)
+        if len(order) > 1:
+            after, before = order[1:], order[:-1]
+            same[:-1] = (ordinals[after] == ordinals[before]) & (columns["number"][after] == columns["number"][before])
+        order = order[~same]
+        entries, starts = np.unique(ordinals[order], return_index=True)
+        picked = {name: column[order] for name, column in columns.items()}
+        return ArrayIndex(tuple(files), entries, np.append(starts, len(order)), picked)
+
+    @cached_property
+    def dense(self) -> bool:
+        """Whether every entry holds the chunks 0, 1, 2 … without a gap."""
+        rows = np.arange(len(self.columns["number"])) if self.columns else np.zeros(0, np.int64)
+        expected = rows - np.repeat(self.starts[:-1], np.diff(self.starts))
+        return bool((expected == self.columns["number"]).all()) if self.columns else True
+
+    def locate(self, ordinals: Integers, numbers: Integers) -> Integers:
+        """Return the row of every (dataset, chunk) pair, -1 where it was never written.
+
+        Returns
+        -------
+        (len(ordinals), len(numbers)) int64
+        """
+        if not len(self.entries):
+            return np.full((len(ordinals), len(numbers)), -1, np.int64)
+        position = np.minimum(np.searchsorted(self.entries, ordinals), len(self.entries) - 1)
+        found = self.entries[position] == ordinals
+        first, last = self.starts[position], self.starts[position + 1]
+        if self.dense:
+            rows = first[:, None] + numbers[None, :]
+            return np.where(found[:, None] & (rows < last[:, None]), rows, -1)
+        span = int(max(self.columns["number"].max(), numbers.max(initial=0))) + 1
+        keys = np.repeat(np.arange(len(self.entries)), np.diff(self.starts)) * span + self.columns["number"]
+        wanted = position[:, None] * span + numbers[None, :]
+        rows = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        return np.where(found[:, None] & (keys[rows] == wanted), rows, -1)
+
+
+@dataclass(frozen=True)
+class _FilePiece:
+    entries: Integers
+    starts: Integers
+    reset: Integers
+    columns: dict[str, NDArray[Any]]
+
+    @staticmethod
+    def load(number: int, index: SegmentIndex) -> _FilePiece:
+        columns: dict[str, NDArray[Any]] = dict(index.chunk_columns())
+        columns["file"] = np.broadcast_to(np.int32(number), (int(index.starts[-1]),))
+        flags = index.column("flags")
+        return _FilePiece(index.entries, index.starts, index.entries[(flags & RESET) != 0], columns)
+
+    @property
+    def row_ordinals(self) -> Integers:
+        return np.repeat(self.entries, np.diff(self.starts))
+
+
+def _voided(pieces: Sequence[_FilePiece], ordinals: Integers, files: NDArray[Any]) -> NDArray[np.bool_]:
+    voided = np.zeros(len(ordinals), bool)
+    for number, piece in enumerate(pieces):
+        if len(piece.reset):
+            voided |= (files < number) & np.isin(ordinals, piece.reset)
+    return voided

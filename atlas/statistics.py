@@ -1,0 +1,133 @@
+"""Per-dataset statistics: what a read of the array would return, summed up.
+
+`rows` counts cells, `nulls` those equal to the declared fill value (NaN equals a NaN fill);
+min and max skip nulls, NaN and NaT; strings compare as UTF-8 bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+from atlas.dtypes import DType, fill_cell
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Statistics of some cells of one array.
+
+    Attributes
+    ----------
+    rows, nulls : int
+    minimum, maximum : int, float, bool, bytes or None
+        ``None`` when no cell counts, or the type has no order.
+    """
+
+    rows: int
+    nulls: int
+    minimum: Any = None
+    maximum: Any = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the form that users see."""
+        return {"row_count": self.rows, "null_count": self.nulls, "min": self.minimum, "max": self.maximum}
+
+
+def merge_statistics(parts: Iterable[Statistics]) -> Statistics:
+    """Return the statistics of disjoint sets of cells together."""
+    known = list(parts)
+    minima = [part.minimum for part in known if part.minimum is not None]
+    maxima = [part.maximum for part in known if part.maximum is not None]
+    return Statistics(
+        sum(part.rows for part in known),
+        sum(part.nulls for part in known),
+        min(minima) if minima else None,
+        max(maxima) if maxima else None,
+    )
+
+
+def fill_statistics(dtype: DType, fill: Any, cells: int) -> Statistics:
+    """Return the statistics of cells that were never written."""
+    if fill is not None:
+        return Statistics(cells, cells)
+    if not cells:
+        return Statistics(0, 0)
+    cell = np.array(fill_cell(dtype, None), dtype.numpy).reshape(1)
+    one = cell_statistics(dtype, None, cell)
+    return Statistics(cells, 0, one.minimum, one.maximum)
+
+
+def cell_statistics(dtype: DType, fill: Any, cells: NDArray[Any]) -> Statistics:
+    """Return the statistics of an array of cells."""
+    if dtype.is_text:
+        return _text_statistics(cells, fill)
+    if dtype.kind in "Mm":
+        values = cells.view(np.int64)
+        absent = values == np.iinfo(np.int64).min
+    else:
+        values = cells
+        absent = np.isnan(cells) if dtype.kind in "fc" else None
+    null = _equal_fill(dtype, fill, values, absent)
+    nulls = 0 if null is None else int(np.count_nonzero(null))
+    skipped = null if absent is None else (absent if null is None else absent | null)
+    if dtype.kind == "c":
+        return Statistics(cells.size, nulls)
+    if skipped is not None and skipped.any():
+        values = values[~skipped]
+    if not values.size:
+        return Statistics(cells.size, nulls)
+    return Statistics(cells.size, nulls, values.min().item(), values.max().item())
+
+
+def _equal_fill(dtype: DType, fill: Any, values: NDArray[Any], absent: Any) -> Any:
+    if fill is None:
+        return None
+    cell = np.int64(fill) if dtype.kind in "Mm" else dtype.numpy.type(fill)
+    if dtype.kind in "fc" and np.isnan(cell):
+        return absent
+    return values == cell
+
+
+def _text_statistics(cells: NDArray[Any], fill: Any) -> Statistics:
+    flat = cells.reshape(-1).tolist()
+    kept = [cell.encode() if isinstance(cell, str) else cell for cell in flat if fill is None or cell != fill]
+    return Statistics(len(flat), len(flat) - len(kept), min(kept, default=None), max(kept, default=None))
+
+
+def statistics_columns(dtypes: Sequence[DType], parts: Sequence[Statistics]) -> dict[str, Any]:
+    """Return the statistics of many datasets as index columns ``rows, nulls, min, max``.
+
+    Where datasets declare the array with types that share no representation, min and max are
+    MessagePack values instead, in ``min_any`` and ``max_any``.
+    """
+    columns: dict[str, Any] = {
+        "rows": np.array([part.rows for part in parts], "<u8"),
+        "nulls": np.array([part.nulls for part in parts], "<u8"),
+    }
+    kinds = {statistics_dtype(dtype) for dtype in dtypes}
+    for name, values in (("min", [p.minimum for p in parts]), ("max", [p.maximum for p in parts])):
+        if len(kinds) > 1:
+            columns[f"{name}_any"] = [msgpack.packb(value) for value in values]
+        elif kinds == {"bytes"}:
+            columns[name] = [b"" if value is None else value for value in values]
+        else:
+            columns[name] = np.array([0 if value is None else value for value in values], *kinds)
+    return columns
+
+
+def statistics_dtype(dtype: DType) -> str:
+    """Return the type that an array's min and max are kept in; every value fits exactly."""
+    return {"b": "<u8", "u": "<u8", "f": "<f8", "c": "<f8", "U": "bytes", "S": "bytes"}.get(dtype.kind, "<i8")
+
+
+def from_columns(dtype: DType, rows: Any, nulls: Any, valid: bool, minimum: Any, maximum: Any) -> Statistics:
+    """Return the statistics in one row of the index columns."""
+    if not valid:
+        return Statistics(int(rows), int(nulls))
+    cast = {"f": float, "b": bool, "U": bytes, "S": bytes}.get(dtype.kind, int)
+    return Statistics(int(rows), int(nulls), cast(minimum), cast(maximum))

@@ -1,0 +1,136 @@
+"""The storage contract."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlas.errors import InvalidArgument
+
+
+class DataWriter(Protocol):
+    """Writes one new object front to back."""
+
+    @property
+    def position(self) -> int:
+        """Bytes written so far."""
+
+    def write(self, data: Any) -> None:
+        """Append bytes."""
+
+    def finish(self, sync_directory: bool = True) -> None:
+        """Make the object durable; its directory entry too, unless the caller does that."""
+
+    def abort(self) -> None:
+        """Remove what was written."""
+
+
+class Pin(Protocol):
+    """A reader's claim on the files of one generation."""
+
+    def release(self) -> None:
+        """Give the claim up."""
+
+
+class Storage(ABC):
+    """One store's place. Keys are relative and "/"-separated; none leads out of the store.
+
+    Absent keys raise :class:`FileNotFoundError`; other failures an :class:`~atlas.errors.AtlasError`.
+    """
+
+    @property
+    def local_path(self) -> str | None:
+        """The directory, when this is one."""
+        return None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether files can be mapped."""
+        return self.local_path is not None
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Return the place in words for messages."""
+
+    @abstractmethod
+    def read(self, key: str) -> bytes:
+        """Return a whole object."""
+
+    @abstractmethod
+    def read_range(self, key: str, offset: int, length: int) -> bytes:
+        """Return part of an object; a short read is a :class:`~atlas.errors.CorruptStore`."""
+
+    @abstractmethod
+    def exists(self, key: str) -> bool:
+        """Return whether there is such an object."""
+
+    @abstractmethod
+    def list_dir(self, prefix: str) -> list[str]:
+        """Return the names below a prefix. For maintenance; data is never found by listing."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove an object; a missing one is fine."""
+
+    @abstractmethod
+    def open_map(self, key: str, length: int) -> NDArray[np.uint8]:
+        """Return the first `length` bytes of an object, read-only, without copying where possible."""
+
+    @abstractmethod
+    def fetch_ranges(
+        self, key: str, offsets: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Return one buffer with all the ranges, and where each begins in it."""
+
+    @abstractmethod
+    def data_path(self, key: str) -> str | None:
+        """Return the path other processes can map the object at; ``None`` when there is none."""
+
+    @abstractmethod
+    def create(self, key: str) -> DataWriter:
+        """Begin a new object; fails when there is one."""
+
+    @abstractmethod
+    def sync_directories(self, keys: Sequence[str]) -> None:
+        """Make the directory entries of new objects durable."""
+
+    @abstractmethod
+    def replace(self, key: str, data: bytes) -> None:
+        """Replace an object atomically and durably."""
+
+    @abstractmethod
+    def create_exclusive(self, key: str, data: bytes) -> None:
+        """Make an object atomically and durably; :class:`FileExistsError` when there is one."""
+
+    @abstractmethod
+    def writer_lock(self, timeout: float = 60.0) -> AbstractContextManager[None]:
+        """Exclude every other writer of the store."""
+
+    @abstractmethod
+    def pin(self, generation: int) -> Pin:
+        """Claim the files of a generation for as long as the pin is held."""
+
+    @abstractmethod
+    def oldest_pin(self, below: int) -> bool:
+        """Return whether any reader may hold a generation below this one."""
+
+    @abstractmethod
+    def retire(self, key: str) -> None:
+        """Put a data file aside; readers of older generations still find it."""
+
+    @abstractmethod
+    def purge(self, key: str) -> None:
+        """Remove a data file, put aside or not."""
+
+
+def check_key(key: str) -> str:
+    """Return a key that stays within the store."""
+    parts = key.split("/")
+    if key.startswith("/") or "\0" in key or any(part in ("", ".", "..") for part in parts):
+        raise InvalidArgument(f"bad key {key!r}")
+    return key

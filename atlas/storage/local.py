@@ -1,0 +1,270 @@
+"""Stores in a local directory."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlas.errors import CorruptStore, ReadOnlyStore, StorageError
+from atlas.storage import locks
+from atlas.storage.base import Pin, Storage, check_key
+
+_RETIRED = "_retired"
+_BUFFER_BYTES = 1 << 20
+
+
+@contextmanager
+def _translated(place: str, doing: str) -> Iterator[None]:
+    """Turn the operating system's errors into ours; missing and existing files stay what they are."""
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError):
+        raise
+    except PermissionError as error:
+        raise ReadOnlyStore(f"{doing} {place}: {error.strerror}") from error
+    except OSError as error:
+        raise StorageError(f"{doing} {place}: {error.strerror or error}") from error
+
+
+def sync_directory(path: str) -> None:
+    """Make the entries of a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directories(path: str) -> None:
+    """Make a directory and its parents durably."""
+    missing = []
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for directory in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory)
+        sync_directory(os.path.dirname(directory))
+
+
+class LocalWriter:
+    """Writes one new file; implements :class:`~atlas.storage.base.DataWriter`."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._position = 0
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+        with _translated(path, "creating"):
+            make_directories(os.path.dirname(path))
+            self._file = os.fdopen(os.open(path, flags, 0o666), "wb", _BUFFER_BYTES)
+
+    @property
+    def position(self) -> int:
+        """Bytes written so far."""
+        return self._position
+
+    def write(self, data: Any) -> None:
+        """Append bytes."""
+        with _translated(self._path, "writing"):
+            self._file.write(data)
+        self._position += len(data)
+
+    def finish(self, sync_directory: bool = True) -> None:
+        """Sync and close the file, and sync its directory."""
+        with _translated(self._path, "writing"):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            if sync_directory:
+                _sync_parent(self._path)
+
+    def abort(self) -> None:
+        """Close and remove the file."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)
+
+
+def _sync_parent(path: str) -> None:
+    sync_directory(os.path.dirname(path))
+
+
+class LocalStorage(Storage):
+    """A store in a local directory.
+
+    Parameters
+    ----------
+    path : str
+        Absolute path of the directory.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    @property
+    def local_path(self) -> str:
+        """The directory."""
+        return self._path
+
+    def describe(self) -> str:
+        """Return the directory."""
+        return self._path
+
+    def _place(self, key: str) -> str:
+        place = os.path.join(self._path, *check_key(key).split("/"))
+        if os.path.islink(place) or os.path.islink(os.path.dirname(place)) and "/" in key:
+            raise CorruptStore(f"{place} is a symbolic link; a store does not follow links")
+        return place
+
+    def data_path(self, key: str) -> str:
+        """Return where a data file is, put aside or not."""
+        place = self._place(key)
+        if not os.path.exists(place):
+            aside = self._place(f"{_RETIRED}/{os.path.basename(place)}")
+            return aside if os.path.exists(aside) else place
+        return place
+
+    def read(self, key: str) -> bytes:
+        """Return a whole file."""
+        with _translated(self._path, f"reading {key} of"), open(self._place(key), "rb") as file:
+            return file.read()
+
+    def read_range(self, key: str, offset: int, length: int) -> bytes:
+        """Return part of a file."""
+        place = self.data_path(key)
+        with _translated(place, "reading"), open(place, "rb") as file:
+            file.seek(offset)
+            data = file.read(length)
+        if len(data) != length:
+            raise CorruptStore(f"{place} is truncated: {offset + length} bytes were expected")
+        return data
+
+    def exists(self, key: str) -> bool:
+        """Return whether there is such a file."""
+        return os.path.isfile(os.path.join(self._path, *check_key(key).split("/")))
+
+    def list_dir(self, prefix: str) -> list[str]:
+        """Return the names in a directory of the store."""
+        place = os.path.join(self._path, prefix) if prefix else self._path
+        with _translated(place, "listing"):
+            return sorted(os.listdir(place)) if os.path.isdir(place) else []
+
+    def delete(self, key: str) -> None:
+        """Remove a file."""
+        place = self._place(key)
+        with _translated(place, "removing"), contextlib.suppress(FileNotFoundError):
+            os.unlink(place)
+            _sync_parent(place)
+
+    def open_map(self, key: str, length: int) -> NDArray[np.uint8]:
+        """Map the first `length` bytes of a file."""
+        place = self.data_path(key)
+        with _translated(place, "reading"), open(place, "rb") as file:
+            if os.fstat(file.fileno()).st_size < length:
+                raise CorruptStore(f"{place} is truncated: {length} bytes were committed")
+            return np.frombuffer(mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ), np.uint8)
+
+    def fetch_ranges(
+        self, key: str, offsets: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Map the file; the ranges are where they are."""
+        return self.open_map(key, int((offsets + lengths).max(initial=1))), offsets
+
+    def create(self, key: str) -> LocalWriter:
+        """Begin a new file."""
+        return LocalWriter(self._place(key))
+
+    def sync_directories(self, keys: Sequence[str]) -> None:
+        """Sync each directory that holds one of the files, once."""
+        with _translated(self._path, "writing to"):
+            for directory in sorted({os.path.dirname(self._place(key)) for key in keys}):
+                sync_directory(directory)
+
+    def replace(self, key: str, data: bytes) -> None:
+        """Write a file beside, sync it, rename it over the old one, sync the directory."""
+        place = self._place(key)
+        beside = self._write_beside(place, data)
+        with _translated(place, "replacing"):
+            try:
+                os.replace(beside, place)
+            except OSError:
+                os.unlink(beside)
+                raise
+            sync_directory(self._path)
+
+    def create_exclusive(self, key: str, data: bytes) -> None:
+        """Write a file beside, sync it, link it into place, sync the directory."""
+        place = self._place(key)
+        with _translated(self._path, "creating"):
+            make_directories(self._path)
+        if os.path.exists(place):
+            raise FileExistsError(place)
+        beside = self._write_beside(place, data)
+        with _translated(place, "creating"):
+            try:
+                self._link(beside, place)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(beside)
+            sync_directory(self._path)
+
+    @staticmethod
+    def _link(beside: str, place: str) -> None:
+        try:
+            os.link(beside, place)
+        except PermissionError:
+            # A file system without hard links; the writer lock keeps other creators out.
+            os.rename(beside, place)
+
+    def _write_beside(self, place: str, data: bytes) -> str:
+        directory, name = os.path.split(place)
+        beside = os.path.join(directory, f".{name}.tmp-{uuid.uuid4().hex}")
+        writer = LocalWriter(beside)
+        try:
+            writer.write(data)
+            writer.finish(sync_directory=False)
+        except BaseException:
+            writer.abort()
+            raise
+        return beside
+
+    def writer_lock(self, timeout: float = 60.0) -> AbstractContextManager[None]:
+        """Exclude every other writer, whether thread, process or handle."""
+        with _translated(self._path, "creating"):
+            make_directories(self._path)
+        return locks.writer_lock(self._path, timeout)
+
+    def pin(self, generation: int) -> Pin:
+        """Claim the files of a generation."""
+        return locks.pin(self._path, generation)
+
+    def oldest_pin(self, below: int) -> bool:
+        """Return whether any reader may hold an older generation."""
+        return locks.pinned_below(self._path, below)
+
+    def retire(self, key: str) -> None:
+        """Move a data file out of its array's directory."""
+        place = self._place(key)
+        aside = self._place(f"{_RETIRED}/{os.path.basename(place)}")
+        with _translated(place, "retiring"), contextlib.suppress(FileNotFoundError):
+            make_directories(os.path.dirname(aside))
+            os.rename(place, aside)
+
+    def purge(self, key: str) -> None:
+        """Remove a data file, and its directory when that was the last."""
+        place = self._place(key)
+        aside = self._place(f"{_RETIRED}/{os.path.basename(place)}")
+        for path in (place, aside):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            with contextlib.suppress(OSError):
+                os.rmdir(os.path.dirname(path))

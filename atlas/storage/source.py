@@ -1,0 +1,52 @@
+"""From what a user names to the storage behind it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from atlas.errors import InvalidArgument
+from atlas.storage.base import Storage
+from atlas.storage.local import LocalStorage
+from atlas.storage.remote import FsspecStorage
+
+
+def open_storage(
+    source: Any, prefix: str | None = None, storage_options: dict[str, Any] | None = None, create: bool = False
+) -> Storage:
+    """Return the storage at a local path, a URL, or a prefix of an fsspec file system.
+
+    Raises
+    ------
+    InvalidArgument
+        If `source` is none of these.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        text = os.fspath(source)
+        if not isinstance(text, str) or not text:
+            raise InvalidArgument(f"not a path or URL: {source!r}")
+        if "://" in text:
+            return _from_url(text, prefix, storage_options or {})
+        if storage_options:
+            raise InvalidArgument(f"storage_options go with a URL, and {text!r} is a local path")
+        return LocalStorage(os.path.abspath(os.path.join(text, prefix) if prefix else text))
+    if hasattr(source, "cat_file") and hasattr(source, "pipe_file"):
+        return _from_filesystem(source, prefix or "")
+    raise InvalidArgument(f"cannot open a store at {type(source).__name__}; use a path, a URL or an fsspec file system")
+
+
+def _from_url(url: str, prefix: str | None, options: dict[str, Any]) -> Storage:
+    import fsspec
+
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url, **options)
+    except (ValueError, ImportError) as error:
+        raise InvalidArgument(f"cannot open {url.split('://')[0]}://…: {error}") from None
+    return _from_filesystem(filesystem, f"{path.rstrip('/')}/{prefix}" if prefix else path)
+
+
+def _from_filesystem(filesystem: Any, prefix: str) -> Storage:
+    protocol = filesystem.protocol
+    if "file" in ((protocol,) if isinstance(protocol, str) else protocol):
+        return LocalStorage(os.path.abspath(prefix or "."))
+    return FsspecStorage(filesystem, prefix)

@@ -1,0 +1,256 @@
+"""What a task does: fetch chunks, check them, decompress them, and scatter them into the output.
+
+Runs alike in the calling thread, in threads and in worker processes; it knows byte tables, not stores.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from atlas.arena import SegmentHandle, attach
+from atlas.codecs import decode, is_shuffled
+from atlas.errors import CorruptChunk, SnapshotExpired
+
+Bytes = NDArray[np.uint8]
+
+# Decoded bytes handed to one kernel call: they stay in the second-level cache in between.
+BATCH_BYTES = 512 << 10
+
+_RAW = 0  # the pipeline whose payload is the chunk itself
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data file as a task finds it: a path that any process can map, or bytes already fetched.
+
+    Attributes
+    ----------
+    key : str
+        The file's place in the store, for messages.
+    path : str or None
+        Where to map it; ``None`` when `data` is given.
+    length : int
+        Committed bytes.
+    """
+
+    key: str
+    path: str | None
+    length: int
+    data: Bytes | None = field(default=None, repr=False)
+
+    def bytes(self) -> Bytes:
+        """Return the file's bytes without reading them."""
+        if self.data is not None:
+            return self.data
+        assert self.path is not None
+        return _maps.get(self.path, self.length)
+
+
+class _MapCache:
+    """Mapped files of this process, least recently used out."""
+
+    def __init__(self, capacity: int = 128) -> None:
+        self._capacity = capacity
+        self._maps: OrderedDict[tuple[str, int], Bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, path: str, length: int) -> Bytes:
+        key = (path, length)
+        with self._lock:
+            found = self._maps.get(key)
+            if found is None:
+                found = self._maps[key] = _map_file(path, length)
+                if len(self._maps) > self._capacity:
+                    self._maps.popitem(last=False)
+            self._maps.move_to_end(key)
+            return found
+
+
+def _map_file(path: str, length: int) -> Bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        raise SnapshotExpired(f"data file {path} is gone; call refresh() to see the store as it is now") from None
+    try:
+        if os.fstat(descriptor).st_size < length:
+            raise CorruptChunk(f"data file {path} is truncated: {length} bytes were committed")
+        return np.frombuffer(mmap.mmap(descriptor, length, access=mmap.ACCESS_READ), np.uint8)
+    finally:
+        os.close(descriptor)
+
+
+_maps = _MapCache()
+
+
+@dataclass(frozen=True)
+class DecodeJob:
+    """Everything that tasks of one read share.
+
+    Attributes
+    ----------
+    sources : tuple of Source
+    itemsize : int
+    output : uint8 array or SegmentHandle
+    tables : dict of arrays, or (SegmentHandle, layout)
+        The columns and geometry of a :class:`~atlas.plan.ReadPlan`.
+    compiled : bool
+        Whether the read is large enough to pay for loading the compiled kernel.
+    shareable : bool
+        Whether other processes can take part.
+    """
+
+    sources: tuple[Source, ...]
+    itemsize: int
+    output: Any
+    tables: Any
+    compiled: bool = False
+    shareable: bool = False
+
+    def open(self) -> tuple[Bytes, dict[str, NDArray[Any]]]:
+        """Return the output and the tables, mapped into this process."""
+        if isinstance(self.output, SegmentHandle):
+            handle, layout = self.tables
+            return attach(self.output), unpack_tables(attach(handle), layout)
+        return self.output, self.tables
+
+
+Layout = tuple[tuple[str, str, tuple[int, ...], int], ...]
+
+
+def pack_layout(tables: dict[str, NDArray[Any]]) -> tuple[Layout, int]:
+    """Return where each table goes in one shared buffer, and the buffer's size."""
+    layout, position = [], 0
+    for name, table in tables.items():
+        layout.append((name, table.dtype.str, table.shape, position))
+        position += -(-table.nbytes // 64) * 64
+    return tuple(layout), max(position, 64)
+
+
+def unpack_tables(buffer: Bytes, layout: Layout) -> dict[str, NDArray[Any]]:
+    """Return the tables that lie in a shared buffer."""
+    tables = {}
+    for name, dtype, shape, position in layout:
+        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        tables[name] = buffer[position : position + size].view(dtype).reshape(shape)
+    return tables
+
+
+def decode_range(job: DecodeJob, low: int, high: int) -> None:
+    """Decode the chunks in rows `low` to `high` of the tables into the output.
+
+    Raises
+    ------
+    CorruptChunk
+        Naming the row of the chunk that is damaged.
+    """
+    output, tables = job.open()
+    first = low
+    while first < high:
+        number = int(tables["file"][first])
+        same = tables["file"][first:high] == number
+        last = high if same.all() else first + int(np.argmin(same))
+        _decode_file(job, output, tables, number, first, last)
+        first = last
+
+
+def _decode_file(
+    job: DecodeJob, output: Bytes, tables: dict[str, NDArray[Any]], number: int, low: int, high: int
+) -> None:
+    data = job.sources[number].bytes()
+    rows = slice(low, high)
+    offsets, lengths = tables["offset"][rows].tolist(), tables["length"][rows].tolist()
+    checksums, raw = tables["checksum"][rows].tolist(), tables["raw_length"][rows].tolist()
+    pipelines = tables["pipeline"][rows].tolist()
+    _check_payloads(data, offsets, lengths, checksums, low)
+    if not any(pipelines):
+        # Stored chunks go from the mapped file to the output in one pass.
+        for i, (length, size) in enumerate(zip(lengths, raw, strict=True)):
+            if length != size:
+                raise CorruptChunk(f"it holds {length} bytes, not {size}", low + i)
+        _scatter(job, output, tables, rows, data, tables["offset"][rows], np.zeros(high - low, np.uint8))
+        return
+    view = memoryview(data)
+    batch: list[Any] = []
+    size, begin = 0, 0
+    for i, (offset, length, pipeline) in enumerate(zip(offsets, lengths, pipelines, strict=True)):
+        try:
+            batch.append(decode(view[offset : offset + length], pipeline, raw[i], job.itemsize))
+        except CorruptChunk as error:
+            raise CorruptChunk(str(error), low + i) from None
+        size += raw[i]
+        if size >= BATCH_BYTES or i + 1 == high - low:
+            _scatter_batch(job, output, tables, batch, pipelines[begin : i + 1], slice(low + begin, low + i + 1))
+            batch, size, begin = [], 0, i + 1
+
+
+def _check_payloads(data: Bytes, offsets: list[int], lengths: list[int], checksums: list[int], low: int) -> None:
+    view = memoryview(data)
+    digest = xxhash.xxh3_64_intdigest
+    for i, (offset, length, expected) in enumerate(zip(offsets, lengths, checksums, strict=True)):
+        if digest(view[offset : offset + length]) != expected:
+            raise CorruptChunk("its checksum does not match", low + i)
+
+
+def _scatter_batch(
+    job: DecodeJob, output: Bytes, tables: dict[str, NDArray[Any]], batch: list[Any], pipelines: list[int], rows: slice
+) -> None:
+    joined = batch[0] if len(batch) == 1 else b"".join(batch)
+    sizes = np.array([len(chunk) for chunk in batch], np.int64)
+    shuffled = np.array([is_shuffled(pipeline) for pipeline in pipelines], np.uint8)
+    _scatter(job, output, tables, rows, np.frombuffer(joined, np.uint8), np.cumsum(sizes) - sizes, shuffled)
+
+
+def _scatter(
+    job: DecodeJob,
+    output: Bytes,
+    tables: dict[str, NDArray[Any]],
+    rows: slice,
+    data: Bytes,
+    offsets: NDArray[np.int64],
+    shuffled: NDArray[np.uint8],
+) -> None:
+    scatter = _kernel(job)
+    scatter(
+        data,
+        offsets,
+        tables["geometry"][rows],
+        tables["chunk_extent"],
+        tables["block_start"],
+        tables["block_extent"],
+        output,
+        tables["destination"][rows],
+        tables["strides"],
+        job.itemsize,
+        shuffled,
+    )
+
+
+_compiled: Any = None
+
+
+def _kernel(job: DecodeJob) -> Any:
+    if _compiled is None and not job.compiled:
+        # A few chunks are scattered by NumPy sooner than Numba, half a second, is imported.
+        from atlas.kernels.twins import scatter as twin
+
+        return twin
+    warm()
+    return _compiled
+
+
+def warm() -> None:
+    """Load the compiled kernel into this process."""
+    global _compiled
+    if _compiled is None:
+        from atlas.kernels.scatter import scatter
+
+        _compiled = scatter

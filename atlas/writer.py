@@ -1,0 +1,152 @@
+"""Changes that are not committed yet, and how their chunks are encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlas.chunks import Selection
+from atlas.codecs import encode
+from atlas.config import StoreConfig
+from atlas.dtypes import fill_cell
+from atlas.reader import pack_text
+from atlas.schema import ArraySchema, DatasetRecord
+from atlas.segment import chunk_checksum
+from atlas.statistics import Statistics, cell_statistics
+
+ReadChunk = Callable[[int], NDArray[Any]]
+
+
+def filled(schema: ArraySchema, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return cells that were never written."""
+    return np.full(shape, fill_cell(schema.dtype, schema.fill), schema.dtype.numpy)
+
+
+@dataclass
+class PendingArray:
+    """Chunks of one array of one dataset that wait for the next flush.
+
+    Attributes
+    ----------
+    schema : ArraySchema
+    reset : bool
+        Whether the array was defined in this batch: what is stored under its name is void.
+    chunks : dict of int to ndarray
+        Whole chunks, by chunk number.
+    """
+
+    schema: ArraySchema
+    reset: bool
+    chunks: dict[int, NDArray[Any]] = field(default_factory=dict)
+
+    def write(self, selection: Selection, data: NDArray[Any], read_chunk: ReadChunk) -> None:
+        """Take a box of cells; `read_chunk` gives what a partly written chunk held before."""
+        overlap = self.schema.grid.overlap(selection)
+        for number, extent, first, block, target in zip(overlap.numbers.tolist(), *overlap[1:], strict=True):
+            cells = data[tuple(map(slice, target, target + block))]
+            if (block == extent).all():
+                self.chunks[number] = np.array(cells, order="C")
+                continue
+            if number not in self.chunks:
+                self.chunks[number] = read_chunk(number)
+            self.chunks[number][tuple(map(slice, first, first + block))] = cells
+
+    def overlay(self, selection: Selection, result: NDArray[Any]) -> None:
+        """Copy the pending cells of a box over `result`."""
+        overlap = self.schema.grid.overlap(selection)
+        for number, first, block, target in zip(
+            overlap.numbers.tolist(), overlap.block_start, overlap.block_extent, overlap.target_start, strict=True
+        ):
+            chunk = self.chunks.get(number)
+            if chunk is not None:
+                source = chunk[tuple(map(slice, first, first + block))]
+                result[tuple(map(slice, target, target + block))] = source
+
+
+@dataclass
+class Pending:
+    """Everything that the next flush will commit.
+
+    Attributes
+    ----------
+    records : dict of str to DatasetRecord
+        Datasets that were created or changed, as they are now.
+    created : set of str
+        Those of them that the committed state does not have (any more).
+    deleted : set of str
+        Committed datasets that go.
+    arrays : dict of str to dict of str to PendingArray
+        Chunks, by dataset and array.
+    """
+
+    records: dict[str, DatasetRecord] = field(default_factory=dict)
+    created: set[str] = field(default_factory=set)
+    deleted: set[str] = field(default_factory=set)
+    arrays: dict[str, dict[str, PendingArray]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.records or self.deleted)
+
+    def drop(self, name: str) -> None:
+        """Forget a dataset's changes."""
+        self.records.pop(name, None)
+        self.arrays.pop(name, None)
+        self.created.discard(name)
+
+    def by_array(self) -> dict[str, list[tuple[str, PendingArray]]]:
+        """Return the pending chunks as the data files want them: by array name."""
+        result: dict[str, list[tuple[str, PendingArray]]] = {}
+        for dataset, arrays in self.arrays.items():
+            for array, pending in arrays.items():
+                # A reset without chunks matters only where older files hold something.
+                if pending.chunks or (pending.reset and dataset not in self.created):
+                    result.setdefault(array, []).append((dataset, pending))
+        return result
+
+
+class EncodedChunk(NamedTuple):
+    """A chunk as it goes to disk."""
+
+    payload: bytes
+    raw_length: int
+    pipeline: int
+    checksum: int
+    statistics: Statistics
+
+
+def encode_chunk(schema: ArraySchema, cells: NDArray[Any], config: StoreConfig) -> EncodedChunk:
+    """Return the bytes of a chunk, and what is to be known about it."""
+    raw: Any
+    if schema.dtype.is_text:
+        raw = pack_text(cells)
+    else:
+        storage = np.ascontiguousarray(cells.reshape(-1)).view(schema.dtype.storage)
+        raw = memoryview(storage.view(np.uint8))
+    payload, pipeline = encode(raw, schema.dtype.itemsize, config.codec, config.level)
+    statistics = cell_statistics(schema.dtype, schema.fill, cells)
+    return EncodedChunk(payload, len(raw), pipeline, chunk_checksum(payload), statistics)
+
+
+def encode_chunks(
+    chunks: Iterable[tuple[ArraySchema, NDArray[Any]]], config: StoreConfig, workers: int
+) -> Iterator[EncodedChunk]:
+    """Yield encoded chunks in order, a few ahead on `workers` threads (the codecs release the GIL)."""
+    if workers == 1:
+        yield from (encode_chunk(schema, cells, config) for schema, cells in chunks)
+        return
+    source = iter(chunks)
+    with ThreadPoolExecutor(workers) as pool:
+        ahead: list[Future[EncodedChunk]] = []
+        for schema, cells in islice(source, 8 * workers):
+            ahead.append(pool.submit(encode_chunk, schema, cells, config))
+        while ahead:
+            done = ahead.pop(0).result()
+            for schema, cells in islice(source, 1):
+                ahead.append(pool.submit(encode_chunk, schema, cells, config))
+            yield done
