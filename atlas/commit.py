@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -90,19 +90,24 @@ def publish(storage: Storage, root: Root, retired: Sequence[str] = ()) -> Root:
         older generation is left.
     """
     now = int(time.time())
-    waiting = root.retired + tuple((key, root.generation, now) for key in retired)
-    free = [entry for entry in waiting if _is_free(storage, entry, now)] if root.retired else []
-    kept = tuple(entry for entry in waiting if entry not in free)
-    published = Root(root.config, root.generation, root.commit, root.parent, root.catalog, root.arrays, kept)
+    free = [entry for entry in root.retired if _is_free(storage, entry, now)]
+    waiting = tuple(entry for entry in root.retired if entry not in free)
+    added = tuple((key, root.generation, now) for key in retired)
+    published = replace(root, retired=waiting + added)
     storage.replace(root_key(root.config), encode_root(published))
     for key, _, _ in free:
         storage.purge(key)
     for key in retired:
-        if storage.is_local and not storage.oldest_pin(root.generation):
-            storage.purge(key)
-        elif storage.is_local:
-            storage.retire(key)
+        storage.retire(key)
     return published
+
+
+def sweep(storage: Storage, root: Root) -> None:
+    """Remove the retired files that no reader can need any more; the next commit forgets them."""
+    now = int(time.time())
+    for entry in root.retired:
+        if _is_free(storage, entry, now):
+            storage.purge(entry[0])
 
 
 def _is_free(storage: Storage, entry: tuple[str, int, int], now: int) -> bool:

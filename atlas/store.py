@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from atlas.attributes import decode_attribute, encode_attribute
 from atlas.chunks import Integers, Selection, resolve_selection
-from atlas.commit import commit, create_root, load_root, overwrite_root
+from atlas.commit import commit, create_root, load_root, overwrite_root, sweep
 from atlas.compaction import compact
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice, settings
 from atlas.dtypes import DType, as_elements
@@ -224,8 +224,10 @@ class Atlas:
         """
         with self._lock:
             self._writable()
-            if self._snapshot.root.catalog.slots or self._snapshot.root.arrays:
-                self._adopt(compact(self._storage, self._snapshot.workers))
+            root = compact(self._storage, self._snapshot.workers)
+            # Taking the new state up gives the pin on the old one back.
+            self._adopt(root)
+            sweep(self._storage, root)
 
     def __enter__(self) -> Atlas:
         return self
