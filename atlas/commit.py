@@ -80,6 +80,13 @@ def overwrite_root(storage: Storage, config: StoreConfig) -> Root:
     return root
 
 
+def discard_root(storage: Storage, root: Root) -> None:
+    """Take a store away that is still what `root` says; a store that others committed to stays."""
+    with storage.writer_lock():
+        if load_root(storage).commit == root.commit:
+            storage.delete(root_key(root.config))
+
+
 def publish(storage: Storage, root: Root, retired: Sequence[str] = ()) -> Root:
     """Replace the root object, then take away data files that nobody needs any more.
 

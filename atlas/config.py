@@ -22,7 +22,7 @@ GIB = 1 << 30
 
 def choice(value: str, allowed: tuple[str, ...], what: str) -> str:
     """Return the canonical spelling of `value`, or raise :class:`InvalidArgument`."""
-    name = _ALIASES.get(value, value) if isinstance(value, str) else value
+    name = _ALIASES.get(value, value) if isinstance(value, str) and value not in allowed else value
     if name not in allowed:
         raise InvalidArgument(f"unknown {what}: {value!r}; use one of {', '.join(map(repr, allowed))}")
     return name

@@ -97,6 +97,24 @@ def may_start_processes() -> bool:
     return not is_nested()
 
 
+def new_pool(workers: int) -> Any:
+    """Return a private loky pool; the reusable one is the user's.
+
+    loky's own start method does not import the main module again, so scripts need no main guard.
+    """
+    from loky.backend.context import get_context
+    from loky.process_executor import ProcessPoolExecutor
+
+    environment = {
+        # loky takes mapped shared memory for a leak and would restart workers all the time.
+        "LOKY_MAX_MEMORY_LEAK_SIZE": str(1 << 50),
+        _WORKER_MARK: "1",
+        "OMP_NUM_THREADS": "1",
+        "NUMBA_NUM_THREADS": "1",
+    }
+    return ProcessPoolExecutor(workers, timeout=_IDLE_SECONDS, env=environment, context=get_context("loky"))
+
+
 def _run_threads(task: Task, job: Any, ranges: Sequence[Range], workers: int) -> list[Any]:
     with ThreadPoolExecutor(workers, "atlas") as pool:
         futures = [pool.submit(task, job, low, high) for low, high in ranges]
@@ -140,16 +158,7 @@ class _Pool:
             self._start(workers)
 
     def _start(self, workers: int) -> Any:
-        from loky.process_executor import ProcessPoolExecutor
-
-        environment = {
-            # loky takes mapped shared memory for a leak and would restart workers all the time.
-            "LOKY_MAX_MEMORY_LEAK_SIZE": str(1 << 50),
-            _WORKER_MARK: "1",
-            "OMP_NUM_THREADS": "1",
-            "NUMBA_NUM_THREADS": "1",
-        }
-        self._executor = ProcessPoolExecutor(workers, timeout=_IDLE_SECONDS, env=environment, context="loky")
+        self._executor = new_pool(workers)
         self._workers = workers
         pending = [self._executor.submit(_warm_worker) for _ in range(workers)]
         pending[-1].add_done_callback(self._became_warm)
@@ -160,7 +169,7 @@ class _Pool:
 
     def run(self, task: Task, job: Any, ranges: Sequence[Range], workers: int) -> list[Any]:
         """Run ranges in the workers; what a dying worker leaves undone is done again, here at the latest."""
-        from loky.process_executor import BrokenProcessPool
+        from concurrent.futures.process import BrokenProcessPool
 
         results: dict[Range, Any] = {}
         for attempt in range(2):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from atlas.attributes import decode_attribute, encode_attribute
 from atlas.chunks import Integers, Selection, resolve_selection
-from atlas.commit import commit, create_root, load_root, overwrite_root, sweep
+from atlas.commit import commit, create_root, discard_root, load_root, overwrite_root, sweep
 from atlas.compaction import compact
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice, settings
 from atlas.dtypes import DType, as_elements
@@ -27,11 +27,10 @@ from atlas.errors import (
     ReadOnlyStore,
     ShapeMismatch,
     StoreAlreadyExists,
-    StoreNotFound,
     TypeMismatch,
 )
 from atlas.reader import Snapshot
-from atlas.root import ROOT_KEYS, Root
+from atlas.root import ROOT_KEYS, Root, root_key
 from atlas.schema import (
     ArraySchema,
     Attributes,
@@ -39,6 +38,7 @@ from atlas.schema import (
     MergedSchema,
     check_name,
     make_array_schema,
+    split_record,
 )
 from atlas.storage import Storage, open_storage
 from atlas.writer import Pending, PendingArray, filled
@@ -229,6 +229,14 @@ class Atlas:
             self._adopt(root)
             sweep(self._storage, root)
 
+    def discard_if_new(self) -> None:
+        """Drop the pending changes, and the store itself when nothing was ever committed to it."""
+        with self._lock:
+            self._pending = Pending()
+            self._merged = None
+            if self._mode == "a" and self._snapshot.root.generation == 0:
+                discard_root(self._storage, self._snapshot.root)
+
     def __enter__(self) -> Atlas:
         return self
 
@@ -362,8 +370,6 @@ class Atlas:
             return self._merged
 
     def _merge(self) -> MergedSchema:
-        from atlas.schema import split_record
-
         merged = MergedSchema()
         catalog = self._snapshot.root.catalog
         overridden = [catalog.ordinals[n] for n in self._hidden() if n in catalog.ordinals]
@@ -391,6 +397,39 @@ class Atlas:
         """Return the number of ordinals in use, those of deleted datasets included."""
         with self._lock:
             return self._snapshot.root.catalog.slots + len(self._pending.created)
+
+    def info(self) -> dict[str, Any]:
+        """Return a description of the committed state, without I/O.
+
+        Returns
+        -------
+        dict
+            ``location, datasets, row_slots, generation, root, codec, bytes`` and ``arrays``, by name
+            ``{"dtype", "dimension_names", "files", "bytes"}``.
+        """
+        with self._lock:
+            root = self._snapshot.root
+            merged = self._merged_schema().arrays
+        arrays = {}
+        for name in sorted(root.arrays):
+            dtype, dims = merged.get(name, (None, ()))
+            files = root.arrays[name].files
+            arrays[name] = {
+                "dtype": dtype.name if dtype else "",
+                "dimension_names": list(dims),
+                "files": len(files),
+                "bytes": sum(file.length for file in files),
+            }
+        return {
+            "location": self._storage.describe(),
+            "datasets": len(root.catalog.ordinals),
+            "row_slots": root.catalog.slots,
+            "generation": root.generation,
+            "root": root_key(root.config),
+            "codec": root.config.codec,
+            "bytes": sum(entry["bytes"] for entry in arrays.values()),
+            "arrays": arrays,
+        }
 
     # ── bulk reads ───────────────────────────────────────────────────────────────────────────
 
@@ -917,6 +956,3 @@ class _naming:
         if isinstance(error, CorruptChunk) and error.row >= 0:
             name = self._names[int(self._places[error.row])]
             raise CorruptChunk(f"dataset {name!r}: {error}") from None
-
-
-__all__ = ["Atlas", "DatasetView", "Root", "StoreNotFound"]

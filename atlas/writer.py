@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
@@ -19,6 +20,9 @@ from atlas.reader import pack_text
 from atlas.schema import ArraySchema, DatasetRecord
 from atlas.segment import chunk_checksum
 from atlas.statistics import Statistics, cell_statistics
+
+_BATCH_BYTES = 1 << 20
+_BATCH_CHUNKS = 1024
 
 ReadChunk = Callable[[int], NDArray[Any]]
 
@@ -136,17 +140,32 @@ def encode_chunk(schema: ArraySchema, cells: NDArray[Any], config: StoreConfig) 
 def encode_chunks(
     chunks: Iterable[tuple[ArraySchema, NDArray[Any]]], config: StoreConfig, workers: int
 ) -> Iterator[EncodedChunk]:
-    """Yield encoded chunks in order, a few ahead on `workers` threads (the codecs release the GIL)."""
+    """Yield encoded chunks in order, a few batches ahead on threads (the codecs release the GIL)."""
+    batches = _batches(chunks)
     if workers == 1:
-        yield from (encode_chunk(schema, cells, config) for schema, cells in chunks)
+        for batch in batches:
+            yield from _encode_batch(batch, config)
         return
-    source = iter(chunks)
     with ThreadPoolExecutor(workers) as pool:
-        ahead: list[Future[EncodedChunk]] = []
-        for schema, cells in islice(source, 8 * workers):
-            ahead.append(pool.submit(encode_chunk, schema, cells, config))
+        ahead = deque(pool.submit(_encode_batch, batch, config) for batch in islice(batches, 2 * workers))
         while ahead:
-            done = ahead.pop(0).result()
-            for schema, cells in islice(source, 1):
-                ahead.append(pool.submit(encode_chunk, schema, cells, config))
-            yield done
+            done = ahead.popleft().result()
+            ahead.extend(pool.submit(_encode_batch, batch, config) for batch in islice(batches, 1))
+            yield from done
+
+
+def _batches(chunks: Iterable[Any]) -> Iterator[list[tuple[ArraySchema, NDArray[Any]]]]:
+    """Group chunks: a task for every tiny one would cost more than encoding it."""
+    batch, size = [], 0
+    for schema, cells in chunks:
+        batch.append((schema, cells))
+        size += cells.nbytes
+        if size >= _BATCH_BYTES or len(batch) == _BATCH_CHUNKS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _encode_batch(batch: list[tuple[ArraySchema, NDArray[Any]]], config: StoreConfig) -> list[EncodedChunk]:
+    return [encode_chunk(schema, cells, config) for schema, cells in batch]
