@@ -35,7 +35,8 @@ from atlas.errors import (
     ValueOutOfRange,
 )
 from atlas.executor import shutdown, warm_up
-from atlas.store import Atlas, DatasetView
+from atlas.store import Atlas
+from atlas.view import DatasetView
 
 __version__ = "0.1.0"
 

@@ -144,7 +144,7 @@ class Arena:
     def _lease(self, segment: _Segment, size: int) -> Lease:
         # NumPy lets views skip intermediate arrays but never their exporter: the lease hangs on that.
         exporter = (ctypes.c_ubyte * size).from_buffer(segment.map)
-        array = np.frombuffer(exporter, np.uint8)
+        array: Bytes = np.frombuffer(memoryview(exporter), np.uint8)
         handle = SegmentHandle(self._pid, segment.descriptor, segment.size, segment.serial)
         address = ctypes.addressof(exporter)
         self._leased[address] = handle

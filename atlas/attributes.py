@@ -18,7 +18,9 @@ from atlas.dtypes import decode_float, encode_float, parse_dtype
 from atlas.errors import AtlasError, DataTypeError, InvalidArgument, ValueOutOfRange
 
 # Element tags, with the limits of the integers.
-_INTEGERS = {name: np.iinfo(name) for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")}
+_INTEGERS = {
+    name: np.iinfo(name) for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+}
 _FLOATS = ("float16", "float32", "float64")
 _PLAIN = {bool: "bool", int: "int64", float: "float64", str: "string", bytes: "binary"}
 
@@ -90,7 +92,8 @@ def _element_tag(value: Any, dtype: str | None, what: str) -> str:
         value = value.item()
     for plain, tag in _PLAIN.items():
         if isinstance(value, plain):
-            return "uint64" if tag == "int64" and value > _INTEGERS["int64"].max else tag
+            too_large = isinstance(value, int) and value > _INTEGERS["int64"].max
+            return "uint64" if too_large else tag
     raise InvalidArgument(
         f"{what}: unsupported attribute type {type(value).__name__!r}; "
         "use bool, int, float, str, bytes, or a flat list or NumPy array of one of them"
@@ -100,7 +103,8 @@ def _element_tag(value: Any, dtype: str | None, what: str) -> str:
 def _encode_element(tag: str, value: Any, what: str) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
-    return _ENCODERS.get(tag, _encode_int)(tag, value, what)
+    encoder: Callable[[str, Any, str], Any] = _ENCODERS.get(tag, _encode_int)
+    return encoder(tag, value, what)
 
 
 def _wrong(tag: str, value: Any, what: str) -> DataTypeError:
@@ -185,4 +189,6 @@ def _numpy_array(element: str, items: list[Any]) -> Any:
     if element in ("string", "binary"):
         return np.array(items) if items else np.array([], dtype="U1" if element == "string" else "S1")
     dtype = parse_dtype(element)
-    return np.array(items, dtype=dtype.storage).view(dtype.numpy) if dtype.kind in "Mm" else np.array(items, dtype.numpy)
+    return (
+        np.array(items, dtype=dtype.storage).view(dtype.numpy) if dtype.kind in "Mm" else np.array(items, dtype.numpy)
+    )

@@ -145,7 +145,7 @@ class Catalog:
 
     def record(self, ordinal: int) -> DatasetRecord:
         """Return what a dataset declares."""
-        return self.groups[self.group[ordinal]].record(int(self.row[ordinal]))
+        return self.groups[int(self.group[ordinal])].record(int(self.row[ordinal]))
 
     def live_templates(self) -> Iterator[Template]:
         """Yield every template that a live dataset has, in order of first use."""
@@ -183,7 +183,7 @@ class Catalog:
         group = self.groups[code]
         definition = group.template.arrays[position]
         columns = [i for i, dim in enumerate(group.template.dims) if dim in definition.dims]
-        sizes = group.sizes[np.ix_(rows, columns)]
+        sizes: Integers = group.sizes[rows][:, columns]
         if len(sizes) and (sizes == sizes[0]).all():
             return sizes[:1], np.zeros(len(rows), np.int64)
         distinct, inverse = np.unique(sizes, axis=0, return_inverse=True)
@@ -229,7 +229,8 @@ class Catalog:
 
     def to_json(self) -> tuple[list[Any], dict[str, Any]]:
         """Return the schemas and the dataset table as the root object keeps them."""
-        schemas, parts = [], []
+        schemas: list[Any] = []
+        parts: list[Any] = []
         for code, group in enumerate(self.groups):
             ordinals = np.flatnonzero(self.group == code)
             if not len(ordinals):

@@ -63,7 +63,8 @@ def resolve_selection(array_shape: Shape, start: Any, shape: Any, what: str) -> 
         raise SelectionError(f"{what}: {error}") from None
     if len(first) != len(array_shape) or len(extent) != len(array_shape):
         raise SelectionError(
-            f"{what} has {len(array_shape)} axes {list(array_shape)}, but start={start!r} and shape={shape!r} were asked for"
+            f"{what} has {len(array_shape)} axes {list(array_shape)}, "
+            f"but start={start!r} and shape={shape!r} were asked for"
         )
     if any(s + e > n for s, e, n in zip(first, extent, array_shape, strict=True)):
         raise SelectionError(

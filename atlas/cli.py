@@ -21,7 +21,8 @@ from atlas import __version__
 from atlas.config import CODECS, META_COMPRESSIONS, META_FORMATS
 from atlas.errors import AtlasError
 from atlas.ingest import create as ingest
-from atlas.store import Atlas, DatasetView
+from atlas.store import Atlas
+from atlas.view import DatasetView
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 
@@ -141,7 +142,8 @@ def show(
 
 
 def _describe(view: DatasetView) -> dict[str, Any]:
-    variables, dimensions = {}, {}
+    variables: dict[str, Any] = {}
+    dimensions: dict[str, int] = {}
     for array in view.list_arrays():
         meta = dict(view.array_meta(array) or {})
         dimensions.update(zip(meta["dimension_names"], meta["shape"], strict=True))

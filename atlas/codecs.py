@@ -73,10 +73,7 @@ def encode(raw: Any, itemsize: int, codec: str, level: int) -> tuple[bytes, int]
 def _is_constant(data: np.ndarray[Any, Any], itemsize: int) -> bool:
     # Shifted by one element, constant data equals itself; the first bytes settle it for most chunks.
     probe = min(len(data), 64 * itemsize)
-    for end in (probe, len(data)):
-        if not np.array_equal(data[itemsize:end], data[: end - itemsize]):
-            return False
-    return True
+    return all(np.array_equal(data[itemsize:end], data[: end - itemsize]) for end in (probe, len(data)))
 
 
 def _shuffle(data: np.ndarray[Any, Any], itemsize: int) -> np.ndarray[Any, Any]:

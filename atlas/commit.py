@@ -19,7 +19,7 @@ from atlas.catalog import Catalog
 from atlas.config import StoreConfig
 from atlas.errors import ConflictError, CorruptRoot, StoreNotFound
 from atlas.reader import Snapshot
-from atlas.root import ROOT_KEYS, ArrayFiles, DataFile, Root, decode_root, encode_root, root_key
+from atlas.root import ROOT_KEYS, ArrayFiles, Root, decode_root, encode_root, root_key
 from atlas.schema import ArraySchema
 from atlas.segment import RESET, STATISTICS, SegmentWriter
 from atlas.statistics import Statistics, cell_statistics, fill_statistics, merge_statistics, statistics_columns

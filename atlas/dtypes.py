@@ -141,9 +141,7 @@ def from_numpy(dtype: np.dtype[Any]) -> DType:
             return DTYPES[_ALIASES.get(name, name)]
     elif native.name in DTYPES:
         return DTYPES[native.name]
-    raise UnsupportedDataType(
-        f"NumPy dtype {dtype} cannot be stored; convert it to one of {', '.join(sorted(DTYPES))}"
-    )
+    raise UnsupportedDataType(f"NumPy dtype {dtype} cannot be stored; convert it to one of {', '.join(sorted(DTYPES))}")
 
 
 def as_elements(dtype: DType, data: Any, what: str) -> NDArray[Any]:

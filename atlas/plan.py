@@ -100,7 +100,10 @@ def plan_reads(index: ArrayIndex, dtype: DType, members: Sequence[Member]) -> Re
     ndim = len(members[0].schema.shape) if members else 0
     plan = ReadPlan(
         columns,
-        *(_stacked([part.overlap[i] for part in parts], ndim) for i in range(1, 5)),
+        chunk_extent=_stacked([part.overlap.chunk_extent for part in parts], ndim),
+        block_start=_stacked([part.overlap.block_start for part in parts], ndim),
+        block_extent=_stacked([part.overlap.block_extent for part in parts], ndim),
+        target_start=_stacked([part.overlap.target_start for part in parts], ndim),
         strides=_stacked([np.tile(part.strides, (len(part.overlap.numbers), 1)) for part in parts], ndim),
         owners=_joined([part.owners for part in parts]),
         numbers=_joined([part.overlap.numbers[part.geometry] for part in parts]),

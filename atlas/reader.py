@@ -26,8 +26,11 @@ from atlas.worker import DecodeJob, Source, decode_range, pack_layout, unpack_ta
 
 _ALIGNMENT = 64
 
+# Datasets that declare an array alike: its schema, the box, their positions among those asked for, their ordinals.
+Wanted = tuple[ArraySchema, Selection, Integers, Integers]
+
 # The compiled kernel costs half a second to load in a fresh process; NumPy scatters this much meanwhile.
-_COMPILED_ABOVE = 8 << 20
+_COMPILED_ABOVE = 64 << 20
 
 
 class Snapshot:
@@ -101,7 +104,8 @@ class Snapshot:
             return np.frombuffer(self.storage.read_range(file.key, file.index_offset, file.index_length), np.uint8)
         except FileNotFoundError:
             raise SnapshotExpired(
-                f"data file {file.key} is gone from {self.storage.describe()}; call refresh() to see the store as it is now"
+                f"data file {file.key} is gone from {self.storage.describe()}; "
+                "call refresh() to see the store as it is now"
             ) from None
 
     # ── reads ────────────────────────────────────────────────────────────────────────────────
@@ -110,9 +114,7 @@ class Snapshot:
         """Return a box of one dataset's array."""
         return self.read_boxes(schema.name, schema.dtype, [(schema, selection, np.array([0]), np.array([ordinal]))])[0]
 
-    def read_boxes(
-        self, array: str, dtype: DType, wanted: Sequence[tuple[ArraySchema, Selection, Integers, Integers]]
-    ) -> list[NDArray[Any]]:
+    def read_boxes(self, array: str, dtype: DType, wanted: Sequence[Wanted]) -> list[NDArray[Any]]:
         """Return boxes of many datasets, by position.
 
         Parameters
@@ -131,12 +133,9 @@ class Snapshot:
         bases = np.cumsum(padded) - padded
         if dtype.is_text:
             return self._text_boxes(array, dtype, wanted, total)
-        if total == 1:
-            buffer = np.empty(int(sizes[0]), np.uint8)
-        else:
-            buffer = self._allocate(int(padded.sum()))
+        buffer = np.empty(int(sizes[0]), np.uint8) if total == 1 else self._allocate(int(padded.sum()))
         results: list[Any] = [None] * total
-        for schema, selection, positions, _ in wanted:
+        for _schema, selection, positions, _ in wanted:
             for position in positions.tolist():
                 flat = buffer[bases[position] : bases[position] + sizes[position]]
                 results[position] = flat.view(dtype.numpy).reshape(selection.shape)
@@ -147,7 +146,7 @@ class Snapshot:
         self,
         array: str,
         dtype: DType,
-        wanted: Sequence[tuple[ArraySchema, Selection, Integers, Integers]],
+        wanted: Sequence[Wanted],
         out: NDArray[Any] | None,
         count: int,
     ) -> NDArray[Any]:
@@ -180,7 +179,7 @@ class Snapshot:
         self,
         array: str,
         dtype: DType,
-        wanted: Sequence[tuple[ArraySchema, Selection, Integers, Integers]],
+        wanted: Sequence[Wanted],
         bases: Integers,
         buffer: NDArray[np.uint8],
         results: Any,
@@ -197,11 +196,11 @@ class Snapshot:
         self,
         array: str,
         dtype: DType,
-        wanted: Sequence[tuple[ArraySchema, Selection, Integers, Integers]],
+        wanted: Sequence[Wanted],
         bases: Integers,
-    ) -> list[tuple[ReadPlan, Sequence[tuple[ArraySchema, Selection, Integers, Integers]]]]:
+    ) -> list[tuple[ReadPlan, Sequence[Wanted]]]:
         ranks = sorted({len(schema.shape) for schema, *_ in wanted})
-        plans = []
+        plans: list[tuple[ReadPlan, Sequence[Wanted]]] = []
         for rank in ranks:
             group = [item for item in wanted if len(item[0].shape) == rank]
             members = [Member(s, sel, positions, ordinals, bases[positions]) for s, sel, positions, ordinals in group]
@@ -261,9 +260,7 @@ class Snapshot:
         sources = [Source(file.key, None, file.length, np.zeros(0, np.uint8)) for file in files]
         for number in np.unique(tables["file"]).tolist():
             rows = np.flatnonzero(tables["file"] == number)
-            data, offsets = self.storage.fetch_ranges(
-                files[number].key, tables["offset"][rows], tables["length"][rows]
-            )
+            data, offsets = self.storage.fetch_ranges(files[number].key, tables["offset"][rows], tables["length"][rows])
             tables["offset"][rows] = offsets
             sources[number] = Source(files[number].key, None, len(data), data)
         return tuple(sources)
@@ -284,7 +281,7 @@ class Snapshot:
         self,
         array: str,
         dtype: DType,
-        wanted: Sequence[tuple[ArraySchema, Selection, Integers, Integers]],
+        wanted: Sequence[Wanted],
         total: int,
     ) -> list[NDArray[Any]]:
         results: list[Any] = [None] * total
@@ -300,13 +297,17 @@ class Snapshot:
     def _read_text(self, array: str, dtype: DType, plan: ReadPlan, results: list[NDArray[Any]]) -> None:
         tables = dict(plan.columns)
         data = [source.bytes() for source in self._sources(array, tables)]
-        columns = (tables[n].tolist() for n in ("file", "offset", "length", "raw_length", "pipeline", "checksum", "geometry"))
+        columns = (
+            tables[n].tolist() for n in ("file", "offset", "length", "raw_length", "pipeline", "checksum", "geometry")
+        )
         for row, (file, offset, length, raw, pipeline, checksum, at) in enumerate(zip(*columns, strict=True)):
             payload = memoryview(data[file])[offset : offset + length]
             try:
                 if chunk_checksum(payload) != checksum:
                     raise CorruptChunk("its checksum does not match")
-                cells = unpack_text(bytes(decode(payload, pipeline, raw, 1)), dtype, tuple(plan.chunk_extent[at].tolist()))
+                cells = unpack_text(
+                    bytes(decode(payload, pipeline, raw, 1)), dtype, tuple(plan.chunk_extent[at].tolist())
+                )
             except CorruptChunk as error:
                 raise self._named(CorruptChunk(str(error), row), array, plan) from None
             extent = plan.block_extent[at]

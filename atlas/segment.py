@@ -109,7 +109,14 @@ def _encode_column(name: str, values: Any) -> tuple[dict[str, Any], bytes]:
         if len(packed) < len(data):
             encoding, data = "zstd", packed
     digest = xxhash.xxh3_64_intdigest(data)
-    return {"name": name, "dtype": dtype, "count": len(values), "encoding": encoding, "length": len(data), "hash": digest}, data
+    return {
+        "name": name,
+        "dtype": dtype,
+        "count": len(values),
+        "encoding": encoding,
+        "length": len(data),
+        "hash": digest,
+    }, data
 
 
 def _column_dtype(name: str, values: Any) -> Any:
@@ -155,7 +162,9 @@ class SegmentIndex:
         size = int.from_bytes(area[-8:].tobytes(), "little")
         self._expect(size <= len(area) - 8, "it is truncated")
         packed = area[len(area) - 8 - size : len(area) - 8].tobytes()
-        self._expect(xxhash.xxh3_64_hexdigest(packed) == file.index_hash, "its hash is not the one the root vouches for")
+        self._expect(
+            xxhash.xxh3_64_hexdigest(packed) == file.index_hash, "its hash is not the one the root vouches for"
+        )
         try:
             document = msgpack.unpackb(packed)
             self._columns = {entry["name"]: entry for entry in document["columns"]}
@@ -183,17 +192,17 @@ class SegmentIndex:
             offset, length, count = (int(entry[k]) for k in ("offset", "length", "count"))
             self._expect(0 <= offset <= offset + length <= len(self._area), f"column {name!r} lies outside it")
             self._expect(0 <= count < 1 << 40, f"column {name!r} has an absurd length")
-            data = self._area[offset : offset + length]
+            data = self._area[offset : offset + length].data
             self._expect(xxhash.xxh3_64_intdigest(data) == entry["hash"], f"column {name!r} does not match its hash")
             return self._decode(str(entry["dtype"]), str(entry["encoding"]), data, count)
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptIndex(f"the index of {self._key} is damaged: column {name!r}: {error}") from None
 
-    def _decode(self, dtype: str, encoding: str, data: NDArray[np.uint8], count: int) -> Any:
+    def _decode(self, dtype: str, encoding: str, data: memoryview | bytes, count: int) -> Any:
         if encoding == "zstd":
-            data = np.frombuffer(_decompress(data, max(count, 1)), np.uint8)
+            data = _decompress(data, count)
         if dtype == "bytes":
-            return _split_text(data.tobytes(), count)
+            return _split_text(bytes(data), count)
         if encoding == "constant":
             return np.broadcast_to(np.frombuffer(data, dtype, 1), (count,))
         if encoding == "range":
@@ -228,7 +237,7 @@ class SegmentIndex:
         return columns
 
 
-def _decompress(data: NDArray[np.uint8], count: int) -> bytes:
+def _decompress(data: memoryview | bytes, count: int) -> bytes:
     import zstandard
 
     try:

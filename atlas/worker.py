@@ -178,7 +178,7 @@ def _decode_file(
                 raise CorruptChunk(f"it holds {length} bytes, not {size}", low + i)
         _scatter(job, output, tables, rows, data, tables["offset"][rows], np.zeros(high - low, np.uint8))
         return
-    view = memoryview(data)
+    view = memoryview(data)  # type: ignore[arg-type]
     batch: list[Any] = []
     size, begin = 0, 0
     for i, (offset, length, pipeline) in enumerate(zip(offsets, lengths, pipelines, strict=True)):
@@ -193,7 +193,7 @@ def _decode_file(
 
 
 def _check_payloads(data: Bytes, offsets: list[int], lengths: list[int], checksums: list[int], low: int) -> None:
-    view = memoryview(data)
+    view = memoryview(data)  # type: ignore[arg-type]
     digest = xxhash.xxh3_64_intdigest
     for i, (offset, length, expected) in enumerate(zip(offsets, lengths, checksums, strict=True)):
         if digest(view[offset : offset + length]) != expected:

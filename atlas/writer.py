@@ -131,7 +131,7 @@ def encode_chunk(schema: ArraySchema, cells: NDArray[Any], config: StoreConfig) 
         raw = pack_text(cells)
     else:
         storage = np.ascontiguousarray(cells.reshape(-1)).view(schema.dtype.storage)
-        raw = memoryview(storage.view(np.uint8))
+        raw = storage.view(np.uint8).data
     payload, pipeline = encode(raw, schema.dtype.itemsize, config.codec, config.level)
     statistics = cell_statistics(schema.dtype, schema.fill, cells)
     return EncodedChunk(payload, len(raw), pipeline, chunk_checksum(payload), statistics)

@@ -22,7 +22,8 @@ from atlas.errors import AtlasError, DataTypeError, InvalidArgument, Unsupported
 if TYPE_CHECKING:
     import xarray as xr
 
-    from atlas.store import Atlas, DatasetView
+    from atlas.store import Atlas
+    from atlas.view import DatasetView
 
 _COORDS = "_pyatlas_coords"
 _DTYPE = "_atlas_dtype"
@@ -31,7 +32,16 @@ _ENCODING = "_atlas_encoding"
 _JSON = "json:"
 
 # Encoding keys that describe values; the rest (chunk sizes, compression, source) describes a file.
-_KEPT_ENCODING = ("_FillValue", "missing_value", "scale_factor", "add_offset", "dtype", "units", "calendar", "_Unsigned")
+_KEPT_ENCODING = (
+    "_FillValue",
+    "missing_value",
+    "scale_factor",
+    "add_offset",
+    "dtype",
+    "units",
+    "calendar",
+    "_Unsigned",
+)
 
 _NAT = np.iinfo(np.int64).min
 
@@ -92,7 +102,7 @@ def _write_variable(
     fill = _resolve_fill(name, dtype, attrs.pop("_FillValue", None), fill_value)
     chunk_shape = chunks.get(name)
     if chunk_shape is None and _is_dask(data):
-        chunk_shape = [max(int(sizes[0]), 1) for sizes in data.chunks]
+        chunk_shape = [max(int(sizes[0]), 1) for sizes in variable.chunks or ()]
     view.define_array(name, dtype.name, [str(d) for d in variable.dims], variable.shape, chunk_shape, fill)
     text_fill = fill if isinstance(fill, str) else ""
     gaps = _Gaps(variable.shape, text_fill)
@@ -211,7 +221,7 @@ class _Gaps:
     def marker(self) -> str:
         """Return the note as text: every fill cell is a gap, or the flat positions of the gaps."""
         if len(self._cells) == 1 and not self._real_fills:
-            return json.dumps({kind: "fill" for kind in self._cells})
+            return json.dumps(dict.fromkeys(self._cells, "fill"))
         return json.dumps(self._cells)
 
 
@@ -374,7 +384,8 @@ def _lazy(view: DatasetView, array: str, meta: dict[str, Any]) -> Any:
     )
     original = view.get_array_attribute(array, _DTYPE)
     starts = [[0, *itertools.accumulate(sizes)][:-1] for sizes in chunks]
-    name = f"atlas-{array}-{tokenize(view._store._storage, view._store._snapshot.root.commit, view.name, array)}"
+    place = view._session.storage.describe()
+    name = f"atlas-{array}-{tokenize(place, view._session.snapshot.root.commit, view.name, array)}"
     graph: dict[Any, Any] = {
         (name, *position): (
             _read_block,

@@ -154,7 +154,16 @@ def scatter(
         If any task would leave `src` or `out`.
     """
     check_bounds(
-        src.size, src_offset, geometry, chunk_extent, block_start, block_extent, out.size, dst_offset, dst_strides, itemsize
+        src.size,
+        src_offset,
+        geometry,
+        chunk_extent,
+        block_start,
+        block_extent,
+        out.size,
+        dst_offset,
+        dst_strides,
+        itemsize,
     )
     view = src.view()
     view.flags.writeable = False

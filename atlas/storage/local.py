@@ -121,7 +121,7 @@ class LocalStorage(Storage):
 
     def _place(self, key: str) -> str:
         place = os.path.join(self._path, *check_key(key).split("/"))
-        if os.path.islink(place) or os.path.islink(os.path.dirname(place)) and "/" in key:
+        if os.path.islink(place) or (os.path.islink(os.path.dirname(place)) and "/" in key):
             raise CorruptStore(f"{place} is a symbolic link; a store does not follow links")
         return place
 

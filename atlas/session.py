@@ -1,0 +1,200 @@
+"""What one handle shows: a committed state, and the pending changes over it."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlas.chunks import Integers, Selection
+from atlas.config import MISMATCH_POLICIES, choice, settings
+from atlas.errors import ArrayNotFound, CorruptChunk, DatasetNotFound, InvalidArgument, ReadOnlyStore, TypeMismatch
+from atlas.reader import Snapshot
+from atlas.root import Root
+from atlas.schema import ArraySchema, DatasetRecord, MergedSchema, split_record
+from atlas.storage import Storage
+from atlas.writer import Pending, PendingArray, filled
+
+Mode = Literal["a", "r"]
+
+
+class Session:
+    """The state that a store's handle and its views share.
+
+    Attributes
+    ----------
+    storage : Storage
+    snapshot : Snapshot
+        The committed state.
+    pending : Pending
+        What the next flush will commit.
+    lock : threading.RLock
+        Held while `snapshot` and `pending` are looked at together, or changed.
+    """
+
+    def __init__(
+        self, storage: Storage, root: Root, on_type_mismatch: str, mode: Mode, workers: int | None, executor: str | None
+    ) -> None:
+        self.storage = storage
+        self.on_type_mismatch = choice(on_type_mismatch, MISMATCH_POLICIES, "on_type_mismatch")
+        self.mode = mode
+        self._workers = workers
+        self._executor = executor
+        self.lock = threading.RLock()
+        self.pending = Pending()
+        self.adopt(root)
+
+    @property
+    def options(self) -> tuple[str, Mode, int | None, str | None]:
+        """What another session over the same storage needs to behave alike."""
+        return self.on_type_mismatch, self.mode, self._workers, self._executor
+
+    def adopt(self, root: Root) -> None:
+        """Take a committed state as the one to show."""
+        workers = settings().workers if self._workers is None else self._workers
+        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+            raise InvalidArgument(f"workers must be at least 1, not {workers!r}")
+        pin = self.storage.pin(root.generation)
+        self.snapshot = Snapshot(self.storage, root, workers, self._executor, pin)
+        self._merged: MergedSchema | None = None
+
+    def drop_pending(self) -> None:
+        """Forget every pending change."""
+        with self.lock:
+            self.pending = Pending()
+            self.forget_schema()
+
+    def forget_schema(self) -> None:
+        """Have the merged schema made anew when it is next asked for."""
+        self._merged = None
+
+    def writable(self) -> None:
+        """Raise :class:`ReadOnlyStore` unless changes are allowed."""
+        if self.mode == "r":
+            raise ReadOnlyStore(
+                f"{self.storage.describe()} was opened with mode='r'; open it with mode='a' to change it"
+            )
+
+    def exists(self, name: str) -> bool:
+        """Return whether there is a dataset of that name."""
+        with self.lock:
+            if name in self.pending.records:
+                return True
+            return name in self.snapshot.root.catalog.ordinals and name not in self.pending.deleted
+
+    def require(self, name: str) -> None:
+        """Raise :class:`DatasetNotFound` unless there is a dataset of that name."""
+        if not self.exists(name):
+            raise DatasetNotFound(f"dataset not found: {name!r} in {self.storage.describe()}")
+
+    def record(self, name: str) -> DatasetRecord:
+        """Return what a dataset declares, pending changes included; not to be changed."""
+        with self.lock:
+            self.require(name)
+            found = self.pending.records.get(name)
+            catalog = self.snapshot.root.catalog
+            return found if found is not None else catalog.record(catalog.ordinals[name])
+
+    def change(self, name: str) -> DatasetRecord:
+        """Return what a dataset declares as a record that may be changed."""
+        self.writable()
+        return self.pending.records.setdefault(name, self.record(name))
+
+    def merged_schema(self) -> MergedSchema:
+        """Return every array and attribute of the collection, pending ones included."""
+        with self.lock:
+            if self._merged is None:
+                self._merged = self._merge()
+            return self._merged
+
+    def _merge(self) -> MergedSchema:
+        merged = MergedSchema()
+        catalog = self.snapshot.root.catalog
+        overridden = [catalog.ordinals[n] for n in self.hidden() if n in catalog.ordinals]
+        if overridden:
+            catalog = catalog.with_changes({}, overridden, 0)
+        for template in catalog.live_templates():
+            merged.add_template(template)
+        for record in self.pending.records.values():
+            merged.add_template(split_record(record)[0])
+        return merged
+
+    def hidden(self) -> set[str]:
+        """Committed datasets that pending changes replace or remove."""
+        return self.pending.deleted | set(self.pending.records)
+
+    def mismatch(self, what: str, known: str, found: str) -> None:
+        """Warn of a type that cannot merge with the collection's, or raise, as the policy says."""
+        message = (
+            f"type mismatch for {what}: the collection has {known}, which cannot merge with {found} "
+            "(types widen among numbers, and between string and timestamp)"
+        )
+        if self.on_type_mismatch == "error":
+            raise TypeMismatch(message)
+        warnings.warn(message, UserWarning, stacklevel=4)
+
+    def resolve(
+        self, array: str, names: list[str]
+    ) -> tuple[
+        Snapshot, list[tuple[ArraySchema, Integers, Integers]], dict[int, tuple[ArraySchema, PendingArray | None]]
+    ]:
+        """Look the names up: what is committed, by schema, and what pending changes override, by position."""
+        with self.lock:
+            snapshot, catalog = self.snapshot, self.snapshot.root.catalog
+            index = catalog.ordinals
+            ordinals = np.fromiter((index.get(name, -1) for name in names), np.int64, len(names))
+            overlays: dict[int, tuple[ArraySchema, PendingArray | None]] = {}
+            if self.pending:
+                hidden = self.hidden()
+                for position, name in enumerate(names):
+                    if name in hidden:
+                        ordinals[position] = -1
+                        self._overlay(array, name, position, overlays)
+            missing = np.flatnonzero(ordinals < 0)
+            for position in missing.tolist():
+                if names[position] not in self.pending.records:
+                    raise DatasetNotFound(f"dataset not found: {names[position]!r} in {self.storage.describe()}")
+        known = np.flatnonzero(ordinals >= 0)
+        codes, schemas = catalog.layouts(array, ordinals[known])
+        layout = []
+        for code, schema in enumerate(schemas):
+            positions = known[codes == code]
+            layout.append((schema, positions, ordinals[positions]))
+        if not layout and not overlays and array not in self.merged_schema().arrays:
+            raise ArrayNotFound(f"array not found: {array!r} in {self.storage.describe()}")
+        return snapshot, layout, overlays
+
+    def _overlay(self, array: str, name: str, position: int, overlays: dict[int, Any]) -> None:
+        record = self.pending.records.get(name)
+        if record is not None and array in record.arrays:
+            overlays[position] = (record.arrays[array], self.pending.arrays.get(name, {}).get(array))
+
+    def pending_box(
+        self, snapshot: Snapshot, schema: ArraySchema, pending: PendingArray | None, name: str, box: Selection
+    ) -> NDArray[Any]:
+        """Return a box of one dataset's array: what is stored, with the pending cells over it."""
+        ordinal = snapshot.root.catalog.ordinals.get(name, -1)
+        fresh = ordinal < 0 or name in self.pending.created or (pending is not None and pending.reset)
+        result = filled(schema, box.shape) if fresh else snapshot.read_box(schema, ordinal, box)
+        if pending is not None:
+            pending.overlay(box, result)
+        return result
+
+
+class naming:
+    """Adds the dataset's name to the error of a damaged chunk."""
+
+    def __init__(self, names: list[str], places: Integers) -> None:
+        self._names = names
+        self._places = places
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, CorruptChunk) and error.row >= 0:
+            name = self._names[int(self._places[error.row])]
+            raise CorruptChunk(f"dataset {name!r}: {error}") from None

@@ -1,0 +1,270 @@
+"""`DatasetView`: one dataset of a store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlas.attributes import decode_attribute, encode_attribute
+from atlas.chunks import resolve_selection
+from atlas.dtypes import as_elements
+from atlas.errors import ArrayAlreadyExists, ArrayNotFound, InvalidArgument
+from atlas.schema import ArraySchema, Attributes, DatasetRecord, make_array_schema
+from atlas.session import Session, naming
+from atlas.writer import PendingArray
+
+
+class DatasetView:
+    """One dataset of a store. Many views of one dataset are fine; all see pending changes at once.
+
+    Attributes
+    ----------
+    name : str
+    """
+
+    def __init__(self, session: Session, name: str) -> None:
+        self._session = session
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """The dataset's name."""
+        return self._name
+
+    def __repr__(self) -> str:
+        return f'<DatasetView name="{self._name}" arrays={len(self.list_arrays())}>'
+
+    # ── records ──────────────────────────────────────────────────────────────────────────────
+
+    def _record(self) -> DatasetRecord:
+        return self._session.record(self._name)
+
+    def _schema(self, array: str) -> ArraySchema:
+        found = self._record().arrays.get(array)
+        if found is None:
+            raise ArrayNotFound(f"array not found: {array!r} in dataset {self._name!r}")
+        return found
+
+    def list_arrays(self) -> list[str]:
+        """Return the names of the dataset's arrays, in order of definition."""
+        return list(self._record().arrays)
+
+    def array_meta(self, name: str) -> dict[str, Any] | None:
+        """Return ``{"dtype", "shape", "chunk_shape", "dimension_names"}``, or ``None`` if absent."""
+        found = self._record().arrays.get(name)
+        return None if found is None else found.meta()
+
+    def array_fill_value(self, name: str) -> Any:
+        """Return the declared fill value; ``None`` without one, or if the array is absent."""
+        found = self._record().arrays.get(name)
+        return None if found is None else found.fill
+
+    def array_stats(self, name: str) -> dict[str, Any] | None:
+        """Return ``{"row_count", "null_count", "min", "max"}`` as of the last flush.
+
+        ``None`` if the array is absent, was never written, or has changes that are not flushed.
+        min and max are ``bytes`` for strings, ``int`` nanoseconds (or the type's unit) for times.
+        """
+        session = self._session
+        with session.lock:
+            found = self._record().arrays.get(name)
+            ordinal = session.snapshot.root.catalog.ordinals.get(self._name)
+            pending = session.pending.arrays.get(self._name, {}).get(name)
+            if found is None or ordinal is None or self._name in session.pending.created or pending is not None:
+                return None
+            snapshot = session.snapshot
+        statistics = snapshot.statistics(name, found.dtype, ordinal)
+        return None if statistics is None else statistics.to_dict()
+
+    # ── arrays ───────────────────────────────────────────────────────────────────────────────
+
+    def define_array(
+        self,
+        name: str,
+        dtype: Any,
+        dims: Sequence[str],
+        shape: Sequence[int],
+        chunk_shape: Sequence[int] | None = None,
+        fill_value: Any = None,
+    ) -> None:
+        """Declare an array.
+
+        Parameters
+        ----------
+        name : str
+        dtype : str or numpy.dtype
+            ``"float32"``, ``"int64"``, ``"string"``, ``"timestamp_nanoseconds"`` …
+        dims : sequence of str
+            One name per axis.
+        shape : sequence of int
+        chunk_shape : sequence of int, optional
+            Cells per chunk along each axis; one chunk for the whole array by default.
+        fill_value : scalar, optional
+            What unwritten cells hold; 0, "" or False without one. Must match the type.
+
+        Raises
+        ------
+        ArrayAlreadyExists, InvalidName, InvalidArgument
+        DataTypeError, ValueOutOfRange
+            If the fill value does not match the type.
+        TypeMismatch
+            If the type cannot merge with the collection's and the policy is ``"error"``.
+        """
+        schema = make_array_schema(name, dtype, dims, shape, chunk_shape, fill_value)
+        session = self._session
+        with session.lock:
+            record = self._session.change(self._name)
+            if name in record.arrays:
+                raise ArrayAlreadyExists(f"array already exists: {name!r} in dataset {self._name!r}")
+            known = session.merged_schema().arrays.get(name)
+            if known is not None and session.merged_schema().add_array(name, schema.dtype, schema.dims) is not None:
+                self._session.mismatch(f"array {name!r}", known[0].name, schema.dtype.name)
+            elif known is None:
+                session.merged_schema().add_array(name, schema.dtype, schema.dims)
+            record.arrays[name] = schema
+            session.pending.arrays.setdefault(self._name, {})[name] = PendingArray(schema, reset=True)
+
+    def delete_array(self, name: str) -> None:
+        """Delete an array of this dataset.
+
+        Raises
+        ------
+        ArrayNotFound
+        """
+        with self._session.lock:
+            self._schema(name)
+            record = self._session.change(self._name)
+            del record.arrays[name]
+            record.array_attributes.pop(name, None)
+            self._session.pending.arrays.get(self._name, {}).pop(name, None)
+            self._session.forget_schema()
+
+    def write_array(self, name: str, start: Sequence[int] | None, data: Any) -> None:
+        """Write a box of cells, to be committed by the next flush.
+
+        Parameters
+        ----------
+        name : str
+        start : sequence of int
+            First cell of the box; its extent is that of `data`.
+        data : array_like
+            Of the declared type; nothing is cast. Any memory order; copied.
+
+        Raises
+        ------
+        ArrayNotFound, DataTypeError, SelectionError
+        """
+        session = self._session
+        with session.lock:
+            schema = self._schema(name)
+            session.writable()
+            cells = as_elements(schema.dtype, data, f"array {name!r}")
+            first = (0,) * len(schema.shape) if start is None else start
+            box = resolve_selection(schema.shape, first, cells.shape, f"array {name!r}")
+            self._session.change(self._name)
+            arrays = session.pending.arrays.setdefault(self._name, {})
+            pending = arrays.setdefault(name, PendingArray(schema, reset=False))
+            pending.write(box, cells, lambda number: self._stored_chunk(schema, pending, number))
+
+    def _stored_chunk(self, schema: ArraySchema, pending: PendingArray, number: int) -> NDArray[Any]:
+        session, box = self._session, schema.grid.extent(number)
+        return session.pending_box(session.snapshot, schema, PendingArray(schema, pending.reset), self._name, box)
+
+    def read_array(
+        self, name: str, start: Sequence[int] | None = None, shape: Sequence[int] | None = None
+    ) -> NDArray[Any] | None:
+        """Read an array, or a box of it; ``None`` if the dataset has no such array.
+
+        Raises
+        ------
+        SelectionError
+            If the box leaves the array.
+        CorruptStore
+            If what is stored is damaged.
+        """
+        session = self._session
+        with session.lock:
+            schema = self._record().arrays.get(name)
+            snapshot = session.snapshot
+            pending = session.pending.arrays.get(self._name, {}).get(name)
+        if schema is None:
+            return None
+        box = resolve_selection(schema.shape, start, shape, f"array {name!r} of {self._name!r}")
+        with naming([self._name], np.zeros(1, np.int64)):
+            return session.pending_box(snapshot, schema, pending, self._name, box)
+
+    def read_arrays(
+        self, names: Iterable[str], start: Sequence[int] | None = None, shape: Sequence[int] | None = None
+    ) -> dict[str, NDArray[Any] | None]:
+        """Read the same box of several arrays; ``None`` for those the dataset lacks."""
+        return {name: self.read_array(name, start, shape) for name in names}
+
+    # ── attributes ───────────────────────────────────────────────────────────────────────────
+
+    def set_attribute(self, key: str, value: Any, dtype: str | None = None) -> None:
+        """Set an attribute of the dataset.
+
+        Parameters
+        ----------
+        key : str
+        value : bool, int, float, str, bytes, flat list, NumPy scalar or 1-D array
+        dtype : str, optional
+            A narrower type (``"int8"``), or ``"timestamp_nanoseconds"``.
+
+        Raises
+        ------
+        DataTypeError, ValueOutOfRange, InvalidArgument
+        """
+        encoded = encode_attribute(value, dtype, f"attribute {_check_key(key)!r}")
+        with self._session.lock:
+            record = self._session.change(self._name)
+            self._merge_attribute(None, key, encoded[0])
+            record.attributes[key] = encoded
+
+    def get_attribute(self, key: str) -> Any:
+        """Return an attribute of the dataset, or ``None``."""
+        return _decoded(self._record().attributes).get(key)
+
+    def attributes(self) -> dict[str, Any]:
+        """Return all attributes of the dataset."""
+        return _decoded(self._record().attributes)
+
+    def set_array_attribute(self, array: str, key: str, value: Any, dtype: str | None = None) -> None:
+        """Set an attribute of one array; see :meth:`set_attribute`.
+
+        Raises
+        ------
+        ArrayNotFound
+        """
+        encoded = encode_attribute(value, dtype, f"attribute {_check_key(key)!r} of array {array!r}")
+        with self._session.lock:
+            self._schema(array)
+            record = self._session.change(self._name)
+            self._merge_attribute(array, key, encoded[0])
+            record.array_attributes.setdefault(array, {})[key] = encoded
+
+    def get_array_attribute(self, array: str, key: str) -> Any:
+        """Return an attribute of one array, or ``None``."""
+        return self.array_attributes(array).get(key)
+
+    def array_attributes(self, array: str) -> dict[str, Any]:
+        """Return all attributes of one array; none for an array the dataset lacks."""
+        return _decoded(self._record().array_attributes.get(array, {}))
+
+    def _merge_attribute(self, array: str | None, key: str, tag: str) -> None:
+        known = self._session.merged_schema().add_attribute(array, key, tag)
+        if known is not None:
+            self._session.mismatch(f"attribute {key!r}" + (f" of array {array!r}" if array else ""), known, tag)
+
+
+def _decoded(attributes: Attributes) -> dict[str, Any]:
+    return {key: decode_attribute(tag, value) for key, (tag, value) in attributes.items()}
+
+
+def _check_key(key: Any) -> str:
+    if not isinstance(key, str):
+        raise InvalidArgument(f"attribute keys are strings, not {type(key).__name__}")
+    return key
