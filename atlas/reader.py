@@ -160,7 +160,7 @@ class Snapshot:
             result = np.empty((count, *shape), object) if out is None else out
             rows = self._text_boxes(array, dtype, wanted, count)
             for position, cells in enumerate(rows):
-                result[position] = cells
+                result[position, ...] = cells
             return result
         if out is None:
             buffer = self._allocate(row * count)
@@ -188,7 +188,9 @@ class Snapshot:
             if len(plan.incomplete):
                 fills = {int(p): schema.fill for schema, _, positions, _ in group for p in positions}
                 for position in plan.incomplete.tolist():
-                    results[position][...] = fill_cell(dtype, fills[position])
+                    # Indexed with an ellipsis, a row of a stack of scalars is still a view.
+                    row = results[position, ...] if isinstance(results, np.ndarray) else results[position]
+                    row[...] = fill_cell(dtype, fills[position])
             if plan.tasks:
                 self._run(array, dtype, plan, buffer)
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers, Selection
+from atlas.commit import load_root
 from atlas.config import MISMATCH_POLICIES, choice, settings
 from atlas.errors import ArrayNotFound, CorruptChunk, DatasetNotFound, InvalidArgument, ReadOnlyStore, TypeMismatch
 from atlas.reader import Snapshot
@@ -47,10 +48,15 @@ class Session:
         self.pending = Pending()
         self.adopt(root)
 
-    @property
-    def options(self) -> tuple[str, Mode, int | None, str | None]:
-        """What another session over the same storage needs to behave alike."""
-        return self.on_type_mismatch, self.mode, self._workers, self._executor
+    def __getstate__(self) -> dict[str, Any]:
+        with self.lock:
+            if self.pending:
+                raise InvalidArgument("a store with pending changes cannot be pickled; flush it first")
+            options = (self.on_type_mismatch, self.mode, self._workers, self._executor)
+            return {"storage": self.storage, "options": options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["storage"], load_root(state["storage"]), *state["options"])  # type: ignore[misc]
 
     def adopt(self, root: Root) -> None:
         """Take a committed state as the one to show."""

@@ -214,16 +214,6 @@ class Atlas:
             # Half a batch must not become visible by a later close of the same handle.
             self._session.drop_pending()
 
-    def __getstate__(self) -> dict[str, Any]:
-        with self._session.lock:
-            if self._session.pending:
-                raise InvalidArgument("a store with pending changes cannot be pickled; flush it first")
-            return {"storage": self._session.storage, "options": self._session.options}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        storage = state["storage"]
-        self._session = Session(storage, load_root(storage), *state["options"])
-
     def __repr__(self) -> str:
         return f"<Atlas {self._session.storage.describe()} datasets={len(self)}>"
 
@@ -452,9 +442,9 @@ class Atlas:
         with naming(names, np.arange(len(names))):
             result = snapshot.read_stacked(array, schema.dtype, wanted, target, len(names))
         for position in absent:
-            result[position] = filled(schema, box.shape)
+            result[position, ...] = filled(schema, box.shape)
         for position, (own, pending) in overlays.items():
-            result[position] = self._session.pending_box(snapshot, own, pending, names[position], box)
+            result[position, ...] = self._session.pending_box(snapshot, own, pending, names[position], box)
         return result if out is None else out
 
     # ── xarray ───────────────────────────────────────────────────────────────────────────────

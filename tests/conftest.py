@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import atlas
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The real data that is handed out beside the repository."""
+    if not SHARED.is_dir():
+        pytest.skip(f"the real data is not at {SHARED}")
+    return SHARED
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def fleet(place: Path) -> Path:
+    """Twenty datasets with a chunked float array, a text array and attributes."""
+    with atlas.Atlas.create(place) as store:
+        for i in range(20):
+            view = store.create_dataset(f"d{i:02d}")
+            view.define_array("t", "float32", ["y", "x"], [10, 12], [4, 5], float("nan"))
+            view.write_array("t", [0, 0], field(i))
+            view.define_array("label", "string", ["y"], [3])
+            view.write_array("label", [0], np.array(["a", "ü" * i, "c"], dtype=object))
+            view.set_attribute("number", i)
+            view.set_array_attribute("t", "units", "K")
+    return place
+
+
+def field(i: int) -> np.ndarray:
+    return (np.arange(120, dtype=np.float32).reshape(10, 12) * 0.5) + i
