@@ -6,6 +6,7 @@ leaves the old state; once it is, everything it refers to is already on the disk
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -117,6 +118,26 @@ def sweep(storage: Storage, root: Root) -> None:
             storage.purge(entry[0])
 
 
+_DATA_NAME = re.compile(r"data-[0-9a-f]{32}\.af")
+_BESIDE_NAME = re.compile(r"\.atlas\..*\.tmp-[0-9a-f]{32}")
+
+
+def recover(storage: Storage, root: Root) -> None:
+    """Remove what a writer that died left behind: files that `root` does not know.
+
+    Only called under the writer lock, so none of them can belong to a commit under way.
+    """
+    known = {file.key for files in root.arrays.values() for file in files.files}
+    aside = {key.rsplit("/", 1)[-1] for key, _, _ in root.retired}
+    for name in storage.list_dir(""):
+        if _BESIDE_NAME.fullmatch(name):
+            storage.delete(name)
+        for file in storage.list_dir(name):
+            kept = file in aside or f"{name}/{file}" in known
+            if _DATA_NAME.fullmatch(file) and not kept:
+                storage.purge(f"{name}/{file}")
+
+
 def _is_free(storage: Storage, entry: tuple[str, int, int], now: int) -> bool:
     _, generation, since = entry
     return not storage.oldest_pin(generation) or now - since > GRACE_SECONDS
@@ -132,8 +153,10 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
     StorageError
         If the disk failed; nothing was committed and `pending` still holds everything.
     """
-    with storage.writer_lock():
+    with storage.writer_lock() as interrupted:
         current = load_root(storage)
+        if interrupted:
+            recover(storage, current)
         if current.commit != snapshot.root.commit:
             _check_conflicts(snapshot.root, current, pending)
             snapshot = Snapshot(storage, current, snapshot.workers, snapshot.mode)

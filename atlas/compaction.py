@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from atlas.catalog import Catalog
 from atlas.chunks import Integers
-from atlas.commit import load_root, new_commit_id, new_data_files, publish
+from atlas.commit import load_root, new_commit_id, new_data_files, publish, recover
 from atlas.dtypes import DType
 from atlas.reader import Snapshot
 from atlas.root import ArrayFiles, DataFile, Root
@@ -26,8 +26,10 @@ _COPY_BYTES = 8 << 20
 
 def compact(storage: Storage, workers: int) -> Root:
     """Compact the committed state and return the new one; pending changes are not touched."""
-    with storage.writer_lock():
+    with storage.writer_lock() as interrupted:
         current = load_root(storage)
+        if interrupted:
+            recover(storage, current)
         snapshot = Snapshot(storage, current, workers)
         catalog, moved = current.catalog.compacted()
         live = {name: _live_entries(snapshot, name) for name in current.arrays}

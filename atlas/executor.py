@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
@@ -20,6 +21,7 @@ MODES = ("serial", "threads", "processes")
 
 _WORKER_MARK = "ATLAS_WORKER_PROCESS"
 _IDLE_SECONDS = 300
+_WATCH_SECONDS = 0.5
 
 _log = logging.getLogger("atlas")
 
@@ -112,7 +114,25 @@ def new_pool(workers: int) -> Any:
         "OMP_NUM_THREADS": "1",
         "NUMBA_NUM_THREADS": "1",
     }
-    return ProcessPoolExecutor(workers, timeout=_IDLE_SECONDS, env=environment, context=get_context("loky"))
+    return ProcessPoolExecutor(
+        workers,
+        timeout=_IDLE_SECONDS,
+        env=environment,
+        context=get_context("loky"),
+        initializer=_watch_parent,
+        initargs=(os.getpid(),),
+    )
+
+
+def _watch_parent(parent: int) -> None:
+    """Make this worker end soon after its parent, which may be killed without a word."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="atlas-watch-parent", daemon=True).start()
 
 
 def _run_threads(task: Task, job: Any, ranges: Sequence[Range], workers: int) -> list[Any]:

@@ -313,7 +313,9 @@ def test_bad_names(place, name):
     assert store.list_datasets() == ["ok"]
 
 
-@pytest.mark.parametrize("name", ["CON", "a b", "é", "e\u0301", "x" * 300, "atlas.json", "A", "a", "tr.", "…", "%41", "*?"])
+@pytest.mark.parametrize(
+    "name", ["CON", "a b", "é", "e\u0301", "x" * 300, "atlas.json", "A", "a", "tr.", "…", "%41", "*?"]
+)
 def test_array_names_that_file_systems_dislike(place, name):
     with Atlas.create(place) as store:
         view = store.create_dataset("d")

@@ -108,8 +108,8 @@ class Storage(ABC):
         """Make an object atomically and durably; :class:`FileExistsError` when there is one."""
 
     @abstractmethod
-    def writer_lock(self, timeout: float = 60.0) -> AbstractContextManager[None]:
-        """Exclude every other writer of the store."""
+    def writer_lock(self, timeout: float = 60.0) -> AbstractContextManager[bool]:
+        """Exclude every other writer; gives whether the one before may have left something unfinished."""
 
     @abstractmethod
     def pin(self, generation: int) -> Pin:

@@ -237,7 +237,7 @@ class LocalStorage(Storage):
             raise
         return beside
 
-    def writer_lock(self, timeout: float = 60.0) -> AbstractContextManager[None]:
+    def writer_lock(self, timeout: float = 60.0) -> AbstractContextManager[bool]:
         """Exclude every other writer, whether thread, process or handle."""
         with _translated(self._path, "creating"):
             make_directories(self._path)

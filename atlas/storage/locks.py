@@ -1,7 +1,7 @@
 """Locks between processes: the writer's lock, and the readers' pins.
 
 Both are held on open file descriptions of one lock file and freed by the kernel when a process
-dies, so nothing stale ever blocks. The file's content means nothing.
+dies, so nothing stale ever blocks.
 """
 
 from __future__ import annotations
@@ -42,24 +42,28 @@ def _thread_lock(path: str) -> threading.Lock:
 
 
 @contextmanager
-def thread_lock(path: str, timeout: float) -> Iterator[None]:
-    """Exclude the other threads of this process."""
+def thread_lock(path: str, timeout: float) -> Iterator[bool]:
+    """Exclude the other threads of this process; yields that nothing was left unfinished."""
     lock = _thread_lock(path)
     if not lock.acquire(timeout=timeout):
         raise ConflictError(f"another thread has been writing to {path} for more than {timeout:g} s")
     try:
-        yield
+        yield False
     finally:
         lock.release()
 
 
 @contextmanager
-def writer_lock(directory: str, timeout: float) -> Iterator[None]:
-    """Exclude every other writer of the store in `directory`."""
+def writer_lock(directory: str, timeout: float) -> Iterator[bool]:
+    """Exclude every other writer of the store in `directory`.
+
+    Yields whether the writer before may have left something unfinished: the lock file holds a byte
+    from when a writer begins until it ends well.
+    """
     path = os.path.join(directory, LOCK_NAME)
     with thread_lock(path, timeout):
         if not has_flock:
-            yield
+            yield True
             return
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -68,7 +72,10 @@ def writer_lock(directory: str, timeout: float) -> Iterator[None]:
         _inherited.add(descriptor)
         try:
             _acquire(descriptor, path, timeout)
-            yield
+            interrupted = os.fstat(descriptor).st_size > 0
+            os.pwrite(descriptor, b"w", 0)
+            yield interrupted
+            os.ftruncate(descriptor, 0)
         finally:
             _inherited.discard(descriptor)
             os.close(descriptor)

@@ -173,7 +173,7 @@ class FsspecStorage(Storage):
             self._filesystem.makedirs(self._prefix, exist_ok=True)
             self._filesystem.pipe_file(self._place(key), data)
 
-    def writer_lock(self, timeout: float = 60.0) -> AbstractContextManager[None]:
+    def writer_lock(self, timeout: float = 60.0) -> AbstractContextManager[bool]:
         """Exclude the other writers of this process."""
         return locks.thread_lock(self.describe(), timeout)
 

@@ -1,0 +1,327 @@
+"""Worker processes, forks, kills: right results, and nothing left behind."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import atlas
+from atlas import Atlas, arena, executor
+from atlas.storage import locks
+
+SHAPE = (40, 50, 24)
+NAMES = [f"d{i}" for i in range(60)]
+
+needs_memfd = pytest.mark.skipif(not arena.shares_memory(), reason="this platform cannot share unnamed memory")
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory) -> Path:
+    """Enough data that a read is worth several workers: 60 datasets, 11.5 MB."""
+    place = tmp_path_factory.mktemp("big") / "store"
+    rng = np.random.default_rng(0)
+    with Atlas.create(place) as store:
+        for name in NAMES:
+            view = store.create_dataset(name)
+            view.define_array("t", "float32", ["z", "y", "x"], SHAPE, (20, 25, 24))
+            view.write_array("t", [0, 0, 0], np.round(rng.normal(10, 1, SHAPE), 2).astype("f4"))
+    yield place
+    executor.shutdown()
+
+
+def shared_memory() -> set[str]:
+    return set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+
+
+def run_script(text: str, *arguments: object, wait: bool = True) -> subprocess.Popen:
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(text), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
+    if wait:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert err == ""
+        process.output = out
+    return process
+
+
+@needs_memfd
+def test_results_are_the_same_whichever_way_they_are_computed(big):
+    expected = Atlas.open(big, workers=1).read_array_across_stacked("t", NAMES)
+    for mode in ("serial", "threads", "processes", None):
+        for workers in (1, 2, 3):
+            store = Atlas.open(big, workers=workers, executor=mode)
+            found = store.read_array_across_stacked("t", NAMES)
+            assert found.tobytes() == expected.tobytes(), (mode, workers)
+            assert found.flags.writeable
+            part = store.read_array_across_stacked("t", NAMES[::-1], [3, 20, 5], [30, 20, 3])
+            assert part.tobytes() == expected[::-1, 3:33, 20:40, 5:8].tobytes()
+
+
+@needs_memfd
+def test_results_give_their_memory_back_for_reuse(big):
+    store = Atlas.open(big)
+    result = store.read_array_across_stacked("t", NAMES)
+    view = result[3, 5:, ::2]
+    copy = view.copy()
+    own = arena.shared_arena()
+    before = own.free_bytes
+    del result
+    gc.collect()
+    assert own.free_bytes == before, "a view keeps its memory"
+    other = store.read_array_across_stacked("t", NAMES)
+    np.testing.assert_array_equal(view, copy)
+    held = own.free_bytes
+    del view
+    gc.collect()
+    assert own.free_bytes > held
+    del other
+    gc.collect()
+    kept = own.free_bytes
+    again = store.read_array_across_stacked("t", NAMES)
+    assert own.free_bytes < kept, "freed memory serves the next read"
+    del again
+
+
+def test_without_shared_memory_threads_do_the_work(big, monkeypatch):
+    monkeypatch.setattr(arena, "_arena", arena.Arena(1 << 30, shared=False))
+    found = Atlas.open(big, workers=2, executor="processes").read_array_across_stacked("t", NAMES)
+    assert found.tobytes() == Atlas.open(big, workers=1).read_array_across_stacked("t", NAMES).tobytes()
+
+
+def test_without_posix_locks_commits_still_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "has_flock", False)
+    monkeypatch.setattr(locks, "has_ofd_locks", False)
+    store = Atlas.create(tmp_path / "s")
+    for i in range(2):
+        view = store.create_dataset(f"d{i}")
+        view.define_array("v", "int8", ["x"], [2])
+        view.write_array("v", [0], np.array([i, 2], np.int8))
+        store.flush()
+    reader = Atlas.open(tmp_path / "s")
+    store.compact()
+    assert reader.read_array_across_stacked("v", ["d1", "d0"]).tolist() == [[1, 2], [0, 2]]
+    assert Atlas.open(tmp_path / "s").read_array_across_stacked("v", ["d1", "d0"]).tolist() == [[1, 2], [0, 2]]
+
+
+@needs_memfd
+def test_a_killed_worker_costs_a_retry_not_the_read(big):
+    store = Atlas.open(big, workers=2, executor="processes")
+    expected = store.read_array_across_stacked("t", NAMES)
+    for _ in range(3):
+        victims = list(executor._pool._executor._processes)
+        killer = threading.Timer(0.005, lambda pids=victims: [os.kill(pid, signal.SIGKILL) for pid in pids[:1]])
+        killer.start()
+        for _ in range(5):
+            assert store.read_array_across_stacked("t", NAMES).tobytes() == expected.tobytes()
+        killer.join()
+
+
+def test_a_script_without_a_main_guard(big):
+    process = run_script(
+        """
+        import sys, atlas
+        store = atlas.Atlas.open(sys.argv[1], workers=2, executor="processes")
+        names = store.list_datasets()
+        a = store.read_array_across_stacked("t", names)
+        b = atlas.Atlas.open(sys.argv[1], workers=1).read_array_across_stacked("t", names)
+        print("equal", a.tobytes() == b.tobytes())
+        """,
+        big,
+    )
+    assert process.output.split("\n")[0] == "equal True"
+    assert "equal" not in process.output.split("\n")[1:], "the script ran once"
+
+
+def _read_in_child(place: str, queue) -> None:
+    store = Atlas.open(place, workers=2)
+    result = store.read_array_across_stacked("t", store.list_datasets())
+    queue.put((float(result.sum(dtype="f8")), executor._pool._executor is None))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("daemon", [True, False])
+def test_inside_another_pools_worker_reads_stay_in_process(big, method, daemon):
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {method} here")
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    child = context.Process(target=_read_in_child, args=(str(big), queue), daemon=daemon)
+    child.start()
+    total, in_process = queue.get(timeout=60)
+    child.join()
+    store = Atlas.open(big, workers=1)
+    assert total == float(store.read_array_across_stacked("t", NAMES).sum(dtype="f8"))
+    assert in_process
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_reads_and_writes_through_the_parents_handle(tmp_path, big):
+    store = Atlas.open(big, workers=2)
+    expected = store.read_array_across_stacked("t", NAMES)
+    other = Atlas.create(tmp_path / "s")
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            same = store.read_array_across_stacked("t", NAMES).tobytes() == expected.tobytes()
+            other.create_dataset("from_child")
+            other.flush()
+            status = 0 if same else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    other.create_dataset("from_parent")
+    other.flush()
+    assert Atlas.open(tmp_path / "s").list_datasets() == ["from_child", "from_parent"]
+    assert store.read_array_across_stacked("t", NAMES).tobytes() == expected.tobytes()
+
+
+def test_exit_with_results_alive_is_silent(big):
+    run_script(
+        """
+        import sys, atlas
+        store = atlas.Atlas.open(sys.argv[1], workers=2, executor="processes")
+        kept = [store.read_array_across_stacked("t", store.list_datasets()) for _ in range(3)]
+        """,
+        big,
+    )
+
+
+@needs_memfd
+def test_kill_9_of_the_coordinator_leaves_nothing(big):
+    before = shared_memory()
+    process = run_script(
+        """
+        import sys, atlas
+        from atlas import executor
+        store = atlas.Atlas.open(sys.argv[1], workers=2, executor="processes")
+        names = store.list_datasets()
+        store.read_array_across_stacked("t", names)
+        print(*executor._pool._executor._processes, flush=True)
+        while True:
+            store.read_array_across_stacked("t", names)
+        """,
+        big,
+        wait=False,
+    )
+    workers = [int(pid) for pid in process.stdout.readline().split()]
+    assert len(workers) == 2
+    time.sleep(0.1)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and (shared_memory() - before or any(map(alive, workers))):
+        time.sleep(0.1)
+    assert not any(map(alive, workers))
+    assert shared_memory() - before == set()
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+WRITER = """
+    import sys, itertools, numpy as np, atlas
+    store = atlas.Atlas.open(sys.argv[1])
+    print("ready", flush=True)
+    for i in itertools.count(int(sys.argv[2])):
+        for name in ("a", "b"):
+            for array in ("u", "v"):
+                store.open_dataset(name).write_array(array, [0], np.full(1000, i, np.int64))
+            store.open_dataset(name).set_attribute("turn", i)
+        store.flush()
+        if i % 3 == 0:
+            store.compact()
+"""
+
+
+def test_kill_9_during_flush_and_compact_leaves_one_whole_state(tmp_path):
+    with Atlas.create(tmp_path / "s") as store:
+        for name in ("a", "b"):
+            view = store.create_dataset(name)
+            for array in ("u", "v"):
+                view.define_array(array, "int64", ["x"], [1000])
+                view.write_array(array, [0], np.zeros(1000, np.int64))
+            view.set_attribute("turn", 0)
+    del store, view  # a view keeps its snapshot's files
+    rng = np.random.default_rng(0)
+    turn = 0
+    for _ in range(12):
+        process = run_script(WRITER, tmp_path / "s", turn + 1, wait=False)
+        process.stdout.readline()
+        time.sleep(rng.uniform(0.001, 0.15))
+        process.kill()
+        process.communicate()
+        store = Atlas.open(tmp_path / "s")
+        seen = {store.open_dataset(n).get_attribute("turn") for n in ("a", "b")}
+        for array in ("u", "v"):
+            seen |= set(np.unique(store.read_array_across_stacked(array, ["a", "b"])).tolist())
+        assert len(seen) == 1, seen
+        turn = max(turn, seen.pop())
+    assert turn > 0
+    store.open_dataset("a").set_attribute("after", True)
+    store.flush()
+    store.compact()
+    left = [f.name for f in (tmp_path / "s").rglob("*") if f.is_file()]
+    assert sorted(name for name in left if name.endswith(".af")) == sorted(
+        Path(file.key).name for files in store._session.snapshot.root.arrays.values() for file in files.files
+    )
+    assert not [name for name in left if ".tmp-" in name]
+
+
+def test_two_processes_commit_disjoint_datasets(tmp_path):
+    Atlas.create(tmp_path / "s")
+    text = """
+        import sys, atlas
+        store = atlas.Atlas.open(sys.argv[1])
+        for i in range(20):
+            store.create_dataset(f"{sys.argv[2]}{i}").set_attribute("k", i)
+            store.flush()
+    """
+    both = [run_script(text, tmp_path / "s", who, wait=False) for who in "ab"]
+    for process in both:
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+    assert sorted(Atlas.open(tmp_path / "s").list_datasets()) == sorted(f"{w}{i}" for w in "ab" for i in range(20))
+
+
+def test_a_dead_lock_holder_never_blocks(tmp_path):
+    Atlas.create(tmp_path / "s")
+    process = run_script(
+        """
+        import sys, time
+        from atlas.storage import open_storage
+        with open_storage(sys.argv[1]).writer_lock():
+            print("held", flush=True)
+            time.sleep(100)
+        """,
+        tmp_path / "s",
+        wait=False,
+    )
+    assert process.stdout.readline() == "held\n"
+    storage = atlas.storage.open_storage(tmp_path / "s")
+    with pytest.raises(atlas.ConflictError, match="another process"), storage.writer_lock(timeout=0.05):
+        pass
+    process.kill()
+    process.communicate()
+    with storage.writer_lock(timeout=5):
+        pass
