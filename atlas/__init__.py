@@ -7,8 +7,9 @@ dataset, so the same slice of thousands of datasets is one call.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from atlas import _hooks
-from atlas.config import StoreConfig
 from atlas.errors import (
     ArrayAlreadyExists,
     ArrayNotFound,
@@ -34,9 +35,12 @@ from atlas.errors import (
     UnsupportedDataType,
     ValueOutOfRange,
 )
-from atlas.executor import shutdown, warm_up
-from atlas.store import Atlas
-from atlas.view import DatasetView
+
+if TYPE_CHECKING:
+    from atlas.config import StoreConfig
+    from atlas.executor import shutdown, warm_up
+    from atlas.store import Atlas
+    from atlas.view import DatasetView
 
 __version__ = "0.1.0"
 
@@ -72,6 +76,42 @@ __all__ = [
     "shutdown",
     "warm_up",
 ]
+
+# Loaded when first asked for: importing the package costs next to nothing, not even NumPy.
+_LAZY = {
+    "Atlas": "store",
+    "DatasetView": "view",
+    "StoreConfig": "config",
+    "shutdown": "executor",
+    "warm_up": "executor",
+}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name not in _LAZY:
+        raise AttributeError(f"module 'atlas' has no attribute {name!r}{_clash()}")
+    value = globals()[name] = getattr(import_module(f"atlas.{_LAZY[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _clash() -> str:
+    """Explain a missing name when the older package of the same import name is installed as well."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        older = version("atlas-python")
+    except PackageNotFoundError:
+        return ""
+    return (
+        f"; atlas-python {older} is installed too and shares this import name, so their files are mixed up: "
+        "pip uninstall atlas-python, then pip install --force-reinstall atlas-fleet"
+    )
 
 
 def init_tracing(filter: str | None = None) -> None:

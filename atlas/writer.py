@@ -51,6 +51,10 @@ class PendingArray:
 
     def write(self, selection: Selection, data: NDArray[Any], read_chunk: ReadChunk) -> None:
         """Take a box of cells; `read_chunk` gives what a partly written chunk held before."""
+        if selection.shape == self.schema.shape == data.shape and self.schema.grid.count == 1:
+            # The common case, a whole array of one chunk, needs no arithmetic.
+            self.chunks[0] = np.array(data, order="C")
+            return
         overlap = self.schema.grid.overlap(selection)
         for number, extent, first, block, target in zip(overlap.numbers.tolist(), *overlap[1:], strict=True):
             cells = data[tuple(map(slice, target, target + block))]

@@ -478,7 +478,8 @@ def open_as_many_xarray_dataset(
 
 def _restored_rows(store: Atlas, array: str, names: Sequence[str], rows: NDArray[Any]) -> NDArray[Any]:
     start = [0] * (rows.ndim - 1)
-    restored = [_restored(store.open_dataset(n), array, row, start) for n, row in zip(names, rows, strict=True)]
+    # Indexed with an ellipsis, a row of a stack of scalars is still an array.
+    restored = [_restored(store.open_dataset(name), array, rows[i, ...], start) for i, name in enumerate(names)]
     return np.stack([np.asarray(row) for row in restored])
 
 

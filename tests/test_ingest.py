@@ -43,7 +43,7 @@ def test_all_argo_files_go_in_and_come_back_equal(shared_data, place):
     assert len(store) == len(files) == 834
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for path in files[::4]:
+        for path in files[::8]:
             with xr.open_dataset(path) as source:
                 back = store.open_as_xarray_dataset(path.stem)
                 xr.testing.assert_identical(source.load(), back)
@@ -63,8 +63,10 @@ def test_all_argo_files_go_in_and_come_back_equal(shared_data, place):
 
 @pytest.mark.parametrize("name", ["eraint_uvz.nc", "basin_mask.nc"])
 def test_the_grids_come_back_identical(shared_data, place, name):
-    with xr.open_dataset(shared_data / name) as source:
-        source.load()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", xr.SerializationWarning)  # a NaN fill for packed integers
+        with xr.open_dataset(shared_data / name) as source:
+            source.load()
     with Atlas.create(place) as store:
         store.add_xarray_dataset(source, "grid")
     xr.testing.assert_identical(Atlas.open(place).open_as_xarray_dataset("grid"), source)

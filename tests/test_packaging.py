@@ -19,7 +19,37 @@ CONDA_NAMES = {"msgpack": "msgpack-python", "xxhash": "python-xxhash"}
 HEAVY = ("numba", "xarray", "dask", "s3fs", "loky", "fsspec", "typer", "rich")
 
 # Bottom up: a file imports only from files above it in this list, lazy imports included.
-ORDER = ["errors", "config", "kernels", "dtypes", "attributes", "chunks", "schema", "codecs", "storage", "catalog", "root", "segment", "arena", "executor", "plan", "worker", "statistics", "reader", "writer", "commit", "compaction", "session", "view", "accessor", "_hooks", "store", "xarray", "ingest", "cli"]
+ORDER = [
+    "errors",
+    "config",
+    "kernels",
+    "dtypes",
+    "attributes",
+    "chunks",
+    "schema",
+    "codecs",
+    "storage",
+    "catalog",
+    "root",
+    "segment",
+    "arena",
+    "executor",
+    "plan",
+    "worker",
+    "statistics",
+    "reader",
+    "writer",
+    "commit",
+    "compaction",
+    "session",
+    "view",
+    "accessor",
+    "_hooks",
+    "store",
+    "xarray",
+    "ingest",
+    "cli",
+]
 
 
 def project() -> dict:
@@ -62,9 +92,9 @@ print(time.perf_counter() - began, *(name for name in {HEAVY!r} if name in sys.m
 
 def imported_rooms(path: Path) -> set[str]:
     rooms = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            node.body = []
+    tree = ast.parse(path.read_text())
+    tree.body = [n for n in tree.body if not (isinstance(n, ast.If) and "TYPE_CHECKING" in ast.dump(n.test))]
+    for node in ast.walk(tree):
         names = []
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [f"atlas.{alias.name}" for alias in node.names] if node.module == "atlas" else [node.module]

@@ -18,7 +18,7 @@ import pytest
 
 import atlas
 from atlas import Atlas, arena, executor
-from atlas.storage import locks
+from atlas.storage import locks, open_storage
 
 SHAPE = (40, 50, 24)
 NAMES = [f"d{i}" for i in range(60)]
@@ -318,7 +318,7 @@ def test_a_dead_lock_holder_never_blocks(tmp_path):
         wait=False,
     )
     assert process.stdout.readline() == "held\n"
-    storage = atlas.storage.open_storage(tmp_path / "s")
+    storage = open_storage(tmp_path / "s")
     with pytest.raises(atlas.ConflictError, match="another process"), storage.writer_lock(timeout=0.05):
         pass
     process.kill()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,10 @@ from atlas.storage.base import Pin, Storage, check_key
 
 _RETIRED = "_retired"
 _BUFFER_BYTES = 1 << 20
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+
+# Elsewhere a directory cannot be opened, and its entries are the file system's own business.
+can_sync_directories = hasattr(os, "O_DIRECTORY")
 
 
 @contextmanager
@@ -28,17 +33,24 @@ def _translated(place: str, doing: str) -> Iterator[None]:
         yield
     except (FileNotFoundError, FileExistsError):
         raise
-    except PermissionError as error:
-        raise ReadOnlyStore(f"{doing} {place}: {error.strerror}") from error
     except OSError as error:
-        raise StorageError(f"{doing} {place}: {error.strerror or error}") from error
+        if isinstance(error, (StorageError, ReadOnlyStore)):
+            raise
+        kind = ReadOnlyStore if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else StorageError
+        raise kind(f"{doing} {place}: {error.strerror or error}") from error
 
 
 def sync_directory(path: str) -> None:
     """Make the entries of a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    if not can_sync_directories:
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems sync files only, and say so like this.
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise
     finally:
         os.close(descriptor)
 
@@ -61,10 +73,19 @@ class LocalWriter:
     def __init__(self, path: str) -> None:
         self._path = path
         self._position = 0
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
         with _translated(path, "creating"):
+            self._file = os.fdopen(self._open_new(path), "wb", _BUFFER_BYTES)
+
+    @staticmethod
+    def _open_new(path: str) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+        make_directories(os.path.dirname(path))
+        try:
+            return os.open(path, flags, 0o666)
+        except FileNotFoundError:
+            # purge() of another process took the empty directory away in between.
             make_directories(os.path.dirname(path))
-            self._file = os.fdopen(os.open(path, flags, 0o666), "wb", _BUFFER_BYTES)
+            return os.open(path, flags, 0o666)
 
     @property
     def position(self) -> int:
@@ -74,8 +95,7 @@ class LocalWriter:
     def write(self, data: Any) -> None:
         """Append bytes."""
         with _translated(self._path, "writing"):
-            self._file.write(data)
-        self._position += len(data)
+            self._position += self._file.write(data)
 
     def finish(self, sync_directory: bool = True) -> None:
         """Sync and close the file, and sync its directory."""
@@ -133,6 +153,13 @@ class LocalStorage(Storage):
             return aside if os.path.exists(aside) else place
         return place
 
+    def _open_data(self, key: str) -> BinaryIO:
+        # Asking first and opening then would miss a file that is put aside in between.
+        try:
+            return open(self._place(key), "rb")
+        except FileNotFoundError:
+            return open(self._place(f"{_RETIRED}/{key.rsplit('/', 1)[-1]}"), "rb")
+
     def read(self, key: str) -> bytes:
         """Return a whole file."""
         with _translated(self._path, f"reading {key} of"), open(self._place(key), "rb") as file:
@@ -140,8 +167,8 @@ class LocalStorage(Storage):
 
     def read_range(self, key: str, offset: int, length: int) -> bytes:
         """Return part of a file."""
-        place = self.data_path(key)
-        with _translated(place, "reading"), open(place, "rb") as file:
+        place = self._place(key)
+        with _translated(place, "reading"), self._open_data(key) as file:
             file.seek(offset)
             data = file.read(length)
         if len(data) != length:
@@ -154,7 +181,7 @@ class LocalStorage(Storage):
 
     def list_dir(self, prefix: str) -> list[str]:
         """Return the names in a directory of the store."""
-        place = os.path.join(self._path, prefix) if prefix else self._path
+        place = self._place(prefix) if prefix else self._path
         with _translated(place, "listing"):
             return sorted(os.listdir(place)) if os.path.isdir(place) else []
 
@@ -167,10 +194,12 @@ class LocalStorage(Storage):
 
     def open_map(self, key: str, length: int) -> NDArray[np.uint8]:
         """Map the first `length` bytes of a file."""
-        place = self.data_path(key)
-        with _translated(place, "reading"), open(place, "rb") as file:
+        place = self._place(key)
+        with _translated(place, "reading"), self._open_data(key) as file:
             if os.fstat(file.fileno()).st_size < length:
                 raise CorruptStore(f"{place} is truncated: {length} bytes were committed")
+            if not length:
+                return np.empty(0, np.uint8)  # a map of length 0 would be of the whole file
             return np.frombuffer(mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ), np.uint8)
 
     def fetch_ranges(
@@ -197,9 +226,10 @@ class LocalStorage(Storage):
             try:
                 os.replace(beside, place)
             except OSError:
-                os.unlink(beside)
+                with contextlib.suppress(OSError):
+                    os.unlink(beside)
                 raise
-            sync_directory(self._path)
+            _sync_parent(place)
 
     def create_exclusive(self, key: str, data: bytes) -> None:
         """Write a file beside, sync it, link it into place, sync the directory."""
@@ -221,7 +251,9 @@ class LocalStorage(Storage):
     def _link(beside: str, place: str) -> None:
         try:
             os.link(beside, place)
-        except PermissionError:
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
             # A file system without hard links; the writer lock keeps other creators out.
             os.rename(beside, place)
 
@@ -237,11 +269,14 @@ class LocalStorage(Storage):
             raise
         return beside
 
-    def writer_lock(self, timeout: float = 60.0) -> AbstractContextManager[bool]:
+    @contextmanager
+    def writer_lock(self, timeout: float = 60.0) -> Iterator[bool]:
         """Exclude every other writer, whether thread, process or handle."""
-        with _translated(self._path, "creating"):
-            make_directories(self._path)
-        return locks.writer_lock(self._path, timeout)
+        with contextlib.ExitStack() as held:
+            with _translated(self._path, "locking"):
+                make_directories(self._path)
+                interrupted = held.enter_context(locks.writer_lock(self._path, timeout))
+            yield interrupted
 
     def pin(self, generation: int) -> Pin:
         """Claim the files of a generation."""

@@ -11,12 +11,11 @@ import struct
 import threading
 import time
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
 
-from atlas.errors import ConflictError, ReadOnlyStore
+from atlas.errors import ConflictError
 
 try:
     import fcntl
@@ -35,18 +34,13 @@ _threads: dict[str, threading.Lock] = {}
 _threads_guard = threading.Lock()
 
 
-def _thread_lock(path: str) -> threading.Lock:
-    # A flock is not exclusive between the handles of one process; this is.
-    with _threads_guard:
-        return _threads.setdefault(os.path.realpath(path), threading.Lock())
-
-
 @contextmanager
-def thread_lock(path: str, timeout: float) -> Iterator[bool]:
+def thread_lock(place: str, timeout: float) -> Iterator[bool]:
     """Exclude the other threads of this process; yields that nothing was left unfinished."""
-    lock = _thread_lock(path)
+    with _threads_guard:
+        lock = _threads.setdefault(place, threading.Lock())
     if not lock.acquire(timeout=timeout):
-        raise ConflictError(f"another thread has been writing to {path} for more than {timeout:g} s")
+        raise ConflictError(f"another thread has been writing to {place} for more than {timeout:g} s")
     try:
         yield False
     finally:
@@ -60,48 +54,72 @@ def writer_lock(directory: str, timeout: float) -> Iterator[bool]:
     Yields whether the writer before may have left something unfinished: the lock file holds a byte
     from when a writer begins until it ends well.
     """
-    path = os.path.join(directory, LOCK_NAME)
-    with thread_lock(path, timeout):
+    # A flock is not exclusive between the threads that share a descriptor; the thread lock is.
+    with thread_lock(os.path.realpath(directory), timeout):
         if not has_flock:
             yield True
             return
+        descriptor = _acquire(os.path.join(directory, LOCK_NAME), timeout)
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except PermissionError as error:
-            raise ReadOnlyStore(f"{directory} cannot be written: {error.strerror}") from None
-        _inherited.add(descriptor)
-        try:
-            _acquire(descriptor, path, timeout)
             interrupted = os.fstat(descriptor).st_size > 0
             os.pwrite(descriptor, b"w", 0)
             yield interrupted
-            os.ftruncate(descriptor, 0)
+            # Should this fail, the next writer looks for leftovers in vain; what was written stands.
+            with suppress(OSError):
+                os.ftruncate(descriptor, 0)
         finally:
-            _inherited.discard(descriptor)
-            os.close(descriptor)
+            _close(descriptor)
 
 
-def _acquire(descriptor: int, path: str, timeout: float) -> None:
+def _acquire(path: str, timeout: float) -> int:
+    """Return a descriptor that holds the lock of the file that is at `path` now."""
     deadline = time.monotonic() + timeout
     pause = 0.001
     while True:
+        descriptor = _open_inherited(path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise ConflictError(
-                    f"another process has been writing to {os.path.dirname(path)} for more than {timeout:g} s"
-                ) from None
+            # The store may have been removed and made anew: a lock on the old file excludes nobody.
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        except BaseException:
+            _close(descriptor)
+            raise
+        _close(descriptor)
+        if time.monotonic() >= deadline:
+            raise ConflictError(
+                f"another process has been writing to {os.path.dirname(path)} for more than {timeout:g} s"
+            )
         time.sleep(pause)
         pause = min(pause * 2, 0.05)
 
 
+def _open_inherited(path: str) -> int:
+    # Links are not followed: the file's content is changed, and a store from elsewhere could aim it at any file.
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    with _fork_guard:
+        descriptor = os.open(path, flags, 0o666)
+        _inherited.add(descriptor)
+    return descriptor
+
+
+def _close(descriptor: int) -> None:
+    # A child that was forked while the lock was held has closed its copy already.
+    with _fork_guard:
+        if descriptor in _inherited:
+            _inherited.discard(descriptor)
+            os.close(descriptor)
+
+
 # A forked child shares the open file description and would keep the lock alive: it closes its copy.
 _inherited: set[int] = set()
+# Held across every fork, so that no child inherits a descriptor that is not in the set.
+_fork_guard = threading.Lock()
 
 
-def _after_fork() -> None:
+def _after_fork_in_child() -> None:
     global _threads_guard
     _threads_guard = threading.Lock()
     _threads.clear()
@@ -109,36 +127,52 @@ def _after_fork() -> None:
         os.close(descriptor)
     _inherited.clear()
     _boards.clear()
+    _fork_guard.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_fork_guard.acquire, after_in_parent=_fork_guard.release, after_in_child=_after_fork_in_child
+    )
 
 
 class PinBoard:
     """The pins of this process on one store; one descriptor however many handles there are."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, descriptor: int) -> None:
         self._lock = threading.Lock()
         self._held: Counter[int] = Counter()
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        weakref.finalize(self, os.close, self._descriptor)
+        self._dropped: deque[int] = deque()
+        self._descriptor = descriptor
+        weakref.finalize(self, os.close, descriptor)
 
     def hold(self, generation: int) -> None:
         """Take a pin."""
         with self._lock:
-            self._held[generation] += 1
-            if self._held[generation] == 1:
+            if not self._held[generation]:
                 self._set(fcntl.F_RDLCK, generation)
+            self._held[generation] += 1
+        self._settle()
 
     def drop(self, generation: int) -> None:
         """Give a pin up."""
-        with self._lock:
-            self._held[generation] -= 1
-            if self._held[generation] <= 0:
-                del self._held[generation]
-                self._set(fcntl.F_UNLCK, generation)
+        self._dropped.append(generation)
+        self._settle()
+
+    def _settle(self) -> None:
+        # The garbage collector may drop a pin in the middle of hold(), in the same thread: waiting for
+        # the lock would be for ever. Whoever has the lock looks once more after giving it back.
+        while self._dropped and self._lock.acquire(blocking=False):
+            try:
+                self._forget(self._dropped.popleft())
+            finally:
+                self._lock.release()
+
+    def _forget(self, generation: int) -> None:
+        self._held[generation] -= 1
+        if not self._held[generation]:
+            del self._held[generation]
+            self._set(fcntl.F_UNLCK, generation)
 
     def _set(self, kind: int, generation: int) -> None:
         fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, _flock(kind, _PIN_BASE + generation, 1))
@@ -148,7 +182,20 @@ def _flock(kind: int, start: int, length: int) -> bytes:
     return struct.pack("hhqqi4x", kind, os.SEEK_SET, start, length, 0)
 
 
-_boards: dict[str, PinBoard] = {}
+# By the lock file's identity, not its path, where another store may be by now. A board lives as long as its pins.
+_boards: weakref.WeakValueDictionary[tuple[int, int], PinBoard] = weakref.WeakValueDictionary()
+
+
+def _board(path: str) -> PinBoard:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    status = os.fstat(descriptor)
+    with _threads_guard:
+        board = _boards.get((status.st_dev, status.st_ino))
+        if board is None:
+            board = _boards[status.st_dev, status.st_ino] = PinBoard(descriptor)
+            return board
+    os.close(descriptor)
+    return board
 
 
 class ReaderPin:
@@ -178,25 +225,26 @@ class NoPin:
 
 def pin(directory: str, generation: int) -> ReaderPin | NoPin:
     """Pin a generation of the store in `directory`, if that is possible there."""
-    path = os.path.join(os.path.realpath(directory), LOCK_NAME)
     if not has_ofd_locks:
         return NoPin()
-    with _threads_guard:
-        board = _boards.get(path)
-        if board is None:
-            try:
-                board = _boards[path] = PinBoard(path)
-            except OSError:
-                # No lock file, or not readable: a read-only copy that nobody compacts.
-                return NoPin()
-    return ReaderPin(board, generation)
+    try:
+        return ReaderPin(_board(os.path.join(directory, LOCK_NAME)), generation)
+    except OSError:
+        # No lock file, or not readable, or a file system without locks: there the probe below fails as well,
+        # and retired files are kept for a grace period.
+        return NoPin()
 
 
 def pinned_below(directory: str, generation: int) -> bool:
     """Return whether a reader may hold a generation below this one."""
     if not has_ofd_locks:
         return True
-    with open(os.path.join(directory, LOCK_NAME), "rb") as file:
-        # Through its own open file description, so that pins of this process count too.
-        probe: Any = fcntl.fcntl(file, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, _PIN_BASE, generation))
+    if generation <= 0:
+        return False  # a length of 0 would mean "to the end"
+    try:
+        with open(os.path.join(directory, LOCK_NAME), "rb") as file:
+            # Through its own open file description, so that pins of this process count too.
+            probe = fcntl.fcntl(file, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, _PIN_BASE, generation))
+    except OSError:
+        return True
     return bool(struct.unpack("hhqqi4x", probe)[0] != fcntl.F_UNLCK)

@@ -15,8 +15,9 @@ def array_directory(name: str, taken: Set[str] = frozenset()) -> str:
     """Return the directory of a new array.
 
     Bytes of the UTF-8 name other than letters, digits and ``-_+ .`` are percent-encoded, as are
-    leading and trailing dots and spaces. A hash is added to names that are too long, belong to a
-    device, or differ only by case from a directory in `taken` (case-folded).
+    leading and trailing dots and spaces, and the first character of names that belong to a device
+    or to the store itself. A hash is added to names that are too long, or differ only by case from
+    a directory in `taken` (case-folded).
 
     Examples
     --------
@@ -29,8 +30,11 @@ def array_directory(name: str, taken: Set[str] = frozenset()) -> str:
     edges = (encoded[:start], encoded[start + len(body) :])
     leading, trailing = ("".join(f"%{ord(char):02X}" for char in edge) for edge in edges)
     directory = leading + body + trailing
-    reserved = directory.casefold().split(".")[0] in _DEVICES or directory.casefold().startswith("atlas.")
-    if reserved or len(directory) > _LONGEST or directory.casefold() in taken:
+    folded = directory.casefold()
+    # A device keeps its meaning with any ending, so it is the beginning that must change.
+    if folded.split(".")[0].rstrip(" ") in _DEVICES or folded.startswith("atlas.") or folded == "_retired":
+        directory = f"%{ord(directory[0]):02X}{directory[1:]}"
+    if len(directory) > _LONGEST or directory.casefold() in taken:
         digest = xxhash.xxh3_64_hexdigest(name.encode("utf-8"))
         directory = f"{directory[:100]}%{digest}"
     return directory

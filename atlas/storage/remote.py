@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -27,8 +29,14 @@ def _translated(place: str, doing: str) -> Iterator[None]:
         raise
     except PermissionError as error:
         raise ReadOnlyStore(f"{doing} {place}: {error}") from error
-    except OSError as error:
-        raise StorageError(f"{doing} {place}: {error}") from error
+    except _client_errors() as error:
+        raise StorageError(f"{doing} {place}: {' '.join(str(error).split())}") from error
+
+
+def _client_errors() -> tuple[type[BaseException], ...]:
+    # Clients of object stores raise more than OSError; nothing comes from a module that is not loaded.
+    own = (("botocore.exceptions", "BotoCoreError"), ("botocore.exceptions", "ClientError"), ("aiohttp", "ClientError"))
+    return (OSError, *(getattr(sys.modules[module], name) for module, name in own if module in sys.modules))
 
 
 class RemoteWriter:
@@ -74,8 +82,24 @@ class FsspecStorage(Storage):
     """
 
     def __init__(self, filesystem: Any, prefix: str) -> None:
-        self._filesystem = filesystem
+        self._shared = filesystem
+        self._owner = os.getpid()
         self._prefix = prefix.rstrip("/")
+
+    @property
+    def _filesystem(self) -> Any:
+        # The connections of most file systems belong to the process that made them.
+        if self._owner != os.getpid():
+            self._shared = type(self._shared)(*self._shared.storage_args, **self._shared.storage_options)
+            self._owner = os.getpid()
+        return self._shared
+
+    def __getstate__(self) -> tuple[Any, str]:
+        return self._shared, self._prefix
+
+    def __setstate__(self, state: tuple[Any, str]) -> None:
+        self._shared, self._prefix = state
+        self._owner = os.getpid()
 
     def describe(self) -> str:
         """Return the protocol and the prefix."""
@@ -105,6 +129,7 @@ class FsspecStorage(Storage):
     def exists(self, key: str) -> bool:
         """Return whether there is such an object."""
         with _translated(self.describe(), f"looking for {key} in"):
+            self._filesystem.invalidate_cache(self._prefix)
             return bool(self._filesystem.exists(self._place(key)))
 
     def list_dir(self, prefix: str) -> list[str]:
@@ -112,6 +137,7 @@ class FsspecStorage(Storage):
         place = self._place(prefix) if prefix else self._prefix
         try:
             with _translated(place, "listing"):
+                self._filesystem.invalidate_cache(place)
                 return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in self._filesystem.ls(place, detail=False))
         except FileNotFoundError:
             return []
@@ -129,6 +155,8 @@ class FsspecStorage(Storage):
         self, key: str, offsets: NDArray[np.int64], lengths: NDArray[np.int64]
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Fetch ranges, near ones together, into one buffer."""
+        if not len(offsets):
+            return np.empty(0, np.uint8), offsets
         order = np.argsort(offsets, kind="stable")
         requests: list[list[int]] = []
         request_of = np.zeros(len(order), np.int64)

@@ -1,0 +1,292 @@
+"""Reads stores from docs/format.md alone: nothing of the package but what wrote them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from pathlib import Path
+
+import lz4.block
+import lz4.frame
+import msgpack
+import numpy as np
+import pytest
+import xxhash
+import zstandard
+
+import atlas
+
+GOLDEN = Path(__file__).parent / "golden"
+CASES = [
+    (fmt, compression, codec)
+    for fmt in ("json", "msgpack")
+    for compression in ("none", "zstd", "lz4")
+    for codec in ("zstd", "lz4", "none")
+]
+SPECIAL = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
+
+
+def expected() -> dict[str, dict[str, np.ndarray]]:
+    """What every golden store holds; made of formulas so that nothing but this code says what is right."""
+    grid = (np.arange(35, dtype="f4").reshape(5, 7) * 0.25) - 3
+    grid[1, 2] = np.nan
+    partial = np.full((4, 4), -5, "i2")
+    partial[:2, :3] = np.arange(6).reshape(2, 3)
+    text = np.array(["", "a", "üñ", "🌊" * 40], object)
+    return {
+        "first": {"grid": grid, "partial": partial, "text": text, "when": np.array([0, 10**18], "M8[ns]")},
+        "zweite": {"grid": grid[::-1] * 2, "scalar": np.array(7, "u8"), "text": text[::-1]},
+        "third": {"constant": np.full(1000, 2.5), "flag": np.arange(9) % 3 == 0, "raw": np.array([b"\0\xff"], object)},
+    }
+
+
+def build(place: Path, fmt: str, compression: str, codec: str) -> None:
+    data = expected()
+    fills = {"grid": float("nan"), "partial": -5, "text": "", "constant": 0.0}
+    chunks = {"grid": [2, 3], "partial": [2, 2]}
+    types = {"when": "timestamp_nanoseconds", "text": "string", "raw": "binary"}
+    with atlas.Atlas.create(place, codec, fmt, compression) as store:
+        store.create_dataset("gone").set_attribute("k", 1)
+        for name, arrays in data.items():
+            view = store.create_dataset(name)
+            for array, cells in arrays.items():
+                dims = [f"{array}_{i}" for i in range(cells.ndim)]
+                dtype = types.get(array, cells.dtype.name)
+                view.define_array(array, dtype, dims, cells.shape, chunks.get(array), fills.get(array))
+                box = cells[:2, :3] if array == "partial" else cells
+                view.write_array(array, [0] * cells.ndim, box)
+            view.set_attribute("name", name)
+            view.set_attribute("ratio", np.float32(0.5))
+            view.set_attribute("limits", [1.5, math.inf])
+        store.flush()
+        store.delete_dataset("gone")
+        # A second data file, whose chunks win over those of the first.
+        store.open_dataset("first").write_array("grid", [0, 0], data["first"]["grid"][:3])
+
+
+class Reader:
+    """A reader that knows the specification and nothing else."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        roots = [p for p in place.iterdir() if p.name.startswith("atlas.")]
+        assert len(roots) == 1
+        parts = roots[0].name.split(".")
+        plain = roots[0].read_bytes()
+        if parts[-1] == "zst":
+            plain = zstandard.ZstdDecompressor().decompress(plain)
+        elif parts[-1] == "lz4":
+            plain = lz4.frame.decompress(plain)
+        at = 14 if parts[1] == "json" else 11
+        blank = plain[:at] + b"0" * 16 + plain[at + 16 :]
+        assert plain[at : at + 16].decode() == xxhash.xxh3_64_hexdigest(blank)
+        self.root = json.loads(plain) if parts[1] == "json" else msgpack.unpackb(plain)
+        assert (self.root["format"], self.root["version"]) == ("atlas", 1)
+
+    def datasets(self) -> dict[str, tuple[int, dict, dict[str, int], list]]:
+        found = {}
+        for part in self.root["datasets"]["parts"]:
+            schema = self.root["schemas"][part["schema"]]
+            ordinals = [first + i for first, count in part["ordinals"] for i in range(count)]
+
+            def cell(column, row):
+                return column["all"] if "all" in column else column["each"][row]
+
+            for row, (ordinal, name) in enumerate(zip(ordinals, part["names"], strict=True)):
+                sizes = {dim: cell(column, row) for dim, column in zip(schema["dims"], part["sizes"], strict=True)}
+                values = [cell(column, row) for column in part["attributes"]]
+                found[name] = (ordinal, schema, sizes, values)
+        return dict(sorted(found.items(), key=lambda item: item[1][0]))
+
+    def index(self, array: str, file: dict) -> dict[str, np.ndarray]:
+        data = (self.place / file["file"]).read_bytes()
+        assert data[:8] == b"ATLASAF1"
+        assert data[8:24].hex() == file["file"].split("data-")[1].removesuffix(".af")
+        offset, length = file["index"]
+        area = data[offset : offset + length]
+        size = int.from_bytes(area[-8:], "little")
+        packed = area[-8 - size : -8]
+        assert xxhash.xxh3_64_hexdigest(packed) == file["hash"]
+        directory = msgpack.unpackb(packed)
+        assert directory["array"] == array
+        return {column["name"]: self.column(area, column) for column in directory["columns"]}
+
+    @staticmethod
+    def column(area: bytes, column: dict):
+        data = area[column["offset"] : column["offset"] + column["length"]]
+        assert xxhash.xxh3_64_intdigest(data) == column["hash"]
+        count = column["count"]
+        if column["encoding"] == "zstd":
+            data = zstandard.ZstdDecompressor().decompress(data)
+        if column["dtype"] == "bytes":
+            ends = 4 * count + np.cumsum(np.frombuffer(data, "<u4", count).astype(int))
+            starts = [4 * count, *ends[:-1]]
+            return [data[a:b] for a, b in zip(starts, ends, strict=True)]
+        if column["encoding"] == "constant":
+            return np.repeat(np.frombuffer(data, column["dtype"], 1), count)
+        if column["encoding"] == "range":
+            first, step = np.frombuffer(data, "<i8", 2)
+            return first + step * np.arange(count)
+        return np.frombuffer(data, column["dtype"], count)
+
+    def array(self, dataset: str, name: str) -> np.ndarray:
+        ordinal, schema, sizes, _ = self.datasets()[dataset]
+        array = next(item for item in schema["arrays"] if item["name"] == name)
+        shape = array.get("shape", [sizes[dim] for dim in array["dims"]])
+        chunk = array.get("chunk_shape", [max(n, 1) for n in shape])
+        dtype, text = self.numpy_type(array["dtype"])
+        result = np.full(shape, self.fill(array, dtype, text), dtype)
+        counts = [-(-n // c) for n, c in zip(shape, chunk, strict=True)]
+        for file in self.root["arrays"].get(name, {"files": []})["files"]:
+            index = self.index(name, file)
+            row = 0
+            for entry, count in zip(index["ordinal"], index["count"], strict=True):
+                for i in range(row, row + count):
+                    if entry == ordinal:
+                        position = np.unravel_index(index["number"][i], counts) if counts else ()
+                        box = tuple(
+                            slice(int(p) * c, min((int(p) + 1) * c, n))
+                            for p, c, n in zip(position, chunk, shape, strict=True)
+                        )
+                        extent = [s.stop - s.start for s in box]
+                        result[box] = self.chunk(file, index, i, extent, dtype, text)
+                row += count
+        return result
+
+    @staticmethod
+    def numpy_type(name: str) -> tuple[np.dtype, str]:
+        if name in ("string", "binary"):
+            return np.dtype(object), name
+        return np.dtype("M8[ns]" if name == "timestamp_nanoseconds" else name), ""
+
+    @staticmethod
+    def fill(array: dict, dtype: np.dtype, text: str):
+        if "fill_value" not in array:
+            return {"string": "", "binary": b""}.get(text, np.zeros((), dtype)[()])
+        value = array["fill_value"]
+        if text == "binary":
+            return base64.b64decode(value)
+        return value if text else SPECIAL.get(value, value)
+
+    def chunk(self, file: dict, index: dict, i: int, extent: list[int], dtype: np.dtype, text: str) -> np.ndarray:
+        data = (self.place / file["file"]).read_bytes()
+        payload = data[int(index["offset"][i]) : int(index["offset"][i] + index["length"][i])]
+        assert xxhash.xxh3_64_intdigest(payload) == index["checksum"][i]
+        cells, pipeline = math.prod(extent), int(index["pipeline"][i])
+        raw = {
+            0: lambda: payload,
+            1: lambda: zstandard.ZstdDecompressor().decompress(payload),
+            2: lambda: lz4.block.decompress(payload),
+            32: lambda: payload * cells,
+        }[pipeline & ~16]()
+        assert len(raw) == index["raw_length"][i]
+        if text:
+            return np.array([*self.split(raw, cells, text), None], object)[:-1].reshape(extent)
+        if pipeline & 16:
+            raw = np.frombuffer(raw, np.uint8).reshape(dtype.itemsize, cells).T.tobytes()
+        return np.frombuffer(raw, dtype.newbyteorder("<")).reshape(extent)
+
+    @staticmethod
+    def split(raw: bytes, cells: int, text: str) -> list:
+        lengths = np.frombuffer(raw, "<u4", cells)
+        found, at = [], 4 * cells
+        for length in lengths.tolist():
+            cell = raw[at : at + length]
+            found.append(cell.decode() if text == "string" else cell)
+            at += length
+        assert at == len(raw)
+        return found
+
+
+def check(reader: Reader) -> None:
+    data = expected()
+    assert list(reader.datasets()) == list(data)
+    for name, arrays in data.items():
+        _, schema, _, values = reader.datasets()[name]
+        assert [item["name"] for item in schema["arrays"]] == list(arrays)
+        assert schema["attributes"] == [["name", "string"], ["ratio", "np.float32"], ["limits", "float64[]"]]
+        assert values == [name, 0.5, [1.5, "Infinity"]]
+        for array, cells in arrays.items():
+            found = reader.array(name, array)
+            assert found.dtype == cells.dtype
+            np.testing.assert_array_equal(found, cells)
+
+
+@pytest.mark.parametrize(("fmt", "compression", "codec"), CASES)
+def test_a_store_is_read_from_the_specification_alone(tmp_path, fmt, compression, codec):
+    build(tmp_path / "store", fmt, compression, codec)
+    check(Reader(tmp_path / "store"))
+    store = atlas.Atlas.open(tmp_path / "store")
+    store.compact()
+    check(Reader(tmp_path / "store"))
+
+
+@pytest.mark.parametrize(("fmt", "compression", "codec"), CASES)
+def test_golden_stores_are_read_for_ever(fmt, compression, codec):
+    place = GOLDEN / "v1" / f"{fmt}-{compression}-{codec}"
+    check(Reader(place))
+    store = atlas.Atlas.open(place, mode="r")
+    assert store.list_datasets() == list(expected())
+    for name, arrays in expected().items():
+        view = store.open_dataset(name)
+        assert view.attributes() == {"name": name, "ratio": np.float32(0.5), "limits": [1.5, math.inf]}
+        for array, cells in arrays.items():
+            found = view.read_array(array)
+            assert found.dtype == cells.dtype
+            np.testing.assert_array_equal(found, cells)
+
+
+ROOT_FLIPS = 400
+
+
+@pytest.mark.parametrize("name", ["json-none-zstd", "msgpack-none-zstd", "json-zstd-zstd", "msgpack-lz4-zstd"])
+def test_a_flipped_bit_anywhere_is_an_error_or_changes_nothing(tmp_path, name):
+    """Every byte of the root, and of the data file that holds the grids."""
+    source = GOLDEN / "v1" / name
+    wanted = atlas.Atlas.open(source, mode="r").read_array_across_stacked("grid", ["first", "zweite"])
+    place = tmp_path / "store"
+    for path in source.rglob("*"):
+        if path.is_file():
+            (place / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+            (place / path.relative_to(source)).write_bytes(path.read_bytes())
+    root = next(p for p in place.iterdir() if p.name.startswith("atlas."))
+    rng = np.random.default_rng(0)
+    refused = 0
+    for target in (root, *(place / "grid").glob("*.af")):
+        good = target.read_bytes()
+        for at in rng.choice(len(good), min(len(good), ROOT_FLIPS), replace=False).tolist():
+            damaged = bytearray(good)
+            damaged[at] ^= 1 << int(rng.integers(8))
+            target.write_bytes(damaged)
+            try:
+                found = atlas.Atlas.open(place, mode="r").read_array_across_stacked("grid", ["first", "zweite"])
+                np.testing.assert_array_equal(found, wanted)
+            except atlas.CorruptStore:
+                refused += 1
+        for length in {0, 1, 23, len(good) // 2, len(good) - 1}:
+            target.write_bytes(good[:length])
+            with pytest.raises(atlas.CorruptStore):
+                atlas.Atlas.open(place, mode="r").read_array_across_stacked("grid", ["first", "zweite"])
+        target.write_bytes(good)
+    assert refused > ROOT_FLIPS
+
+
+def test_a_damaged_chunk_is_named_and_leaves_the_others_readable(fleet):
+    store = atlas.Atlas.open(fleet)
+    file = store._session.snapshot.root.arrays["t"].files[0]
+    index = store._session.snapshot.index("t")
+    row = int(index.starts[4]) + 5
+    path = fleet / file.key
+    data = bytearray(path.read_bytes())
+    data[int(index.columns["offset"][row]) + 3] ^= 1
+    path.write_bytes(data)
+    store = atlas.Atlas.open(fleet)
+    names = store.list_datasets()
+    with pytest.raises(atlas.CorruptChunk, match=r"'d04'.*chunk 5 of array 't'"):
+        store.read_array_across_stacked("t", names)
+    with pytest.raises(atlas.CorruptChunk, match="'d04'"):
+        store.open_dataset("d04").read_array("t")
+    names.remove("d04")
+    assert store.read_array_across_stacked("t", names).shape == (19, 10, 12)
+    assert store.open_dataset("d04").read_array("t", [0, 0], [4, 5]).shape == (4, 5)
