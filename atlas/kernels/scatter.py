@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -205,6 +205,8 @@ def scatter(
         dst_strides,
         itemsize,
     )
+    if len(shuffled) != len(src_offset):
+        raise ValueError("the columns of the tasks differ in length")
     view = src.view()
     view.flags.writeable = False
     _scatter(
@@ -235,16 +237,28 @@ def check_bounds(
     itemsize: int,
 ) -> None:
     """Raise ValueError unless every task stays within its buffers; the kernel indexes raw memory."""
-    if not len(src_offset):
+    tasks = len(src_offset)
+    if not tasks:
         return
-    if (block_start < 0).any() or (block_extent < 0).any() or (block_start + block_extent > chunk_extent).any():
-        raise ValueError("a box leaves its chunk")
-    if geometry.min() < 0 or geometry.max() >= len(chunk_extent) or (dst_strides < 0).any():
+    if len(geometry) != tasks or len(dst_offset) != tasks or itemsize < 1:
+        raise ValueError("the columns of the tasks differ in length")
+    if geometry.min() < 0 or geometry.max() >= len(chunk_extent):
         raise ValueError("a task has no geometry")
-    sizes = (np.prod(chunk_extent, axis=1, dtype=np.int64) * itemsize)[geometry]
-    reach = ((np.maximum(block_extent, 1) - 1) * dst_strides).sum(axis=1)[geometry] + itemsize
-    reach = np.where((block_extent > 0).all(axis=1)[geometry], reach, 0)
-    if (src_offset < 0).any() or (src_offset + sizes > src_size).any():
+    rows: Any = geometry
+    if tasks < len(chunk_extent):
+        # A batch of a read of many shapes: looking at all of them in every batch would be quadratic.
+        tables = (chunk_extent, block_start, block_extent, dst_strides)
+        chunk_extent, block_start, block_extent, dst_strides = (table[geometry] for table in tables)
+        rows = slice(None)
+    if min(table.min(initial=0) for table in (chunk_extent, block_start, block_extent, dst_strides)) < 0:
+        raise ValueError("a box has a negative extent")
+    if (block_extent > chunk_extent - block_start).any():
+        raise ValueError("a box leaves its chunk")
+    # In float64, forged extents cannot wrap around; whatever fits into memory is exact.
+    sizes = (np.prod(chunk_extent, axis=1, dtype=np.float64) * itemsize)[rows]
+    steps = np.multiply(np.maximum(block_extent, 1) - 1, dst_strides, dtype=np.float64)
+    reach = np.where(sizes > 0, (steps.sum(axis=1) + itemsize)[rows], 0)
+    if src_offset.min() < 0 or (src_offset + sizes).max() > src_size:
         raise ValueError("a chunk leaves its buffer")
-    if (dst_offset < 0).any() or (dst_offset + reach > out_size).any():
+    if dst_offset.min() < 0 or (dst_offset + reach).max() > out_size:
         raise ValueError("a box leaves the output")

@@ -78,7 +78,7 @@ class LocalWriter:
 
     @staticmethod
     def _open_new(path: str) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         make_directories(os.path.dirname(path))
         try:
             return os.open(path, flags, 0o666)
@@ -181,9 +181,12 @@ class LocalStorage(Storage):
 
     def list_dir(self, prefix: str) -> list[str]:
         """Return the names in a directory of the store."""
-        place = self._place(prefix) if prefix else self._path
+        place = os.path.join(self._path, *check_key(prefix).split("/")) if prefix else self._path
+        # Nothing of the store's is behind a link, nor in what others keep there for themselves (lost+found).
+        if not os.path.isdir(place) or (prefix and (os.path.islink(place) or not os.access(place, os.R_OK))):
+            return []
         with _translated(place, "listing"):
-            return sorted(os.listdir(place)) if os.path.isdir(place) else []
+            return sorted(os.listdir(place))
 
     def delete(self, key: str) -> None:
         """Remove a file."""
