@@ -6,6 +6,7 @@ leaves the old state; once it is, everything it refers to is already on the disk
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 import uuid
@@ -18,7 +19,7 @@ import numpy as np
 
 from atlas.catalog import Catalog
 from atlas.config import StoreConfig
-from atlas.errors import ConflictError, CorruptRoot, StoreNotFound
+from atlas.errors import AtlasError, ConflictError, CorruptRoot, StorageError, StoreNotFound
 from atlas.reader import Snapshot
 from atlas.root import ROOT_KEYS, ArrayFiles, Root, decode_root, encode_root, root_key
 from atlas.schema import ArraySchema
@@ -26,6 +27,8 @@ from atlas.segment import RESET, STATISTICS, SegmentWriter
 from atlas.statistics import Statistics, cell_statistics, fill_statistics, merge_statistics, statistics_columns
 from atlas.storage import DataWriter, Storage, array_directory
 from atlas.writer import EncodedChunk, Pending, PendingArray, encode_chunks
+
+_log = logging.getLogger("atlas")
 
 # How long a retired file outlives its replacement where nobody can tell whether it is still read.
 GRACE_SECONDS = 15 * 60
@@ -102,12 +105,27 @@ def publish(storage: Storage, root: Root, retired: Sequence[str] = ()) -> Root:
     waiting = tuple(entry for entry in root.retired if entry not in free)
     added = tuple((key, root.generation, now) for key in retired)
     published = replace(root, retired=waiting + added)
-    storage.replace(root_key(root.config), encode_root(published))
-    for key, _, _ in free:
-        storage.purge(key)
-    for key in retired:
-        storage.retire(key)
+    try:
+        storage.replace(root_key(root.config), encode_root(published))
+    except StorageError:
+        # Renamed, but not known to be durable: the changes are committed, so they must not be
+        # applied again. Trying once more makes them durable, or fails for good.
+        if load_root(storage).commit != published.commit:
+            raise
+        storage.replace(root_key(root.config), encode_root(published))
+    _put_away(storage, [key for key, _, _ in free], retired)
     return published
+
+
+def _put_away(storage: Storage, free: Sequence[str], retired: Sequence[str]) -> None:
+    # The commit has happened: what cannot be put away now is no reason to call it a failure.
+    try:
+        for key in free:
+            storage.purge(key)
+        for key in retired:
+            storage.retire(key)
+    except AtlasError as error:
+        _log.warning("%s: old data files could not be put away: %s", storage.describe(), error)
 
 
 def sweep(storage: Storage, root: Root) -> None:
@@ -167,9 +185,10 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
                 rows = sorted((ordinals[dataset], dataset, array) for dataset, array in items)
                 arrays[name] = _write_array(storage, snapshot, files, arrays, name, rows, workers)
             files.make_durable()
-            root = publish(storage, _successor(current, pending, ordinals, arrays))
+            # From here on the root may refer to them. Were it not replaced after all, the next
+            # writer finds the lock's mark and removes them.
             files.keep()
-        return root
+        return publish(storage, _successor(current, pending, ordinals, arrays))
 
 
 def _check_conflicts(base: Root, current: Root, pending: Pending) -> None:

@@ -43,9 +43,8 @@ def compact(storage: Storage, workers: int) -> Root:
                     segment = files.create(old.directory)
                     arrays[name] = ArrayFiles(old.directory, (_copy(snapshot, name, live[name], moved, segment),))
             files.make_durable()
-            root = publish(storage, current.successor(new_commit_id(), catalog=catalog, arrays=arrays), retired)
             files.keep()
-        return root
+        return publish(storage, current.successor(new_commit_id(), catalog=catalog, arrays=arrays), retired)
 
 
 def _is_compact(snapshot: Snapshot, compacted: Catalog, live: dict[str, Integers]) -> bool:

@@ -28,7 +28,6 @@ def numpy_type(name: str) -> np.dtype:
 
 def cells(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     """Any bits at all, NaN payloads included; booleans are 0 and 1."""
-    dtype = numpy_type(name)
     rng = np.random.default_rng(seed)
     if name == "bool":
         return rng.integers(0, 2, shape).astype(bool)
@@ -37,6 +36,7 @@ def cells(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
         return np.array([alphabet[i] for i in rng.integers(0, len(alphabet), int(np.prod(shape)))], object).reshape(
             shape
         )
+    dtype = numpy_type(name)
     raw = rng.integers(0, 256, int(np.prod(shape)) * dtype.itemsize, dtype=np.uint8)
     return raw.view(dtype).reshape(shape)
 

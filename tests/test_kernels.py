@@ -141,3 +141,61 @@ def test_bombs_junk_and_forged_lengths_are_refused(codec):
     for bad, bad_pipeline, length in cases:
         with pytest.raises(errors.CorruptChunk):
             codecs.decode(bad, bad_pipeline, length, 4)
+
+
+@pytest.mark.parametrize("itemsize", [1, 2, 3, 4, 6, 8, 12, 16])
+@pytest.mark.parametrize("width", [1, 7, 8, 9, 15, 16, 17, 24, 33])
+def test_rows_of_every_width_are_unshuffled(itemsize, width):
+    # Rows of eight elements and more take the vector path; its last block overlaps the one before it.
+    rng = np.random.default_rng(width)
+    extent, start = np.array([[3, width + 2]]), np.array([[1, 1]])
+    block = np.array([[2, width]])
+    src = rng.integers(0, 256, 2 * 3 * (width + 2) * itemsize + 1, dtype=np.uint8)
+    pitch = (width + 1) * itemsize + 1
+    ours = rng.integers(0, 256, 4 * pitch + 1, dtype=np.uint8)
+    theirs = ours.copy()
+    offsets, targets = np.array([1, 1 + 3 * (width + 2) * itemsize]), np.array([1, 1 + 2 * pitch])
+    task = (src, offsets, np.zeros(2, np.int32), extent, start, block)
+    rest = (targets, np.array([[pitch, itemsize]]), itemsize, np.array([1, 0], np.uint8))
+    scatter(*task, ours, *rest)
+    twins.scatter(*task, theirs, *rest)
+    assert ours.tobytes() == theirs.tobytes()
+
+
+def bounded(extent, start, block, strides, tasks=1, geometry=0):
+    """Check tasks of one byte an element that begin at 0 of 64 bytes."""
+    zeros = np.zeros(tasks, np.int64)
+    tables = (np.atleast_2d(np.array(table, np.int64)) for table in (extent, start, block))
+    rows = np.full(tasks, geometry, np.int32)
+    check_bounds(64, zeros, rows, *tables, 64, zeros, np.atleast_2d(np.array(strides, np.int64)), 1)
+
+
+def test_forged_extents_do_not_wrap_around():
+    big = 1 << 62
+    for extent, start, block, strides in [
+        ([1 << 32, 1 << 32], [1 << 31, 0], [1, 1], [1, 1]),
+        ([1 << 21] * 3 + [2], [0] * 4, [1] * 4, [1] * 4),
+        ([8], [big], [big], [1]),
+        ([-8], [0], [1], [1]),
+        ([8], [0], [8], [big]),
+        ([8, 8], [0, 0], [5, 5], [big, big]),
+        ([8], [0], [8], [-1]),
+    ]:
+        with pytest.raises(ValueError):
+            bounded(extent, start, block, strides)
+
+
+def test_an_empty_box_may_begin_anywhere():
+    zero, end = np.array([0]), np.array([64])
+    empty = (np.array([[8]]), np.array([[8]]), np.array([[0]]))
+    check_bounds(64, zero, zero, *empty, 64, end, np.array([[1]]), 1)
+
+
+def test_only_the_geometries_of_the_tasks_count():
+    extent, strides = [[8], [8], [99]], [[1], [1], [1]]
+    start, block = [[0], [4], [0]], [[8], [4], [99]]
+    bounded(extent, start, block, strides, tasks=2, geometry=1)
+    with pytest.raises(ValueError, match="leaves its buffer"):
+        bounded(extent, start, block, strides, tasks=2, geometry=2)
+    with pytest.raises(ValueError, match="no geometry"):
+        bounded(extent, start, block, strides, geometry=3)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -28,17 +26,15 @@ def kernel(*signature: Any) -> Callable[[Function], Function]:
     """
 
     def compiled(function: Function) -> Function:
-        return numba.njit(types.void(*signature), nogil=True, cache=_can_cache(function), error_model="numpy")(function)  # type: ignore[no-any-return]
+        try:
+            return _compile(function, signature, cache=True)
+        except RuntimeError:
+            # Numba found no cache directory that can be written; then every process compiles anew.
+            return _compile(function, signature, cache=False)
 
     return compiled
 
 
-def _can_cache(function: Callable[..., Any]) -> bool:
-    # Numba raises when no cache directory can be written; then it has to compile every time.
-    places = [
-        os.environ.get("NUMBA_CACHE_DIR", ""),
-        os.path.dirname(function.__code__.co_filename),
-        os.path.expanduser("~"),
-        tempfile.gettempdir(),
-    ]
-    return any(place and os.access(place, os.W_OK) for place in places[:3])
+def _compile(function: Function, signature: tuple[Any, ...], cache: bool) -> Function:
+    compiler = numba.njit(types.void(*signature), nogil=True, cache=cache, error_model="numpy")
+    return compiler(function)  # type: ignore[no-any-return]

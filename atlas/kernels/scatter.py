@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core.cgutils import raw_memcpy
 from numba.extending import intrinsic
 
 from atlas.kernels.compile import BYTES, INT, INTS, READ_BYTES, SMALL_INTS, TABLE, kernel
@@ -32,7 +32,7 @@ def _copy(typing: Any, out: Any, target: Any, src: Any, begin: Any, length: Any)
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         to = _address(context, builder, signature.args[0], args[0], args[1])
         source = _address(context, builder, signature.args[2], args[2], args[3])
-        cgutils.raw_memcpy(builder, to, source, args[4], 1)
+        raw_memcpy(builder, to, source, args[4], 1)
         return context.get_dummy_value()
 
     return types.void(out, types.int64, src, types.int64, types.int64), generate
@@ -257,7 +257,8 @@ def check_bounds(
     # In float64, forged extents cannot wrap around; whatever fits into memory is exact.
     sizes = (np.prod(chunk_extent, axis=1, dtype=np.float64) * itemsize)[rows]
     steps = np.multiply(np.maximum(block_extent, 1) - 1, dst_strides, dtype=np.float64)
-    reach = np.where(sizes > 0, (steps.sum(axis=1) + itemsize)[rows], 0)
+    # An empty box writes nothing, wherever it is said to begin.
+    reach = np.where((block_extent > 0).all(axis=1), steps.sum(axis=1) + itemsize, 0)[rows]
     if src_offset.min() < 0 or (src_offset + sizes).max() > src_size:
         raise ValueError("a chunk leaves its buffer")
     if dst_offset.min() < 0 or (dst_offset + reach).max() > out_size:

@@ -1,0 +1,718 @@
+"""The storage room: what is durable, what excludes whom, and what never leads out of a store."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+
+from atlas.errors import ConflictError, CorruptStore, InvalidArgument, ReadOnlyStore, StorageError
+from atlas.storage import FsspecStorage, LocalStorage, Storage, array_directory, local, locks, open_storage
+
+KEY = "t/data-1.af"
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+needs_flock = pytest.mark.skipif(not locks.has_flock, reason="no flock here")
+needs_pins = pytest.mark.skipif(not locks.has_ofd_locks, reason="no locks on open file descriptions here")
+
+
+@pytest.fixture(params=["path", "filesystem", "memory"])
+def storage(request, tmp_path: Path):
+    if request.param == "path":
+        yield open_storage(tmp_path / "s")
+    elif request.param == "filesystem":
+        yield open_storage(LocalFileSystem(), str(tmp_path / "s"))
+    else:
+        yield open_storage(f"memory://{tmp_path.name}/s")
+        fsspec.filesystem("memory").rm("/", recursive=True)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> LocalStorage:
+    """A local store whose lock file is there."""
+    store = LocalStorage(str(tmp_path / "s"))
+    with store.writer_lock():
+        store.create_exclusive("atlas.json", b"{}")
+    return store
+
+
+def put(store: Storage, key: str = KEY, data: bytes = bytes(range(100))) -> None:
+    writer = store.create(key)
+    writer.write(data[:40])
+    writer.write(memoryview(data[40:]))
+    assert writer.position == len(data)
+    writer.finish(sync_directory=False)
+    store.sync_directories([key])
+
+
+def in_child(action) -> int:
+    child = os.fork()
+    if child == 0:
+        status = 99
+        try:
+            status = int(action())
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def holder(text: str, place: str) -> subprocess.Popen:
+    """Another process that says "held" once it holds what the text says."""
+    text = (
+        "import sys, time\nfrom atlas.storage import open_storage\ns = open_storage(sys.argv[1])\n"
+        + textwrap.dedent(text)
+    )
+    root = Path(__file__).parents[1]
+    process = subprocess.Popen([sys.executable, "-c", text, place], stdout=subprocess.PIPE, text=True, cwd=root)
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+# --- what every storage does
+
+
+def test_objects_come_back_whole_and_in_parts(storage):
+    put(storage)
+    assert storage.exists(KEY)
+    assert not storage.exists("t/other.af")
+    assert storage.read(KEY) == bytes(range(100))
+    assert storage.read_range(KEY, 10, 5) == bytes(range(10, 15))
+    mapped = storage.open_map(KEY, 60)
+    assert mapped.tobytes() == bytes(range(60))
+    assert not mapped.flags.writeable
+    assert storage.open_map(KEY, 0).size == 0
+    assert storage.list_dir("t") == ["data-1.af"]
+    assert storage.list_dir("nowhere") == []
+    storage.delete(KEY)
+    storage.delete(KEY)
+    assert not storage.exists(KEY)
+
+
+def test_ranges_in_any_order(storage):
+    data = np.random.default_rng(0).integers(0, 256, 300_000, np.uint8)
+    put(storage, data=data.tobytes())
+    offsets = np.array([200_000, 0, 5, 299_999, 100], np.int64)
+    lengths = np.array([70_000, 3, 100, 1, 0], np.int64)
+    buffer, begins = storage.fetch_ranges(KEY, offsets, lengths)
+    for offset, length, begin in zip(offsets, lengths, begins, strict=True):
+        assert buffer[begin : begin + length].tobytes() == data[offset : offset + length].tobytes()
+    none = np.empty(0, np.int64)
+    assert len(storage.fetch_ranges(KEY, none, none)[1]) == 0
+
+
+def test_a_short_object_is_damage_and_an_absent_one_is_missing(storage):
+    put(storage)
+    for call in (lambda: storage.read_range(KEY, 90, 11), lambda: storage.open_map(KEY, 101)):
+        with pytest.raises(CorruptStore, match="truncated"):
+            call()
+    for call in (
+        lambda: storage.read("no"),
+        lambda: storage.read_range("a/no", 0, 1),
+        lambda: storage.open_map("a/no", 1),
+    ):
+        with pytest.raises(FileNotFoundError):
+            call()
+
+
+def test_the_root_is_made_once_and_replaced(storage):
+    storage.create_exclusive("atlas.json", b"1")
+    with pytest.raises(FileExistsError):
+        storage.create_exclusive("atlas.json", b"2")
+    assert storage.read("atlas.json") == b"1"
+    storage.replace("atlas.json", b"3")
+    assert storage.read("atlas.json") == b"3"
+    assert storage.list_dir("") == ["atlas.json"]
+
+
+@pytest.mark.parametrize("key", ["", "/etc/passwd", "../x", "a/../../x", "a//b", "./a", "a/", "a\0b"])
+def test_keys_stay_in_the_store(storage, key):
+    for call in (storage.read, storage.create, storage.delete, storage.exists, storage.purge):
+        with pytest.raises(InvalidArgument):
+            call(key)
+
+
+def test_aborted_objects_are_gone(storage):
+    writer = storage.create(KEY)
+    writer.write(b"half")
+    writer.abort()
+    assert not storage.exists(KEY)
+
+
+def test_retired_objects_are_found_until_purged(storage):
+    put(storage)
+    storage.retire(KEY)
+    storage.retire(KEY)
+    assert storage.open_map(KEY, 100).tobytes() == bytes(range(100))
+    assert storage.read_range(KEY, 1, 2) == b"\1\2"
+    storage.purge(KEY)
+    storage.purge(KEY)
+    with pytest.raises(FileNotFoundError):
+        storage.open_map(KEY, 100)
+
+
+def test_storages_pickle(storage):
+    put(storage)
+    again = pickle.loads(pickle.dumps(storage))
+    assert again.read(KEY) == storage.read(KEY)
+    assert again.describe() == storage.describe()
+    with again.writer_lock(), pytest.raises(ConflictError, match="another thread"), storage.writer_lock(timeout=0):
+        pass
+
+
+def test_one_writer_among_threads(storage):
+    inside = []
+
+    def work() -> None:
+        for _ in range(20):
+            with storage.writer_lock():
+                inside.append(1)
+                assert len(inside) == 1
+                inside.pop()
+
+    failed = []
+    threading.excepthook, kept = lambda args: failed.append(args.exc_value), threading.excepthook
+    try:
+        threads = [threading.Thread(target=work) for _ in range(6)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+    finally:
+        threading.excepthook = kept
+    assert failed == []
+
+
+@needs_fork
+def test_a_forked_child_reads_and_locks(storage):
+    put(storage)
+    with storage.writer_lock():
+        pass
+    assert in_child(lambda: 0 if storage.read(KEY) == bytes(range(100)) and enter(storage) else 1) == 0
+
+
+def enter(store: Storage) -> bool:
+    with store.writer_lock(timeout=5):
+        return True
+
+
+# --- which storage
+
+
+def test_what_opens_where(tmp_path):
+    for source in (tmp_path, str(tmp_path), f"file://{tmp_path}"):
+        assert open_storage(source).local_path == str(tmp_path)
+    assert open_storage(tmp_path, "sub").local_path == str(tmp_path / "sub")
+    assert open_storage(LocalFileSystem(), str(tmp_path)).is_local
+    memory = open_storage("memory://x", "y")
+    assert isinstance(memory, FsspecStorage)
+    assert memory.describe() == "memory://x/y"
+    for bad in ("", 3, None, b"bytes", "nothing-like-it://x"):
+        with pytest.raises(InvalidArgument):
+            open_storage(bad)
+    with pytest.raises(InvalidArgument):
+        open_storage(tmp_path, storage_options={"key": "1"})
+
+
+# --- local: order, durability, links
+
+
+def traced(monkeypatch) -> list[str]:
+    """Names of the calls that change the file system, in order."""
+    calls: list[str] = []
+    for name in ("fsync", "replace", "link", "unlink", "mkdir", "rename"):
+        original = getattr(os, name)
+
+        def call(*args, _name=name, _original=original, **kwargs):
+            directory = _name == "fsync" and os.path.isdir(f"/proc/self/fd/{args[0]}")
+            calls.append("fsync directory" if directory else _name)
+            return _original(*args, **kwargs)
+
+        monkeypatch.setattr(os, name, call)
+    return calls
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="cannot tell what a descriptor is")
+def test_every_change_is_synced_in_order(here, monkeypatch):
+    calls = traced(monkeypatch)
+    here.replace("atlas.json", b"new")
+    assert calls == ["fsync", "replace", "fsync directory"]
+    calls.clear()
+    here.create_exclusive("atlas.msgpack", b"new")
+    assert calls == ["fsync", "link", "unlink", "fsync directory"]
+    calls.clear()
+    put(here)
+    assert calls == ["mkdir", "fsync directory", "fsync", "fsync directory"]
+    calls.clear()
+    put(here, "t/data-2.af")
+    assert calls == ["fsync", "fsync directory"]
+
+
+@pytest.mark.parametrize("name", ["fsync", "replace"])
+def test_a_failed_replacement_leaves_the_old_root(here, monkeypatch, name):
+    def fail(*args: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, name, fail)
+        with pytest.raises(StorageError, match="Input/output error"):
+            here.replace("atlas.json", b"new")
+    assert here.read("atlas.json") == b"{}"
+    assert here.list_dir("") == [".atlas.lock", "atlas.json"]
+
+
+def test_a_failed_sync_of_data_is_final(here, monkeypatch):
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer = here.create(KEY)
+    writer.write(b"data")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StorageError, match="No space left"):
+        writer.finish()
+    writer.abort()
+    assert not here.exists(KEY)
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_without_hard_links(tmp_path, monkeypatch, code):
+    def fail(*args: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", fail)
+    store = LocalStorage(str(tmp_path / "s"))
+    store.create_exclusive("atlas.json", b"1")
+    with pytest.raises(FileExistsError):
+        store.create_exclusive("atlas.json", b"2")
+    assert store.read("atlas.json") == b"1"
+    assert store.list_dir("") == ["atlas.json"]
+
+
+def test_where_directories_cannot_be_synced(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "can_sync_directories", False)
+    store = LocalStorage(str(tmp_path / "s"))
+    store.create_exclusive("atlas.json", b"1")
+    put(store)
+    assert store.read(KEY) == bytes(range(100))
+
+
+def test_new_files_never_overwrite(here):
+    put(here)
+    with pytest.raises(FileExistsError):
+        here.create(KEY)
+    assert here.read(KEY) == bytes(range(100))
+
+
+def test_a_directory_purged_in_between_is_made_again(here, monkeypatch):
+    original = local.make_directories
+    emptied = []
+
+    def make_and_lose(path: str) -> None:
+        original(path)
+        if not emptied:
+            emptied.append(path)
+            os.rmdir(path)
+
+    monkeypatch.setattr(local, "make_directories", make_and_lose)
+    put(here)
+    assert emptied
+    assert here.read(KEY) == bytes(range(100))
+
+
+def test_links_out_of_the_store_are_not_followed(here, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "data-1.af").write_bytes(b"secret")
+    os.symlink(outside, tmp_path / "s" / "t")
+    os.symlink(outside / "data-1.af", tmp_path / "s" / "atlas.msgpack")
+    for call in (
+        lambda: here.read("atlas.msgpack"),
+        lambda: here.replace("atlas.msgpack", b""),
+        lambda: here.open_map(KEY, 1),
+        lambda: here.create("t/new.af"),
+        lambda: here.purge(KEY),
+    ):
+        with pytest.raises(CorruptStore, match="symbolic link"):
+            call()
+    assert here.list_dir("t") == []
+    assert (outside / "data-1.af").read_bytes() == b"secret"
+
+
+@needs_flock
+def test_a_linked_lock_file_leaves_its_target_alone(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    (tmp_path / "s").mkdir()
+    os.symlink(victim, tmp_path / "s" / ".atlas.lock")
+    store = LocalStorage(str(tmp_path / "s"))
+    with pytest.raises(StorageError), store.writer_lock():
+        pass
+    assert victim.read_bytes() == b"precious"
+
+
+def test_errors_name_the_place_in_one_line(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    store = LocalStorage(str(tmp_path / "file"))
+    with pytest.raises(StorageError, match=r"file") as caught, store.writer_lock():
+        pass
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_where_nothing_can_be_written(here, monkeypatch, code):
+    original = os.open
+
+    def refuse(path, flags, *args, **kwargs):
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            raise OSError(code, os.strerror(code), path)
+        return original(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", refuse)
+    for call in (
+        lambda: here.create(KEY),
+        lambda: here.replace("atlas.json", b""),
+        lambda: here.writer_lock().__enter__(),
+    ):
+        with pytest.raises(ReadOnlyStore):
+            call()
+    assert here.read("atlas.json") == b"{}"
+    here.pin(1).release()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is read-only for root")
+def test_a_read_only_directory(here):
+    os.chmod(here.local_path, 0o555)
+    try:
+        with pytest.raises(ReadOnlyStore):
+            here.replace("atlas.json", b"")
+        assert here.read("atlas.json") == b"{}"
+        here.pin(1).release()
+    finally:
+        os.chmod(here.local_path, 0o755)
+
+
+# --- the writer lock between processes
+
+
+@needs_flock
+def test_another_process_excludes_until_it_is_killed(here):
+    other = holder("with s.writer_lock():\n    print('held', flush=True)\n    time.sleep(60)", here.local_path)
+    with pytest.raises(ConflictError, match="another process"), here.writer_lock(timeout=0.05):
+        pass
+    other.kill()
+    other.wait()
+    other.stdout.close()
+    with here.writer_lock(timeout=5) as interrupted:
+        assert interrupted, "the killed writer may have left something"
+    with here.writer_lock() as interrupted:
+        assert not interrupted
+
+
+@needs_flock
+def test_a_failed_writer_is_told_to_the_next(here):
+    with pytest.raises(ZeroDivisionError), here.writer_lock():
+        raise ZeroDivisionError
+    with here.writer_lock() as interrupted:
+        assert interrupted
+
+
+@needs_fork
+@needs_flock
+def test_a_forked_child_keeps_no_lock(here):
+    ready, go = os.pipe(), os.pipe()
+    with here.writer_lock():
+        child = os.fork()
+        if child == 0:
+            os.write(ready[1], b"x")
+            os.read(go[0], 1)
+            os._exit(0)
+        os.read(ready[0], 1)
+    with here.writer_lock(timeout=1) as interrupted:
+        assert not interrupted
+    os.write(go[1], b"x")
+    os.waitpid(child, 0)
+    [os.close(descriptor) for descriptor in (*ready, *go)]
+
+
+@needs_fork
+@needs_flock
+def test_a_child_that_leaves_the_parents_lock_changes_nothing(here):
+    def leave() -> int:
+        held.__exit__(None, None, None)
+        return 0
+
+    held = here.writer_lock()
+    held.__enter__()
+    assert in_child(leave) == 0
+    size = os.path.getsize(os.path.join(here.local_path, ".atlas.lock"))
+    other = in_child(lambda: refused(here))
+    held.__exit__(None, None, None)
+    assert (size, other) == (1, 0)
+
+
+def refused(store: Storage) -> int:
+    try:
+        with store.writer_lock(timeout=0.05):
+            return 1
+    except ConflictError:
+        return 0
+
+
+@needs_flock
+def test_a_lock_on_a_removed_store_excludes_nobody_from_the_new_one(here):
+    path = os.path.join(here.local_path, ".atlas.lock")
+    original = locks._open_inherited
+    stale = []
+
+    def open_and_lose(place: str) -> int:
+        descriptor = original(place)
+        if not stale:
+            stale.append(os.fstat(descriptor).st_ino)
+            os.unlink(path)
+        return descriptor
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(locks, "_open_inherited", open_and_lose)
+        with here.writer_lock(timeout=5):
+            assert os.path.exists(path)
+            assert in_child(lambda: refused(here)) == 0
+    assert stale
+
+
+def test_without_flock_threads_still_exclude(here, monkeypatch):
+    monkeypatch.setattr(locks, "has_flock", False)
+    with here.writer_lock() as interrupted:
+        assert interrupted
+        with pytest.raises(ConflictError), here.writer_lock(timeout=0):
+            pass
+
+
+# --- pins
+
+
+@needs_pins
+def test_pins_are_seen_from_everywhere(here):
+    first, second = here.pin(4), here.pin(4)
+    later = here.pin(9)
+    for below, held in ((0, False), (4, False), (5, True), (9, True)):
+        assert here.oldest_pin(below) is held
+        assert in_child(lambda b=below, h=held: here.oldest_pin(b) is not h) == 0
+    first.release()
+    first.release()
+    assert here.oldest_pin(5)
+    del second
+    gc.collect()
+    assert not here.oldest_pin(9)
+    assert here.oldest_pin(10)
+    later.release()
+    assert not here.oldest_pin(10)
+
+
+@needs_pins
+def test_pins_die_with_their_process(here):
+    other = holder("pin = s.pin(3)\nprint('held', flush=True)\ntime.sleep(60)", here.local_path)
+    assert here.oldest_pin(4)
+    other.kill()
+    other.wait()
+    other.stdout.close()
+    assert not here.oldest_pin(4)
+
+
+@needs_pins
+@needs_fork
+def test_a_childs_copy_of_a_pin_is_not_the_childs_to_release(here):
+    pin = here.pin(2)
+    assert in_child(lambda: pin.release() or 0) == 0
+    assert here.oldest_pin(3)
+    assert in_child(lambda: own_pin(here)) == 0
+    pin.release()
+    assert not here.oldest_pin(3)
+
+
+def own_pin(store: Storage) -> int:
+    pin = store.pin(1)
+    seen = store.oldest_pin(2)
+    pin.release()
+    return 0 if seen and not store.oldest_pin(2) else 1
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="cannot count descriptors")
+def test_pins_cost_one_descriptor_per_store_and_none_afterwards(tmp_path):
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    stores = []
+    for i in range(5):
+        store = LocalStorage(str(tmp_path / str(i)))
+        with store.writer_lock():
+            pass
+        stores.append(store)
+    pins = [store.pin(i) for i in range(100) for store in stores]
+    assert len(os.listdir("/proc/self/fd")) <= before + 5
+    del pins
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@needs_pins
+def test_pins_follow_the_store_not_the_path(here):
+    old = here.pin(1)
+    os.rename(here.local_path, here.local_path + ".old")
+    with here.writer_lock():
+        pass
+    assert not here.oldest_pin(5)
+    new = here.pin(1)
+    assert here.oldest_pin(5)
+    old.release()
+    assert here.oldest_pin(5)
+    new.release()
+
+
+@needs_pins
+def test_a_pin_dropped_by_the_collector_in_the_middle_of_another(here, monkeypatch):
+    first, kept = here.pin(1), here.pin(2)
+    original = locks.PinBoard._set
+
+    def collect_first(board: locks.PinBoard, kind: int, generation: int) -> None:
+        nonlocal first
+        first = None  # as the collector may do at any time, in this very thread
+        original(board, kind, generation)
+
+    monkeypatch.setattr(locks.PinBoard, "_set", collect_first)
+    last = here.pin(3)
+    assert not here.oldest_pin(2)
+    assert here.oldest_pin(3)
+    kept.release()
+    last.release()
+    assert not here.oldest_pin(9)
+
+
+def test_where_there_are_no_pins_somebody_may_be_reading(here, monkeypatch):
+    monkeypatch.setattr(locks, "has_ofd_locks", False)
+    here.pin(1).release()
+    assert here.oldest_pin(1)
+
+
+def test_without_a_lock_file_pins_hold_nothing(tmp_path):
+    store = LocalStorage(str(tmp_path))
+    store.pin(1).release()
+    assert store.oldest_pin(2)
+    assert os.listdir(tmp_path) == []
+
+
+# --- remote
+
+
+class Refusing(fsspec.AbstractFileSystem):
+    """A file system whose every call fails with one error."""
+
+    protocol = "refusing"
+    cachable = False
+    error: BaseException = OSError(errno.EIO, "the line\nis dead")
+
+    def cat_file(self, path, start=None, end=None, **kwargs):
+        raise self.error
+
+    def pipe_file(self, path, value, mode="overwrite", **kwargs):
+        raise self.error
+
+
+def test_foreign_errors_become_ours_in_one_line():
+    store = FsspecStorage(Refusing(), "bucket/s")
+    with pytest.raises(StorageError, match="the line is dead"):
+        store.read("atlas.json")
+    with pytest.raises(StorageError, match="refusing://bucket/s"):
+        store.replace("atlas.json", b"")
+    botocore = pytest.importorskip("botocore.exceptions")
+    store = FsspecStorage(Refusing(), "bucket/s")
+    store._filesystem.error = botocore.NoCredentialsError()
+    with pytest.raises(StorageError, match="credentials"):
+        store.read("atlas.json")
+    store._filesystem.error = PermissionError("Forbidden")
+    with pytest.raises(ReadOnlyStore):
+        store.replace("atlas.json", b"")
+
+
+def test_near_ranges_are_one_request(monkeypatch):
+    store = open_storage("memory://near/s")
+    put(store, data=bytes(400_000))
+    asked = []
+    original = type(store._filesystem).cat_ranges
+
+    def count(self, paths, *args, **kwargs):
+        asked.append(len(paths))
+        return original(self, paths, *args, **kwargs)
+
+    monkeypatch.setattr(type(store._filesystem), "cat_ranges", count)
+    store.fetch_ranges(KEY, np.array([0, 1000, 50_000, 390_000]), np.array([10, 10, 10, 10]))
+    assert asked == [2]
+    fsspec.filesystem("memory").rm("/near", recursive=True)
+
+
+def test_the_lock_of_a_remote_store_does_not_depend_on_the_working_directory(tmp_path, monkeypatch):
+    with open_storage("memory://x/s").writer_lock():
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ConflictError), open_storage("memory://x/s").writer_lock(timeout=0):
+            pass
+
+
+@needs_fork
+def test_a_forked_child_makes_its_own_connections():
+    store = FsspecStorage(Refusing(marker=1), "x")
+    mine = store._filesystem
+    assert store._filesystem is mine
+    assert in_child(lambda: store._filesystem is mine or store._filesystem.storage_options != {"marker": 1}) == 0
+
+
+# --- names of directories
+
+
+@pytest.mark.parametrize(
+    ("name", "directory"),
+    [
+        ("temperature", "temperature"),
+        ("sea water/°C", "sea water%2F%C2%B0C"),
+        ("..", "%2E%2E"),
+        (".hidden.", "%2Ehidden%2E"),
+        ("a%2F", "a%252F"),
+        ("atlas.json", "%61tlas.json"),
+        ("_retired", "%5Fretired"),
+        ("con", "%63on"),
+        ("NUL.txt", "%4EUL.txt"),
+        ("a\0b\\c:d", "a%00b%5Cc%3Ad"),
+    ],
+)
+def test_directory_names(name, directory):
+    assert array_directory(name) == directory
+
+
+def test_directory_names_never_clash():
+    taken: set[str] = set()
+    names = [
+        "Temp",
+        "temp",
+        "TEMP",
+        "é",
+        "e\u0301",
+        "x" * 500,
+        "x" * 501,
+        "X" * 500,
+        "con",
+        "CON",
+        "con ",
+        "a/b",
+        "a%2Fb",
+    ]
+    for name in names:
+        directory = array_directory(name, taken)
+        assert directory.casefold() not in taken
+        assert len(directory) <= 180
+        assert directory.isascii()
+        assert "/" not in directory
+        taken.add(directory.casefold())
