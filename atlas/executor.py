@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
+from atlas.arena import SegmentGone
 from atlas.config import settings
 from atlas.errors import InvalidArgument
 
@@ -51,16 +53,13 @@ def run(
     if mode is not None and mode not in MODES:
         raise InvalidArgument(f"unknown executor: {mode!r}; use one of {', '.join(map(repr, MODES))}")
     chosen = mode or _choose(workers, len(ranges), cost)
-    if chosen == "processes" and not (getattr(job, "shareable", False) and may_start_processes()):
-        chosen = "threads"
-    if is_nested() and mode is None:
-        chosen = "serial"
-    if chosen == "serial" or workers == 1 or len(ranges) < 2:
+    if chosen == "serial" or workers == 1 or len(ranges) < 2 or is_nested():
         return [task(job, low, high) for low, high in ranges]
-    if chosen == "processes":
+    may_share = bool(getattr(job, "shareable", False)) and _pool.is_usable
+    if chosen == "processes" and may_share:
         return _pool.run(task, job, ranges, workers)
     results = _run_threads(task, job, ranges, workers)
-    if mode is None and getattr(job, "shareable", False) and may_start_processes():
+    if mode is None and may_share:
         _pool.note(cost, workers)
     return results
 
@@ -119,13 +118,14 @@ def new_pool(workers: int) -> Any:
         timeout=_IDLE_SECONDS,
         env=environment,
         context=get_context("loky"),
-        initializer=_watch_parent,
+        initializer=_begin_worker,
         initargs=(os.getpid(),),
     )
 
 
-def _watch_parent(parent: int) -> None:
-    """Make this worker end soon after its parent, which may be killed without a word."""
+def _begin_worker(parent: int) -> None:
+    """Leave Ctrl-C to the parent, and end soon after it: it may be killed without a word."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -136,21 +136,44 @@ def _watch_parent(parent: int) -> None:
 
 
 def _run_threads(task: Task, job: Any, ranges: Sequence[Range], workers: int) -> list[Any]:
+    futures: list[Future[Any]] = []
+    # Leaving the block waits too, so an interrupt while submitting leaves no task behind.
     with ThreadPoolExecutor(workers, "atlas") as pool:
-        futures = [pool.submit(task, job, low, high) for low, high in ranges]
+        try:
+            for low, high in ranges:
+                futures.append(pool.submit(task, job, low, high))
+        except RuntimeError as error:
+            _log.debug("no more threads here (%s); the calling one does the rest", error)
         _settle(futures)
-    return [future.result() for future in futures]
+    return [future.result() for future in futures] + [task(job, low, high) for low, high in ranges[len(futures) :]]
 
 
 def _settle(futures: Sequence[Future[Any]]) -> None:
-    """Wait until no task runs, also when this thread is interrupted meanwhile."""
-    try:
-        wait(futures)
-    except BaseException:
+    """Wait until no task runs; an interrupt is raised after that, and cancels what has not begun."""
+
+    def cancel_and_wait() -> None:
         for future in futures:
             future.cancel()
         wait(futures)
+
+    try:
+        wait(futures)
+    except BaseException:
+        _insist(cancel_and_wait)
         raise
+
+
+def _insist(action: Callable[[], object]) -> None:
+    """Complete `action` however often Ctrl-C is pressed meanwhile, and only then let that be heard."""
+    interrupted: KeyboardInterrupt | None = None
+    while True:
+        try:
+            action()
+            break
+        except KeyboardInterrupt as error:
+            interrupted = error
+    if interrupted is not None:
+        raise interrupted
 
 
 class _Pool:
@@ -161,92 +184,137 @@ class _Pool:
         self._executor: Any = None
         self._workers = 0
         self._warm = False
+        self._starting = False
         self._decoded = 0
-        self._pid = os.getpid()
+        self._inherited: list[Any] = []
+        self.is_usable = True
 
     @property
     def is_warm(self) -> bool:
         """Whether workers are up with their kernels loaded."""
-        return self._warm and self._pid == os.getpid()
+        return self._warm and self.is_usable
 
     def note(self, cost: int, workers: int) -> None:
         """Count decoded bytes, and start the workers in the background once it is worth it."""
         with self._lock:
             self._decoded += cost
-            if self._decoded < settings().pool_threshold or self._executor is not None:
+            if self._decoded < settings().pool_threshold or self._executor is not None or self._starting:
                 return
-            self._start(workers)
+            self._starting = True
+        # Not a daemon: an interpreter that ends meanwhile waits for it, and loky can clean up.
+        threading.Thread(target=self._start_in_background, args=(workers,), name="atlas-start-pool").start()
 
-    def _start(self, workers: int) -> Any:
-        self._executor = new_pool(workers)
-        self._workers = workers
-        pending = [self._executor.submit(_warm_worker) for _ in range(workers)]
-        pending[-1].add_done_callback(self._became_warm)
-        return self._executor
-
-    def _became_warm(self, future: Future[Any]) -> None:
-        self._warm = future.exception() is None
-
-    def run(self, task: Task, job: Any, ranges: Sequence[Range], workers: int) -> list[Any]:
-        """Run ranges in the workers; what a dying worker leaves undone is done again, here at the latest."""
-        from concurrent.futures.process import BrokenProcessPool
-
-        results: dict[Range, Any] = {}
-        for attempt in range(2):
-            left = [item for item in ranges if item not in results]
-            try:
-                futures = {item: self._ready(workers).submit(task, job, *item) for item in left}
-            except BrokenProcessPool:
-                self._discard()
-                continue
-            _settle(list(futures.values()))
-            errors = [future.exception() for future in futures.values()]
-            broken = [error for error in errors if isinstance(error, BrokenProcessPool)]
-            results |= {item: f.result() for item, f in futures.items() if f.exception() is None}
-            if not broken:
-                return [results[item] if item in results else futures[item].result() for item in ranges]
-            _log.warning("a worker process died (attempt %d); its share is done again", attempt + 1)
-            self._discard()
-        return [results[item] if item in results else task(job, *item) for item in ranges]
+    def _start_in_background(self, workers: int) -> None:
+        try:
+            self._ready(workers)
+        except (RuntimeError, OSError) as error:
+            _log.debug("worker processes could not start: %s", error)
+        finally:
+            self._starting = False
 
     def _ready(self, workers: int) -> Any:
         with self._lock:
-            if self._pid != os.getpid():
-                self._forget()
             if self._executor is None or self._workers < workers:
-                self._stop()
                 self._start(workers)
             return self._executor
 
-    def _discard(self) -> None:
+    def _start(self, workers: int) -> None:
+        executor, smaller = new_pool(workers), self._executor
+        try:
+            pending = [executor.submit(_warm_worker) for _ in range(workers)]
+        except BaseException:
+            _end(executor)
+            raise
+        self._executor, self._workers, self._warm = executor, workers, False
+        pending[-1].add_done_callback(lambda future: self._became_warm(executor, future))
+        if smaller is not None:
+            # Another thread's tasks may be running there: it ends after them.
+            smaller.shutdown(wait=False)
+
+    def _became_warm(self, executor: Any, future: Future[Any]) -> None:
+        if self._executor is executor and not future.cancelled():
+            self._warm = future.exception() is None
+
+    def run(self, task: Task, job: Any, ranges: Sequence[Range], workers: int) -> list[Any]:
+        """Run ranges in the workers; what a dying worker leaves undone is done again, here at the latest."""
+        done: dict[int, Future[Any]] = {}
+        for attempt in range(2):
+            left = [number for number in range(len(ranges)) if number not in done]
+            try:
+                executor = self._ready(workers)
+            except (RuntimeError, OSError) as error:
+                _log.debug("worker processes could not start: %s", error)
+                break
+            done |= self._attempt(executor, task, job, ranges, left)
+            if len(done) == len(ranges) or not self.is_usable:
+                break
+            _log.warning("a worker process died (attempt %d); its share is done again", attempt + 1)
+            self._discard(executor)
+        return [done[n].result() if n in done else task(job, *item) for n, item in enumerate(ranges)]
+
+    def _attempt(
+        self, executor: Any, task: Task, job: Any, ranges: Sequence[Range], left: Sequence[int]
+    ) -> dict[int, Future[Any]]:
+        """Return the futures that ran to an end of their own, once none runs any more."""
+        futures: dict[int, Future[Any]] = {}
+        try:
+            try:
+                for number in left:
+                    futures[number] = executor.submit(task, job, *ranges[number])
+            except (RuntimeError, OSError) as error:
+                # The pool broke or was shut down, or the interpreter is ending.
+                _log.debug("no more tasks can be submitted: %s", error)
+            wait(futures.values())
+        except BaseException:
+            # Workers could still write into the output: they end before the interrupt is heard.
+            _insist(lambda: self._discard(executor))
+            raise
+        return {number: future for number, future in futures.items() if not self._is_lost(future)}
+
+    def _is_lost(self, future: Future[Any]) -> bool:
+        from concurrent.futures.process import BrokenProcessPool
+
+        from loky.process_executor import ShutdownExecutorError
+
+        if future.cancelled():
+            return True
+        error = future.exception()
+        if isinstance(error, SegmentGone):
+            _log.warning("worker processes cannot map result memory (%s); threads do the work from now on", error)
+            self.is_usable = False
+        return isinstance(error, (BrokenProcessPool, ShutdownExecutorError, SegmentGone))
+
+    def _discard(self, executor: Any) -> None:
+        """End this executor, and wait for it, also when another thread has begun to."""
         with self._lock:
-            self._stop()
-
-    def _stop(self) -> None:
-        executor, self._executor, self._warm = self._executor, None, False
-        if executor is not None:
-            executor.shutdown(wait=True, kill_workers=True)
-
-    def _forget(self) -> None:
-        self._executor, self._warm, self._decoded, self._pid = None, False, 0, os.getpid()
+            _end(executor)
+            if self._executor is executor:
+                self._executor, self._warm = None, False
 
     def after_fork(self) -> None:
         """Make the child begin without a pool."""
+        # Never collected: its finalizers would speak to the parent's workers.
+        self._inherited.append(self._executor)
         self._lock = threading.Lock()
-        self._forget()
+        self._executor, self._warm, self._starting, self._decoded = None, False, False, 0
 
     def shutdown(self) -> None:
         """End the workers; the next large read starts new ones."""
         with self._lock:
-            if self._pid == os.getpid():
-                self._stop()
-            self._decoded = 0
+            executor, self._decoded = self._executor, 0
+        if executor is not None:
+            self._discard(executor)
 
     def warm_up(self, workers: int) -> None:
         """Start the workers and wait until they are ready."""
         executor = self._ready(workers)
-        _settle([executor.submit(_warm_worker) for _ in range(workers)])
-        self._warm = True
+        futures = [executor.submit(_warm_worker) for _ in range(workers)]
+        _settle(futures)
+        self._became_warm(executor, futures[-1])
+
+
+def _end(executor: Any) -> None:
+    executor.shutdown(wait=True, kill_workers=True)
 
 
 def _warm_worker() -> int:
