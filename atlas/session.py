@@ -13,6 +13,7 @@ from atlas.chunks import Integers, Selection
 from atlas.commit import load_root
 from atlas.config import MISMATCH_POLICIES, choice, settings
 from atlas.errors import ArrayNotFound, CorruptChunk, DatasetNotFound, InvalidArgument, ReadOnlyStore, TypeMismatch
+from atlas.executor import MODES
 from atlas.reader import Snapshot
 from atlas.root import Root
 from atlas.schema import ArraySchema, DatasetRecord, MergedSchema, split_record
@@ -43,7 +44,7 @@ class Session:
         self.on_type_mismatch = choice(on_type_mismatch, MISMATCH_POLICIES, "on_type_mismatch")
         self.mode = mode
         self._workers = workers
-        self._executor = executor
+        self._executor = None if executor is None else choice(executor, MODES, "executor")
         self.lock = threading.RLock()
         self.pending = Pending()
         self.adopt(root)
@@ -86,6 +87,8 @@ class Session:
 
     def exists(self, name: str) -> bool:
         """Return whether there is a dataset of that name."""
+        if not isinstance(name, str):
+            return False
         with self.lock:
             if name in self.pending.records:
                 return True
@@ -148,6 +151,8 @@ class Session:
         Snapshot, list[tuple[ArraySchema, Integers, Integers]], dict[int, tuple[ArraySchema, PendingArray | None]]
     ]:
         """Look the names up: what is committed, by schema, and what pending changes override, by position."""
+        if not isinstance(array, str):
+            raise ArrayNotFound(f"array not found: {array!r}; array names are strings")
         with self.lock:
             snapshot, catalog = self.snapshot, self.snapshot.root.catalog
             index = catalog.ordinals

@@ -102,7 +102,9 @@ class Atlas:
         InvalidArgument
             If an option is unknown.
         """
-        layout = config or StoreConfig(codec, meta_format, meta_compression)
+        layout = StoreConfig(codec, meta_format, meta_compression) if config is None else config
+        if not isinstance(layout, StoreConfig):
+            raise InvalidArgument(f"config must be a StoreConfig, not {type(layout).__name__}")
         choice(on_type_mismatch, MISMATCH_POLICIES, "on_type_mismatch")
         storage = open_storage(source, prefix, storage_options, create=True)
         with storage.writer_lock():
@@ -147,7 +149,7 @@ class Atlas:
     @staticmethod
     def create_path(path: Any, config: StoreConfig | None = None) -> Atlas:
         """Make a new store in a local directory."""
-        return Atlas.create(path, config=config or StoreConfig())
+        return Atlas.create(path, config=StoreConfig() if config is None else config)
 
     @staticmethod
     def open_path(path: Any) -> Atlas:
@@ -237,7 +239,7 @@ class Atlas:
         """
         with self._session.lock:
             self._session.writable()
-            check_name(name, "dataset")
+            name = check_name(name, "dataset")
             if self.dataset_exists(name):
                 raise DatasetAlreadyExists(f"dataset already exists: {name!r}")
             self._session.pending.records[name] = DatasetRecord()
@@ -490,9 +492,14 @@ class Atlas:
 def _name_list(names: Iterable[str]) -> list[str]:
     if isinstance(names, (str, bytes)):
         raise InvalidArgument(f"dataset_names must be a sequence of names, not the single name {names!r}")
+    if not isinstance(names, Iterable):
+        raise InvalidArgument(f"dataset_names must be a sequence of names, not {names!r}")
     result = list(names)
     if not result:
         raise InvalidArgument("dataset_names is empty")
+    for kind in set(map(type, result)):
+        if not issubclass(kind, str):
+            raise InvalidArgument(f"dataset_names must hold names, not {kind.__name__}")
     return result
 
 
