@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from atlas.config import choice, settings
-from atlas.errors import AtlasError, DatasetAlreadyExists, InvalidArgument, MissingDependency
+from atlas.errors import AtlasError, DatasetAlreadyExists, InvalidArgument
 from atlas.executor import is_nested, new_pool
 from atlas.store import Atlas
+from atlas.xarray import add_xarray_dataset, import_xarray
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -90,6 +91,7 @@ def create(
     chunks: Mapping[str, Sequence[int]] | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
+    overwrite: bool = False,
     **options: Any,
 ) -> IngestReport:
     """Make a store from a directory of NetCDF files, in one commit.
@@ -112,19 +114,20 @@ def create(
     progress : callable, optional
         Called with (done, total, name) after every file.
     **options
-        For :meth:`atlas.Atlas.create`.
+        For :meth:`atlas.Atlas.create`. With ``overwrite``, the old store is there until the new one
+        is complete.
 
     Returns
     -------
     IngestReport
     """
     choice(on_error, ("raise", "skip"), "on_error")
-    _require_xarray()
+    import_xarray()
     began = time.monotonic()
     files = name_files(find_files(source, pattern, recursive))
     if not files:
         raise InvalidArgument(f"no file in {source} matches {pattern!r}")
-    target = Atlas.create(store, **options)
+    target = Atlas.create(store, **options, overwrite="at flush" if overwrite else False)
     try:
         report = _ingest(target, files, on_error, chunks, workers or settings().workers, progress)
         target.flush()
@@ -133,15 +136,6 @@ def create(
         target.discard_if_new()
         raise
     return IngestReport(report.added, report.skipped, time.monotonic() - began)
-
-
-def _require_xarray() -> None:
-    try:
-        import xarray  # noqa: F401
-    except ImportError as error:
-        raise MissingDependency(
-            f"reading NetCDF files needs xarray ({error}): pip install 'atlas-fleet[netcdf]'"
-        ) from None
 
 
 def _ingest(
@@ -167,8 +161,6 @@ def _ingest(
 
 
 def _add(store: Atlas, ds: Any, name: str, chunks: Mapping[str, Sequence[int]] | None) -> str | None:
-    from atlas.xarray import add_xarray_dataset
-
     try:
         with warnings.catch_warnings():
             # Of all that can be said about a file, users hear what concerns the store. Missing text
@@ -235,8 +227,7 @@ def _open_files(files: Batch) -> list[Opened]:
 
 
 def _open_file(item: tuple[str, Path]) -> Opened:
-    import xarray
-
+    xarray = import_xarray()
     name, path = item
     try:
         with warnings.catch_warnings():

@@ -69,9 +69,9 @@ class Session:
         self._merged: MergedSchema | None = None
 
     def drop_pending(self) -> None:
-        """Forget every pending change."""
+        """Forget every pending change, but not that the first flush begins a new store."""
         with self.lock:
-            self.pending = Pending()
+            self.pending = Pending(layout=self.pending.layout)
             self.forget_schema()
 
     def forget_schema(self) -> None:

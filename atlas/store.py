@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers, resolve_selection
-from atlas.commit import commit, create_root, discard_root, load_root, overwrite_root, sweep
+from atlas.commit import commit, create_root, discard_root, emptied, load_root, overwrite_root, sweep
 from atlas.compaction import compact
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice
 from atlas.dtypes import DType
 from atlas.errors import (
     ArrayNotFound,
+    CorruptRoot,
     DatasetAlreadyExists,
     InvalidArgument,
     ShapeMismatch,
@@ -24,7 +25,7 @@ from atlas.errors import (
 from atlas.root import ROOT_KEYS, root_key
 from atlas.schema import ArraySchema, DatasetRecord, check_name
 from atlas.session import Mode, Session, naming
-from atlas.storage import open_storage
+from atlas.storage import Storage, open_storage
 from atlas.view import DatasetView
 from atlas.writer import Pending, filled
 
@@ -69,7 +70,7 @@ class Atlas:
         *,
         prefix: str | None = None,
         config: StoreConfig | None = None,
-        overwrite: bool = False,
+        overwrite: bool | Literal["at flush"] = False,
         storage_options: dict[str, Any] | None = None,
         workers: int | None = None,
         executor: str | None = None,
@@ -88,8 +89,9 @@ class Atlas:
             collection's.
         config : StoreConfig, optional
             All of the layout options at once; the single ones are then not looked at.
-        overwrite : bool
-            Replace the store that is there.
+        overwrite : bool or "at flush"
+            Replace the store that is there: now, or by the first flush, so that the old store stays
+            whole should anything fail before.
         workers : int, optional
             Tasks that may run at once; by default the cores this process may use.
         executor : {"serial", "threads", "processes"}, optional
@@ -113,8 +115,14 @@ class Atlas:
                 raise StoreAlreadyExists(
                     f"there is already a store at {storage.describe()}; open it, or pass overwrite=True to replace it"
                 )
-            root = overwrite_root(storage, layout) if there else create_root(storage, layout)
-        return Atlas(Session(storage, root, on_type_mismatch, "a", workers, executor))
+            later = overwrite == "at flush" and there and _is_intact(storage)
+            if later:
+                root = emptied(load_root(storage), layout)
+            else:
+                root = overwrite_root(storage, layout) if there else create_root(storage, layout)
+        session = Session(storage, root, on_type_mismatch, "a", workers, executor)
+        session.pending.layout = layout if later else None
+        return Atlas(session)
 
     @staticmethod
     def open(
@@ -201,6 +209,8 @@ class Atlas:
         """Drop the pending changes, and the store itself when nothing was ever committed to it."""
         with self._session.lock:
             self._session.drop_pending()
+            if self._session.pending.layout is not None:
+                return
             if self._session.mode == "a" and self._session.snapshot.root.generation == 0:
                 discard_root(self._session.storage, self._session.snapshot.root)
 
@@ -487,6 +497,14 @@ class Atlas:
     add_xr_dataset = add_xarray_dataset
     to_xarray = open_as_xarray_dataset
     to_xarray_many = open_as_many_xarray_dataset
+
+
+def _is_intact(storage: Storage) -> bool:
+    try:
+        load_root(storage)
+    except CorruptRoot:
+        return False
+    return True
 
 
 def _name_list(names: Iterable[str]) -> list[str]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.dtypes import DType, fill_cell, from_numpy, parse_dtype
-from atlas.errors import AtlasError, DataTypeError, InvalidArgument, UnsupportedDataType
+from atlas.errors import AtlasError, DataTypeError, InvalidArgument, MissingDependency, UnsupportedDataType
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -46,6 +46,21 @@ _KEPT_ENCODING = (
 )
 
 _NAT = np.iinfo(np.int64).min
+
+
+def import_xarray() -> Any:
+    """Return xarray, which Atlas does not require.
+
+    Raises
+    ------
+    MissingDependency
+        If it is not installed.
+    """
+    try:
+        import xarray
+    except ImportError as error:
+        raise MissingDependency(f"this needs xarray ({error}): pip install 'atlas-fleet[netcdf]'") from None
+    return xarray
 
 
 # ── in ───────────────────────────────────────────────────────────────────────────────────────
@@ -342,8 +357,7 @@ def _number(dtype: str, text: str) -> Any:
 
 def open_as_xarray_dataset(store: Atlas, name: str) -> xr.Dataset:
     """Return a dataset; arrays of more than one chunk come back lazily, as dask arrays of those chunks."""
-    import xarray
-
+    xarray = import_xarray()
     view = store.open_dataset(name)
     arrays = view.list_arrays()
     coords = coordinate_names(view)
@@ -431,8 +445,7 @@ def _read_block(view: DatasetView, array: str, start: list[int], shape: list[int
 
 
 def _variable(view: DatasetView, array: str, data: Any) -> xr.Variable:
-    import xarray
-
+    xarray = import_xarray()
     stored = view.array_attributes(array)
     attrs, encoding = user_attributes(stored), stored.get(_ENCODING)
     meta = _meta(view, array)
@@ -475,8 +488,7 @@ def open_as_many_xarray_dataset(
     Coordinates that are the same in all datasets stay as they are; those that differ are stacked
     like variables. Attributes are the first dataset's.
     """
-    import xarray
-
+    xarray = import_xarray()
     names = list(names)
     if not names:
         raise InvalidArgument("names is empty")
