@@ -191,7 +191,8 @@ class Session:
         fresh = ordinal < 0 or name in self.pending.created or (pending is not None and pending.reset)
         result = filled(schema, box.shape) if fresh else snapshot.read_box(schema, ordinal, box)
         if pending is not None:
-            pending.overlay(box, result)
+            with self.lock:  # so that a write of another thread is seen whole or not at all
+                pending.overlay(box, result)
         return result
 
 

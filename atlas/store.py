@@ -230,8 +230,9 @@ class Atlas:
         return f"<Atlas {self._session.storage.describe()} datasets={len(self)}>"
 
     def __len__(self) -> int:
-        catalog = self._session.snapshot.root.catalog
-        return len(catalog.ordinals) - len(self._session.pending.deleted) + len(self._session.pending.created)
+        with self._session.lock:
+            pending = self._session.pending
+            return len(self._session.snapshot.root.catalog.ordinals) - len(pending.deleted) + len(pending.created)
 
     @property
     def _inner(self) -> Atlas:
