@@ -175,8 +175,8 @@ def test_a_reader_of_the_output_that_stops_early(place):
     )
     assert listing.stdout.readline() == b"dataset_000000\n"
     listing.stdout.close()
-    assert listing.stderr.read() == b""
-    listing.wait()
+    listing.stdout = None
+    assert listing.communicate()[1] == b""
 
 
 def test_show_hides_what_is_internal_and_names_coordinates(netcdf, place):
