@@ -75,13 +75,24 @@ def overwrite_root(storage: Storage, config: StoreConfig) -> Root:
         old = load_root(storage)
     except (StoreNotFound, CorruptRoot):
         old = Root(config, 0, "", "", Catalog.empty(), {})
-    retired = [file.key for files in old.arrays.values() for file in files.files]
-    root = old.successor(new_commit_id(), config=config, catalog=Catalog.empty(), arrays={})
-    root = publish(storage, root, retired)
+    root = publish(storage, emptied(old, config).successor(new_commit_id()), _data_keys(old))
+    _delete_other_roots(storage, config)
+    return root
+
+
+def emptied(root: Root, config: StoreConfig) -> Root:
+    """Return the state of an empty store of this layout that stands in the place of `root`."""
+    return replace(root, config=config, catalog=Catalog.empty(), arrays={})
+
+
+def _data_keys(root: Root) -> list[str]:
+    return [file.key for files in root.arrays.values() for file in files.files]
+
+
+def _delete_other_roots(storage: Storage, config: StoreConfig) -> None:
     for key in ROOT_KEYS:
         if key != root_key(config):
             storage.delete(key)
-    return root
 
 
 def discard_root(storage: Storage, root: Root) -> None:
@@ -178,6 +189,11 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
         if current.commit != snapshot.root.commit:
             _check_conflicts(snapshot.root, current, pending)
             snapshot = Snapshot(storage, current, snapshot.workers, snapshot.mode)
+        replaced: list[str] = []
+        if pending.layout is not None:
+            replaced = _data_keys(current)
+            current = emptied(current, pending.layout)
+            snapshot = Snapshot(storage, current, snapshot.workers, snapshot.mode)
         ordinals = _assign_ordinals(current.catalog, pending)
         with _DataFiles(storage) as files:
             arrays = dict(current.arrays)
@@ -188,7 +204,10 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
             # From here on the root may refer to them. Were it not replaced after all, the next
             # writer finds the lock's mark and removes them.
             files.keep()
-        return publish(storage, _successor(current, pending, ordinals, arrays))
+        root = publish(storage, _successor(current, pending, ordinals, arrays), replaced)
+        if pending.layout is not None:
+            _delete_other_roots(storage, root.config)
+        return root
 
 
 def _check_conflicts(base: Root, current: Root, pending: Pending) -> None:

@@ -91,15 +91,18 @@ class Pending:
         Committed datasets that go.
     arrays : dict of str to dict of str to PendingArray
         Chunks, by dataset and array.
+    layout : StoreConfig or None
+        When given, the batch begins a store of this layout in place of the one that is there.
     """
 
     records: dict[str, DatasetRecord] = field(default_factory=dict)
     created: set[str] = field(default_factory=set)
     deleted: set[str] = field(default_factory=set)
     arrays: dict[str, dict[str, PendingArray]] = field(default_factory=dict)
+    layout: StoreConfig | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.records or self.deleted)
+        return bool(self.records or self.deleted or self.layout)
 
     def drop(self, name: str) -> None:
         """Forget a dataset's changes."""
