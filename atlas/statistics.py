@@ -66,6 +66,11 @@ def cell_statistics(dtype: DType, fill: Any, cells: NDArray[Any]) -> Statistics:
     """Return the statistics of an array of cells."""
     if dtype.is_text:
         return _text_statistics(cells, fill)
+    if dtype.kind in "iuf" and cells.size:
+        low, high = cells.min().item(), cells.max().item()
+        # NaN is not within any bounds; and a fill value outside them is in no cell.
+        if low <= high and (fill is None or not low <= dtype.numpy.type(fill).item() <= high):
+            return Statistics(cells.size, 0, low, high)
     if dtype.kind in "Mm":
         values = cells.view(np.int64)
         absent = values == np.iinfo(np.int64).min
