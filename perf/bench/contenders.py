@@ -40,7 +40,8 @@ class Contender:
         """Start a process in the system's environment."""
         logs = self.work / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        return Worker(self.environment.python, self.system.adapter, logs / f"{self.system.name}.log")
+        log = logs / f"{self.system.name}.log"
+        return Worker(self.environment.python, self.system.adapter, log, self.environment.isolated)
 
     def store(self, key: str) -> Path:
         """Where its store of a workload is; a store is only used by the code that wrote it."""

@@ -19,11 +19,12 @@ class Environment:
 
     python: Path
     versions: dict[str, str]
+    isolated: bool = True
 
 
 def here() -> Environment:
     """The environment that runs the harness."""
-    return Environment(Path(sys.executable), installed(Path(sys.executable)))
+    return Environment(Path(sys.executable), installed(Path(sys.executable)), isolated=False)
 
 
 def prepare(system: System, work: Path) -> Environment:

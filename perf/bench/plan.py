@@ -101,7 +101,7 @@ PRESETS = {
     ),
     "full": Preset(
         (*_CLOSE, "atlas-0.14", "zarr+dask", "zarr+dask-plain:zstd", "zarr", "hdf5", "netcdf"),
-        {name: None for name in (*WORKLOADS, ARGO)},
+        dict.fromkeys((*WORKLOADS, ARGO)),
         SWEEPS,
         Pace(rounds=7, budget=60, limit=600),
     ),
@@ -129,9 +129,7 @@ def _of_workload(name: str, datasets: int | None, operations: Sequence[str]) -> 
 
 def _datasets() -> list[Step]:
     sizes = {"profile-smooth": (100, 1_000, 10_000), "sensors-smooth": (100, 1_000, 10_000, 100_000)}
-    return [
-        Step(replace(WORKLOADS[name], datasets=n), "full", sweep="datasets") for name in sizes for n in sizes[name]
-    ]
+    return [Step(replace(WORKLOADS[name], datasets=n), "full", sweep="datasets") for name in sizes for n in sizes[name]]
 
 
 def _fraction() -> list[Step]:

@@ -29,10 +29,13 @@ class Worker:
     adapter : path
     log : path
         Where its stderr goes.
+    isolated : bool
+        Whether it may see nothing but its own environment's packages.
     """
 
-    def __init__(self, python: Path, adapter: Path, log: Path) -> None:
-        environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
+    def __init__(self, python: Path, adapter: Path, log: Path, isolated: bool = True) -> None:
+        hidden = ("PYTHONPATH", "PYTHONHOME") if isolated else ()
+        environment = {key: value for key, value in os.environ.items() if key not in hidden}
         with log.open("ab") as errors:
             self.started = time.clock_gettime(time.CLOCK_MONOTONIC)
             self._process = subprocess.Popen(

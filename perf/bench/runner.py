@@ -25,6 +25,8 @@ class Source(Protocol):
     key: str
     bytes: int
 
+    def make(self) -> None: ...
+
     def write_request(self, place: Path, codec: str, joined: bool) -> dict[str, Any]: ...
 
     def read_request(self, fraction: float) -> dict[str, Any]: ...
@@ -122,7 +124,9 @@ class Runner:
         cells = [Cell(contender) for contender in self.contenders]
         request, truth = source.read_request(fraction), source.truth(fraction)
         for cell in cells:
-            if not cell.contender.store(source.key).exists():
+            if workers is not None and not cell.contender.system.workers:
+                cell.error = "takes no number of workers"
+            elif not cell.contender.store(source.key).exists():
                 self.notice(f"{cell.contender.label}: store")
                 with cell.failing():
                     self._write(cell, source)

@@ -115,16 +115,16 @@ SYSTEMS = {
             "hdf5",
             ADAPTERS / "hdf5.py",
             ("h5py==3.16.0", "hdf5plugin==7.1.0", NUMPY),
-            "One file, one stacked array per variable, 64 MiB chunk cache, `read_direct` into a new array. HDF5 decodes "
-            "in one thread.",
+            "One file, one stacked array per variable, 64 MiB chunk cache, `read_direct` into a new array. HDF5 "
+            "decodes in one thread.",
         ),
         System(
             "netcdf",
             ADAPTERS / "netcdf_files.py",
             (NETCDF, XARRAY, DASK, NUMPY),
-            "One file per dataset; `open_mfdataset` with nested combination, `compat=\"override\"`, "
-            "`coords=\"minimal\"`, `join=\"override\"`, one task per file and variable. Not `parallel=True`: the library has "
-            "one lock, so threads gain nothing, and it crashed now and then.",
+            'One file per dataset; `open_mfdataset` with nested combination, `compat="override"`, '
+            '`coords="minimal"`, `join="override"`, one task per file and variable. Not `parallel=True`: the library '
+            "has one lock, so threads gain nothing, and it crashed now and then.",
             workers=True,
         ),
     )

@@ -2,7 +2,7 @@
 
 An adapter has
 
-- ``write(place, arrays, layout, codec)``: store `arrays`, a dict of name to (datasets, *shape) array, at the path `place`;
+- ``write(place, arrays, layout, codec)``: store `arrays`, a dict of name to (datasets, *shape) array, at `place`;
 - ``open_store(place, workers)``: return a handle; `workers` is a number, or ``None`` for the system's own choice;
 - ``read(handle, array, shape)``: return a (datasets, *shape) array, the first `shape` cells of every dataset, or all
   cells when `shape` is ``None``;

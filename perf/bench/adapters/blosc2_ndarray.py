@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import blosc2
-
 from adapters.box import box
 
 # Blocks of small datasets are joined up to this size, which still fits a core's own cache.

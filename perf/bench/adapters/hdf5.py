@@ -7,7 +7,6 @@ from pathlib import Path
 import h5py
 import hdf5plugin
 import numpy as np
-
 from adapters.box import box
 
 CODECS = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import tensorstore as ts
-
 from adapters.box import box
 
 

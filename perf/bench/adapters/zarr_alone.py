@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import zarr
-from zarr.codecs import BloscCodec, ZstdCodec
-
 from adapters.box import box
+from zarr.codecs import BloscCodec, ZstdCodec
 
 CODECS = {
     "zstd": ZstdCodec(level=3),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dask
 import dask.array as da
-
 from adapters import zarr_alone
 from adapters.box import box
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dask.array as da
-
 from adapters.box import box
 from adapters.zarr_dask import open_store, write
 

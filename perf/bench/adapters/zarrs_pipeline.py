@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zarr
-
 from adapters.zarr_alone import open_store, read, write
 
 __all__ = ["open_store", "read", "write"]
