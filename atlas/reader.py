@@ -245,8 +245,10 @@ class Snapshot:
         return DecodeJob(sources, dtype.itemsize, element, output, (lease.handle, layout), shareable=True)
 
     def _ranges(self, plan: ReadPlan) -> list[tuple[int, int]]:
+        if self.workers == 1 or (self.mode is None and plan.decoded_bytes < settings().parallel_threshold):
+            return [(0, plan.tasks)]
         # Contiguous ranges of about equal decoded size, a few per worker so that none waits long.
-        pieces = min(plan.tasks, self.workers * 2 if self.workers > 1 else 1)
+        pieces = min(plan.tasks, self.workers * 2)
         ends = np.cumsum(plan.columns["raw_length"] + 64)
         cuts = np.searchsorted(ends, np.linspace(0, ends[-1], pieces + 1)[1:-1])
         edges = np.unique(np.concatenate([[0], cuts, [plan.tasks]]))
