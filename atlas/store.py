@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers, resolve_selection
-from atlas.commit import commit, create_root, discard_root, emptied, load_root, overwrite_root, sweep
+from atlas.commit import commit, create_root, discard_root, emptied, load_root, overwrite_root, recover, sweep
 from atlas.compaction import compact
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice
 from atlas.dtypes import DType
@@ -109,7 +109,7 @@ class Atlas:
             raise InvalidArgument(f"config must be a StoreConfig, not {type(layout).__name__}")
         choice(on_type_mismatch, MISMATCH_POLICIES, "on_type_mismatch")
         storage = open_storage(source, prefix, storage_options, create=True)
-        with storage.writer_lock():
+        with storage.writer_lock() as interrupted:
             there = any(storage.exists(key) for key in ROOT_KEYS)
             if there and not overwrite:
                 raise StoreAlreadyExists(
@@ -120,6 +120,8 @@ class Atlas:
                 root = emptied(load_root(storage), layout)
             else:
                 root = overwrite_root(storage, layout) if there else create_root(storage, layout)
+            if interrupted:
+                recover(storage, load_root(storage))
         session = Session(storage, root, on_type_mismatch, "a", workers, executor)
         session.pending.layout = layout if later else None
         return Atlas(session)
@@ -152,7 +154,7 @@ class Atlas:
         if mode not in ("a", "r"):
             raise InvalidArgument(f"unknown mode: {mode!r}; use 'a' or 'r'")
         storage = open_storage(source, prefix, storage_options, create=False)
-        return Atlas(Session(storage, load_root(storage), on_type_mismatch, mode, workers, executor))
+        return Atlas(Session.load(storage, on_type_mismatch, mode, workers, executor))
 
     @staticmethod
     def create_path(path: Any, config: StoreConfig | None = None) -> Atlas:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import mmap
 import os
+import stat
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -48,8 +49,8 @@ def sync_directory(path: str) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems sync files only, and say so like this.
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+        # Some network file systems sync files only, and say so like this; on read-only ones there is nothing to do.
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.EROFS):
             raise
     finally:
         os.close(descriptor)
@@ -65,6 +66,14 @@ def make_directories(path: str) -> None:
         with contextlib.suppress(FileExistsError):
             os.mkdir(directory)
         sync_directory(os.path.dirname(directory))
+
+
+def sync_ancestors(path: str) -> None:
+    """Make the directories above durable: a creator that was killed may have made some and synced none."""
+    while path != os.path.dirname(path):
+        path = os.path.dirname(path)
+        with contextlib.suppress(PermissionError):
+            sync_directory(path)
 
 
 class LocalWriter:
@@ -162,8 +171,12 @@ class LocalStorage(Storage):
 
     def read(self, key: str) -> bytes:
         """Return a whole file."""
-        with _translated(self._path, f"reading {key} of"), open(self._place(key), "rb") as file:
-            return file.read()
+        with _translated(self._path, f"reading {key} of"):
+            try:
+                with open(self._place(key), "rb") as file:
+                    return file.read()
+            except NotADirectoryError:
+                raise FileNotFoundError(key) from None
 
     def read_range(self, key: str, offset: int, length: int) -> bytes:
         """Return part of a file."""
@@ -177,7 +190,14 @@ class LocalStorage(Storage):
 
     def exists(self, key: str) -> bool:
         """Return whether there is such a file."""
-        return os.path.isfile(os.path.join(self._path, *check_key(key).split("/")))
+        place = os.path.join(self._path, *check_key(key).split("/"))
+        try:
+            return stat.S_ISREG(os.stat(place).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            # Not being able to look is not the same as there being nothing.
+            raise StorageError(f"looking for {place}: {error.strerror}") from error
 
     def list_dir(self, prefix: str) -> list[str]:
         """Return the names in a directory of the store."""
@@ -249,6 +269,7 @@ class LocalStorage(Storage):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(beside)
             sync_directory(self._path)
+            sync_ancestors(self._path)
 
     @staticmethod
     def _link(beside: str, place: str) -> None:
