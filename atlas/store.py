@@ -26,6 +26,7 @@ from atlas.root import ROOT_KEYS, root_key
 from atlas.schema import ArraySchema, DatasetRecord, check_name
 from atlas.session import Mode, Session, naming
 from atlas.storage import Storage, open_storage
+from atlas.verify import Progress, VerifyReport, verify
 from atlas.view import DatasetView
 from atlas.writer import Pending, filled
 
@@ -206,6 +207,28 @@ class Atlas:
             # Taking the new state up gives the pin on the old one back.
             self._session.adopt(root)
             sweep(self._session.storage, root)
+
+    def verify(self, progress: Progress | None = None) -> VerifyReport:
+        """Read and decode everything of the committed state, and say what is damaged.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            Called with what is done, what there is, and the array, once per dataset and array.
+
+        Returns
+        -------
+        VerifyReport
+            ``ok``, ``datasets``, ``chunks``, and ``problems``, each with ``array, dataset, chunk,
+            message``. Damage is reported, not raised; a damaged root already raises when the store is opened.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> Atlas.create(tempfile.mkdtemp()).verify().ok
+        True
+        """
+        return verify(self._session.snapshot, progress)
 
     def discard_if_new(self) -> None:
         """Drop the pending changes, and the store itself when nothing was ever committed to it."""

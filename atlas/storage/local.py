@@ -202,11 +202,17 @@ class LocalStorage(Storage):
     def list_dir(self, prefix: str) -> list[str]:
         """Return the names in a directory of the store."""
         place = os.path.join(self._path, *check_key(prefix).split("/")) if prefix else self._path
-        # Nothing of the store's is behind a link, nor in what others keep there for themselves (lost+found).
-        if not os.path.isdir(place) or (prefix and (os.path.islink(place) or not os.access(place, os.R_OK))):
-            return []
         with _translated(place, "listing"):
-            return sorted(os.listdir(place))
+            try:
+                # Nothing of the store's is behind a link.
+                return [] if prefix and os.path.islink(place) else sorted(os.listdir(place))
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+            except PermissionError:
+                # Nor in what others keep there for themselves (lost+found).
+                if prefix:
+                    return []
+                raise
 
     def delete(self, key: str) -> None:
         """Remove a file."""

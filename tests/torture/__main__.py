@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from torture import faults, mutants, powerloss
+from torture import faults, flips, mutants, powerloss
 from torture.scenes import in_child, warm_up
 
 
@@ -35,10 +35,17 @@ def run_mutants(work: Path) -> str:
     return f"{len(mutants.POWER)} mutants, no survivor"
 
 
+def run_flips(work: Path) -> str:
+    """Damage every bit and every length."""
+    total = flips.campaign(work, print)
+    return f"{total:,} damaged files"
+
+
 PARTS: dict[str, Callable[[Path], str]] = {
     "faults": run_faults,
     "powerloss": run_powerloss,
     "mutants": run_mutants,
+    "flips": run_flips,
 }
 
 
