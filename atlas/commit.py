@@ -148,9 +148,7 @@ def _put_away(storage: Storage, free: Sequence[str], retired: Sequence[str]) -> 
 def sweep(storage: Storage, root: Root) -> None:
     """Remove the retired files that no reader can need any more; the next commit forgets them."""
     now = int(time.time())
-    for entry in root.retired:
-        if _is_free(storage, entry, now):
-            storage.purge(entry[0])
+    _put_away(storage, [entry[0] for entry in root.retired if _is_free(storage, entry, now)], [])
 
 
 _DATA_NAME = re.compile(r"data-[0-9a-f]{32}\.af")

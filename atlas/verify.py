@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from atlas.errors import AtlasError, CorruptStore
+from atlas.errors import AtlasError, CorruptIndex, CorruptStore
 from atlas.reader import Snapshot
 from atlas.schema import ArraySchema
+from atlas.segment import HEADER_LENGTH, MAGIC
 
 # Called with the datasets done, those there are, and the array.
 Progress = Callable[[int, int, str], None]
@@ -77,7 +78,11 @@ def verify(snapshot: Snapshot, progress: Progress | None = None) -> VerifyReport
 
 
 def _load_index(snapshot: Snapshot, array: str) -> None:
-    snapshot.index(array)
+    for file in snapshot.index(array).files:
+        name = file.key.rsplit("-", 1)[-1].removesuffix(".af")
+        head = snapshot.storage.read_range(file.key, 0, HEADER_LENGTH)
+        if not head.startswith(MAGIC) or head[len(MAGIC) :].hex() != name:
+            raise CorruptIndex(f"the head of {file.key} is damaged: it is not the file of that name")
     for segment in snapshot.segments(array):
         for column in ("rows", "nulls", "flags"):
             segment.column(column)

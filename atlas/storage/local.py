@@ -329,7 +329,8 @@ class LocalStorage(Storage):
         place = self._place(key)
         aside = self._place(f"{_RETIRED}/{os.path.basename(place)}")
         for path in (place, aside):
-            with contextlib.suppress(OSError):
+            with _translated(path, "removing"), contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
+            # Not empty as a rule; an empty directory that stays hurts nobody.
             with contextlib.suppress(OSError):
                 os.rmdir(os.path.dirname(path))

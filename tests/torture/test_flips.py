@@ -68,6 +68,14 @@ def test_verify_of_a_missing_file_and_of_a_whole_store(tmp_path: Path):
     assert (problem.array, problem.dataset) == ("n", "")
 
 
+def test_verify_looks_at_the_head_of_files_too(tmp_path: Path):
+    place = flips.small_store(tmp_path / "s")
+    (path,) = (place / "n").iterdir()
+    path.write_bytes(b"ATLASAF2" + path.read_bytes()[8:])
+    (problem,) = atlas.Atlas.open(place).verify().problems
+    assert (problem.array, problem.dataset) == ("n", "")
+
+
 def test_the_command_lists_damage(tmp_path: Path):
     place = str(damaged(tmp_path))
     run = [sys.executable, "-m", "atlas", "verify", place]
