@@ -6,10 +6,11 @@ import logging
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from torture import faults, flips, mutants, powerloss
+from torture import faults, flips, hostile, mutants, powerloss
 from torture.scenes import in_child, warm_up
 
 
@@ -41,11 +42,19 @@ def run_flips(work: Path) -> str:
     return f"{total:,} damaged files"
 
 
+def run_hostile(work: Path) -> str:
+    """Forge every value of a root."""
+    place, forged = hostile.corpus(work)
+    ends = Counter(hostile.survive(place, *case) for case in forged)
+    return f"{ends.total():,} forged roots: {dict(ends)}"
+
+
 PARTS: dict[str, Callable[[Path], str]] = {
     "faults": run_faults,
     "powerloss": run_powerloss,
     "mutants": run_mutants,
     "flips": run_flips,
+    "hostile": run_hostile,
 }
 
 
