@@ -11,7 +11,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,10 +49,8 @@ def load_root(storage: Storage) -> Root:
     CorruptRoot
         If it cannot be trusted.
     """
-    found = []
-    for key in ROOT_KEYS:
-        if storage.exists(key):
-            found.append(decode_root(storage.read(key), key))
+    # Overwriting may put the new root under a name that was looked at before the old one went: look again.
+    found = _roots(storage) or _roots(storage)
     if not found:
         raise StoreNotFound(
             f"there is no Atlas store at {storage.describe()}: none of {', '.join(ROOT_KEYS)} is there; "
@@ -60,6 +58,14 @@ def load_root(storage: Storage) -> Root:
         )
     # Two are there only while a store is being overwritten in another encoding: the successor counts.
     return max(found, key=lambda root: root.generation)
+
+
+def _roots(storage: Storage) -> list[Root]:
+    found = []
+    for key in ROOT_KEYS:
+        with suppress(FileNotFoundError):
+            found.append(decode_root(storage.read(key), key))
+    return found
 
 
 def create_root(storage: Storage, config: StoreConfig) -> Root:
@@ -142,9 +148,7 @@ def _put_away(storage: Storage, free: Sequence[str], retired: Sequence[str]) -> 
 def sweep(storage: Storage, root: Root) -> None:
     """Remove the retired files that no reader can need any more; the next commit forgets them."""
     now = int(time.time())
-    for entry in root.retired:
-        if _is_free(storage, entry, now):
-            storage.purge(entry[0])
+    _put_away(storage, [entry[0] for entry in root.retired if _is_free(storage, entry, now)], [])
 
 
 _DATA_NAME = re.compile(r"data-[0-9a-f]{32}\.af")
@@ -156,10 +160,13 @@ def recover(storage: Storage, root: Root) -> None:
 
     Only called under the writer lock, so none of them can belong to a commit under way.
     """
+    # What it made and did not sync is relied on from here on.
+    storage.sync_directories([root_key(root.config)])
     known = {file.key for files in root.arrays.values() for file in files.files}
     aside = {key.rsplit("/", 1)[-1] for key, _, _ in root.retired}
     for name in storage.list_dir(""):
-        if _BESIDE_NAME.fullmatch(name):
+        # A root of another name was overwritten, and the writer died before it could remove it.
+        if _BESIDE_NAME.fullmatch(name) or (name in ROOT_KEYS and name != root_key(root.config)):
             storage.delete(name)
         for file in storage.list_dir(name):
             kept = file in aside or f"{name}/{file}" in known
@@ -187,7 +194,9 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
         if interrupted:
             recover(storage, current)
         if current.commit != snapshot.root.commit:
-            _check_conflicts(snapshot.root, current, pending)
+            # A commit of these very changes may have been reported as failed after it had happened.
+            if current.commit != pending.attempt:
+                _check_conflicts(snapshot.root, current, pending)
             snapshot = Snapshot(storage, current, snapshot.workers, snapshot.mode)
         replaced: list[str] = []
         if pending.layout is not None:
@@ -204,7 +213,9 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
             # From here on the root may refer to them. Were it not replaced after all, the next
             # writer finds the lock's mark and removes them.
             files.keep()
-        root = publish(storage, _successor(current, pending, ordinals, arrays), replaced)
+        root = _successor(current, pending, ordinals, arrays)
+        pending.attempt = root.commit
+        root = publish(storage, root, replaced)
         if pending.layout is not None:
             _delete_other_roots(storage, root.config)
         return root
@@ -242,8 +253,10 @@ def _assign_ordinals(catalog: Catalog, pending: Pending) -> dict[str, int]:
 
 def _successor(current: Root, pending: Pending, ordinals: dict[str, int], arrays: dict[str, ArrayFiles]) -> Root:
     upserts = {ordinals[name]: (name, record) for name, record in pending.records.items()}
-    deleted = [current.catalog.ordinals[name] for name in pending.deleted]
-    # Deletions first: a dataset may have been deleted and made anew under its name.
+    # Deletions first: a dataset may have been deleted and made anew under its name. One that is
+    # created and there already is from an earlier attempt to commit the same changes.
+    gone = {*pending.deleted, *pending.created}
+    deleted = [current.catalog.ordinals[name] for name in gone if name in current.catalog.ordinals]
     catalog = current.catalog.with_changes({}, deleted, current.generation + 1)
     catalog = catalog.with_changes(upserts, [], current.generation + 1)
     return current.successor(new_commit_id(), catalog=catalog, arrays=arrays)

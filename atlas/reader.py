@@ -26,6 +26,9 @@ from atlas.worker import DecodeJob, Source, decode_range, pack_layout, unpack_ta
 
 _ALIGNMENT = 64
 
+# Smaller indexes are read: sooner done than a map, and safe from files that are cut short later.
+_MAPPED_ABOVE = 4 << 20
+
 # Datasets that declare an array alike: its schema, the box, their positions among those asked for, their ordinals.
 Wanted = tuple[ArraySchema, Selection, Integers, Integers]
 
@@ -96,7 +99,7 @@ class Snapshot:
 
     def _index_area(self, file: DataFile) -> NDArray[np.uint8]:
         try:
-            if self.storage.is_local:
+            if self.storage.is_local and file.index_length > _MAPPED_ABOVE:
                 return self.storage.open_map(file.key, file.length)[file.index_offset :][: file.index_length]
             return np.frombuffer(self.storage.read_range(file.key, file.index_offset, file.index_length), np.uint8)
         except FileNotFoundError:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers, resolve_selection
-from atlas.commit import commit, create_root, discard_root, emptied, load_root, overwrite_root, sweep
+from atlas.commit import commit, create_root, discard_root, emptied, load_root, overwrite_root, recover, sweep
 from atlas.compaction import compact
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice
 from atlas.dtypes import DType
@@ -26,6 +26,7 @@ from atlas.root import ROOT_KEYS, root_key
 from atlas.schema import ArraySchema, DatasetRecord, check_name
 from atlas.session import Mode, Session, naming
 from atlas.storage import Storage, open_storage
+from atlas.verify import Progress, VerifyReport, verify
 from atlas.view import DatasetView
 from atlas.writer import Pending, filled
 
@@ -109,7 +110,7 @@ class Atlas:
             raise InvalidArgument(f"config must be a StoreConfig, not {type(layout).__name__}")
         choice(on_type_mismatch, MISMATCH_POLICIES, "on_type_mismatch")
         storage = open_storage(source, prefix, storage_options, create=True)
-        with storage.writer_lock():
+        with storage.writer_lock() as interrupted:
             there = any(storage.exists(key) for key in ROOT_KEYS)
             if there and not overwrite:
                 raise StoreAlreadyExists(
@@ -120,6 +121,8 @@ class Atlas:
                 root = emptied(load_root(storage), layout)
             else:
                 root = overwrite_root(storage, layout) if there else create_root(storage, layout)
+            if interrupted:
+                recover(storage, load_root(storage))
         session = Session(storage, root, on_type_mismatch, "a", workers, executor)
         session.pending.layout = layout if later else None
         return Atlas(session)
@@ -152,7 +155,7 @@ class Atlas:
         if mode not in ("a", "r"):
             raise InvalidArgument(f"unknown mode: {mode!r}; use 'a' or 'r'")
         storage = open_storage(source, prefix, storage_options, create=False)
-        return Atlas(Session(storage, load_root(storage), on_type_mismatch, mode, workers, executor))
+        return Atlas(Session.load(storage, on_type_mismatch, mode, workers, executor))
 
     @staticmethod
     def create_path(path: Any, config: StoreConfig | None = None) -> Atlas:
@@ -204,6 +207,28 @@ class Atlas:
             # Taking the new state up gives the pin on the old one back.
             self._session.adopt(root)
             sweep(self._session.storage, root)
+
+    def verify(self, progress: Progress | None = None) -> VerifyReport:
+        """Read and decode everything of the committed state, and say what is damaged.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            Called with what is done, what there is, and the array, once per dataset and array.
+
+        Returns
+        -------
+        VerifyReport
+            ``ok``, ``datasets``, ``chunks``, and ``problems``, each with ``array, dataset, chunk,
+            message``. Damage is reported, not raised; a damaged root already raises when the store is opened.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> Atlas.create(tempfile.mkdtemp()).verify().ok
+        True
+        """
+        return verify(self._session.snapshot, progress)
 
     def discard_if_new(self) -> None:
         """Drop the pending changes, and the store itself when nothing was ever committed to it."""

@@ -41,6 +41,7 @@ ORDER = [
     "writer",
     "commit",
     "compaction",
+    "verify",
     "session",
     "view",
     "accessor",
