@@ -189,14 +189,11 @@ def decode_numbers(payload: Any, pipeline: int, dtype: np.dtype[Any], shape: tup
         if is_shuffled(pipeline):
             data = data.reshape(dtype.itemsize, -1).T
         return np.array(data, order="C").reshape(-1).view(dtype).reshape(shape)
-    out = np.empty(size, np.uint8)
-    table = np.array([shape], np.int64).reshape(1, len(shape))
-    strides = np.array([np.empty(shape, dtype).strides], np.int64).reshape(1, len(shape))
-    zero, length = np.zeros(1, np.int64), np.array([len(payload)])
-    source = np.frombuffer(payload, np.uint8)
-    where = (zero, zero, length, zero.astype(np.int32), table, np.zeros_like(table), table)
-    kernels.pick(size).unpack(source, *where, out, zero, strides, element_of(dtype))
-    return out.view(dtype).reshape(shape)
+    element = element_of(dtype)
+    if element < 0:
+        raise CorruptChunk("cells of this type are never packed")
+    loops = kernels.pick(max(size, _CALLS))
+    return loops.unpack_whole(np.frombuffer(payload, np.uint8), shape, element).view(dtype).reshape(shape)
 
 
 def _decompress_zstd(payload: Any, raw_length: int) -> bytes:

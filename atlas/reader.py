@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from atlas.arena import shared_arena
 from atlas.chunks import Integers, Selection
-from atlas.codecs import decode, element_of
+from atlas.codecs import decode, decode_numbers, element_of
 from atlas.config import settings
 from atlas.dtypes import DType, fill_cell
 from atlas.errors import CorruptChunk, CorruptIndex, CorruptStore, SnapshotExpired
@@ -28,6 +28,9 @@ _ALIGNMENT = 64
 
 # Smaller indexes are read: sooner done than a map, and safe from files that are cut short later.
 _MAPPED_ABOVE = 4 << 20
+
+# Up to this size, planning the read of a chunk costs more than decoding all of it.
+_SMALL_CHUNK = 1 << 20
 
 # Datasets that declare an array alike: its schema, the box, their positions among those asked for, their ordinals.
 Wanted = tuple[ArraySchema, Selection, Integers, Integers]
@@ -112,7 +115,40 @@ class Snapshot:
 
     def read_box(self, schema: ArraySchema, ordinal: int, selection: Selection) -> NDArray[Any]:
         """Return a box of one dataset's array."""
+        number = schema.grid.only_chunk(selection)
+        if number is not None and not schema.dtype.is_text and self.storage.is_local:
+            found = self._read_in_chunk(schema, ordinal, number, selection)
+            if found is not None:
+                return found
         return self.read_boxes(schema.name, schema.dtype, [(schema, selection, np.array([0]), np.array([ordinal]))])[0]
+
+    def _read_in_chunk(
+        self, schema: ArraySchema, ordinal: int, number: int, selection: Selection
+    ) -> NDArray[Any] | None:
+        """Return a box of one small chunk without the cost of a plan, or ``None`` to leave it to one.
+
+        Chunks that are large, absent or damaged are left: a plan deals with them, and names what is wrong.
+        """
+        index, dtype = self.index(schema.name), schema.dtype
+        row = index.locate_one(ordinal, number)
+        extent = schema.grid.extent(number)
+        size = extent.cells * dtype.itemsize
+        if row < 0 or size > _SMALL_CHUNK or size != index.columns["raw_length"][row]:
+            return None
+        columns = ("file", "offset", "length", "pipeline", "checksum")
+        file, offset, length, pipeline, checksum = (int(index.columns[name][row]) for name in columns)
+        try:
+            data = self._source(index.files[file]).bytes()
+            payload = memoryview(data)[offset : offset + length]  # type: ignore[arg-type]
+            if chunk_checksum(payload) != checksum:
+                return None
+            cells = decode_numbers(payload, pipeline, dtype.storage, extent.shape)
+        except CorruptChunk:
+            return None
+        box = tuple(slice(s - first, s - first + n) for s, n, first in zip(*selection, extent.start, strict=True))
+        whole = selection.shape == extent.shape
+        result: NDArray[Any] = (cells if whole else np.array(cells[box], order="C")).view(dtype.numpy)
+        return result
 
     def read_boxes(self, array: str, dtype: DType, wanted: Sequence[Wanted]) -> list[NDArray[Any]]:
         """Return boxes of many datasets, by position.
@@ -260,7 +296,7 @@ class Snapshot:
     def _sources(self, array: str, tables: dict[str, Any]) -> tuple[Source, ...]:
         files = self.index(array).files
         if self.storage.local_path is not None:
-            return tuple(Source(file.key, self.storage.data_path(file.key), file.length) for file in files)
+            return tuple(map(self._source, files))
         sources = [Source(file.key, None, file.length, np.zeros(0, np.uint8)) for file in files]
         for number in np.unique(tables["file"]).tolist():
             rows = np.flatnonzero(tables["file"] == number)
@@ -268,6 +304,9 @@ class Snapshot:
             tables["offset"][rows] = offsets
             sources[number] = Source(files[number].key, None, len(data), data)
         return tuple(sources)
+
+    def _source(self, file: DataFile) -> Source:
+        return Source(file.key, self.storage.data_path(file.key), file.length)
 
     def _named(self, error: CorruptChunk, array: str, plan: ReadPlan) -> CorruptStore:
         if error.row < 0:

@@ -306,6 +306,15 @@ class ArrayIndex:
         expected = rows - np.repeat(self.starts[:-1], np.diff(self.starts))
         return bool((expected == self.columns["number"]).all()) if self.columns else True
 
+    def locate_one(self, ordinal: int, number: int) -> int:
+        """Return the row of one chunk of one dataset, -1 where it was never written."""
+        position = int(np.searchsorted(self.entries, ordinal))
+        if position == len(self.entries) or self.entries[position] != ordinal:
+            return -1
+        first, last = int(self.starts[position]), int(self.starts[position + 1])
+        row = first + int(np.searchsorted(self.columns["number"][first:last], number))
+        return row if row < last and self.columns["number"][row] == number else -1
+
     def locate(self, ordinals: Integers, numbers: Integers) -> Integers:
         """Return the row of every (dataset, chunk) pair, -1 where it was never written.
 

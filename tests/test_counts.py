@@ -55,6 +55,21 @@ def test_a_slice_decodes_only_the_chunks_it_touches(place, decoded):
         assert decoded["calls"] <= 1  # a small read is one call, however many chunks it has
 
 
+def test_a_read_within_one_chunk_makes_no_plan(place, monkeypatch):
+    build(place, 3)
+    view = atlas.Atlas.open(place).open_dataset("d0001")
+    expected = view.read_array("t")
+
+    def unexpected(*arguments):
+        raise AssertionError("a plan was made")
+
+    monkeypatch.setattr("atlas.reader.plan_reads", unexpected)
+    assert view.read_array("t", [20, 30], [20, 30]).tobytes() == expected[20:, 30:].tobytes()
+    assert view.read_array("t", [3, 5], [1, 7]).tobytes() == expected[3:4, 5:12].tobytes()
+    with pytest.raises(AssertionError, match="a plan was made"):
+        view.read_array("t", [19, 0], [2, 1])
+
+
 def python_calls(store: atlas.Atlas, names: list[str]) -> int:
     calls = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Any
 
@@ -156,6 +157,46 @@ def unpack(
     )
     if problem:
         raise CorruptChunk(PROBLEMS[problem], int(failed[0]))
+
+
+def unpack_whole(payload: Any, shape: tuple[int, ...], element: int) -> Any:
+    """Return the cells of one packed chunk.
+
+    Parameters
+    ----------
+    payload : (n,) uint8
+    shape : tuple of int
+        The chunk's shape, with at least one cell.
+    element : int
+
+    Returns
+    -------
+    (m,) uint8
+
+    Raises
+    ------
+    CorruptChunk
+        If the payload is not a chunk of that type and shape.
+    """
+    item, ndim = ITEM_SIZES[element], max(len(shape), 1)
+    cells = math.prod(shape)
+    # The tables of one task, one behind the other: row, offset, geometry and destination are 0.
+    strides = [item] * ndim
+    for axis in range(ndim - 2, -1, -1):
+        strides[axis] = strides[axis + 1] * shape[axis + 1]
+    tables = np.array([0, len(payload), *(0,) * ndim, *(shape or (1,)), *strides], np.int64)
+    zero = _address(tables)
+    length, start = zero + 8, zero + 16
+    extent = start + 8 * ndim
+    out = np.empty(cells * item, np.uint8)
+    most_blocks = cells // BLOCK + _MOST_BOXES + 2
+    room = _room("work", 16 * ndim + 8 * most_blocks + 128 + len(payload) + 16 * cells)
+    where = (zero, length, zero, ndim, extent, start, extent, _address(out), zero, extent + 8 * ndim)
+    # The row of a failure goes where the length was.
+    problem = library["unpack"](_address(payload), zero, 1, *where, element, item, most_blocks, _address(room), length)
+    if problem:
+        raise CorruptChunk(PROBLEMS[problem])
+    return out
 
 
 def shuffle(src: Any, out: Any, itemsize: int) -> None:

@@ -109,6 +109,14 @@ def unpack(
         _place(cells.view(f"V{item}"), block_start[g], block_extent[g], out, int(destination[row]), strides[g])
 
 
+def unpack_whole(payload: Any, shape: tuple[int, ...], element: int) -> Any:
+    """Twin of :func:`atlas.kernels.native.unpack_whole`."""
+    try:
+        return _unpack_chunk(payload.tobytes(), shape or (1,), element).reshape(-1).view(np.uint8)
+    except _Problem as problem:
+        raise CorruptChunk(PROBLEMS[problem.args[0]]) from None
+
+
 class _Problem(Exception):
     """What is wrong with a payload."""
 
