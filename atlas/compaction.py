@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from atlas.catalog import Catalog
 from atlas.chunks import Integers
+from atlas.columnfile import DataFile
 from atlas.commit import load_root, new_commit_id, new_data_files, publish, recover
 from atlas.dtypes import DType
 from atlas.reader import Snapshot
-from atlas.root import ArrayFiles, DataFile, Root
+from atlas.root import ArrayFiles, Root
 from atlas.segment import STATISTICS, SegmentWriter
 from atlas.statistics import Statistics, statistics_columns
 from atlas.storage import Storage

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from atlas.arena import shared_arena
 from atlas.chunks import Integers, Selection
 from atlas.codecs import decode
+from atlas.columnfile import DataFile
 from atlas.config import settings
 from atlas.dtypes import DType, fill_cell
 from atlas.errors import CorruptChunk, CorruptIndex, CorruptStore, SnapshotExpired
 from atlas.executor import run
 from atlas.plan import Member, ReadPlan, plan_reads
-from atlas.root import ArrayFiles, DataFile, Root
+from atlas.root import ArrayFiles, Root
 from atlas.schema import ArraySchema
 from atlas.segment import STATISTICS, ArrayIndex, SegmentIndex, chunk_checksum
 from atlas.statistics import Statistics, from_columns

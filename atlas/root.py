@@ -15,6 +15,7 @@ import msgpack
 import xxhash
 
 from atlas.catalog import Catalog
+from atlas.columnfile import DataFile, is_size
 from atlas.config import StoreConfig
 from atlas.errors import CorruptRoot, InvalidArgument
 from atlas.schema import check_name
@@ -23,52 +24,6 @@ FORMAT_VERSION = 1
 _SUFFIXES = {"none": "", "zstd": ".zst", "lz4": ".lz4"}
 _BLANK = "0" * 16
 MAX_ROOT_BYTES = 1 << 34
-
-
-@dataclass(frozen=True)
-class DataFile:
-    """A data file as the root vouches for it.
-
-    Attributes
-    ----------
-    key : str
-        Its place in the store, ``directory/name.af``.
-    length : int
-        Committed bytes.
-    index_offset, index_length : int
-        Where its index is.
-    index_hash : str
-        xxh3-64 of the index, 16 hex digits.
-    """
-
-    key: str
-    length: int
-    index_offset: int
-    index_length: int
-    index_hash: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the entry as the root keeps it."""
-        return {
-            "file": self.key,
-            "length": self.length,
-            "index": [self.index_offset, self.index_length],
-            "hash": self.index_hash,
-        }
-
-    @staticmethod
-    def from_json(value: Any) -> DataFile:
-        """Inverse of :meth:`to_json`, checking everything."""
-        _expect(isinstance(value, dict), "a data file is not an object")
-        key, length, index, digest = (value.get(k) for k in ("file", "length", "index", "hash"))
-        parts = key.split("/") if isinstance(key, str) else []
-        _expect(len(parts) == 2 and all(p not in ("", ".", "..") and "\0" not in p for p in parts), "bad file name")
-        _expect(parts[1].endswith(".af") and "\\" not in key, f"bad file name {key!r}")
-        _expect(isinstance(index, list) and len(index) == 2, f"bad index place of {key!r}")
-        _expect(all(_is_size(n) for n in (length, *index)), f"bad sizes of {key!r}")
-        _expect(index[0] + index[1] <= length, f"the index of {key!r} lies outside it")
-        _expect(isinstance(digest, str) and len(digest) == 16, f"bad hash of {key!r}")
-        return DataFile(key, length, index[0], index[1], digest)
 
 
 @dataclass(frozen=True)
@@ -260,15 +215,11 @@ def _expect(condition: Any, message: str) -> None:
         raise InvalidArgument(message)
 
 
-def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
-
-
 def _root_of(document: Any, meta_format: str, compression: str) -> Root:
     _expect(isinstance(document, dict) and document.get("format") == "atlas", "it is not an Atlas root")
     version = document.get("version")
     _expect(version == FORMAT_VERSION, f"format version {version!r} is not known here (this release reads 1)")
-    _expect(_is_size(document.get("generation")), "bad generation")
+    _expect(is_size(document.get("generation")), "bad generation")
     _expect(all(isinstance(document.get(k), str) for k in ("commit", "parent", "codec")), "bad commit ids")
     arrays, retired = document.get("arrays"), document.get("retired")
     _expect(isinstance(arrays, dict) and isinstance(retired, list), "bad array table")
@@ -294,5 +245,5 @@ def _array_files(value: Any) -> ArrayFiles:
 
 def _retired(entry: Any) -> tuple[str, int, int]:
     _expect(isinstance(entry, list) and len(entry) == 3 and isinstance(entry[0], str), "bad retired file")
-    _expect(_is_size(entry[1]) and _is_size(entry[2]), "bad retired file")
+    _expect(is_size(entry[1]) and is_size(entry[2]), "bad retired file")
     return entry[0], entry[1], entry[2]

@@ -29,6 +29,8 @@ ORDER = [
     "schema",
     "codecs",
     "storage",
+    "columns",
+    "columnfile",
     "catalog",
     "root",
     "segment",
