@@ -16,7 +16,7 @@ from atlas.errors import CorruptStore, InvalidArgument
 Integers = NDArray[np.int64]
 
 
-def runs(rows: Integers) -> tuple[Integers, Integers]:
+def runs(rows: NDArray[Any]) -> tuple[Integers, Integers]:
     """Return the first row and the length of every run of consecutive rows."""
     if not len(rows):
         return rows, rows
@@ -68,7 +68,7 @@ class Texts:
         data = self.data.tobytes()
         return [data[begin:end] for begin, end in zip(self.begins.tolist(), self.ends.tolist(), strict=True)]
 
-    def take(self, rows: Integers) -> Texts:
+    def take(self, rows: NDArray[Any]) -> Texts:
         """Return the strings of some rows."""
         firsts, counts = runs(rows)
         begins = self.begins[firsts].tolist() if len(firsts) else []
@@ -110,7 +110,7 @@ class Column:
         """Return the cell of one row."""
         return self.cells[0 if self.constant else row]
 
-    def take(self, rows: Integers) -> Column:
+    def take(self, rows: NDArray[Any]) -> Column:
         """Return the column of some rows."""
         if self.constant:
             return Column(len(rows), self.cells) if len(rows) else Column(0, self.cells)

@@ -34,6 +34,24 @@ Wanted = tuple[ArraySchema, Selection, Integers, Integers]
 _COMPILED_ABOVE = 64 << 20
 
 
+def read_index(storage: Storage, file: DataFile) -> NDArray[np.uint8]:
+    """Return the index of a file, mapped where that is possible.
+
+    Raises
+    ------
+    SnapshotExpired
+        If the file is gone.
+    """
+    try:
+        if storage.is_local:
+            return storage.open_map(file.key, file.length)[file.index_offset :][: file.index_length]
+        return np.frombuffer(storage.read_range(file.key, file.index_offset, file.index_length), np.uint8)
+    except FileNotFoundError:
+        raise SnapshotExpired(
+            f"data file {file.key} is gone from {storage.describe()}; call refresh() to see the store as it is now"
+        ) from None
+
+
 class Snapshot:
     """One committed state of a store, readable by many threads at once.
 
@@ -70,7 +88,7 @@ class Snapshot:
             found = self._segments.get(array)
         if found is None:
             files = self._files(array).files
-            found = tuple(SegmentIndex(self._index_area(file), file, array) for file in files)
+            found = tuple(SegmentIndex(read_index(self.storage, file), file, array) for file in files)
             with self._lock:
                 self._segments[array] = found
         return found
@@ -97,17 +115,6 @@ class Snapshot:
 
     def _files(self, array: str) -> ArrayFiles:
         return self.root.arrays.get(array, ArrayFiles(array, ()))
-
-    def _index_area(self, file: DataFile) -> NDArray[np.uint8]:
-        try:
-            if self.storage.is_local:
-                return self.storage.open_map(file.key, file.length)[file.index_offset :][: file.index_length]
-            return np.frombuffer(self.storage.read_range(file.key, file.index_offset, file.index_length), np.uint8)
-        except FileNotFoundError:
-            raise SnapshotExpired(
-                f"data file {file.key} is gone from {self.storage.describe()}; "
-                "call refresh() to see the store as it is now"
-            ) from None
 
     # ── reads ────────────────────────────────────────────────────────────────────────────────
 

@@ -7,17 +7,19 @@ document itself with those 16 digits written as zeros. So every byte of it is co
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import msgpack
 import xxhash
 
-from atlas.catalog import Catalog
+from atlas.catalog import MAX_SLOTS, Catalog
 from atlas.columnfile import DataFile, is_size
 from atlas.config import StoreConfig
 from atlas.errors import CorruptRoot, InvalidArgument
+from atlas.layer import Layer, is_count, runs_json
 from atlas.schema import check_name
 
 FORMAT_VERSION = 1
@@ -48,7 +50,9 @@ class Root:
     catalog : Catalog
     arrays : mapping of str to ArrayFiles
     retired : tuple of (key, generation, seconds)
-        Data files that compaction replaced and that could not be removed yet.
+        Files that were replaced and could not be removed yet.
+    store : str
+        Unique id of the store, the same in all of its files.
     """
 
     config: StoreConfig
@@ -58,6 +62,12 @@ class Root:
     catalog: Catalog
     arrays: Mapping[str, ArrayFiles]
     retired: tuple[tuple[str, int, int], ...] = ()
+    store: str = ""
+
+    @property
+    def files(self) -> list[DataFile]:
+        """Every file that the state refers to."""
+        return [*(file for files in self.arrays.values() for file in files.files), *self.catalog.tables]
 
     def successor(self, commit: str, **changes: Any) -> Root:
         """Return the next committed state."""
@@ -69,6 +79,8 @@ def root_key(config: StoreConfig) -> str:
     return f"atlas.{config.meta_format}{_SUFFIXES[config.meta_compression]}"
 
 
+LoadTable = Callable[[str, DataFile, int], Layer]
+
 ROOT_KEYS: dict[str, tuple[str, str]] = {
     f"atlas.{fmt}{suffix}": (fmt, compression)
     for fmt in ("json", "msgpack")
@@ -76,13 +88,15 @@ ROOT_KEYS: dict[str, tuple[str, str]] = {
 }
 
 
-def encode_root(root: Root) -> bytes:
-    """Return the bytes of the root object."""
-    schemas, table = root.catalog.to_json()
-    document: dict[str, Any] = {
+def root_document(root: Root) -> dict[str, Any]:
+    """Return the document that the root object holds, with a blank checksum."""
+    catalog = root.catalog
+    schemas, parts = catalog.top.written
+    return {
         "checksum": _BLANK,
         "format": "atlas",
         "version": FORMAT_VERSION,
+        "store": root.store,
         "generation": root.generation,
         "commit": root.commit,
         "parent": root.parent,
@@ -94,8 +108,19 @@ def encode_root(root: Root) -> bytes:
         },
         "retired": [list(entry) for entry in root.retired],
         "schemas": schemas,
-        "datasets": table,
+        "datasets": {
+            "slots": catalog.slots,
+            "count": catalog.count,
+            "tables": [file.to_json() for file in catalog.tables],
+            "deleted": runs_json(catalog.top.deleted),
+            "parts": parts,
+        },
     }
+
+
+def encode_root(root: Root) -> bytes:
+    """Return the bytes of the root object."""
+    document = root_document(root)
     plain = _dump_json(document) if root.config.meta_format == "json" else msgpack.packb(document)
     start = plain.index(_BLANK.encode())
     digest = xxhash.xxh3_64_hexdigest(plain).encode()
@@ -128,8 +153,16 @@ def _compress(plain: bytes, compression: str) -> bytes:
     return plain
 
 
-def decode_root(data: bytes, key: str) -> Root:
+def decode_root(data: bytes, key: str, load_table: LoadTable) -> Root:
     """Return the state that the bytes of a root object describe.
+
+    Parameters
+    ----------
+    data : bytes
+    key : str
+        The root object's name.
+    load_table : callable
+        Reads a table file, given the store's id, the file, and the number of ordinals in use.
 
     Raises
     ------
@@ -141,7 +174,7 @@ def decode_root(data: bytes, key: str) -> Root:
     _check_checksum(plain, meta_format, key)
     try:
         document = _parse_json(plain) if meta_format == "json" else _parse_msgpack(plain)
-        return _root_of(document, meta_format, compression)
+        return _root_of(document, meta_format, compression, load_table)
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError, msgpack.UnpackException) as error:
         raise CorruptRoot(f"root object {key} is not valid: {error}") from None
 
@@ -215,12 +248,12 @@ def _expect(condition: Any, message: str) -> None:
         raise InvalidArgument(message)
 
 
-def _root_of(document: Any, meta_format: str, compression: str) -> Root:
+def _root_of(document: Any, meta_format: str, compression: str, load_table: LoadTable) -> Root:
     _expect(isinstance(document, dict) and document.get("format") == "atlas", "it is not an Atlas root")
     version = document.get("version")
     _expect(version == FORMAT_VERSION, f"format version {version!r} is not known here (this release reads 1)")
     _expect(is_size(document.get("generation")), "bad generation")
-    _expect(all(isinstance(document.get(k), str) for k in ("commit", "parent", "codec")), "bad commit ids")
+    _expect(all(isinstance(document.get(k), str) for k in ("store", "commit", "parent", "codec")), "bad commit ids")
     arrays, retired = document.get("arrays"), document.get("retired")
     _expect(isinstance(arrays, dict) and isinstance(retired, list), "bad array table")
     return Root(
@@ -228,10 +261,22 @@ def _root_of(document: Any, meta_format: str, compression: str) -> Root:
         document["generation"],
         document["commit"],
         document["parent"],
-        Catalog.from_json(document.get("schemas"), document.get("datasets")),
+        _catalog(document, load_table),
         {check_name(name, "array"): _array_files(value) for name, value in arrays.items()},
         tuple(_retired(entry) for entry in retired),
+        document["store"],
     )
+
+
+def _catalog(document: Any, load_table: LoadTable) -> Catalog:
+    table, store = document.get("datasets"), document["store"]
+    _expect(isinstance(table, dict) and isinstance(table.get("tables"), list), "the dataset table is malformed")
+    slots, count = table.get("slots"), table.get("count")
+    _expect(is_count(slots, MAX_SLOTS) and is_count(count, slots), "the dataset table is malformed")
+    tables = tuple(DataFile.from_json(file, ".at") for file in table["tables"])
+    top = Layer.from_json(document.get("schemas"), table.get("parts"), table.get("deleted"), slots)
+    _expect(tables or len(top) == count, "the dataset table is malformed")
+    return Catalog(slots, count, tables, top, partial(load_table, store))
 
 
 def _array_files(value: Any) -> ArrayFiles:

@@ -10,7 +10,7 @@ hash, the directory for every column, and the ``checksum`` column for every payl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -67,7 +67,7 @@ class SegmentWriter:
         self._writer.write(payload)
         return offset
 
-    def finish(self, array: str, columns: dict[str, Any]) -> DataFile:
+    def finish(self, array: str, columns: dict[str, Any], head: Mapping[str, Any] | None = None) -> DataFile:
         """Write the index; the file is not yet durable.
 
         Parameters
@@ -77,9 +77,11 @@ class SegmentWriter:
             Entry columns ``ordinal, count, flags, rows, nulls, min, max`` and chunk columns
             ``number, offset, length, raw_length, pipeline, checksum``, entries in ascending
             order, each entry's chunks in ascending order.
+        head : mapping, optional
+            What else the directory says.
         """
         cast = {name: _cast(name, values) for name, values in columns.items()}
-        place = write_columns(self._writer, {"array": array}, cast)
+        place = write_columns(self._writer, {"array": array, **(head or {})}, cast)
         return DataFile(self._key, self._writer.position, *place)
 
 

@@ -13,6 +13,7 @@ from atlas.chunks import Integers, Selection
 from atlas.commit import load_root
 from atlas.config import MISMATCH_POLICIES, choice, settings
 from atlas.errors import ArrayNotFound, CorruptChunk, DatasetNotFound, InvalidArgument, ReadOnlyStore, TypeMismatch
+from atlas.layer import Layer
 from atlas.reader import Snapshot
 from atlas.root import Root
 from atlas.schema import ArraySchema, DatasetRecord, MergedSchema, split_record
@@ -89,7 +90,7 @@ class Session:
         with self.lock:
             if name in self.pending.records:
                 return True
-            return name in self.snapshot.root.catalog.ordinals and name not in self.pending.deleted
+            return name not in self.pending.deleted and name in self.snapshot.root.catalog
 
     def require(self, name: str) -> None:
         """Raise :class:`DatasetNotFound` unless there is a dataset of that name."""
@@ -102,12 +103,14 @@ class Session:
             self.require(name)
             found = self.pending.records.get(name)
             catalog = self.snapshot.root.catalog
-            return found if found is not None else catalog.record(catalog.ordinals[name])
+            return found if found is not None else catalog.record(catalog.ordinal(name))
 
     def change(self, name: str) -> DatasetRecord:
         """Return what a dataset declares as a record that may be changed."""
         self.writable()
-        return self.pending.records.setdefault(name, self.record(name))
+        if name not in self.pending.records:
+            self.pending.records[name] = self.record(name).copy()
+        return self.pending.records[name]
 
     def merged_schema(self) -> MergedSchema:
         """Return every array and attribute of the collection, pending ones included."""
@@ -119,9 +122,9 @@ class Session:
     def _merge(self) -> MergedSchema:
         merged = MergedSchema()
         catalog = self.snapshot.root.catalog
-        overridden = [catalog.ordinals[n] for n in self.hidden() if n in catalog.ordinals]
-        if overridden:
-            catalog = catalog.with_changes({}, overridden, 0)
+        overridden = catalog.find(list(self.hidden()))
+        if (overridden >= 0).any():
+            catalog = catalog.with_layer(Layer.empty().deleting(overridden[overridden >= 0]))
         for template in catalog.live_templates():
             merged.add_template(template)
         for record in self.pending.records.values():
@@ -150,8 +153,7 @@ class Session:
         """Look the names up: what is committed, by schema, and what pending changes override, by position."""
         with self.lock:
             snapshot, catalog = self.snapshot, self.snapshot.root.catalog
-            index = catalog.ordinals
-            ordinals = np.fromiter((index.get(name, -1) for name in names), np.int64, len(names))
+            ordinals = catalog.find(names)
             overlays: dict[int, tuple[ArraySchema, PendingArray | None]] = {}
             if self.pending:
                 hidden = self.hidden()
@@ -182,7 +184,7 @@ class Session:
         self, snapshot: Snapshot, schema: ArraySchema, pending: PendingArray | None, name: str, box: Selection
     ) -> NDArray[Any]:
         """Return a box of one dataset's array: what is stored, with the pending cells over it."""
-        ordinal = snapshot.root.catalog.ordinals.get(name, -1)
+        ordinal = snapshot.root.catalog.ordinal(name)
         fresh = ordinal < 0 or name in self.pending.created or (pending is not None and pending.reset)
         result = filled(schema, box.shape) if fresh else snapshot.read_box(schema, ordinal, box)
         if pending is not None:

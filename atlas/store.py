@@ -219,7 +219,7 @@ class Atlas:
 
     def __len__(self) -> int:
         catalog = self._session.snapshot.root.catalog
-        return len(catalog.ordinals) - len(self._session.pending.deleted) + len(self._session.pending.created)
+        return catalog.count - len(self._session.pending.deleted) + len(self._session.pending.created)
 
     @property
     def _inner(self) -> Atlas:
@@ -280,7 +280,8 @@ class Atlas:
         """Return the names of all datasets, in order of insertion."""
         with self._session.lock:
             gone = self._session.pending.deleted
-            names = [n for n in self._session.snapshot.root.catalog.names if n is not None and n not in gone]
+            names = self._session.snapshot.root.catalog.names()
+            names = [name for name in names if name not in gone] if gone else names
             return names + [n for n in self._session.pending.records if n in self._session.pending.created]
 
     def list_arrays(self) -> list[str]:
@@ -309,7 +310,7 @@ class Atlas:
             if name in self._session.pending.created:
                 order = [n for n in self._session.pending.records if n in self._session.pending.created]
                 return self._session.snapshot.root.catalog.slots + order.index(name)
-            return self._session.snapshot.root.catalog.ordinals.get(name) if self.dataset_exists(name) else None
+            return self._session.snapshot.root.catalog.ordinal(name) if self.dataset_exists(name) else None
 
     def row_slots(self) -> int:
         """Return the number of ordinals in use, those of deleted datasets included."""
@@ -340,7 +341,7 @@ class Atlas:
             }
         return {
             "location": self._session.storage.describe(),
-            "datasets": len(root.catalog.ordinals),
+            "datasets": root.catalog.count,
             "row_slots": root.catalog.slots,
             "generation": root.generation,
             "root": root_key(root.config),

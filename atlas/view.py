@@ -71,9 +71,9 @@ class DatasetView:
         session = self._session
         with session.lock:
             found = self._record().arrays.get(name)
-            ordinal = session.snapshot.root.catalog.ordinals.get(self._name)
+            ordinal = session.snapshot.root.catalog.ordinal(self._name)
             pending = session.pending.arrays.get(self._name, {}).get(name)
-            if found is None or ordinal is None or self._name in session.pending.created or pending is not None:
+            if found is None or ordinal < 0 or self._name in session.pending.created or pending is not None:
                 return None
             snapshot = session.snapshot
         statistics = snapshot.statistics(name, found.dtype, ordinal)
