@@ -118,19 +118,31 @@ class Catalog:
         """Yield every layer, oldest first, with its rows that no newer one hides."""
         for depth, layer in enumerate(self.layers):
             keep = np.ones(len(layer), bool)
-            for newer in self.layers[depth + 1 :]:
-                keep[layer.hidden(newer)] = False
+            keep[self._hidden(depth)] = False
             yield layer, np.flatnonzero(keep)
+
+    def _hidden(self, depth: int) -> Integers:
+        layer = self.layers[depth]
+        newer = [layer.hidden(above) for above in self.layers[depth + 1 :]]
+        return np.unique(np.concatenate(newer)) if newer else np.zeros(0, np.int64)
 
     @cached_property
     def ordinals(self) -> Integers:
         """The ordinal of every dataset, ascending."""
         pieces = [layer.ordinals[rows] for layer, rows in self.live()]
-        return np.sort(np.concatenate(pieces))
+        return np.sort(np.concatenate(pieces), kind="stable")
 
     def names(self) -> list[str]:
         """Return the name of every dataset, by ascending ordinal."""
-        return self.names_of(self.ordinals)
+        names: list[str] = []
+        ordinals = []
+        for layer, rows in self.live():
+            names += layer.names.take(rows).tolist()
+            ordinals.append(layer.ordinals[rows])
+        order = np.concatenate(ordinals)
+        if (np.diff(order) > 0).all():
+            return names
+        return [names[i] for i in np.argsort(order, kind="stable").tolist()]
 
     def names_of(self, ordinals: Integers) -> list[str]:
         """Return the names of datasets."""
@@ -154,13 +166,15 @@ class Catalog:
     # ── schemas ──────────────────────────────────────────────────────────────────────────────
 
     def live_templates(self) -> Iterator[Template]:
-        """Yield every template that a dataset has, in order of first use."""
-        first: dict[int, Template] = {}
-        for layer, rows in self.live():
-            for code, positions in layer.members(rows):
-                first[int(layer.ordinals[rows[positions[0]]])] = layer.groups[code].template
-        for ordinal in sorted(first):
-            yield first[ordinal]
+        """Yield every template that a dataset has, by the first ordinal that had it."""
+        found: list[tuple[int, Template]] = []
+        for depth, layer in enumerate(self.layers):
+            held = np.array([group.rows for group in layer.groups], np.int64)
+            held -= np.bincount(layer.group[self._hidden(depth)], minlength=len(held))
+            firsts = layer.ordinals[layer.firsts]
+            found += [(int(firsts[code]), layer.groups[code].template) for code in np.flatnonzero(held > 0).tolist()]
+        for _, template in sorted(found, key=lambda item: item[0]):
+            yield template
 
     def layouts(self, array: str, ordinals: Integers) -> tuple[Integers, list[ArraySchema]]:
         """Return the distinct schemas of an array over datasets, and which one each dataset has.

@@ -99,16 +99,23 @@ def write_columns(writer: DataWriter, head: dict[str, Any], columns: dict[str, A
         What the directory says besides ``columns``.
     columns : dict of str to array, Texts, Column or list of bytes
     """
+    _align(writer)
     start = writer.position
     directory = []
     for name, values in columns.items():
         entry, data = encode_column(name, values)
+        _align(writer)
         entry["offset"] = writer.position - start
         directory.append(entry)
         writer.write(data)
     packed = msgpack.packb(head | {"columns": directory})
     writer.write(packed + len(packed).to_bytes(8, "little"))
     return Place(start, writer.position - start, xxhash.xxh3_64_hexdigest(packed))
+
+
+def _align(writer: DataWriter) -> None:
+    # NumPy copies a whole mapped column for one look-up in it when its numbers are not aligned.
+    writer.write(bytes(-writer.position % 8))
 
 
 def encode_column(name: str, values: Any) -> tuple[dict[str, Any], Any]:

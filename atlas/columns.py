@@ -53,10 +53,9 @@ class Texts:
         begin = int(self.ends[row - 1]) if row else 0
         return self.data[begin : int(self.ends[row])].tobytes()
 
-    @property
-    def begins(self) -> Integers:
-        """Where each string begins."""
-        return np.concatenate([[0], self.ends[:-1]]).astype(np.int64)
+    def begins_of(self, rows: NDArray[Any]) -> Integers:
+        """Return where the strings of some rows begin."""
+        return np.where(rows > 0, self.ends[rows - 1], 0)
 
     @property
     def lengths(self) -> Integers:
@@ -65,17 +64,29 @@ class Texts:
 
     def tolist(self) -> list[bytes]:
         """Return the strings."""
-        data = self.data.tobytes()
-        return [data[begin:end] for begin, end in zip(self.begins.tolist(), self.ends.tolist(), strict=True)]
+        data, ends = self.data.tobytes(), self.ends.tolist()
+        return [data[begin:end] for begin, end in zip([0, *ends[:-1]], ends, strict=True)] if ends else []
 
     def take(self, rows: NDArray[Any]) -> Texts:
         """Return the strings of some rows."""
         firsts, counts = runs(rows)
-        begins = self.begins[firsts].tolist() if len(firsts) else []
-        ends = self.ends[firsts + counts - 1].tolist() if len(firsts) else []
+        begins, ends = self.begins_of(firsts).tolist(), self.ends[firsts + counts - 1].tolist()
         pieces = [self.data[begin:end] for begin, end in zip(begins, ends, strict=True)]
         data = np.concatenate(pieces) if pieces else np.zeros(0, np.uint8)
-        return Texts(data, np.cumsum(self.lengths[rows]))
+        return Texts(data, np.cumsum(self.ends[rows] - self.begins_of(rows)))
+
+    def matches(self, rows: Integers, others: Texts, places: Integers) -> NDArray[np.bool_]:
+        """Return which strings of some rows are those at as many places of `others`."""
+        begins, other_begins = self.begins_of(rows), others.begins_of(places)
+        lengths = self.ends[rows] - begins
+        same: NDArray[np.bool_] = lengths == others.ends[places] - other_begins
+        begins, other_begins, lengths = begins[same], other_begins[same], lengths[same]
+        within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        differs = (
+            self.data[np.repeat(begins, lengths) + within] != others.data[np.repeat(other_begins, lengths) + within]
+        )
+        same[np.flatnonzero(same)[np.repeat(np.arange(len(lengths)), lengths)[differs]]] = False
+        return same
 
     @staticmethod
     def joined(parts: Sequence[Texts]) -> Texts:

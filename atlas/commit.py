@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -66,10 +67,18 @@ def load_root(storage: Storage) -> Root:
     return max(found, key=lambda root: root.generation)
 
 
+# Table files that are in use, so that those which a commit leaves alone are not read again.
+_tables: WeakValueDictionary[tuple[str, DataFile], Layer] = WeakValueDictionary()
+
+
 def _load_table(storage: Storage, store: str, file: DataFile, slots: int) -> Layer:
-    columns = ColumnFile(read_index(storage, file), file)
-    columns.expect(columns.head.get("store") == store, "it belongs to another store")
-    return read_layer(columns, slots)
+    place = storage.describe(), file
+    layer = _tables.get(place)
+    if layer is None:
+        columns = ColumnFile(read_index(storage, file), file)
+        columns.expect(columns.head.get("store") == store, "it belongs to another store")
+        layer = _tables[place] = read_layer(columns, slots)
+    return layer
 
 
 def create_root(storage: Storage, config: StoreConfig) -> Root:

@@ -174,6 +174,14 @@ class Layer:
         written = sum(len(group.key) for group in self.groups)
         return len(self.names.texts.data) + 3 * len(self) + 8 * cells + texts + 12 * spans + written
 
+    @cached_property
+    def firsts(self) -> Integers:
+        """The first row of every group."""
+        firsts = np.zeros(len(self.groups), np.int64)
+        # Of repeated positions the last assignment counts.
+        firsts[self.group[::-1]] = np.arange(len(self))[::-1]
+        return firsts
+
     def rows_of(self, ordinals: Integers) -> Integers:
         """Return the row of every ordinal, -1 where this layer says nothing of it."""
         return _positions(self.ordinals, ordinals)
@@ -205,7 +213,8 @@ class Layer:
         for code, positions in self.members(rows):
             group[positions], row[positions] = len(groups), np.arange(len(positions))
             groups.append(self.groups[code].take(self.row[rows[positions]]))
-        return Layer(self.ordinals[rows], self.names.take(rows), self.changed.take(rows), group, row, groups)
+        names = self.names.keep(rows) if 2 * len(rows) > len(self) else self.names.take(rows)
+        return Layer(self.ordinals[rows], names, self.changed.take(rows), group, row, groups)
 
     def _replaced(self, ordinals: Integers | None = None, deleted: Integers | None = None) -> Layer:
         return Layer(

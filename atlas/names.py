@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -21,9 +21,9 @@ _SUSPECT = ("/", "\0_", "\0\0", "\0.\0", "\0..\0")
 
 
 class Sought(NamedTuple):
-    """Names to look up: their UTF-8 form and its hash."""
+    """Names to look up: their UTF-8 form followed by a NUL, and its hash without that."""
 
-    encoded: list[bytes]
+    texts: Texts
     hashes: Hashes
 
 
@@ -31,7 +31,7 @@ def seek(names: Sequence[object]) -> Sought:
     """Return names as look-ups want them; what is no name at all is simply not found."""
     # A lone surrogate has no UTF-8 form, and the form it gets here is never stored.
     encoded = [name.encode("utf-8", "surrogatepass") if isinstance(name, str) else b"" for name in names]
-    return Sought(encoded, _hash(encoded))
+    return Sought(Texts.of([name + b"\0" for name in encoded]), _hash(encoded))
 
 
 def _hash(encoded: Sequence[bytes]) -> Hashes:
@@ -57,17 +57,15 @@ class Names:
     texts : Texts
         UTF-8, each name followed by a NUL.
     hashes : (n,) uint64, optional
-        xxh3-64 of each name without its NUL; made when first needed.
+        xxh3-64 of every name without its NUL, ascending; made when first needed.
     order : (n,) integers, optional
-        Rows by ascending hash; made when first needed.
+        The row of each of these hashes.
     """
 
-    def __init__(self, texts: Texts, hashes: Hashes | None = None, order: NDArray[np.integer] | None = None) -> None:
+    def __init__(self, texts: Texts, hashes: Hashes | None = None, order: NDArray[Any] | None = None) -> None:
         self.texts = texts
-        if hashes is not None:
-            self.hashes = hashes
-        if order is not None:
-            self.order = order
+        if hashes is not None and order is not None:
+            self.index = hashes, order
 
     @staticmethod
     def of(names: Sequence[str]) -> Names:
@@ -83,14 +81,9 @@ class Names:
         return Names(Texts.of([name.encode("utf-8") + b"\0" for name in names]))
 
     @cached_property
-    def hashes(self) -> Hashes:
-        """Hash of every name."""
-        return _hash([cell[:-1] for cell in self.texts.tolist()])
-
-    @cached_property
-    def order(self) -> NDArray[np.integer]:
-        """Rows by ascending hash."""
-        return np.argsort(self.hashes, kind="stable")
+    def index(self) -> tuple[Hashes, NDArray[Any]]:
+        """The hash of every name, ascending, and the row of each."""
+        return _sorted(_hash([cell[:-1] for cell in self.texts.tolist()]))
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -116,38 +109,50 @@ class Names:
         """Return the names of some rows."""
         if len(rows) == len(self) and (np.diff(rows) == 1).all():
             return self
-        known = self.__dict__.get("hashes")
-        return Names(self.texts.take(rows), None if known is None else known[rows])
+        return Names(self.texts.take(rows))
+
+    def keep(self, rows: Integers) -> Names:
+        """Return the names of most rows, in ascending order; the hashes are kept, too."""
+        hashes, order = self.index
+        moved = np.full(len(self), -1, np.int64)
+        moved[rows] = np.arange(len(rows))
+        order = moved[order]
+        kept = order >= 0
+        return Names(self.texts.take(rows), hashes[kept], order[kept])
 
     @staticmethod
     def joined(parts: Sequence[Names]) -> Names:
         """Return the names of several together."""
         if len(parts) == 1:
             return parts[0]
-        texts = Texts.joined([part.texts for part in parts])
-        return Names(texts, np.concatenate([part.hashes for part in parts]))
+        firsts = np.cumsum([0, *(len(part) for part in parts)])
+        hashes = np.concatenate([part.index[0] for part in parts])
+        order = np.concatenate([part.index[1] + first for part, first in zip(parts, firsts, strict=False)])
+        # The sort is a merge: every part is in order already.
+        merged, picks = _sorted(hashes)
+        return Names(Texts.joined([part.texts for part in parts]), merged, order[picks])
 
     def find(self, sought: Sought) -> Integers:
         """Return the row of every sought name, -1 where it is not among these."""
-        found = np.full(len(sought.encoded), -1, np.int64)
+        found = np.full(len(sought.hashes), -1, np.int64)
         if not len(self):
             return found
-        first = np.searchsorted(self.hashes, sought.hashes, sorter=self.order)
-        first = np.minimum(first, len(self) - 1)
-        rows = np.asarray(self.order[first], np.int64)
-        places = np.flatnonzero(self.hashes[rows] == sought.hashes)
-        for place, row, position in zip(places.tolist(), rows[places].tolist(), first[places].tolist(), strict=True):
-            found[place] = self._same(sought.encoded[place], row, position)
+        hashes, order = self.index
+        # Ascending probes touch the index front to back.
+        places = np.argsort(sought.hashes)
+        at = np.searchsorted(hashes, sought.hashes[places])
+        while len(places):
+            same = at < len(self)
+            same[same] = hashes[at[same]] == sought.hashes[places[same]]
+            places, at = places[same], at[same]
+            rows = order[at].astype(np.int64)
+            right = self.texts.matches(rows, sought.texts, places)
+            found[places[right]] = rows[right]
+            # Names that share a hash are neighbours.
+            places, at = places[~right], at[~right] + 1
         return found
 
-    def _same(self, name: bytes, row: int, position: int) -> int:
-        # Names that share a hash are neighbours in the order.
-        wanted, digest = name + b"\0", self.hashes[row]
-        while self.hashes[row] == digest:
-            if self.texts[row] == wanted:
-                return row
-            position += 1
-            if position == len(self):
-                break
-            row = int(self.order[position])
-        return -1
+
+def _sorted(hashes: Hashes) -> tuple[Hashes, NDArray[Any]]:
+    order = np.argsort(hashes, kind="stable")
+    return hashes[order], order

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers, Selection
-from atlas.commit import load_root
+from atlas.commit import commit, load_root
 from atlas.config import MISMATCH_POLICIES, choice, settings
 from atlas.errors import ArrayNotFound, CorruptChunk, DatasetNotFound, InvalidArgument, ReadOnlyStore, TypeMismatch
 from atlas.layer import Layer
@@ -59,14 +59,24 @@ class Session:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["storage"], load_root(state["storage"]), *state["options"])  # type: ignore[misc]
 
-    def adopt(self, root: Root) -> None:
-        """Take a committed state as the one to show."""
+    def adopt(self, root: Root, merged: MergedSchema | None = None) -> None:
+        """Take a committed state as the one to show; `merged` is its merged schema, when that is known."""
         workers = settings().workers if self._workers is None else self._workers
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise InvalidArgument(f"workers must be at least 1, not {workers!r}")
         pin = self.storage.pin(root.generation)
         self.snapshot = Snapshot(self.storage, root, workers, self._executor, pin)
-        self._merged: MergedSchema | None = None
+        self._merged = merged
+
+    def flush(self) -> None:
+        """Commit what is pending and show the new state."""
+        with self.lock:
+            if self.pending:
+                base = self.snapshot.root.commit
+                root = commit(self.storage, self.snapshot, self.pending, self.snapshot.workers)
+                self.pending = Pending()
+                # With no other writer's commit in between, what was pending is all that is new.
+                self.adopt(root, self._merged if root.parent == base else None)
 
     def drop_pending(self) -> None:
         """Forget every pending change."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers, resolve_selection
-from atlas.commit import commit, create_root, discard_root, load_root, overwrite_root, sweep
+from atlas.commit import create_root, discard_root, load_root, overwrite_root, sweep
 from atlas.compaction import compact
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice
 from atlas.dtypes import DType
@@ -26,7 +26,7 @@ from atlas.schema import ArraySchema, DatasetRecord, check_name
 from atlas.session import Mode, Session, naming
 from atlas.storage import open_storage
 from atlas.view import DatasetView
-from atlas.writer import Pending, filled
+from atlas.writer import filled
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -171,13 +171,7 @@ class Atlas:
         StorageError
             If the disk failed; nothing was committed and the changes are still pending.
         """
-        with self._session.lock:
-            if self._session.pending:
-                root = commit(
-                    self._session.storage, self._session.snapshot, self._session.pending, self._session.snapshot.workers
-                )
-                self._session.pending = Pending()
-                self._session.adopt(root)
+        self._session.flush()
 
     def close(self) -> None:
         """Flush. The handle stays usable."""

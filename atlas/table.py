@@ -42,11 +42,12 @@ def layer_head(layer: Layer) -> dict[str, Any]:
 
 def layer_columns(layer: Layer) -> dict[str, Any]:
     """Return a layer as columns of a file."""
+    hashes, order = layer.names.index
     columns: dict[str, Any] = {
         "ordinal": layer.ordinals.astype("<u4"),
         "name": layer.names.texts,
-        "hash": layer.names.hashes.astype("<u8"),
-        "order": layer.names.order.astype("<u4"),
+        "hash": hashes.astype("<u8"),
+        "order": order.astype("<u4"),
         "changed": layer.changed,
         "group": layer.group.astype("<u4"),
         "row": layer.row.astype("<u4"),
@@ -71,15 +72,17 @@ def read_layer(file: ColumnFile, slots: int) -> Layer:
     size = len(ordinals)
     for values in (ordinals, deleted):
         file.expect((np.diff(values) > 0).all() and (not len(values) or values[-1] < slots), "its ordinals are wrong")
-    names = Names(file.column("name"), file.column("hash"), file.column("order"))
+    texts, hashes, order = file.column("name"), file.column("hash"), file.column("order")
     group, row = file.column("group"), file.column("row")
-    lengths = {len(names.texts), len(names.hashes), len(names.order), len(group), len(row)}
+    lengths = {len(texts), len(hashes), len(order), len(group), len(row)}
     file.expect(lengths == {size}, "its columns differ in length")
-    file.expect(isinstance(names.texts, Texts) and (names.order < size).all(), "its names are wrong")
+    file.expect(isinstance(texts, Texts) and (order < size).all() and (texts.lengths > 1).all(), "its names are wrong")
     groups = _groups(file)
     held = np.array([entry.rows for entry in groups], np.int64)
     file.expect(not size or (int(group.max()) < len(groups) and (row < held[group]).all()), "its groups are wrong")
-    return Layer(ordinals, names, _column(file, "changed", size, "int64"), group, row, groups, deleted)
+    return Layer(
+        ordinals, Names(texts, hashes, order), _column(file, "changed", size, "int64"), group, row, groups, deleted
+    )
 
 
 def _groups(file: ColumnFile) -> list[Group]:

@@ -112,8 +112,8 @@ class Reader:
 
     def table_rows(self, head: dict, columns: dict) -> dict[int, tuple[str, dict, dict[str, int], list]]:
         rows = {}
-        assert columns["hash"].tolist() == [xxhash.xxh3_64_intdigest(name[:-1]) for name in columns["name"]]
-        assert (np.diff(columns["hash"][columns["order"]].astype(float)) >= 0).all()
+        hashes = [xxhash.xxh3_64_intdigest(columns["name"][i][:-1]) for i in columns["order"]]
+        assert columns["hash"].tolist() == hashes == sorted(hashes)
         for i, ordinal in enumerate(columns["ordinal"].tolist()):
             group, row = int(columns["group"][i]), int(columns["row"][i])
             schema = head["schemas"][group]
