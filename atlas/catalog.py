@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.columnfile import DataFile
-from atlas.columns import Integers
+from atlas.columns import Column, Integers
 from atlas.layer import Layer, joined
 from atlas.names import seek
 from atlas.schema import ArraySchema, DatasetRecord, Template
@@ -200,6 +200,24 @@ class Catalog:
                     numbers = np.array([schemas.setdefault(key, len(schemas)) for key in keys], np.int64)
                     codes[positions[members]] = numbers[inverse]
         return codes, [schema for schema, _ in schemas]
+
+    def having(self, array: str) -> NDArray[np.bool_]:
+        """Return, by ordinal, which datasets have an array."""
+        result = np.zeros(self.slots, bool)
+        for layer, rows in self.live():
+            has = np.array([array in group.template.positions for group in layer.groups], bool)
+            result[layer.ordinals[rows]] = has[layer.group[rows]]
+        return result
+
+    def attribute(self, array: str | None, key: str) -> Iterator[tuple[str, Integers, Column]]:
+        """Yield the values of an attribute (of an array): type tag, ordinals, and a column beside them."""
+        for layer, rows in self.live():
+            for code, members in layer.members(rows):
+                group = layer.groups[code]
+                for slot, (owner, name, tag) in enumerate(group.template.slots):
+                    if (owner, name) == (array, key):
+                        own = rows[members]
+                        yield tag, layer.ordinals[own], group.columns[slot].take(layer.row[own])
 
     # ── changes ──────────────────────────────────────────────────────────────────────────────
 

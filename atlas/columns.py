@@ -55,7 +55,8 @@ class Texts:
 
     def begins_of(self, rows: NDArray[Any]) -> Integers:
         """Return where the strings of some rows begin."""
-        return np.where(rows > 0, self.ends[rows - 1], 0)
+        # Signed first: row 0 of an unsigned column has one before it that is not there.
+        return np.where(rows > 0, self.ends[rows.astype(np.int64) - 1], 0)
 
     @property
     def lengths(self) -> Integers:

@@ -20,7 +20,7 @@ from atlas.executor import run
 from atlas.plan import Member, ReadPlan, plan_reads
 from atlas.root import ArrayFiles, Root
 from atlas.schema import ArraySchema
-from atlas.segment import STATISTICS, ArrayIndex, SegmentIndex, chunk_checksum
+from atlas.segment import ArrayIndex, SegmentIndex, chunk_checksum
 from atlas.statistics import Statistics, from_columns
 from atlas.storage import Pin, Storage
 from atlas.worker import DecodeJob, Source, decode_range, pack_layout, unpack_tables
@@ -78,7 +78,6 @@ class Snapshot:
         self._lock = threading.Lock()
         self._segments: dict[str, tuple[SegmentIndex, ...]] = {}
         self._indexes: dict[str, ArrayIndex] = {}
-        self._statistics: dict[str, _StatisticsTable] = {}
 
     # ── indexes ──────────────────────────────────────────────────────────────────────────────
 
@@ -105,13 +104,12 @@ class Snapshot:
 
     def statistics(self, array: str, dtype: DType, ordinal: int) -> Statistics | None:
         """Return the statistics of an array of one dataset; ``None`` when it was never written."""
-        with self._lock:
-            table = self._statistics.get(array)
-        if table is None:
-            table = _StatisticsTable(self.segments(array))
-            with self._lock:
-                self._statistics[array] = table
-        return table.get(dtype, ordinal)
+        for segment in reversed(self.segments(array)):
+            row = int(np.searchsorted(segment.entries, ordinal))
+            if row < len(segment.entries) and segment.entries[row] == ordinal:
+                columns = segment.statistics
+                return from_columns(dtype, *(column[row] for column in columns))
+        return None
 
     def _files(self, array: str) -> ArrayFiles:
         return self.root.arrays.get(array, ArrayFiles(array, ()))
@@ -328,25 +326,6 @@ class Snapshot:
 
 class _DamagedChunk(CorruptChunk):
     """A damaged chunk with the position of its dataset among those asked for; the store names it."""
-
-
-class _StatisticsTable:
-    """The newest statistics of every dataset of an array, over its data files."""
-
-    def __init__(self, segments: Sequence[SegmentIndex]) -> None:
-        self._place: dict[int, tuple[int, int]] = {}
-        self._columns = []
-        for number, segment in enumerate(segments):
-            columns = [segment.column(name) for name in ("rows", "nulls", "flags")]
-            self._columns.append([*columns, segment.bound("min"), segment.bound("max")])
-            self._place.update((ordinal, (number, row)) for row, ordinal in enumerate(segment.entries.tolist()))
-
-    def get(self, dtype: DType, ordinal: int) -> Statistics | None:
-        place = self._place.get(ordinal)
-        if place is None:
-            return None
-        rows, nulls, flags, minimum, maximum = (column[place[1]] for column in self._columns[place[0]])
-        return from_columns(dtype, rows, nulls, bool(flags & STATISTICS), minimum, maximum)
 
 
 def pack_text(cells: NDArray[Any]) -> bytes:

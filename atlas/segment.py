@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 import numpy as np
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from atlas.columnfile import ColumnFile, DataFile, write_columns
 from atlas.columns import Texts
+from atlas.errors import CorruptIndex
 from atlas.storage import DataWriter
 
 Integers = NDArray[np.int64]
@@ -96,6 +97,16 @@ def _column_dtype(name: str, values: Any) -> Any:
     return wanted or np.dtype(values.dtype).newbyteorder("<")
 
 
+class StatisticsColumns(NamedTuple):
+    """Statistics of many datasets: (n,) integers, bools, and bounds as numbers, Texts or a list."""
+
+    rows: NDArray[Any]
+    nulls: NDArray[Any]
+    valid: NDArray[np.bool_]
+    minimum: Any
+    maximum: Any
+
+
 class SegmentIndex(ColumnFile):
     """The index of one data file; columns are checked and decoded when first asked for.
 
@@ -119,11 +130,21 @@ class SegmentIndex(ColumnFile):
         owner = self.head.get("array")
         self.expect(owner == array, f"it belongs to array {owner!r}, not {array!r}")
 
-    def bound(self, name: str) -> Any:
-        """Return the column ``min`` or ``max``, however it is kept."""
+    @cached_property
+    def statistics(self) -> StatisticsColumns:
+        """The statistics of every dataset in the file."""
+        rows, nulls, flags = (self.column(name) for name in ("rows", "nulls", "flags"))
+        columns = StatisticsColumns(rows, nulls, (flags & STATISTICS) != 0, self._bound("min"), self._bound("max"))
+        self.expect({len(column) for column in columns} == {len(self.entries)}, "its columns differ in length")
+        return columns
+
+    def _bound(self, name: str) -> Any:
         if name in self:
             return self.column(name)
-        return [msgpack.unpackb(cell) for cell in self.column(f"{name}_any").tolist()]
+        try:
+            return [msgpack.unpackb(cell) for cell in self.column(f"{name}_any").tolist()]
+        except (ValueError, msgpack.UnpackException) as error:
+            raise CorruptIndex(f"a statistic of array {self.head['array']!r} cannot be decoded: {error}") from None
 
     @cached_property
     def entries(self) -> Integers:

@@ -21,11 +21,15 @@ from atlas.errors import (
     ShapeMismatch,
     StoreAlreadyExists,
 )
+from atlas.pruning import array_bounds, attribute_bounds, pruning_index
+from atlas.query import Condition, all_of
 from atlas.root import ROOT_KEYS, root_key
 from atlas.schema import ArraySchema, DatasetRecord, check_name
+from atlas.selection import Selection, matching
 from atlas.session import Mode, Session, naming
 from atlas.storage import open_storage
 from atlas.view import DatasetView
+from atlas.where import parse_condition
 from atlas.writer import filled
 
 if TYPE_CHECKING:
@@ -343,6 +347,86 @@ class Atlas:
             "bytes": sum(entry["bytes"] for entry in arrays.values()),
             "arrays": arrays,
         }
+
+    # ── statistics and queries ───────────────────────────────────────────────────────────────
+
+    def select(self, *conditions: Condition | str, confirm: bool = False) -> Selection:
+        """Return the datasets that satisfy conditions, as of the last flush, without reading a chunk.
+
+        Parameters
+        ----------
+        *conditions : Condition or str
+            All of them must be true. Made with :data:`atlas.col` and :func:`atlas.box`, or text as on
+            the command line.
+        confirm : bool
+            Read the cells of the datasets that could match but need not; without, they are in the
+            result and not in its ``certain``.
+
+        Returns
+        -------
+        Selection
+            A sequence of names, in order of insertion.
+
+        Raises
+        ------
+        ArrayNotFound, InvalidArgument
+            If no dataset has what is asked about.
+        DataTypeError
+            If a value cannot be compared with it.
+
+        Examples
+        --------
+        >>> from atlas import Atlas, col
+        >>> import tempfile
+        >>> store = Atlas.create(tempfile.mkdtemp())
+        >>> for name, height in (("hill", 300), ("mountain", 4000)):
+        ...     store.create_dataset(name).set_attribute("height", height)
+        >>> store.flush()
+        >>> list(store.select(col.attr("height") > 1000))
+        ['mountain']
+        """
+        if not conditions:
+            raise InvalidArgument("select needs a condition, such as atlas.col('temperature').max() > 25")
+        parsed = [parse_condition(part) if isinstance(part, str) else part for part in conditions]
+        snapshot = self._session.snapshot
+        return Selection(self, snapshot, *matching(snapshot, all_of(parsed), confirm))
+
+    def pruning_index(
+        self,
+        arrays: Sequence[str] | None = None,
+        global_attrs: Sequence[str] | None = None,
+        array_attrs: Sequence[tuple[str, str]] | None = None,
+    ) -> dict[str, Any]:
+        """Return statistics and attributes of all datasets by column, as of the last flush.
+
+        Parameters
+        ----------
+        arrays, global_attrs : sequence of str, optional
+        array_attrs : sequence of (array, key), optional
+            Only what is asked for is fetched; everything when nothing is named at all.
+
+        Returns
+        -------
+        dict
+            ``{"rows", "datasets", "live", "columns"}``. Row *i* is the dataset of ordinal *i*:
+            ``datasets[i]`` its name, ``None`` for a deleted one. ``columns`` holds, by array name,
+            attribute key or ``"array:key"``, arrays over all rows: ``present``, ``stats_valid``,
+            ``min``, ``max``, ``row_count``, ``null_count``. min and max are int64, uint64 or float64
+            arrays, or a list of ``bytes | None`` for text; of an attribute both are its value.
+        """
+        merged = self._session.merged_schema()
+        if arrays is None and global_attrs is None and array_attrs is None:
+            arrays, global_attrs, array_attrs = sorted(merged.arrays), list(merged.attributes), merged.pairs()
+        return pruning_index(self._session.snapshot, arrays or (), global_attrs or (), array_attrs or ())
+
+    def column_summaries(self) -> dict[str, dict[str, Any]]:
+        """Return ``{column: {"min", "max", "present_count"}}`` over all datasets, as of the last flush."""
+        merged, snapshot = self._session.merged_schema(), self._session.snapshot
+        catalog = snapshot.root.catalog
+        summaries = {name: array_bounds(snapshot, name).summary() for name in sorted(merged.arrays)}
+        summaries |= {key: attribute_bounds(catalog, None, key).summary() for key in merged.attributes}
+        pairs = {f"{array}:{key}": attribute_bounds(catalog, array, key) for array, key in merged.pairs()}
+        return summaries | {name: bounds.summary() for name, bounds in pairs.items()}
 
     # ── bulk reads ───────────────────────────────────────────────────────────────────────────
 
