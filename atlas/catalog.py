@@ -134,6 +134,10 @@ class Catalog:
 
     def names(self) -> list[str]:
         """Return the name of every dataset, by ascending ordinal."""
+        return list(self._names)
+
+    @cached_property
+    def _names(self) -> list[str]:
         names: list[str] = []
         ordinals = []
         for layer, rows in self.live():

@@ -95,7 +95,7 @@ def settle(files: CommitFiles, catalog: Catalog) -> tuple[Catalog, list[str]]:
     """Move the newest layer into a table file once it is too large for the root.
 
     Table files that are not several times larger than what is written take part, so their sizes
-    form a geometric series: few files, and each dataset is rewritten a few times in all.
+    form a geometric series: few files, and few rewrites of each dataset.
 
     Returns
     -------

@@ -224,7 +224,7 @@ def pruning_index(
 def slot_names(catalog: Catalog) -> list[str | None]:
     """Return the name of the dataset of every ordinal, ``None`` where there is none."""
     if catalog.count == catalog.slots:
-        return list(catalog.names())
+        return [*catalog.names()]
     names = np.full(catalog.slots, None, object)
     names[catalog.ordinals] = catalog.names()
     return list(names)
