@@ -94,13 +94,20 @@ def overwrite_root(storage: Storage, config: StoreConfig) -> Root:
         old = load_root(storage)
     except (StoreNotFound, CorruptRoot):
         old = Root(config, 0, "", "", Catalog(), {})
-    retired = [file.key for file in old.files]
-    root = old.successor(new_commit_id(), config=config, catalog=Catalog(), arrays={}, store=new_commit_id())
-    root = publish(storage, root, retired)
+    root = publish(storage, emptied(old, config).successor(new_commit_id()), [file.key for file in old.files])
+    _delete_other_roots(storage, config)
+    return root
+
+
+def emptied(root: Root, config: StoreConfig) -> Root:
+    """Return the state of an empty store of this layout that stands in the place of `root`."""
+    return replace(root, config=config, catalog=Catalog(), arrays={}, store=new_commit_id())
+
+
+def _delete_other_roots(storage: Storage, config: StoreConfig) -> None:
     for key in ROOT_KEYS:
         if key != root_key(config):
             storage.delete(key)
-    return root
 
 
 def discard_root(storage: Storage, root: Root) -> None:
@@ -197,10 +204,15 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
         if current.commit != snapshot.root.commit:
             _check_conflicts(snapshot.root, current, pending)
             snapshot = Snapshot(storage, current, snapshot.workers, snapshot.mode)
+        replaced: list[str] = []
+        if pending.layout is not None:
+            replaced = [file.key for file in current.files]
+            current = emptied(current, pending.layout)
+            snapshot = Snapshot(storage, current, snapshot.workers, snapshot.mode)
         ordinals = _assign_ordinals(current.catalog, pending)
         successor = current.successor(new_commit_id())
         with CommitFiles(storage, successor) as files:
-            catalog, replaced = settle(files, current.catalog.with_layer(_layer(current, pending, ordinals)))
+            catalog, merged = settle(files, current.catalog.with_layer(_layer(current, pending, ordinals)))
             arrays = dict(current.arrays)
             by_array = sorted(pending.by_array().items())
             for name, items in by_array:
@@ -212,7 +224,12 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
             # From here on the root may refer to them. Were it not replaced after all, the next
             # writer finds the lock's mark and removes them.
             files.keep()
-        return publish(storage, replace(successor, catalog=catalog, arrays=arrays), replaced)
+        # A store that was emptied has another id than the one that its table files were read with.
+        catalog = replace(catalog, load=partial(_load_table, storage, successor.store))
+        root = publish(storage, replace(successor, catalog=catalog, arrays=arrays), replaced + merged)
+        if pending.layout is not None:
+            _delete_other_roots(storage, root.config)
+        return root
 
 
 def _check_conflicts(base: Root, current: Root, pending: Pending) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from atlas.arena import shared_arena
 from atlas.chunks import Integers, Selection
-from atlas.codecs import decode
+from atlas.codecs import decode, element_of
 from atlas.columnfile import DataFile
 from atlas.config import settings
 from atlas.dtypes import DType, fill_cell
@@ -29,9 +29,6 @@ _ALIGNMENT = 64
 
 # Datasets that declare an array alike: its schema, the box, their positions among those asked for, their ordinals.
 Wanted = tuple[ArraySchema, Selection, Integers, Integers]
-
-# The compiled kernel costs half a second to load in a fresh process; NumPy scatters this much meanwhile.
-_COMPILED_ABOVE = 64 << 20
 
 
 def read_index(storage: Storage, file: DataFile) -> NDArray[np.uint8]:
@@ -228,17 +225,16 @@ class Snapshot:
         }
         size = plan.decoded_bytes
         sources = self._sources(array, tables)
-        compiled = size >= _COMPILED_ABOVE
-        job = self._shared_job(sources, dtype.itemsize, buffer, tables, size)
+        job = self._shared_job(sources, dtype, buffer, tables, size)
         if job is None:
-            job = DecodeJob(sources, dtype.itemsize, buffer, tables, compiled)
+            job = DecodeJob(sources, dtype.itemsize, element_of(dtype.storage), buffer, tables)
         try:
             run(decode_range, job, self._ranges(plan), self.mode, self.workers, size)
         except CorruptChunk as error:
             raise self._named(error, array, plan) from None
 
     def _shared_job(
-        self, sources: tuple[Source, ...], itemsize: int, buffer: NDArray[np.uint8], tables: dict[str, Any], size: int
+        self, sources: tuple[Source, ...], dtype: DType, buffer: NDArray[np.uint8], tables: dict[str, Any], size: int
     ) -> DecodeJob | None:
         if self.workers == 1 or size < settings().parallel_threshold or any(source.path is None for source in sources):
             return None
@@ -251,7 +247,8 @@ class Snapshot:
             table[...] = tables[name]
         if lease.handle is None:
             return None
-        return DecodeJob(sources, itemsize, output, (lease.handle, layout), compiled=True, shareable=True)
+        element = element_of(dtype.storage)
+        return DecodeJob(sources, dtype.itemsize, element, output, (lease.handle, layout), shareable=True)
 
     def _ranges(self, plan: ReadPlan) -> list[tuple[int, int]]:
         # Contiguous ranges of about equal decoded size, a few per worker so that none waits long.

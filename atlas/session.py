@@ -13,6 +13,7 @@ from atlas.chunks import Integers, Selection
 from atlas.commit import commit, load_root
 from atlas.config import MISMATCH_POLICIES, choice, settings
 from atlas.errors import ArrayNotFound, CorruptChunk, DatasetNotFound, InvalidArgument, ReadOnlyStore, TypeMismatch
+from atlas.executor import MODES
 from atlas.layer import Layer
 from atlas.reader import Snapshot
 from atlas.root import Root
@@ -44,7 +45,7 @@ class Session:
         self.on_type_mismatch = choice(on_type_mismatch, MISMATCH_POLICIES, "on_type_mismatch")
         self.mode = mode
         self._workers = workers
-        self._executor = executor
+        self._executor = None if executor is None else choice(executor, MODES, "executor")
         self.lock = threading.RLock()
         self.pending = Pending()
         self.adopt(root)
@@ -79,9 +80,9 @@ class Session:
                 self.adopt(root, self._merged if root.parent == base else None)
 
     def drop_pending(self) -> None:
-        """Forget every pending change."""
+        """Forget every pending change, but not that the first flush begins a new store."""
         with self.lock:
-            self.pending = Pending()
+            self.pending = Pending(layout=self.pending.layout)
             self.forget_schema()
 
     def forget_schema(self) -> None:
@@ -97,6 +98,8 @@ class Session:
 
     def exists(self, name: str) -> bool:
         """Return whether there is a dataset of that name."""
+        if not isinstance(name, str):
+            return False
         with self.lock:
             if name in self.pending.records:
                 return True
@@ -161,6 +164,8 @@ class Session:
         Snapshot, list[tuple[ArraySchema, Integers, Integers]], dict[int, tuple[ArraySchema, PendingArray | None]]
     ]:
         """Look the names up: what is committed, by schema, and what pending changes override, by position."""
+        if not isinstance(array, str):
+            raise ArrayNotFound(f"array not found: {array!r}; array names are strings")
         with self.lock:
             snapshot, catalog = self.snapshot, self.snapshot.root.catalog
             ordinals = catalog.find(names)
@@ -198,7 +203,8 @@ class Session:
         fresh = ordinal < 0 or name in self.pending.created or (pending is not None and pending.reset)
         result = filled(schema, box.shape) if fresh else snapshot.read_box(schema, ordinal, box)
         if pending is not None:
-            pending.overlay(box, result)
+            with self.lock:  # so that a write of another thread is seen whole or not at all
+                pending.overlay(box, result)
         return result
 
 

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers, resolve_selection
-from atlas.commit import create_root, discard_root, load_root, overwrite_root, sweep
+from atlas.commit import create_root, discard_root, emptied, load_root, overwrite_root, sweep
 from atlas.compaction import compact
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice
 from atlas.dtypes import DType
 from atlas.errors import (
     ArrayNotFound,
+    CorruptRoot,
     DatasetAlreadyExists,
     InvalidArgument,
     ShapeMismatch,
@@ -27,7 +28,7 @@ from atlas.root import ROOT_KEYS, root_key
 from atlas.schema import ArraySchema, DatasetRecord, check_name
 from atlas.selection import Selection, matching
 from atlas.session import Mode, Session, naming
-from atlas.storage import open_storage
+from atlas.storage import Storage, open_storage
 from atlas.view import DatasetView
 from atlas.where import parse_condition
 from atlas.writer import filled
@@ -73,7 +74,7 @@ class Atlas:
         *,
         prefix: str | None = None,
         config: StoreConfig | None = None,
-        overwrite: bool = False,
+        overwrite: bool | Literal["at flush"] = False,
         storage_options: dict[str, Any] | None = None,
         workers: int | None = None,
         executor: str | None = None,
@@ -92,8 +93,9 @@ class Atlas:
             collection's.
         config : StoreConfig, optional
             All of the layout options at once; the single ones are then not looked at.
-        overwrite : bool
-            Replace the store that is there.
+        overwrite : bool or "at flush"
+            Replace the store that is there: now, or by the first flush, so that the old store stays
+            whole should anything fail before.
         workers : int, optional
             Tasks that may run at once; by default the cores this process may use.
         executor : {"serial", "threads", "processes"}, optional
@@ -106,7 +108,9 @@ class Atlas:
         InvalidArgument
             If an option is unknown.
         """
-        layout = config or StoreConfig(codec, meta_format, meta_compression)
+        layout = StoreConfig(codec, meta_format, meta_compression) if config is None else config
+        if not isinstance(layout, StoreConfig):
+            raise InvalidArgument(f"config must be a StoreConfig, not {type(layout).__name__}")
         choice(on_type_mismatch, MISMATCH_POLICIES, "on_type_mismatch")
         storage = open_storage(source, prefix, storage_options, create=True)
         with storage.writer_lock():
@@ -115,8 +119,14 @@ class Atlas:
                 raise StoreAlreadyExists(
                     f"there is already a store at {storage.describe()}; open it, or pass overwrite=True to replace it"
                 )
-            root = overwrite_root(storage, layout) if there else create_root(storage, layout)
-        return Atlas(Session(storage, root, on_type_mismatch, "a", workers, executor))
+            later = overwrite == "at flush" and there and _is_intact(storage)
+            if later:
+                root = emptied(load_root(storage), layout)
+            else:
+                root = overwrite_root(storage, layout) if there else create_root(storage, layout)
+        session = Session(storage, root, on_type_mismatch, "a", workers, executor)
+        session.pending.layout = layout if later else None
+        return Atlas(session)
 
     @staticmethod
     def open(
@@ -151,7 +161,7 @@ class Atlas:
     @staticmethod
     def create_path(path: Any, config: StoreConfig | None = None) -> Atlas:
         """Make a new store in a local directory."""
-        return Atlas.create(path, config=config or StoreConfig())
+        return Atlas.create(path, config=StoreConfig() if config is None else config)
 
     @staticmethod
     def open_path(path: Any) -> Atlas:
@@ -197,6 +207,8 @@ class Atlas:
         """Drop the pending changes, and the store itself when nothing was ever committed to it."""
         with self._session.lock:
             self._session.drop_pending()
+            if self._session.pending.layout is not None:
+                return
             if self._session.mode == "a" and self._session.snapshot.root.generation == 0:
                 discard_root(self._session.storage, self._session.snapshot.root)
 
@@ -216,8 +228,9 @@ class Atlas:
         return f"<Atlas {self._session.storage.describe()} datasets={len(self)}>"
 
     def __len__(self) -> int:
-        catalog = self._session.snapshot.root.catalog
-        return catalog.count - len(self._session.pending.deleted) + len(self._session.pending.created)
+        with self._session.lock:
+            pending = self._session.pending
+            return self._session.snapshot.root.catalog.count - len(pending.deleted) + len(pending.created)
 
     @property
     def _inner(self) -> Atlas:
@@ -235,7 +248,7 @@ class Atlas:
         """
         with self._session.lock:
             self._session.writable()
-            check_name(name, "dataset")
+            name = check_name(name, "dataset")
             if self.dataset_exists(name):
                 raise DatasetAlreadyExists(f"dataset already exists: {name!r}")
             self._session.pending.records[name] = DatasetRecord()
@@ -566,12 +579,25 @@ class Atlas:
     to_xarray_many = open_as_many_xarray_dataset
 
 
+def _is_intact(storage: Storage) -> bool:
+    try:
+        load_root(storage)
+    except CorruptRoot:
+        return False
+    return True
+
+
 def _name_list(names: Iterable[str]) -> list[str]:
     if isinstance(names, (str, bytes)):
         raise InvalidArgument(f"dataset_names must be a sequence of names, not the single name {names!r}")
+    if not isinstance(names, Iterable):
+        raise InvalidArgument(f"dataset_names must be a sequence of names, not {names!r}")
     result = list(names)
     if not result:
         raise InvalidArgument("dataset_names is empty")
+    for kind in set(map(type, result)):
+        if not issubclass(kind, str):
+            raise InvalidArgument(f"dataset_names must hold names, not {kind.__name__}")
     return result
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Selection
-from atlas.codecs import encode
+from atlas.codecs import encode, encode_numbers
 from atlas.config import StoreConfig
 from atlas.dtypes import fill_cell
 from atlas.reader import pack_text
@@ -91,15 +91,18 @@ class Pending:
         Committed datasets that go.
     arrays : dict of str to dict of str to PendingArray
         Chunks, by dataset and array.
+    layout : StoreConfig or None
+        When given, the batch begins a store of this layout in place of the one that is there.
     """
 
     records: dict[str, DatasetRecord] = field(default_factory=dict)
     created: set[str] = field(default_factory=set)
     deleted: set[str] = field(default_factory=set)
     arrays: dict[str, dict[str, PendingArray]] = field(default_factory=dict)
+    layout: StoreConfig | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.records or self.deleted)
+        return bool(self.records or self.deleted or self.layout)
 
     def drop(self, name: str) -> None:
         """Forget a dataset's changes."""
@@ -133,12 +136,22 @@ def encode_chunk(schema: ArraySchema, cells: NDArray[Any], config: StoreConfig) 
     raw: Any
     if schema.dtype.is_text:
         raw = pack_text(cells)
+        payload, pipeline = encode(raw, 1, config.codec, config.level)
     else:
-        storage = np.ascontiguousarray(cells.reshape(-1)).view(schema.dtype.storage)
-        raw = storage.view(np.uint8).data
-    payload, pipeline = encode(raw, schema.dtype.itemsize, config.codec, config.level)
+        raw = np.ascontiguousarray(cells.reshape(-1)).view(schema.dtype.storage).view(np.uint8)
+        payload, pipeline = encode_numbers(
+            raw, schema.dtype.storage, cells.shape, _frequent_value(schema), config.codec, config.level
+        )
     statistics = cell_statistics(schema.dtype, schema.fill, cells)
     return EncodedChunk(payload, len(raw), pipeline, chunk_checksum(payload), statistics)
+
+
+def _frequent_value(schema: ArraySchema) -> Any:
+    """Return the bytes of the value that stands for "nothing here", or ``None``."""
+    if schema.fill is None and schema.dtype.kind not in "Mm":
+        return None
+    value = np.iinfo(np.int64).min if schema.fill is None else schema.fill
+    return np.array([value]).astype(schema.dtype.storage).view(np.uint8)
 
 
 def encode_chunks(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 import threading
 from pathlib import Path
 
@@ -365,6 +366,97 @@ def test_errors_are_ours_and_the_builtin(fleet, tmp_path):
         assert isinstance(caught.value, builtin)
         assert str(caught.value)
     assert view.list_arrays() == ["t", "label"], "refused definitions leave no trace"
+
+
+BIG = 10**400
+
+
+def test_arguments_of_the_wrong_kind_are_refused_by_us(fleet, tmp_path):
+    store = Atlas.open(fleet)
+    view = store.open_dataset("d00")
+
+    def define(dtype, fill, dims=("x",)):
+        return lambda: view.define_array("n", dtype, dims, [2], None, fill)
+
+    cases = [
+        (lambda: store.open_dataset(["d00"]), KeyError),
+        (lambda: store.read_array_across("t", None), ValueError),
+        (lambda: store.read_array_across("t", [7]), ValueError),
+        (lambda: store.read_array_across("t", [["d00"]]), ValueError),
+        (lambda: store.read_array_across(["t"], ["d00"]), KeyError),
+        (lambda: view.write_array(["t"], [0, 0], field(0)), KeyError),
+        (lambda: view.read_arrays("t"), ValueError),
+        (lambda: view.get_attribute(["k"]), ValueError),
+        (lambda: view.set_attribute("\udc80", 1), TypeError),
+        (lambda: view.set_attribute("k", 1, "complex64"), ValueError),
+        (lambda: view.set_attribute("k", BIG, "float64"), OverflowError),
+        (lambda: view.set_attribute("k", [1.5, 1e300], "float32"), OverflowError),
+        (lambda: Atlas.create(tmp_path / "n", config={"codec": "zstd"}), ValueError),
+        (lambda: Atlas.open(fleet, executor="gpu"), ValueError),
+        (define(None, None), ValueError),
+        (define("int8", None, ["\udc80"]), TypeError),
+        (define("string", "\udc80"), TypeError),
+        (define("float32", BIG), OverflowError),
+        (define("float16", 1e6), OverflowError),
+        (define("complex64", 1e300j), OverflowError),
+        (define("timestamp_ns", np.datetime64("9999-01-01")), OverflowError),
+        (define("datetime64[s]", np.datetime64("2020-01-01T00:00:00.5")), OverflowError),
+    ]
+    for number, (call, builtin) in enumerate(cases):
+        with pytest.raises(builtin) as caught:
+            call()
+        assert isinstance(caught.value, atlas.AtlasError), (number, caught.value)
+        assert caught.value.__cause__ is None
+    assert ["d00"] not in store
+    assert view.read_array(["t"]) is None
+    assert view.list_arrays() == ["t", "label"]
+
+
+def test_a_refused_definition_is_no_change(fleet):
+    before = files(fleet)
+    store = Atlas.open(fleet, on_type_mismatch="error")
+    with pytest.raises(atlas.TypeMismatch):
+        store.open_dataset("d00").set_attribute("number", "text")
+    store.open_dataset("d01").delete_array("t")
+    store.open_dataset("d01").define_array("other", "int8", [], [])
+    store.refresh()
+    store = Atlas.open(fleet, on_type_mismatch="error")
+    with pytest.raises(atlas.TypeMismatch):
+        store.create_dataset("new").define_array("t", "string", ["x"], [1])
+    store.delete_dataset("new")
+    with pytest.raises(atlas.ArrayAlreadyExists):
+        store.open_dataset("d00").define_array("t", "float32", ["x"], [1])
+    store.flush()
+    assert files(fleet) == before
+
+
+def test_a_write_is_seen_whole_by_other_threads(fleet):
+    store = Atlas.open(fleet)
+    view = store.open_dataset("d00")
+    stop = threading.Event()
+    torn = []
+
+    def read() -> None:
+        while not stop.is_set():
+            row = store.read_array_across_stacked("t", ["d00"])[0]
+            if len(np.unique(row)) != 1:
+                torn.append(row)
+
+    view.write_array("t", [0, 0], np.zeros((10, 12), np.float32))
+    readers = [threading.Thread(target=read) for _ in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    for reader in readers:
+        reader.start()
+    for value in range(300):
+        view.write_array("t", [0, 0], np.full((10, 12), value, np.float32))
+        view.set_attribute(f"k{value % 7}", value)
+        view.attributes()
+    stop.set()
+    for reader in readers:
+        reader.join()
+    sys.setswitchinterval(interval)
+    assert not torn
 
 
 def test_disjoint_writers_merge_and_others_conflict(fleet):
