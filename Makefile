@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: test demo lint clean
+.PHONY: test demo lint bench bench-headline bench-quick clean
 
 test: lint
 	$(BIN)/python -m pytest -q
@@ -16,10 +16,20 @@ lint: $(READY)
 demo: $(READY)
 	$(BIN)/python perf/demo.py
 
+# Everything, with all sweeps: hours, resumed where it was interrupted. The headline takes under half an hour.
+bench: $(READY)
+	$(BIN)/python -m perf.bench
+
+bench-headline: $(READY)
+	$(BIN)/python -m perf.bench --preset headline
+
+bench-quick: $(READY)
+	$(BIN)/python -m perf.bench --quick
+
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo-store build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-store .bench build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

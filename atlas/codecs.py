@@ -5,6 +5,7 @@ The ids are part of the format and never change their meaning.
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Any
 
@@ -172,6 +173,30 @@ def decode(payload: Any, pipeline: int, raw_length: int, itemsize: int) -> Any:
     if len(data) != raw_length:
         raise CorruptChunk(f"it holds {len(data)} bytes, not {raw_length}")
     return data
+
+
+def decode_numbers(payload: Any, pipeline: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
+    """Return a chunk's elements as an array; the inverse of :func:`encode_numbers`.
+
+    Raises
+    ------
+    CorruptChunk
+        If the payload is not a chunk of that type and shape.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    if pipeline != PACKED:
+        data = np.frombuffer(decode(payload, pipeline, size, dtype.itemsize), np.uint8)
+        if is_shuffled(pipeline):
+            data = data.reshape(dtype.itemsize, -1).T
+        return np.array(data, order="C").reshape(-1).view(dtype).reshape(shape)
+    out = np.empty(size, np.uint8)
+    table = np.array([shape], np.int64).reshape(1, len(shape))
+    strides = np.array([np.empty(shape, dtype).strides], np.int64).reshape(1, len(shape))
+    zero, length = np.zeros(1, np.int64), np.array([len(payload)])
+    source = np.frombuffer(payload, np.uint8)
+    where = (zero, zero, length, zero.astype(np.int32), table, np.zeros_like(table), table)
+    kernels.pick(size).unpack(source, *where, out, zero, strides, element_of(dtype))
+    return out.view(dtype).reshape(shape)
 
 
 def _decompress_zstd(payload: Any, raw_length: int) -> bytes:

@@ -66,6 +66,11 @@ def cell_statistics(dtype: DType, fill: Any, cells: NDArray[Any]) -> Statistics:
     """Return the statistics of an array of cells."""
     if dtype.is_text:
         return _text_statistics(cells, fill)
+    if dtype.kind in "iuf" and cells.size:
+        low, high = cells.min().item(), cells.max().item()
+        # NaN is not within any bounds; and a fill value outside them is in no cell.
+        if low <= high and (fill is None or not low <= dtype.numpy.type(fill).item() <= high):
+            return Statistics(cells.size, 0, low, high)
     values, absent, null = _looked_through(dtype, fill, cells)
     nulls = 0 if null is None else int(np.count_nonzero(null))
     skipped = null if absent is None else (absent if null is None else absent | null)

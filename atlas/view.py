@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -171,7 +172,9 @@ class DatasetView:
             self._session.change(self._name)
             arrays = session.pending.arrays.setdefault(self._name, {})
             pending = arrays.setdefault(name, PendingArray(schema, reset=False))
-            pending.write(box, cells, lambda number: self._stored_chunk(schema, pending, number))
+            snapshot = session.snapshot
+            read_chunk = partial(self._stored_chunk, schema, pending)
+            pending.write(box, cells, read_chunk, snapshot.root.config, snapshot.workers)
 
     def _stored_chunk(self, schema: ArraySchema, pending: PendingArray, number: int) -> NDArray[Any]:
         session, box = self._session, schema.grid.extent(number)

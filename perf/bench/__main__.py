@@ -1,0 +1,131 @@
+"""The command line: ``python -m perf.bench``."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from perf.bench.argo import ARGO, ArgoFiles
+from perf.bench.contenders import Contender, chosen, remove
+from perf.bench.environments import here, prepare
+from perf.bench.plan import OPERATIONS, PRESETS, SWEEPS, Step, steps
+from perf.bench.publish import publish
+from perf.bench.results import Finished, Record, document
+from perf.bench.runner import Notice, Runner, Source
+from perf.bench.systems import REPOSITORY
+from perf.bench.workloads import WORKLOADS, Data
+
+console = Console(stderr=True)
+
+
+def main(
+    preset: Annotated[str, typer.Option(help=f"What to measure: {', '.join(PRESETS)}.")] = "full",
+    quick: Annotated[bool, typer.Option("--quick", help="Short for --preset quick: a few minutes.")] = False,
+    systems: Annotated[str, typer.Option(help="Such as atlas,zarr:lz4; all codecs when none is named.")] = "",
+    workloads: Annotated[str, typer.Option(help=f"Of {', '.join((*WORKLOADS, ARGO))}.")] = "",
+    operations: Annotated[str, typer.Option(help=f"Of {', '.join(OPERATIONS)}.")] = ",".join(OPERATIONS),
+    sweeps: Annotated[str | None, typer.Option(help=f"Of {', '.join(SWEEPS)}; an empty text for none.")] = None,
+    datasets: Annotated[int | None, typer.Option(min=1, help="In every workload, instead of its own number.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="How often each call is timed.")] = None,
+    budget: Annotated[float | None, typer.Option(help="Seconds after which a slow system skips rounds.")] = None,
+    limit: Annotated[float | None, typer.Option(help="Seconds after which a call is given up.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the data.")] = 0,
+    work: Annotated[Path, typer.Option(help="Environments, data, stores and finished steps.")] = REPOSITORY / ".bench",
+    results: Annotated[
+        Path | None, typer.Option(help="Where the report goes; perf/results/PRESET if not given.")
+    ] = None,
+    argo: Annotated[Path, typer.Option(help="The Argo files, if present.")] = REPOSITORY.parent / "shared/data/argo",
+    in_place: Annotated[bool, typer.Option("--in-place", help="Run the systems with this interpreter.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure finished steps again.")] = False,
+    keep_stores: Annotated[bool, typer.Option("--keep-stores", help="Keep what the systems wrote.")] = False,
+    report_only: Annotated[bool, typer.Option("--report-only", help="Rebuild tables and plots from the JSON.")] = False,
+) -> None:
+    """Compare Atlas with other systems: each in its own process and environment, every result checked to the bit.
+
+    An interrupted run goes on where it stopped.
+    """
+    preset = "quick" if quick else preset
+    if preset not in PRESETS:
+        raise typer.BadParameter(f"unknown preset {preset!r}; use {', '.join(PRESETS)}")
+    target = results or REPOSITORY / "perf" / "results" / preset
+    if report_only:
+        publish(json.loads((target / "results.json").read_text()), target)
+        return
+    base = PRESETS[preset]
+    pace = replace(
+        base.pace,
+        rounds=rounds or base.pace.rounds,
+        budget=budget or base.pace.budget,
+        limit=limit or base.pace.limit,
+    )
+    names = split(workloads) or list(base.workloads)
+    unknown = [name for name in names if name not in (*WORKLOADS, ARGO)]
+    if unknown:
+        raise typer.BadParameter(f"unknown workload {unknown[0]!r}; use {', '.join((*WORKLOADS, ARGO))}")
+    if ARGO in names and not argo.is_dir():
+        console.print(f"{argo} is not there: the Argo files are left out")
+        names.remove(ARGO)
+    sizes = {name: datasets or base.workloads.get(name) for name in names}
+    todo = steps(sizes, split(operations), base.sweeps if sweeps is None else split(sweeps))
+
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs at once would disturb each other's times and stores
+        contenders = enlist(split(systems) or list(base.contenders), work, in_place)
+        finished = Finished(work, contenders, pace, seed)
+        records: list[Record] = []
+        with console.status("starting") as status:
+            for number, step in enumerate(todo, 1):
+                title = f"[{number}/{len(todo)}] {step}"
+                known = None if fresh else finished.get(step)
+                if known is None:
+                    source = source_of(step, seed, work, argo)
+                    notice = lambda text, title=title: status.update(f"{title} · {text}")  # noqa: E731
+                    known = finished.put(step, measure(step, source, Runner(contenders, pace, notice), notice))
+                records += known
+                console.print(f"{title}: done")
+                last = number == len(todo) or todo[number].collection != step.collection
+                if last and not keep_stores:
+                    for contender in contenders:
+                        remove(contender.store(step.collection))
+    publish(document(contenders, pace, seed, records), target)
+    console.print(f"The report is in {os.path.relpath(target)}.")
+
+
+def split(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def enlist(wanted: list[str], work: Path, in_place: bool) -> list[Contender]:
+    """Return the contenders, their environments made."""
+    try:
+        found = chosen(wanted)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    environments = {}
+    for system, _ in found:
+        if system.name not in environments:
+            console.print(f"environment of {system.name}")
+            environments[system.name] = here() if in_place else prepare(system, work)
+    return [Contender(system, codec, environments[system.name], work) for system, codec in found]
+
+
+def source_of(step: Step, seed: int, work: Path, argo: Path) -> Data | ArgoFiles:
+    return ArgoFiles(argo, work) if step.workload is None else Data(step.workload, seed, work)
+
+
+def measure(step: Step, source: Source, runner: Runner, notice: Notice) -> list[Record]:
+    notice("making the data")
+    source.make()
+    return runner.write(source) if step.operation == "write" else runner.read(source, step.fraction, step.workers)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,40 @@
+"""This package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import atlas
+
+
+def write(place, arrays, layout, codec):
+    dims = [f"axis{i}" for i in range(len(layout["chunks"]))]
+    with atlas.Atlas.create(place, codec=codec) as store:
+        for i, name in enumerate(layout["names"]):
+            view = store.create_dataset(name)
+            for array, data in arrays.items():
+                shape = data.shape[1:]
+                view.define_array(array, data.dtype.name, dims, shape, chunk_shape=layout["chunks"])
+                view.write_array(array, [0] * len(shape), data[i])
+
+
+def open_store(place, workers):
+    store = atlas.Atlas.open(place, mode="r", workers=workers)
+    return store, store.list_datasets()
+
+
+def read(handle, array, shape):
+    store, names = handle
+    start = None if shape is None else [0] * len(shape)
+    return store.read_array_across_stacked(array, names, start, shape)
+
+
+def ingest(place, files, codec):
+    from atlas.ingest import create
+
+    create([Path(file) for file in files], place, codec=codec)
+
+
+def read_each(handle, array):
+    store, names = handle
+    return store.read_array_across(array, names)

@@ -1,0 +1,57 @@
+"""NetCDF files, one a dataset, opened together by xarray with the options that its documentation advises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dask
+import netCDF4
+import xarray as xr
+
+CODECS = {
+    "zstd": {"compression": "zstd", "complevel": 3, "shuffle": False},
+    "lz4": {"compression": "blosc_lz4", "complevel": 5, "blosc_shuffle": 1},
+    "none": {},
+}
+
+
+def write(place, arrays, layout, codec):
+    Path(place).mkdir(parents=True)
+    for i, name in enumerate(layout["names"]):
+        with netCDF4.Dataset(f"{place}/{name}.nc", "w") as file:
+            for array, data in arrays.items():
+                dims = [f"axis{axis}" for axis in range(data.ndim - 1)]
+                for dim, n in zip(dims, data.shape[1:], strict=True):
+                    if dim not in file.dimensions:
+                        file.createDimension(dim, n)
+                target = file.createVariable(
+                    array, data.dtype, dims, chunksizes=layout["chunks"], fill_value=False, **CODECS[codec]
+                )
+                target.set_auto_maskandscale(False)
+                target[:] = data[i]
+
+
+def open_store(place, workers):
+    if workers is not None:
+        dask.config.set(num_workers=workers)
+    return xr.open_mfdataset(
+        sorted(str(path) for path in Path(place).glob("*.nc")),
+        combine="nested",
+        concat_dim="dataset",
+        compat="override",
+        coords="minimal",
+        join="override",
+        # Opening in threads gained nothing, since the library has one lock, and crashed it now and then.
+        parallel=False,
+        engine="netcdf4",
+        mask_and_scale=False,
+        # One task a file and variable; a task for each stored chunk only adds overhead.
+        chunks=-1,
+    )
+
+
+def read(handle, array, shape):
+    source = handle[array]
+    if shape is not None:
+        source = source[(slice(None), *(slice(0, n) for n in shape))]
+    return source.values

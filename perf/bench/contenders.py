@@ -1,0 +1,100 @@
+"""A system with one codec: its processes and its stores."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perf.bench.environments import Environment
+from perf.bench.process import Worker
+from perf.bench.systems import REPOSITORY, SYSTEMS, System
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A system with one codec.
+
+    Parameters
+    ----------
+    system : System
+    codec : str
+    environment : Environment
+    work : path
+        Where stores and logs are kept.
+    """
+
+    system: System
+    codec: str
+    environment: Environment
+    work: Path
+
+    @property
+    def label(self) -> str:
+        return f"{self.system.name}:{self.codec}"
+
+    def start(self) -> Worker:
+        """Start a process in the system's environment."""
+        logs = self.work / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        log = logs / f"{self.system.name}.log"
+        return Worker(self.environment.python, self.system.adapter, log, self.environment.isolated)
+
+    def store(self, key: str) -> Path:
+        """Where its store of a workload is; a store is only used by the code that wrote it."""
+        return self.work / "stores" / key.replace(" ", "-") / f"{self.label.replace(':', '-')}-{self.fingerprint()}"
+
+    def fingerprint(self) -> str:
+        """Changes with the versions of the system, with its adapter, and with this package's code."""
+        digest = hashlib.sha256(repr(sorted(self.environment.versions.items())).encode())
+        digest.update(self.system.adapter.read_bytes())
+        if "--editable" in self.system.requirements:
+            digest.update(code_fingerprint().encode())
+        return digest.hexdigest()[:8]
+
+
+def code_fingerprint() -> str:
+    """A hash of this package's source."""
+    digest = hashlib.sha256()
+    for path in sorted((REPOSITORY / "atlas").rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def chosen(wanted: Sequence[str]) -> list[tuple[System, str]]:
+    """Return the systems and codecs that a selection names.
+
+    Parameters
+    ----------
+    wanted : sequence of str
+        ``"zarr"`` for all of a system's codecs, ``"zarr:zstd"`` for one.
+
+    Raises
+    ------
+    ValueError
+        If there is no such system or codec.
+    """
+    found = []
+    for item in wanted:
+        name, _, codec = item.partition(":")
+        if name not in SYSTEMS:
+            raise ValueError(f"unknown system: {name!r}; use {', '.join(SYSTEMS)}")
+        system = SYSTEMS[name]
+        if codec and codec not in system.codecs:
+            raise ValueError(f"{name} has no codec {codec!r}; use {', '.join(system.codecs)}")
+        found += [(system, codec)] if codec else [(system, each) for each in system.codecs]
+    return found
+
+
+def size(place: Path) -> dict[str, Any]:
+    """Return the bytes and the number of the files below `place`."""
+    files = [path.stat().st_size for path in place.rglob("*") if path.is_file()]
+    return {"size": sum(files), "files": len(files)}
+
+
+def remove(place: Path) -> None:
+    """Delete a store, if it is there."""
+    shutil.rmtree(place, ignore_errors=True)

@@ -1,0 +1,146 @@
+"""The tables, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from perf.bench.argo import ARGO
+from perf.bench.figures import OURS, Record, median, ours, quartiles, ratio, select
+from perf.bench.systems import SYSTEMS
+from perf.bench.targets import target_rows
+
+WIN = "◀"
+
+
+def report(results: dict[str, Any]) -> str:
+    """Return the whole report."""
+    records = results["records"]
+    parts = ["# Benchmark results", header(results), "## Targets", table(*target_rows(records))]
+    for workload, datasets in collections(records):
+        mine = select(records, workload=workload, datasets=datasets, sweep=None)
+        title = f"{workload}, {datasets:,} datasets" if datasets else workload
+        parts += [f"## {title}", table(*summary(mine)), "### Spread", table(*spread(mine))]
+    return "\n\n".join(parts) + "\n"
+
+
+def collections(records: Sequence[Record]) -> list[tuple[str, int | None]]:
+    """Return the workloads outside of sweeps, in order."""
+    return list(dict.fromkeys((r["workload"], r.get("datasets")) for r in records if r["sweep"] is None))
+
+
+def header(results: dict[str, Any]) -> str:
+    machine, pace = results["machine"], results["pace"]
+    return (
+        f"{results['date'][:10]}, {machine['processor']}, {machine['cores']} cores, "
+        f"{machine['memory'] / 2**30:.0f} GiB, Linux {machine['kernel']}; "
+        f"load average {results['load']:.1f} at the end; seed {results['seed']}; "
+        f"up to {pace['rounds']} rounds, of slow systems at least one. Times are medians in seconds; ×n is the "
+        f"median over the rounds of the system's time divided by that of Atlas with default options, and {WIN} marks "
+        "where a peer is ahead of it. *First* is from the start of the interpreter to the arrays in hand. Page cache "
+        "warm. Every result was compared to the bit with what was stored."
+    )
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+Column = tuple[str, str, str]  # title, operation, series
+
+
+def columns(records: Sequence[Record]) -> list[Column]:
+    """Return the timed columns that these records can fill."""
+    operations = list(dict.fromkeys(r["operation"] for r in records))
+    found = [("write", "write", "write")] if "write" in operations else []
+    for operation in (o for o in operations if o != "write"):
+        found += [(operation, operation, "warm"), (f"{operation}, first", operation, "first")]
+    return found
+
+
+def summary(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
+    """One row a contender: times, size, memory, CPU."""
+    timed = columns(records)
+    head = ["system", "codec", *(title for title, _, _ in timed), "MB", "files", "peak MB", "CPU s"]
+    rows = []
+    for system, codec in contenders(records):
+        mine = {r["operation"]: r for r in select(records, system=system, codec=codec)}
+        cells = [
+            time_cell(mine.get(operation), ours(select(records, operation=operation)), what)
+            for _, operation, what in timed
+        ]
+        largest = next((mine[o] for o in ("full", "slice") if o in mine and "error" not in mine[o]), {})
+        stored: Record = next((r for r in mine.values() if "size" in r), {})
+        cells += [
+            f"{stored['size'] / 1e6:.1f}" if stored else "–",
+            f"{stored['files']:,}" if stored else "–",
+            f"{largest['peak'] / 1e6:.0f}" if "peak" in largest else "–",
+            f"{median(largest, 'warm cpu') or 0:.2f}" if largest else "–",
+        ]
+        rows.append([f"**{system}**" if system == OURS[0] else system, codec, *cells])
+    return head, rows
+
+
+def contenders(records: Sequence[Record]) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((r["system"], r["codec"]) for r in records))
+
+
+def time_cell(theirs: Record | None, default: Record | None, what: str) -> str:
+    """Return a median with its ratio, or why there is none."""
+    if theirs is None:
+        return "–"
+    if "error" in theirs:
+        return theirs["error"]
+    value = median(theirs, what)
+    if value is None:
+        return "–"
+    times = ratio(theirs, default, what)
+    if times is None or theirs is default:
+        return seconds(value)
+    mark = f" {WIN}" if times < 1 and theirs["system"] != OURS[0] else ""
+    return f"{seconds(value)} ×{times:.3g}{mark}"
+
+
+def seconds(value: float) -> str:
+    return f"{value:.2f}" if value >= 1 else f"{value:.4f}" if value < 0.1 else f"{value:.3f}"
+
+
+def spread(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
+    """Minimum, median, quartiles and number of rounds of everything that was timed."""
+    head = ["system", "codec", "what", "minimum", "median", "quartiles", "rounds"]
+    rows = []
+    for title, operation, what in columns(records):
+        for record in select(records, operation=operation):
+            series = record.get(what)
+            if series:
+                low, high = quartiles(series)
+                middle = median(record, what) or 0.0
+                cells = [seconds(min(series)), seconds(middle), f"{seconds(low)} – {seconds(high)}", str(len(series))]
+                rows.append([record["system"], record["codec"], title, *cells])
+    return head, rows
+
+
+def setups(results: dict[str, Any]) -> str:
+    """How each system that took part is set up, and in which version."""
+    rows = []
+    for name, versions in results["versions"].items():
+        pinned = [part.partition("==")[0].partition("[")[0] for part in SYSTEMS[name].requirements if "==" in part]
+        found = {package.lower(): version for package, version in versions.items()}
+        listed = ", ".join(f"{package} {found[package.lower()]}" for package in pinned if package.lower() in found)
+        rows.append([name, SYSTEMS[name].setup, listed or "this tree"])
+    return table(["system", "set up", "versions"], rows)
+
+
+def highlights(results: dict[str, Any]) -> str:
+    """What the documentation quotes: the targets, and a table for each collection."""
+    records = results["records"]
+    parts = [header(results), table(*target_rows(records))]
+    for workload, datasets in collections(records):
+        mine = select(records, workload=workload, datasets=datasets, sweep=None)
+        parts += [
+            f"**{workload}**" if workload == ARGO else f"**{workload}, {datasets:,} datasets**",
+            table(*summary(mine)),
+        ]
+    return "\n\n".join(parts)

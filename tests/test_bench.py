@@ -1,0 +1,167 @@
+"""The benchmark harness, end to end on a tiny size, with this package and with zarr."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from perf.bench.contenders import Contender
+from perf.bench.environments import here
+from perf.bench.figures import ratio
+from perf.bench.process import Worker, WorkerFailed
+from perf.bench.publish import insert
+from perf.bench.report import time_cell
+from perf.bench.runner import Pace, Runner
+from perf.bench.systems import ADAPTERS, SYSTEMS
+from perf.bench.targets import target_rows
+from perf.bench.usage import PeakMemory
+from perf.bench.workloads import WORKLOADS, Data
+
+ROOT = Path(__file__).parents[1]
+TINY = replace(WORKLOADS["profile-smooth"], datasets=3, shape=(6, 8), chunks=(6, 8))
+PACE = Pace(rounds=2, budget=30, limit=120)
+
+
+def bench(tmp_path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "perf.bench", "--work", str(tmp_path / "work"), "--results", str(tmp_path / "out")]
+    return subprocess.run([*command, *options], cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
+
+
+def test_a_run_publishes_json_markdown_and_plots_and_resumes(tmp_path):
+    options = ("--in-place", "--preset=quick", "--systems=atlas:zstd,zarr:lz4", "--workloads=sensors-smooth")
+    options += ("--datasets=5", "--rounds=2")
+    run = bench(tmp_path, *options)
+    assert run.returncode == 0, run.stderr
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    records = {(r["system"], r["operation"]): r for r in results["records"]}
+    assert len(records) == 6
+    assert results["machine"]["cores"] >= 1
+    assert results["versions"]["zarr"]["zarr"]
+    for system in ("atlas", "zarr"):
+        assert len(records[system, "write"]["write"]) == 2
+        assert records[system, "write"]["size"] > 0
+        assert len(records[system, "full"]["warm"]) == len(records[system, "slice"]["first"]) == 2
+        assert records[system, "full"]["peak"] > 1 << 20
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "| **atlas** | zstd |" in report
+    assert "| zarr | lz4 |" in report
+    drawn = list((tmp_path / "out").glob("*.svg"))
+    assert {path.stem for path in drawn} == {f"sensors-smooth-{o}" for o in ("write", "slice", "full")}
+    assert all(ElementTree.parse(path).getroot().tag.endswith("svg") for path in drawn)
+
+    again = bench(tmp_path, *options)
+    assert again.returncode == 0, again.stderr
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["records"] == results["records"]
+
+
+def contender(tmp_path, adapter: str | None = None) -> Contender:
+    system = SYSTEMS["zarr"]
+    if adapter is not None:
+        path = tmp_path / "adapter.py"
+        path.write_text(adapter)
+        system = replace(system, name="peer", adapter=path)
+    return Contender(system, "lz4", here(), tmp_path)
+
+
+def data(tmp_path) -> Data:
+    source = Data(TINY, 0, tmp_path)
+    source.make()
+    return source
+
+
+def quiet(text: str) -> None:
+    assert text
+
+
+def test_a_wrong_result_is_reported_as_unequal(tmp_path):
+    liar = "from adapters.zarr_alone import *\nimport adapters.zarr_alone as honest\n"
+    liar += "def read(handle, array, shape):\n    result = honest.read(handle, array, shape)\n"
+    liar += "    if array == 'salinity':\n        result[-1, -1, -1] += 1\n    return result\n"
+    runner = Runner([contender(tmp_path), contender(tmp_path, liar)], PACE, quiet)
+    honest, wrong = runner.read(data(tmp_path), 1.0)
+    assert len(honest["warm"]) == 2
+    assert wrong == {"system": "peer", "codec": "lz4", "error": "unequal: salinity is not what was stored"}
+    assert time_cell(wrong, honest, "warm") == wrong["error"]
+
+
+@pytest.mark.parametrize(
+    ("adapter", "error"),
+    [
+        ("import nothing_of_that_name", "ModuleNotFoundError: No module named 'nothing_of_that_name'"),
+        ("def write(*_):\n    raise ValueError('no such codec\\nat all')", "ValueError: no such codec"),
+        ("import os\ndef write(*_):\n    os._exit(3)", "its process ended with status 3"),
+    ],
+)
+def test_a_system_that_fails_is_a_row_with_its_error(tmp_path, adapter, error):
+    (row,) = Runner([contender(tmp_path, adapter)], PACE, quiet).write(data(tmp_path))
+    assert row == {"system": "peer", "codec": "lz4", "error": error}
+
+
+def test_a_system_that_takes_too_long_is_given_up(tmp_path):
+    slow = "import time\ndef write(*_):\n    time.sleep(100)"
+    (row,) = Runner([contender(tmp_path, slow)], replace(PACE, limit=2), quiet).write(data(tmp_path))
+    assert row["error"] == "took more than 2 s"
+
+
+def test_the_data_follow_from_the_seed(tmp_path):
+    arrays = []
+    for place, seed in (("a", 0), ("b", 0), ("c", 1)):
+        source = Data(TINY, seed, tmp_path / place)
+        source.make()
+        arrays.append(np.load(source.folder / "temperature.npy"))
+    assert arrays[0].tobytes() == arrays[1].tobytes()
+    assert arrays[0].tobytes() != arrays[2].tobytes()
+
+
+def test_memory_covers_the_children(tmp_path):
+    adapter = tmp_path / "adapter.py"
+    adapter.write_text(
+        "import subprocess, sys\n"
+        "def open_store(place, workers):\n"
+        "    code = 'import time; held = bytearray(b\"x\") * (100 << 20); time.sleep(1)'\n"
+        "    subprocess.run([sys.executable, '-c', code], check=True)\n"
+    )
+    with Worker(here().python, adapter, tmp_path / "log") as worker, PeakMemory(worker.pid) as peak:
+        worker.ask(60, {"do": "open", "place": ""})
+    assert peak.peak > 100 << 20
+
+
+def test_a_worker_that_was_stopped_does_not_answer(tmp_path):
+    with Worker(here().python, ADAPTERS / "box.py", tmp_path / "log") as worker:
+        assert worker.ask(60, {"do": "forget"}) == {}
+        with pytest.raises(WorkerFailed, match="AttributeError"):
+            worker.ask(60, {"do": "open", "place": ""})
+
+
+def test_ratios_are_taken_round_by_round():
+    assert ratio({"warm": [2.0, 30.0, 4.0]}, {"warm": [1.0, 10.0, 1.0]}, "warm") == 3.0
+    assert ratio({"warm": [2.0]}, {"warm": [1.0, 9.0]}, "warm") == 2.0
+    assert ratio({"error": "no"}, {"warm": [1.0]}, "warm") is None
+
+
+def test_targets_name_the_nearest_peer():
+    facts = {"workload": "gridded-smooth", "sweep": None, "operation": "slice"}
+    records = [
+        facts | {"system": "atlas", "codec": "zstd", "warm": [1.0]},
+        facts | {"system": "atlas-0.14", "codec": "zstd", "warm": [120.0]},
+        facts | {"system": "hdf5", "codec": "none", "warm": [1.2]},
+    ]
+    _, rows = target_rows(records)
+    assert ["gridded-smooth, slice, warm", "atlas-0.14 zstd", "≥ 100×", "120×", "yes"] in rows
+    assert ["gridded-smooth, slice, warm", "hdf5 none, the fastest of all", "≥ 1.5×", "1.2×", "**no**"] in rows
+
+
+def test_the_documentation_has_the_markers():
+    text = (ROOT / "docs" / "benchmarks.md").read_text()
+    for name in ("results", "systems"):
+        assert "new" in insert(text, name, "new")
+    with pytest.raises(ValueError, match="no markers"):
+        insert("nothing", "results", "new")
