@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -245,6 +246,21 @@ def compact(store: StoreArgument) -> None:
     with _progress("compacting"):
         source.compact()
     print(f"{before:,} bytes before, {source.info()['bytes']:,} after")
+
+
+@app.command()
+def verify(store: StoreArgument, as_json: JsonOption = False) -> None:
+    """Read everything in a store and list what is damaged; exit status 1 if anything is."""
+    source = Atlas.open(store, mode="r")
+    with _progress("verifying") as advance:
+        report = source.verify(advance)
+    if as_json:
+        print(_json(asdict(report)))
+    else:
+        print("\n".join([*map(str, report.problems), f"{report.datasets} datasets, {report.chunks} chunks read"]))
+        print(f"{len(report.problems)} problems" if report.problems else "no damage found")
+    if not report.ok:
+        raise typer.Exit(1)
 
 
 def _json(value: Any) -> str:

@@ -11,6 +11,7 @@ import re
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -54,10 +55,8 @@ def load_root(storage: Storage) -> Root:
     CorruptRoot
         If it cannot be trusted.
     """
-    found = []
-    for key in ROOT_KEYS:
-        if storage.exists(key):
-            found.append(decode_root(storage.read(key), key, partial(_load_table, storage)))
+    # Overwriting may put the new root under a name that was looked at before the old one went: look again.
+    found = _roots(storage) or _roots(storage)
     if not found:
         raise StoreNotFound(
             f"there is no Atlas store at {storage.describe()}: none of {', '.join(ROOT_KEYS)} is there; "
@@ -65,6 +64,14 @@ def load_root(storage: Storage) -> Root:
         )
     # Two are there only while a store is being overwritten in another encoding: the successor counts.
     return max(found, key=lambda root: root.generation)
+
+
+def _roots(storage: Storage) -> list[Root]:
+    found = []
+    for key in ROOT_KEYS:
+        with suppress(FileNotFoundError):
+            found.append(decode_root(storage.read(key), key, partial(_load_table, storage)))
+    return found
 
 
 # Table files that are in use, so that those which a commit leaves alone are not read again.
@@ -157,9 +164,7 @@ def _put_away(storage: Storage, free: Sequence[str], retired: Sequence[str]) -> 
 def sweep(storage: Storage, root: Root) -> None:
     """Remove the retired files that no reader can need any more; the next commit forgets them."""
     now = int(time.time())
-    for entry in root.retired:
-        if _is_free(storage, entry, now):
-            storage.purge(entry[0])
+    _put_away(storage, [entry[0] for entry in root.retired if _is_free(storage, entry, now)], [])
 
 
 _DATA_NAME = re.compile(r"data-[0-9a-f]{32}\.af|table-[0-9a-f]{32}\.at")
@@ -171,10 +176,13 @@ def recover(storage: Storage, root: Root) -> None:
 
     Only called under the writer lock, so none of them can belong to a commit under way.
     """
+    # What it made and did not sync is relied on from here on.
+    storage.sync_directories([root_key(root.config)])
     known = {file.key for file in root.files}
     aside = {key.rsplit("/", 1)[-1] for key, _, _ in root.retired}
     for name in storage.list_dir(""):
-        if _BESIDE_NAME.fullmatch(name):
+        # A root of another name was overwritten, and the writer died before it could remove it.
+        if _BESIDE_NAME.fullmatch(name) or (name in ROOT_KEYS and name != root_key(root.config)):
             storage.delete(name)
         for file in storage.list_dir(name):
             kept = file in aside or f"{name}/{file}" in known
@@ -202,7 +210,9 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
         if interrupted:
             recover(storage, current)
         if current.commit != snapshot.root.commit:
-            _check_conflicts(snapshot.root, current, pending)
+            # A commit of these very changes may have been reported as failed after it had happened.
+            if current.commit != pending.attempt:
+                _check_conflicts(snapshot.root, current, pending)
             snapshot = Snapshot(storage, current, snapshot.workers, snapshot.mode)
         replaced: list[str] = []
         if pending.layout is not None:
@@ -226,7 +236,9 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
             files.keep()
         # A store that was emptied has another id than the one that its table files were read with.
         catalog = replace(catalog, load=partial(_load_table, storage, successor.store))
-        root = publish(storage, replace(successor, catalog=catalog, arrays=arrays), replaced + merged)
+        root = replace(successor, catalog=catalog, arrays=arrays)
+        pending.attempt = root.commit
+        root = publish(storage, root, replaced + merged)
         if pending.layout is not None:
             _delete_other_roots(storage, root.config)
         return root
@@ -260,7 +272,9 @@ def _assign_ordinals(catalog: Catalog, pending: Pending) -> dict[str, int]:
 
 def _layer(current: Root, pending: Pending, ordinals: dict[str, int]) -> Layer:
     rows = ((ordinals[name], name, record) for name, record in pending.records.items())
-    return Layer.of_records(rows, current.generation + 1).deleting(current.catalog.find(list(pending.deleted)))
+    # A dataset that is created and there already is from an earlier attempt to commit the same changes.
+    gone = current.catalog.find(sorted({*pending.deleted, *pending.created}))
+    return Layer.of_records(rows, current.generation + 1).deleting(gone[gone >= 0])
 
 
 def directory_for(arrays: dict[str, ArrayFiles], name: str) -> str:

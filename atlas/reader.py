@@ -27,6 +27,9 @@ from atlas.worker import DecodeJob, Source, decode_range, pack_layout, unpack_ta
 
 _ALIGNMENT = 64
 
+# Smaller indexes are read: sooner done than a map, and safe from files that are cut short later.
+_MAPPED_ABOVE = 4 << 20
+
 # Datasets that declare an array alike: its schema, the box, their positions among those asked for, their ordinals.
 Wanted = tuple[ArraySchema, Selection, Integers, Integers]
 
@@ -40,7 +43,7 @@ def read_index(storage: Storage, file: DataFile) -> NDArray[np.uint8]:
         If the file is gone.
     """
     try:
-        if storage.is_local:
+        if storage.is_local and file.index_length > _MAPPED_ABOVE:
             return storage.open_map(file.key, file.length)[file.index_offset :][: file.index_length]
         return np.frombuffer(storage.read_range(file.key, file.index_offset, file.index_length), np.uint8)
     except FileNotFoundError:
@@ -251,8 +254,10 @@ class Snapshot:
         return DecodeJob(sources, dtype.itemsize, element, output, (lease.handle, layout), shareable=True)
 
     def _ranges(self, plan: ReadPlan) -> list[tuple[int, int]]:
+        if self.workers == 1 or (self.mode is None and plan.decoded_bytes < settings().parallel_threshold):
+            return [(0, plan.tasks)]
         # Contiguous ranges of about equal decoded size, a few per worker so that none waits long.
-        pieces = min(plan.tasks, self.workers * 2 if self.workers > 1 else 1)
+        pieces = min(plan.tasks, self.workers * 2)
         ends = np.cumsum(plan.columns["raw_length"] + 64)
         cuts = np.searchsorted(ends, np.linspace(0, ends[-1], pieces + 1)[1:-1])
         edges = np.unique(np.concatenate([[0], cuts, [plan.tasks]]))

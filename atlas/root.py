@@ -25,7 +25,11 @@ from atlas.schema import check_name
 FORMAT_VERSION = 1
 _SUFFIXES = {"none": "", "zstd": ".zst", "lz4": ".lz4"}
 _BLANK = "0" * 16
-MAX_ROOT_BYTES = 1 << 34
+
+# A root is refused that claims to grow more than this: real ones shrink to a tenth or a hundredth.
+_PLAIN_BYTES = 64 << 20
+_PLAIN_RATIO = 1000
+_LZ4_RATIO = 256  # the format allows no more
 
 
 @dataclass(frozen=True)
@@ -195,7 +199,7 @@ def _decompress_zstd(data: bytes) -> bytes:
 
     try:
         size = zstandard.frame_content_size(data)
-        if not 0 <= size <= MAX_ROOT_BYTES:
+        if not 0 <= size <= max(_PLAIN_BYTES, _PLAIN_RATIO * len(data)):
             raise ValueError(f"it declares {size} bytes")
         return zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
     except zstandard.ZstdError as error:
@@ -206,7 +210,8 @@ def _decompress_lz4(data: bytes) -> bytes:
     import lz4.frame
 
     decompressor = lz4.frame.LZ4FrameDecompressor()
-    plain = decompressor.decompress(data, max_length=MAX_ROOT_BYTES)
+    # The decompressor makes room for as much as it is allowed to return.
+    plain = decompressor.decompress(data, max_length=_LZ4_RATIO * len(data) + 1)
     if not decompressor.eof or decompressor.unused_data:
         raise ValueError("it is truncated or followed by junk")
     return bytes(plain)

@@ -10,7 +10,7 @@ from typing import Any
 
 from atlas.chunks import MAX_CELLS, ChunkGrid, Shape, as_extents
 from atlas.dtypes import DType, decode_fill, encode_fill, normalize_fill, parse_dtype, require_utf8, widen
-from atlas.errors import DataTypeError, InvalidArgument, InvalidName
+from atlas.errors import CorruptRoot, DataTypeError, InvalidArgument, InvalidName
 
 MAX_NAME_BYTES = 4096
 MAX_DIMENSIONS = 32
@@ -110,6 +110,8 @@ def _check_chunks(name: str, shape: Shape, chunk_shape: Any) -> Shape:
     chunks = as_extents(chunk_shape, f"chunk_shape of {name!r}", minimum=1)
     if len(chunks) != len(shape):
         raise InvalidArgument(f"{name!r} has {len(shape)} axes but chunk_shape {list(chunks)} has {len(chunks)}")
+    if max(chunks, default=1) > MAX_CELLS:
+        raise InvalidArgument(f"chunk_shape of {name!r} is too large: {list(chunks)}")
     return chunks
 
 
@@ -156,6 +158,8 @@ class ArrayTemplate:
     def resolve(self, sizes: Mapping[str, int]) -> ArraySchema:
         """Return the schema for a dataset whose dimensions have these sizes."""
         shape = tuple(sizes[d] for d in self.dims) if self.shape is None else self.shape
+        if math.prod(shape) > MAX_CELLS:
+            raise CorruptRoot(f"array {self.name!r} cannot have the shape {list(shape)}")
         chunks = tuple(max(n, 1) for n in shape) if self.chunk_shape is None else self.chunk_shape
         return ArraySchema(self.name, self.dtype, self.dims, shape, chunks, self.fill)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -58,7 +60,16 @@ class Session:
             return {"storage": self.storage, "options": options}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["storage"], load_root(state["storage"]), *state["options"])  # type: ignore[misc]
+        with _everything(state["storage"]) as storage:
+            self.__init__(storage, load_root(storage), *state["options"])  # type: ignore[misc]
+
+    @classmethod
+    def load(
+        cls, storage: Storage, on_type_mismatch: str, mode: Mode, workers: int | None, executor: str | None
+    ) -> Session:
+        """Return a session on the committed state of a store."""
+        with _everything(storage):
+            return cls(storage, load_root(storage), on_type_mismatch, mode, workers, executor)
 
     def adopt(self, root: Root, merged: MergedSchema | None = None) -> None:
         """Take a committed state as the one to show; `merged` is its merged schema, when that is known."""
@@ -206,6 +217,16 @@ class Session:
             with self.lock:  # so that a write of another thread is seen whole or not at all
                 pending.overlay(box, result)
         return result
+
+
+@contextmanager
+def _everything(storage: Storage) -> Iterator[Storage]:
+    # Between reading the root and claiming its generation, another process could compact the files away.
+    claim = storage.pin(0)
+    try:
+        yield storage
+    finally:
+        claim.release()
 
 
 class naming:

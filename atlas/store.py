@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers, resolve_selection
-from atlas.commit import create_root, discard_root, emptied, load_root, overwrite_root, sweep
+from atlas.commit import create_root, discard_root, emptied, load_root, overwrite_root, recover, sweep
 from atlas.compaction import compact
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice
 from atlas.dtypes import DType
@@ -29,6 +29,7 @@ from atlas.schema import ArraySchema, DatasetRecord, check_name
 from atlas.selection import Selection, matching
 from atlas.session import Mode, Session, naming
 from atlas.storage import Storage, open_storage
+from atlas.verify import Progress, VerifyReport, verify
 from atlas.view import DatasetView
 from atlas.where import parse_condition
 from atlas.writer import filled
@@ -113,7 +114,7 @@ class Atlas:
             raise InvalidArgument(f"config must be a StoreConfig, not {type(layout).__name__}")
         choice(on_type_mismatch, MISMATCH_POLICIES, "on_type_mismatch")
         storage = open_storage(source, prefix, storage_options, create=True)
-        with storage.writer_lock():
+        with storage.writer_lock() as interrupted:
             there = any(storage.exists(key) for key in ROOT_KEYS)
             if there and not overwrite:
                 raise StoreAlreadyExists(
@@ -124,6 +125,8 @@ class Atlas:
                 root = emptied(load_root(storage), layout)
             else:
                 root = overwrite_root(storage, layout) if there else create_root(storage, layout)
+            if interrupted:
+                recover(storage, load_root(storage))
         session = Session(storage, root, on_type_mismatch, "a", workers, executor)
         session.pending.layout = layout if later else None
         return Atlas(session)
@@ -156,7 +159,7 @@ class Atlas:
         if mode not in ("a", "r"):
             raise InvalidArgument(f"unknown mode: {mode!r}; use 'a' or 'r'")
         storage = open_storage(source, prefix, storage_options, create=False)
-        return Atlas(Session(storage, load_root(storage), on_type_mismatch, mode, workers, executor))
+        return Atlas(Session.load(storage, on_type_mismatch, mode, workers, executor))
 
     @staticmethod
     def create_path(path: Any, config: StoreConfig | None = None) -> Atlas:
@@ -202,6 +205,28 @@ class Atlas:
             # Taking the new state up gives the pin on the old one back.
             self._session.adopt(root)
             sweep(self._session.storage, root)
+
+    def verify(self, progress: Progress | None = None) -> VerifyReport:
+        """Read and decode everything of the committed state, and say what is damaged.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            Called with what is done, what there is, and the array, once per dataset and array.
+
+        Returns
+        -------
+        VerifyReport
+            ``ok``, ``datasets``, ``chunks``, and ``problems``, each with ``array, dataset, chunk,
+            message``. Damage is reported, not raised; a damaged root already raises when the store is opened.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> Atlas.create(tempfile.mkdtemp()).verify().ok
+        True
+        """
+        return verify(self._session.snapshot, progress)
 
     def discard_if_new(self) -> None:
         """Drop the pending changes, and the store itself when nothing was ever committed to it."""

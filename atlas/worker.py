@@ -59,19 +59,33 @@ class _MapCache:
 
     def __init__(self, capacity: int = 128) -> None:
         self._capacity = capacity
-        self._maps: OrderedDict[tuple[str, int], Bytes] = OrderedDict()
+        self._maps: OrderedDict[tuple[str, int], tuple[Any, Bytes]] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, path: str, length: int) -> Bytes:
         key = (path, length)
         with self._lock:
-            found = self._maps.get(key)
-            if found is None:
-                found = self._maps[key] = _map_file(path, length)
+            identity = _identity(path, length)
+            known, found = self._maps.get(key, (None, None))
+            # A file that was removed since is still whole behind its map.
+            if found is None or identity not in (known, None):
+                found = _map_file(path, length)
+                self._maps[key] = identity, found
                 if len(self._maps) > self._capacity:
                     self._maps.popitem(last=False)
             self._maps.move_to_end(key)
             return found
+
+
+def _identity(path: str, length: int) -> tuple[int, int] | None:
+    # Looked at for every read: a map of a file that was cut short since would kill the process with SIGBUS.
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    if status.st_size < length:
+        raise CorruptChunk(f"data file {path} is truncated: {length} bytes were committed")
+    return status.st_dev, status.st_ino
 
 
 def _map_file(path: str, length: int) -> Bytes:

@@ -132,6 +132,8 @@ class Pending:
         Chunks, by dataset and array.
     layout : StoreConfig or None
         When given, the batch begins a store of this layout in place of the one that is there.
+    attempt : str
+        Id of the last commit that these changes were put in; it may have happened although it failed.
     """
 
     records: dict[str, DatasetRecord] = field(default_factory=dict)
@@ -139,6 +141,7 @@ class Pending:
     deleted: set[str] = field(default_factory=set)
     arrays: dict[str, dict[str, PendingArray]] = field(default_factory=dict)
     layout: StoreConfig | None = None
+    attempt: str = ""
 
     def __bool__(self) -> bool:
         return bool(self.records or self.deleted or self.layout)

@@ -52,6 +52,7 @@ ORDER = [
     "commitfiles",
     "commit",
     "compaction",
+    "verify",
     "session",
     "view",
     "accessor",

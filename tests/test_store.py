@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import sys
@@ -14,7 +15,8 @@ import pytest
 from conftest import field
 
 import atlas
-from atlas import Atlas
+from atlas import Atlas, StorageError, session
+from atlas.storage import LocalStorage, local
 
 ROOTS = [
     (fmt, compression, f"atlas.{fmt}{suffix}")
@@ -537,3 +539,86 @@ def test_the_older_packages_names(fleet):
     atlas.init_tracing("atlas=warn")
     with pytest.raises(ValueError):
         atlas.init_tracing("atlas=loud")
+
+
+# --- a commit that happened although it was reported as failed
+
+
+def test_changes_that_were_committed_after_all_are_committed_once(place, monkeypatch):
+    Atlas.create(place)
+    store = Atlas.open(place)
+    store.create_dataset("a").define_array("t", "int8", ["x"], [3])
+    store.open_dataset("a").write_array("t", [0], np.array([1, 2, 3], "int8"))
+    with monkeypatch.context() as broken:
+        broken.setattr(local, "_sync_parent", fail_with_eio)
+        with pytest.raises(StorageError):
+            store.flush()
+    assert Atlas.open(place).list_datasets() == ["a"]
+    store.create_dataset("b")
+    store.flush()
+    assert Atlas.open(place).list_datasets() == ["a", "b"]
+    assert Atlas.open(place).open_dataset("a").read_array("t").tolist() == [1, 2, 3]
+
+
+def fail_with_eio(path):
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_root_that_cannot_be_looked_at_is_not_an_absent_store(place, monkeypatch):
+    Atlas.create(place)
+    original = os.stat
+
+    def fail(path, *args, **kwargs):
+        if str(path).endswith("atlas.json"):
+            raise OSError(errno.EIO, "Input/output error")
+        return original(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", fail)
+    with pytest.raises(StorageError, match=r"atlas\.json"):
+        Atlas.create(place)
+
+
+def test_a_root_left_by_an_overwrite_that_died_is_removed(place):
+    Atlas.create(place)
+    old = (place / "atlas.json").read_bytes()
+    Atlas.create(place, meta_format="msgpack", overwrite=True)
+    (place / "atlas.json").write_bytes(old)
+    (place / ".atlas.lock").write_bytes(b"w")
+    store = Atlas.open(place)
+    assert store.info()["root"] == "atlas.msgpack"
+    store.create_dataset("a")
+    store.flush()
+    assert not (place / "atlas.json").exists()
+
+
+def test_a_root_that_changes_its_name_while_it_is_looked_for(place, monkeypatch):
+    Atlas.create(place, meta_format="msgpack")
+    original, missed = LocalStorage.read, []
+
+    def read(storage, key):
+        if key == "atlas.msgpack" and not missed:
+            missed.append(key)
+            Atlas.create(place, overwrite=True)
+        return original(storage, key)
+
+    monkeypatch.setattr(LocalStorage, "read", read)
+    assert Atlas.open(place).info()["root"] == "atlas.json"
+
+
+def test_opening_holds_the_files_before_it_knows_their_generation(fleet, monkeypatch):
+    """Another process compacts between the root's being read and its being claimed."""
+    original, compacted = session.load_root, []
+
+    def load(storage):
+        root = original(storage)
+        if not compacted:
+            compacted.append(1)
+            other = Atlas.open(fleet)
+            other.delete_dataset("d00")
+            other.flush()
+            other.compact()
+        return root
+
+    monkeypatch.setattr(session, "load_root", load)
+    store = Atlas.open(fleet)
+    assert len(store.read_array_across("t", store.list_datasets())) == 20
