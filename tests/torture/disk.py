@@ -5,8 +5,7 @@ recorded, and one of them can be made to fail. File objects are covered too: the
 file whose reads and writes are steps.
 
 How complete that is: an audit hook, which the interpreter calls for every open, rename, map and so
-on whoever makes it, notes what did not come through here (``escaped``); and the campaign compares the
-steps with what strace sees of the same run.
+on whoever makes it, notes what did not come through here (``escaped``).
 """
 
 from __future__ import annotations
