@@ -40,6 +40,8 @@ from atlas.errors import (
 if TYPE_CHECKING:
     from atlas.config import StoreConfig
     from atlas.executor import shutdown, warm_up
+    from atlas.query import box, col
+    from atlas.selection import Selection
     from atlas.store import Atlas
     from atlas.view import DatasetView
 
@@ -63,6 +65,7 @@ __all__ = [
     "InvalidName",
     "MissingDependency",
     "ReadOnlyStore",
+    "Selection",
     "SelectionError",
     "ShapeMismatch",
     "SnapshotExpired",
@@ -74,6 +77,8 @@ __all__ = [
     "UnsupportedDataType",
     "ValueOutOfRange",
     "__version__",
+    "box",
+    "col",
     "init_tracing",
     "shutdown",
     "warm_up",
@@ -83,7 +88,10 @@ __all__ = [
 _LAZY = {
     "Atlas": "store",
     "DatasetView": "view",
+    "Selection": "selection",
     "StoreConfig": "config",
+    "box": "query",
+    "col": "query",
     "shutdown": "executor",
     "warm_up": "executor",
 }

@@ -106,12 +106,18 @@ def create(
 def list_(
     store: StoreArgument,
     glob: Annotated[str, typer.Argument(metavar="[GLOB]", help="Only names that match.")] = "*",
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="CONDITION", help="Only what could match: 'max(t) > 25 and attr(k) == 1'."),
+    ] = None,
+    confirm: Annotated[bool, typer.Option("--confirm", help="Read cells to be certain of --where.")] = False,
     long: Annotated[bool, typer.Option("--long", "-l", help="Arrays, attributes and cells of each.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """List the datasets of a store."""
     source = Atlas.open(store, mode="r")
-    names = [name for name in source.list_datasets() if fnmatch.fnmatchcase(name, glob)]
+    found = source.list_datasets() if where is None else source.select(where, confirm=confirm)
+    names = [name for name in found if fnmatch.fnmatchcase(name, glob)]
     if not long:
         print(_json(names) if as_json else "\n".join(names)) if names or as_json else None
         return

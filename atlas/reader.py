@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from atlas.arena import shared_arena
 from atlas.chunks import Integers, Selection
 from atlas.codecs import decode, decode_numbers, element_of
+from atlas.columnfile import DataFile
 from atlas.config import settings
 from atlas.dtypes import DType, fill_cell
 from atlas.errors import CorruptChunk, CorruptIndex, CorruptStore, SnapshotExpired
 from atlas.executor import run
 from atlas.plan import Member, ReadPlan, plan_reads
-from atlas.root import ArrayFiles, DataFile, Root
+from atlas.root import ArrayFiles, Root
 from atlas.schema import ArraySchema
-from atlas.segment import STATISTICS, ArrayIndex, SegmentIndex, chunk_checksum
+from atlas.segment import ArrayIndex, SegmentIndex, chunk_checksum
 from atlas.statistics import Statistics, from_columns
 from atlas.storage import Pin, Storage
 from atlas.worker import DecodeJob, Source, decode_range, pack_layout, unpack_tables
@@ -34,6 +35,24 @@ _SMALL_CHUNK = 1 << 20
 
 # Datasets that declare an array alike: its schema, the box, their positions among those asked for, their ordinals.
 Wanted = tuple[ArraySchema, Selection, Integers, Integers]
+
+
+def read_index(storage: Storage, file: DataFile) -> NDArray[np.uint8]:
+    """Return the index of a file, mapped where that is possible.
+
+    Raises
+    ------
+    SnapshotExpired
+        If the file is gone.
+    """
+    try:
+        if storage.is_local and file.index_length > _MAPPED_ABOVE:
+            return storage.open_map(file.key, file.length)[file.index_offset :][: file.index_length]
+        return np.frombuffer(storage.read_range(file.key, file.index_offset, file.index_length), np.uint8)
+    except FileNotFoundError:
+        raise SnapshotExpired(
+            f"data file {file.key} is gone from {storage.describe()}; call refresh() to see the store as it is now"
+        ) from None
 
 
 class Snapshot:
@@ -62,7 +81,6 @@ class Snapshot:
         self._lock = threading.Lock()
         self._segments: dict[str, tuple[SegmentIndex, ...]] = {}
         self._indexes: dict[str, ArrayIndex] = {}
-        self._statistics: dict[str, _StatisticsTable] = {}
 
     # ── indexes ──────────────────────────────────────────────────────────────────────────────
 
@@ -72,7 +90,7 @@ class Snapshot:
             found = self._segments.get(array)
         if found is None:
             files = self._files(array).files
-            found = tuple(SegmentIndex(self._index_area(file), file, array) for file in files)
+            found = tuple(SegmentIndex(read_index(self.storage, file), file, array) for file in files)
             with self._lock:
                 self._segments[array] = found
         return found
@@ -89,27 +107,15 @@ class Snapshot:
 
     def statistics(self, array: str, dtype: DType, ordinal: int) -> Statistics | None:
         """Return the statistics of an array of one dataset; ``None`` when it was never written."""
-        with self._lock:
-            table = self._statistics.get(array)
-        if table is None:
-            table = _StatisticsTable(self.segments(array))
-            with self._lock:
-                self._statistics[array] = table
-        return table.get(dtype, ordinal)
+        for segment in reversed(self.segments(array)):
+            row = int(np.searchsorted(segment.entries, ordinal))
+            if row < len(segment.entries) and segment.entries[row] == ordinal:
+                columns = segment.statistics
+                return from_columns(dtype, *(column[row] for column in columns))
+        return None
 
     def _files(self, array: str) -> ArrayFiles:
         return self.root.arrays.get(array, ArrayFiles(array, ()))
-
-    def _index_area(self, file: DataFile) -> NDArray[np.uint8]:
-        try:
-            if self.storage.is_local and file.index_length > _MAPPED_ABOVE:
-                return self.storage.open_map(file.key, file.length)[file.index_offset :][: file.index_length]
-            return np.frombuffer(self.storage.read_range(file.key, file.index_offset, file.index_length), np.uint8)
-        except FileNotFoundError:
-            raise SnapshotExpired(
-                f"data file {file.key} is gone from {self.storage.describe()}; "
-                "call refresh() to see the store as it is now"
-            ) from None
 
     # ── reads ────────────────────────────────────────────────────────────────────────────────
 
@@ -361,25 +367,6 @@ class Snapshot:
 
 class _DamagedChunk(CorruptChunk):
     """A damaged chunk with the position of its dataset among those asked for; the store names it."""
-
-
-class _StatisticsTable:
-    """The newest statistics of every dataset of an array, over its data files."""
-
-    def __init__(self, segments: Sequence[SegmentIndex]) -> None:
-        self._place: dict[int, tuple[int, int]] = {}
-        self._columns = []
-        for number, segment in enumerate(segments):
-            columns = [segment.column(name) for name in ("rows", "nulls", "flags")]
-            self._columns.append([*columns, segment.bound("min"), segment.bound("max")])
-            self._place.update((ordinal, (number, row)) for row, ordinal in enumerate(segment.entries.tolist()))
-
-    def get(self, dtype: DType, ordinal: int) -> Statistics | None:
-        place = self._place.get(ordinal)
-        if place is None:
-            return None
-        rows, nulls, flags, minimum, maximum = (column[place[1]] for column in self._columns[place[0]])
-        return from_columns(dtype, rows, nulls, bool(flags & STATISTICS), minimum, maximum)
 
 
 def pack_text(cells: NDArray[Any]) -> bytes:

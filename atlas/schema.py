@@ -344,6 +344,10 @@ class MergedSchema:
         target[key] = merged
         return None
 
+    def pairs(self) -> list[tuple[str, str]]:
+        """Return every array attribute as (array, key)."""
+        return [(array, key) for array, keys in self.array_attributes.items() for key in keys]
+
     def to_dict(self) -> dict[str, Any]:
         """Return the form that users see."""
         arrays = {

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers, Selection
-from atlas.commit import load_root
+from atlas.commit import commit, load_root
 from atlas.config import MISMATCH_POLICIES, choice, settings
 from atlas.errors import ArrayNotFound, CorruptChunk, DatasetNotFound, InvalidArgument, ReadOnlyStore, TypeMismatch
 from atlas.executor import MODES
+from atlas.layer import Layer
 from atlas.reader import Snapshot
 from atlas.root import Root
 from atlas.schema import ArraySchema, DatasetRecord, MergedSchema, split_record
@@ -70,14 +71,24 @@ class Session:
         with _everything(storage):
             return cls(storage, load_root(storage), on_type_mismatch, mode, workers, executor)
 
-    def adopt(self, root: Root) -> None:
-        """Take a committed state as the one to show."""
+    def adopt(self, root: Root, merged: MergedSchema | None = None) -> None:
+        """Take a committed state as the one to show; `merged` is its merged schema, when that is known."""
         workers = settings().workers if self._workers is None else self._workers
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise InvalidArgument(f"workers must be at least 1, not {workers!r}")
         pin = self.storage.pin(root.generation)
         self.snapshot = Snapshot(self.storage, root, workers, self._executor, pin)
-        self._merged: MergedSchema | None = None
+        self._merged = merged
+
+    def flush(self) -> None:
+        """Commit what is pending and show the new state."""
+        with self.lock:
+            if self.pending:
+                base = self.snapshot.root.commit
+                root = commit(self.storage, self.snapshot, self.pending, self.snapshot.workers)
+                self.pending = Pending()
+                # With no other writer's commit in between, what was pending is all that is new.
+                self.adopt(root, self._merged if root.parent == base else None)
 
     def drop_pending(self) -> None:
         """Forget every pending change, but not that the first flush begins a new store."""
@@ -103,7 +114,7 @@ class Session:
         with self.lock:
             if name in self.pending.records:
                 return True
-            return name in self.snapshot.root.catalog.ordinals and name not in self.pending.deleted
+            return name not in self.pending.deleted and name in self.snapshot.root.catalog
 
     def require(self, name: str) -> None:
         """Raise :class:`DatasetNotFound` unless there is a dataset of that name."""
@@ -116,12 +127,14 @@ class Session:
             self.require(name)
             found = self.pending.records.get(name)
             catalog = self.snapshot.root.catalog
-            return found if found is not None else catalog.record(catalog.ordinals[name])
+            return found if found is not None else catalog.record(catalog.ordinal(name))
 
     def change(self, name: str) -> DatasetRecord:
         """Return what a dataset declares as a record that may be changed."""
         self.writable()
-        return self.pending.records.setdefault(name, self.record(name))
+        if name not in self.pending.records:
+            self.pending.records[name] = self.record(name).copy()
+        return self.pending.records[name]
 
     def merged_schema(self) -> MergedSchema:
         """Return every array and attribute of the collection, pending ones included."""
@@ -133,9 +146,9 @@ class Session:
     def _merge(self) -> MergedSchema:
         merged = MergedSchema()
         catalog = self.snapshot.root.catalog
-        overridden = [catalog.ordinals[n] for n in self.hidden() if n in catalog.ordinals]
-        if overridden:
-            catalog = catalog.with_changes({}, overridden, 0)
+        overridden = catalog.find(list(self.hidden()))
+        if (overridden >= 0).any():
+            catalog = catalog.with_layer(Layer.empty().deleting(overridden[overridden >= 0]))
         for template in catalog.live_templates():
             merged.add_template(template)
         for record in self.pending.records.values():
@@ -166,8 +179,7 @@ class Session:
             raise ArrayNotFound(f"array not found: {array!r}; array names are strings")
         with self.lock:
             snapshot, catalog = self.snapshot, self.snapshot.root.catalog
-            index = catalog.ordinals
-            ordinals = np.fromiter((index.get(name, -1) for name in names), np.int64, len(names))
+            ordinals = catalog.find(names)
             overlays: dict[int, tuple[ArraySchema, PendingArray | None]] = {}
             if self.pending:
                 hidden = self.hidden()
@@ -198,7 +210,7 @@ class Session:
         self, snapshot: Snapshot, schema: ArraySchema, pending: PendingArray | None, name: str, box: Selection
     ) -> NDArray[Any]:
         """Return a box of one dataset's array: what is stored, with the pending cells over it."""
-        ordinal = snapshot.root.catalog.ordinals.get(name, -1)
+        ordinal = snapshot.root.catalog.ordinal(name)
         fresh = ordinal < 0 or name in self.pending.created or (pending is not None and pending.reset)
         result = filled(schema, box.shape) if fresh else snapshot.read_box(schema, ordinal, box)
         if pending is not None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers, resolve_selection
-from atlas.commit import commit, create_root, discard_root, emptied, load_root, overwrite_root, recover, sweep
+from atlas.commit import create_root, discard_root, emptied, load_root, overwrite_root, recover, sweep
 from atlas.compaction import compact
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice
 from atlas.dtypes import DType
@@ -22,13 +22,17 @@ from atlas.errors import (
     ShapeMismatch,
     StoreAlreadyExists,
 )
+from atlas.pruning import array_bounds, attribute_bounds, pruning_index
+from atlas.query import Condition, all_of
 from atlas.root import ROOT_KEYS, root_key
 from atlas.schema import ArraySchema, DatasetRecord, check_name
+from atlas.selection import Selection, matching
 from atlas.session import Mode, Session, naming
 from atlas.storage import Storage, open_storage
 from atlas.verify import Progress, VerifyReport, verify
 from atlas.view import DatasetView
-from atlas.writer import Pending, filled
+from atlas.where import parse_condition
+from atlas.writer import filled
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -184,13 +188,7 @@ class Atlas:
         StorageError
             If the disk failed; nothing was committed and the changes are still pending.
         """
-        with self._session.lock:
-            if self._session.pending:
-                root = commit(
-                    self._session.storage, self._session.snapshot, self._session.pending, self._session.snapshot.workers
-                )
-                self._session.pending = Pending()
-                self._session.adopt(root)
+        self._session.flush()
 
     def close(self) -> None:
         """Flush. The handle stays usable."""
@@ -257,7 +255,7 @@ class Atlas:
     def __len__(self) -> int:
         with self._session.lock:
             pending = self._session.pending
-            return len(self._session.snapshot.root.catalog.ordinals) - len(pending.deleted) + len(pending.created)
+            return self._session.snapshot.root.catalog.count - len(pending.deleted) + len(pending.created)
 
     @property
     def _inner(self) -> Atlas:
@@ -318,7 +316,8 @@ class Atlas:
         """Return the names of all datasets, in order of insertion."""
         with self._session.lock:
             gone = self._session.pending.deleted
-            names = [n for n in self._session.snapshot.root.catalog.names if n is not None and n not in gone]
+            names = self._session.snapshot.root.catalog.names()
+            names = [name for name in names if name not in gone] if gone else names
             return names + [n for n in self._session.pending.records if n in self._session.pending.created]
 
     def list_arrays(self) -> list[str]:
@@ -347,7 +346,7 @@ class Atlas:
             if name in self._session.pending.created:
                 order = [n for n in self._session.pending.records if n in self._session.pending.created]
                 return self._session.snapshot.root.catalog.slots + order.index(name)
-            return self._session.snapshot.root.catalog.ordinals.get(name) if self.dataset_exists(name) else None
+            return self._session.snapshot.root.catalog.ordinal(name) if self.dataset_exists(name) else None
 
     def row_slots(self) -> int:
         """Return the number of ordinals in use, those of deleted datasets included."""
@@ -378,7 +377,7 @@ class Atlas:
             }
         return {
             "location": self._session.storage.describe(),
-            "datasets": len(root.catalog.ordinals),
+            "datasets": root.catalog.count,
             "row_slots": root.catalog.slots,
             "generation": root.generation,
             "root": root_key(root.config),
@@ -386,6 +385,86 @@ class Atlas:
             "bytes": sum(entry["bytes"] for entry in arrays.values()),
             "arrays": arrays,
         }
+
+    # ── statistics and queries ───────────────────────────────────────────────────────────────
+
+    def select(self, *conditions: Condition | str, confirm: bool = False) -> Selection:
+        """Return the datasets that satisfy conditions, as of the last flush, without reading a chunk.
+
+        Parameters
+        ----------
+        *conditions : Condition or str
+            All of them must be true. Made with :data:`atlas.col` and :func:`atlas.box`, or text as on
+            the command line.
+        confirm : bool
+            Read the cells of the datasets that could match but need not; without, they are in the
+            result and not in its ``certain``.
+
+        Returns
+        -------
+        Selection
+            A sequence of names, in order of insertion.
+
+        Raises
+        ------
+        ArrayNotFound, InvalidArgument
+            If no dataset has what is asked about.
+        DataTypeError
+            If a value cannot be compared with it.
+
+        Examples
+        --------
+        >>> from atlas import Atlas, col
+        >>> import tempfile
+        >>> store = Atlas.create(tempfile.mkdtemp())
+        >>> for name, height in (("hill", 300), ("mountain", 4000)):
+        ...     store.create_dataset(name).set_attribute("height", height)
+        >>> store.flush()
+        >>> list(store.select(col.attr("height") > 1000))
+        ['mountain']
+        """
+        if not conditions:
+            raise InvalidArgument("select needs a condition, such as atlas.col('temperature').max() > 25")
+        parsed = [parse_condition(part) if isinstance(part, str) else part for part in conditions]
+        snapshot = self._session.snapshot
+        return Selection(self, snapshot, *matching(snapshot, all_of(parsed), confirm))
+
+    def pruning_index(
+        self,
+        arrays: Sequence[str] | None = None,
+        global_attrs: Sequence[str] | None = None,
+        array_attrs: Sequence[tuple[str, str]] | None = None,
+    ) -> dict[str, Any]:
+        """Return statistics and attributes of all datasets by column, as of the last flush.
+
+        Parameters
+        ----------
+        arrays, global_attrs : sequence of str, optional
+        array_attrs : sequence of (array, key), optional
+            Only what is asked for is fetched; everything when nothing is named at all.
+
+        Returns
+        -------
+        dict
+            ``{"rows", "datasets", "live", "columns"}``. Row *i* is the dataset of ordinal *i*:
+            ``datasets[i]`` its name, ``None`` for a deleted one. ``columns`` holds, by array name,
+            attribute key or ``"array:key"``, arrays over all rows: ``present``, ``stats_valid``,
+            ``min``, ``max``, ``row_count``, ``null_count``. min and max are int64, uint64 or float64
+            arrays, or a list of ``bytes | None`` for text; of an attribute both are its value.
+        """
+        merged = self._session.merged_schema()
+        if arrays is None and global_attrs is None and array_attrs is None:
+            arrays, global_attrs, array_attrs = sorted(merged.arrays), list(merged.attributes), merged.pairs()
+        return pruning_index(self._session.snapshot, arrays or (), global_attrs or (), array_attrs or ())
+
+    def column_summaries(self) -> dict[str, dict[str, Any]]:
+        """Return ``{column: {"min", "max", "present_count"}}`` over all datasets, as of the last flush."""
+        merged, snapshot = self._session.merged_schema(), self._session.snapshot
+        catalog = snapshot.root.catalog
+        summaries = {name: array_bounds(snapshot, name).summary() for name in sorted(merged.arrays)}
+        summaries |= {key: attribute_bounds(catalog, None, key).summary() for key in merged.attributes}
+        pairs = {f"{array}:{key}": attribute_bounds(catalog, array, key) for array, key in merged.pairs()}
+        return summaries | {name: bounds.summary() for name, bounds in pairs.items()}
 
     # ── bulk reads ───────────────────────────────────────────────────────────────────────────
 

@@ -75,8 +75,8 @@ class DatasetView:
         session = self._session
         with session.lock:
             found = self._find(name)
-            ordinal = session.snapshot.root.catalog.ordinals.get(self._name)
-            if found is None or ordinal is None or self._name in session.pending.created:
+            ordinal = session.snapshot.root.catalog.ordinal(self._name)
+            if found is None or ordinal < 0 or self._name in session.pending.created:
                 return None
             if name in session.pending.arrays.get(self._name, {}):
                 return None

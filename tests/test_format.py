@@ -16,6 +16,7 @@ import xxhash
 import zstandard
 
 import atlas
+from atlas import commitfiles
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = [
@@ -152,8 +153,17 @@ class Reader:
         assert (self.root["format"], self.root["version"]) == ("atlas", 1)
 
     def datasets(self) -> dict[str, tuple[int, dict, dict[str, int], list]]:
+        """Every dataset's (ordinal, schema, sizes, attribute values) by name, in order of ordinal."""
+        table = self.root["datasets"]
         found = {}
-        for part in self.root["datasets"]["parts"]:
+        for file in table["tables"]:
+            head, columns = self.columns(file, b"ATLASAT1", "table-", ".at")
+            assert head["slots"] <= table["slots"]
+            rows = self.table_rows(head, columns)
+            found = {o: row for o, row in found.items() if o not in columns["deleted"]} | rows
+        for first, count in table["deleted"]:
+            found = {o: row for o, row in found.items() if not first <= o < first + count}
+        for part in table["parts"]:
             schema = self.root["schemas"][part["schema"]]
             ordinals = [first + i for first, count in part["ordinals"] for i in range(count)]
 
@@ -163,21 +173,51 @@ class Reader:
             for row, (ordinal, name) in enumerate(zip(ordinals, part["names"], strict=True)):
                 sizes = {dim: cell(column, row) for dim, column in zip(schema["dims"], part["sizes"], strict=True)}
                 values = [cell(column, row) for column in part["attributes"]]
-                found[name] = (ordinal, schema, sizes, values)
-        return dict(sorted(found.items(), key=lambda item: item[1][0]))
+                found[ordinal] = (name, schema, sizes, values)
+        assert len(found) == table["count"]
+        return {name: (ordinal, *rest) for ordinal, (name, *rest) in sorted(found.items())}
+
+    def table_rows(self, head: dict, columns: dict) -> dict[int, tuple[str, dict, dict[str, int], list]]:
+        rows = {}
+        hashes = [xxhash.xxh3_64_intdigest(columns["name"][i][:-1]) for i in columns["order"]]
+        assert columns["hash"].tolist() == hashes == sorted(hashes)
+        for i, ordinal in enumerate(columns["ordinal"].tolist()):
+            group, row = int(columns["group"][i]), int(columns["row"][i])
+            schema = head["schemas"][group]
+            assert row < head["rows"][group]
+            sizes = {dim: int(columns[f"{group}.size.{k}"][row]) for k, dim in enumerate(schema["dims"])}
+            layout = schema["attributes"] + [a for array in schema["arrays"] for a in array.get("attributes", [])]
+            cells = [(tag, columns[f"{group}.attribute.{k}"][row]) for k, (_, tag) in enumerate(layout)]
+            assert columns["name"][i].endswith(b"\0")
+            rows[ordinal] = (columns["name"][i][:-1].decode(), schema, sizes, [self.value(*cell) for cell in cells])
+        return rows
+
+    @staticmethod
+    def value(tag: str, cell):
+        if tag.endswith("[]"):
+            return msgpack.unpackb(cell)
+        if isinstance(cell, bytes):
+            return cell.decode()
+        return {np.inf: "Infinity", -np.inf: "-Infinity"}.get(cell.item(), "NaN" if cell != cell else cell.item())
 
     def index(self, array: str, file: dict) -> dict[str, np.ndarray]:
+        directory, columns = self.columns(file, b"ATLASAF1", "data-", ".af")
+        assert directory["array"] == array
+        return columns
+
+    def columns(self, file: dict, magic: bytes, prefix: str, ending: str) -> tuple[dict, dict]:
         data = (self.place / file["file"]).read_bytes()
-        assert data[:8] == b"ATLASAF1"
-        assert data[8:24].hex() == file["file"].split("data-")[1].removesuffix(".af")
+        assert data[:8] == magic
+        assert data[8:24].hex() == file["file"].split(prefix)[1].removesuffix(ending)
         offset, length = file["index"]
         area = data[offset : offset + length]
         size = int.from_bytes(area[-8:], "little")
         packed = area[-8 - size : -8]
         assert xxhash.xxh3_64_hexdigest(packed) == file["hash"]
         directory = msgpack.unpackb(packed)
-        assert directory["array"] == array
-        return {column["name"]: self.column(area, column) for column in directory["columns"]}
+        assert directory["store"] == self.root["store"]
+        assert directory["generation"] <= self.root["generation"]
+        return directory, {column["name"]: self.column(area, column) for column in directory["columns"]}
 
     @staticmethod
     def column(area: bytes, column: dict):
@@ -186,6 +226,8 @@ class Reader:
         count = column["count"]
         if column["encoding"] == "zstd":
             data = zstandard.ZstdDecompressor().decompress(data)
+        if column["dtype"] == "bytes" and column["encoding"] == "constant":
+            return [data] * count
         if column["dtype"] == "bytes":
             ends = 4 * count + np.cumsum(np.frombuffer(data, "<u4", count).astype(int))
             starts = [4 * count, *ends[:-1]]
@@ -268,8 +310,9 @@ class Reader:
         return found
 
 
-def check(reader: Reader) -> None:
+def check(reader: Reader, tables: int | None = None) -> None:
     data = expected()
+    assert tables is None or len(reader.root["datasets"]["tables"]) == tables
     assert list(reader.datasets()) == list(data)
     for name, arrays in data.items():
         _, schema, _, values = reader.datasets()[name]
@@ -291,10 +334,38 @@ def test_a_store_is_read_from_the_specification_alone(tmp_path, fmt, compression
     check(Reader(tmp_path / "store"))
 
 
-@pytest.mark.parametrize(("fmt", "compression", "codec"), CASES)
-def test_golden_stores_are_read_for_ever(fmt, compression, codec):
-    place = GOLDEN / "v1" / f"{fmt}-{compression}-{codec}"
-    check(Reader(place))
+@pytest.mark.parametrize("fmt", ["json", "msgpack"])
+def test_table_files_are_read_from_the_specification_alone(tmp_path, monkeypatch, fmt):
+    monkeypatch.setattr(commitfiles, "INLINE_BYTES", 0)
+    monkeypatch.setattr(commitfiles, "TABLE_RATIO", 0)
+    build(tmp_path / "store", fmt, "zstd", "zstd")
+    check(Reader(tmp_path / "store"), tables=2)
+    store = atlas.Atlas.open(tmp_path / "store")
+    store.compact()
+    check(Reader(tmp_path / "store"), tables=1)
+
+
+def test_the_last_data_file_of_a_commit_brings_a_lost_root_back(tmp_path):
+    build(tmp_path / "store", "json", "none", "zstd")
+    reader = Reader(tmp_path / "store")
+    newest = {}
+    for array, entry in reader.root["arrays"].items():
+        for file in entry["files"]:
+            head, _ = reader.columns(file, b"ATLASAF1", "data-", ".af")
+            assert head["array"] == array
+            if "root" in head:
+                newest[head["generation"]] = msgpack.unpackb(zstandard.decompress(head["root"])), array, file
+    assert sorted(newest) == [1, 2]
+    document, array, file = newest[2]
+    document["arrays"].setdefault(array, {"directory": array, "files": []})["files"].append(file)
+    document["checksum"] = reader.root["checksum"]
+    assert document == reader.root
+
+
+@pytest.mark.parametrize("name", [*("-".join(case) for case in CASES), "tables"])
+def test_golden_stores_are_read_for_ever(name):
+    place = GOLDEN / "v1" / name
+    check(Reader(place), tables=2 if name == "tables" else 0)
     store = atlas.Atlas.open(place, mode="r")
     assert store.list_datasets() == list(expected())
     for name, arrays in expected().items():
@@ -309,7 +380,9 @@ def test_golden_stores_are_read_for_ever(fmt, compression, codec):
 ROOT_FLIPS = 400
 
 
-@pytest.mark.parametrize("name", ["json-none-zstd", "msgpack-none-zstd", "json-zstd-zstd", "msgpack-lz4-zstd"])
+@pytest.mark.parametrize(
+    "name", ["json-none-zstd", "msgpack-none-zstd", "json-zstd-zstd", "msgpack-lz4-zstd", "tables"]
+)
 def test_a_flipped_bit_anywhere_is_an_error_or_changes_nothing(tmp_path, name):
     """Every byte of the root, and of the data file that holds the grids."""
     source = GOLDEN / "v1" / name
@@ -322,7 +395,7 @@ def test_a_flipped_bit_anywhere_is_an_error_or_changes_nothing(tmp_path, name):
     root = next(p for p in place.iterdir() if p.name.startswith("atlas."))
     rng = np.random.default_rng(0)
     refused = 0
-    for target in (root, *(place / "grid").glob("*.af")):
+    for target in (root, *(place / "grid").glob("*.af"), *place.glob("_catalog/*.at")):
         good = target.read_bytes()
         for at in rng.choice(len(good), min(len(good), ROOT_FLIPS), replace=False).tolist():
             damaged = bytearray(good)
