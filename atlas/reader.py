@@ -262,7 +262,7 @@ class Snapshot:
             "block_extent": plan.block_extent,
             "strides": plan.strides,
         }
-        size = plan.decoded_bytes
+        size = plan.cost
         sources = self._sources(array, tables)
         job = self._shared_job(sources, dtype, buffer, tables, size)
         if job is None:
@@ -275,7 +275,9 @@ class Snapshot:
     def _shared_job(
         self, sources: tuple[Source, ...], dtype: DType, buffer: NDArray[np.uint8], tables: dict[str, Any], size: int
     ) -> DecodeJob | None:
-        if self.workers == 1 or size < settings().parallel_threshold or any(source.path is None for source in sources):
+        if self.workers == 1 or self.mode in ("serial", "threads") or size < settings().parallel_threshold:
+            return None
+        if any(source.path is None for source in sources):
             return None
         output = shared_arena().handle_of(buffer)
         if output is None:
@@ -290,7 +292,7 @@ class Snapshot:
         return DecodeJob(sources, dtype.itemsize, element, output, (lease.handle, layout), shareable=True)
 
     def _ranges(self, plan: ReadPlan) -> list[tuple[int, int]]:
-        if self.workers == 1 or (self.mode is None and plan.decoded_bytes < settings().parallel_threshold):
+        if self.workers == 1 or (self.mode is None and plan.cost < settings().parallel_threshold):
             return [(0, plan.tasks)]
         # Contiguous ranges of about equal decoded size, a few per worker so that none waits long.
         pieces = min(plan.tasks, self.workers * 2)

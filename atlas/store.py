@@ -6,33 +6,28 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
-from atlas.chunks import Integers, resolve_selection
+from atlas.across import read_list, read_stacked
 from atlas.commit import create_root, discard_root, emptied, load_root, overwrite_root, recover, sweep
 from atlas.compaction import compact
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice
-from atlas.dtypes import DType
 from atlas.errors import (
-    ArrayNotFound,
     CorruptRoot,
     DatasetAlreadyExists,
     InvalidArgument,
-    ShapeMismatch,
     StoreAlreadyExists,
 )
 from atlas.pruning import array_bounds, attribute_bounds, pruning_index
 from atlas.query import Condition, all_of
 from atlas.root import ROOT_KEYS, root_key
-from atlas.schema import ArraySchema, DatasetRecord, check_name
+from atlas.schema import DatasetRecord, check_name
 from atlas.selection import Selection, matching
-from atlas.session import Mode, Session, naming
+from atlas.session import Mode, Session
 from atlas.storage import Storage, open_storage
 from atlas.verify import Progress, VerifyReport, verify
 from atlas.view import DatasetView
 from atlas.where import parse_condition
-from atlas.writer import filled
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -489,27 +484,7 @@ class Atlas:
         InvalidArgument
             If no names are given.
         """
-        names = _name_list(dataset_names)
-        snapshot, layout, overlays = self._session.resolve(array, names)
-        results: list[NDArray[Any] | None] = [None] * len(names)
-        by_type: dict[str, list[tuple[ArraySchema, Integers, Integers]]] = {}
-        for schema, positions, ordinals in layout:
-            by_type.setdefault(schema.dtype.name, []).append((schema, positions, ordinals))
-        for items in by_type.values():
-            places = np.concatenate([positions for _, positions, _ in items])
-            wanted, first = [], 0
-            for schema, positions, ordinals in items:
-                box = resolve_selection(schema.shape, start, shape, f"array {array!r} of {names[positions[0]]!r}")
-                wanted.append((schema, box, np.arange(first, first + len(positions)), ordinals))
-                first += len(positions)
-            with naming(names, places):
-                parts = snapshot.read_boxes(array, items[0][0].dtype, wanted)
-            for place, part in zip(places.tolist(), parts, strict=True):
-                results[place] = part
-        for position, (schema, pending) in overlays.items():
-            box = resolve_selection(schema.shape, start, shape, f"array {array!r} of {names[position]!r}")
-            results[position] = self._session.pending_box(snapshot, schema, pending, names[position], box)
-        return results
+        return read_list(self._session, array, dataset_names, start, shape)
 
     def read_array_across_stacked(
         self,
@@ -545,24 +520,7 @@ class Atlas:
         ShapeMismatch
             If the datasets' shapes or types differ, naming the first two that do.
         """
-        names = _name_list(dataset_names)
-        if on_missing not in ("raise", "fill"):
-            raise InvalidArgument(f"unknown on_missing: {on_missing!r}; use 'raise' or 'fill'")
-        snapshot, layout, overlays = self._session.resolve(array, names)
-        schema = _common_schema(array, names, layout, overlays, on_missing)
-        box = resolve_selection(schema.shape, start, shape, f"array {array!r}")
-        target = _check_out(out, (len(names), *box.shape), schema.dtype)
-        wanted = [(s, box, positions, ordinals) for s, positions, ordinals in layout]
-        absent = _absent(names, layout, overlays)
-        if not wanted:
-            wanted = [(schema, box, np.zeros(0, np.int64), np.zeros(0, np.int64))]
-        with naming(names, np.arange(len(names))):
-            result = snapshot.read_stacked(array, schema.dtype, wanted, target, len(names))
-        for position in absent:
-            result[position, ...] = filled(schema, box.shape)
-        for position, (own, pending) in overlays.items():
-            result[position, ...] = self._session.pending_box(snapshot, own, pending, names[position], box)
-        return result if out is None else out
+        return read_stacked(self._session, array, dataset_names, start, shape, out, on_missing)
 
     # ── xarray ───────────────────────────────────────────────────────────────────────────────
 
@@ -610,60 +568,3 @@ def _is_intact(storage: Storage) -> bool:
     except CorruptRoot:
         return False
     return True
-
-
-def _name_list(names: Iterable[str]) -> list[str]:
-    if isinstance(names, (str, bytes)):
-        raise InvalidArgument(f"dataset_names must be a sequence of names, not the single name {names!r}")
-    if not isinstance(names, Iterable):
-        raise InvalidArgument(f"dataset_names must be a sequence of names, not {names!r}")
-    result = list(names)
-    if not result:
-        raise InvalidArgument("dataset_names is empty")
-    for kind in set(map(type, result)):
-        if not issubclass(kind, str):
-            raise InvalidArgument(f"dataset_names must hold names, not {kind.__name__}")
-    return result
-
-
-def _absent(names: list[str], layout: Any, overlays: dict[int, Any]) -> list[int]:
-    present = np.zeros(len(names), bool)
-    for _, positions, _ in layout:
-        present[positions] = True
-    present[list(overlays)] = True
-    return [int(i) for i in np.flatnonzero(~present)]
-
-
-def _common_schema(array: str, names: list[str], layout: Any, overlays: dict[int, Any], on_missing: str) -> ArraySchema:
-    absent = _absent(names, layout, overlays)
-    if absent and on_missing == "raise":
-        raise ArrayNotFound(
-            f"dataset {names[absent[0]]!r} has no array {array!r} ({len(absent)} of {len(names)} lack it); "
-            "pass on_missing='fill' for rows of the fill value, or use read_array_across"
-        )
-    found = [(int(positions.min()), schema) for schema, positions, _ in layout]
-    found += [(position, schema) for position, (schema, _) in overlays.items()]
-    if not found:
-        raise ArrayNotFound(f"array not found: none of the {len(names)} datasets has {array!r}")
-    found.sort(key=lambda item: item[0])
-    first: int = found[0][0]
-    common: ArraySchema = found[0][1]
-    for position, schema in found:
-        if (schema.shape, schema.dtype) != (common.shape, common.dtype):
-            raise ShapeMismatch(
-                f"array {array!r} cannot be stacked: dataset {names[first]!r} has {common.dtype.name} "
-                f"{list(common.shape)}, dataset {names[position]!r} has {schema.dtype.name} {list(schema.shape)}; "
-                "read_array_across returns them as a list"
-            )
-    return common
-
-
-def _check_out(out: Any, shape: tuple[int, ...], dtype: DType) -> NDArray[Any] | None:
-    if out is None:
-        return None
-    if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != dtype.numpy:
-        found = f"{out.dtype} {list(out.shape)}" if isinstance(out, np.ndarray) else type(out).__name__
-        raise ShapeMismatch(f"out must be a {dtype.numpy} array of shape {list(shape)}, not {found}")
-    if not (out.flags.c_contiguous and out.flags.writeable):
-        raise InvalidArgument("out must be C-contiguous and writable")
-    return out

@@ -54,6 +54,7 @@ ORDER = [
     "compaction",
     "verify",
     "session",
+    "across",
     "view",
     "accessor",
     "_hooks",

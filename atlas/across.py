@@ -1,0 +1,132 @@
+"""The same box of an array from many datasets, committed and pending ones together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlas.chunks import Integers, resolve_selection
+from atlas.dtypes import DType
+from atlas.errors import ArrayNotFound, InvalidArgument, ShapeMismatch
+from atlas.schema import ArraySchema
+from atlas.session import Session, naming
+from atlas.writer import filled
+
+Extents = Sequence[int] | None
+
+
+def read_list(
+    session: Session, array: str, dataset_names: Iterable[str], start: Extents, shape: Extents
+) -> list[NDArray[Any] | None]:
+    """Return one array per name, ``None`` where a dataset lacks the array."""
+    names = _name_list(dataset_names)
+    snapshot, layout, overlays = session.resolve(array, names)
+    results: list[NDArray[Any] | None] = [None] * len(names)
+    by_type: dict[str, list[tuple[ArraySchema, Integers, Integers]]] = {}
+    for schema, positions, ordinals in layout:
+        by_type.setdefault(schema.dtype.name, []).append((schema, positions, ordinals))
+    for items in by_type.values():
+        places = np.concatenate([positions for _, positions, _ in items])
+        wanted, first = [], 0
+        for schema, positions, ordinals in items:
+            box = resolve_selection(schema.shape, start, shape, f"array {array!r} of {names[positions[0]]!r}")
+            wanted.append((schema, box, np.arange(first, first + len(positions)), ordinals))
+            first += len(positions)
+        with naming(names, places):
+            parts = snapshot.read_boxes(array, items[0][0].dtype, wanted)
+        for place, part in zip(places.tolist(), parts, strict=True):
+            results[place] = part
+    for position, (schema, pending) in overlays.items():
+        box = resolve_selection(schema.shape, start, shape, f"array {array!r} of {names[position]!r}")
+        results[position] = session.pending_box(snapshot, schema, pending, names[position], box)
+    return results
+
+
+def read_stacked(
+    session: Session,
+    array: str,
+    dataset_names: Iterable[str],
+    start: Extents,
+    shape: Extents,
+    out: NDArray[Any] | None,
+    on_missing: str,
+) -> NDArray[Any]:
+    """Return one array with a row per name, in `out` if that is given."""
+    names = _name_list(dataset_names)
+    if on_missing not in ("raise", "fill"):
+        raise InvalidArgument(f"unknown on_missing: {on_missing!r}; use 'raise' or 'fill'")
+    snapshot, layout, overlays = session.resolve(array, names)
+    schema = _common_schema(array, names, layout, overlays, on_missing)
+    box = resolve_selection(schema.shape, start, shape, f"array {array!r}")
+    target = _check_out(out, (len(names), *box.shape), schema.dtype)
+    wanted = [(s, box, positions, ordinals) for s, positions, ordinals in layout]
+    absent = _absent(names, layout, overlays)
+    if not wanted:
+        wanted = [(schema, box, np.zeros(0, np.int64), np.zeros(0, np.int64))]
+    with naming(names, np.arange(len(names))):
+        result = snapshot.read_stacked(array, schema.dtype, wanted, target, len(names))
+    for position in absent:
+        result[position, ...] = filled(schema, box.shape)
+    for position, (own, pending) in overlays.items():
+        result[position, ...] = session.pending_box(snapshot, own, pending, names[position], box)
+    return result if out is None else out
+
+
+def _name_list(names: Iterable[str]) -> list[str]:
+    if isinstance(names, (str, bytes)):
+        raise InvalidArgument(f"dataset_names must be a sequence of names, not the single name {names!r}")
+    if not isinstance(names, Iterable):
+        raise InvalidArgument(f"dataset_names must be a sequence of names, not {names!r}")
+    result = list(names)
+    if not result:
+        raise InvalidArgument("dataset_names is empty")
+    for kind in set(map(type, result)):
+        if not issubclass(kind, str):
+            raise InvalidArgument(f"dataset_names must hold names, not {kind.__name__}")
+    return result
+
+
+def _absent(names: list[str], layout: Any, overlays: dict[int, Any]) -> list[int]:
+    present = np.zeros(len(names), bool)
+    for _, positions, _ in layout:
+        present[positions] = True
+    present[list(overlays)] = True
+    return [int(i) for i in np.flatnonzero(~present)]
+
+
+def _common_schema(array: str, names: list[str], layout: Any, overlays: dict[int, Any], on_missing: str) -> ArraySchema:
+    absent = _absent(names, layout, overlays)
+    if absent and on_missing == "raise":
+        raise ArrayNotFound(
+            f"dataset {names[absent[0]]!r} has no array {array!r} ({len(absent)} of {len(names)} lack it); "
+            "pass on_missing='fill' for rows of the fill value, or use read_array_across"
+        )
+    found = [(int(positions.min()), schema) for schema, positions, _ in layout]
+    found += [(position, schema) for position, (schema, _) in overlays.items()]
+    if not found:
+        raise ArrayNotFound(f"array not found: none of the {len(names)} datasets has {array!r}")
+    found.sort(key=lambda item: item[0])
+    first: int = found[0][0]
+    common: ArraySchema = found[0][1]
+    for position, schema in found:
+        if (schema.shape, schema.dtype) != (common.shape, common.dtype):
+            raise ShapeMismatch(
+                f"array {array!r} cannot be stacked: dataset {names[first]!r} has {common.dtype.name} "
+                f"{list(common.shape)}, dataset {names[position]!r} has {schema.dtype.name} {list(schema.shape)}; "
+                "read_array_across returns them as a list"
+            )
+    return common
+
+
+def _check_out(out: Any, shape: tuple[int, ...], dtype: DType) -> NDArray[Any] | None:
+    if out is None:
+        return None
+    if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != dtype.numpy:
+        found = f"{out.dtype} {list(out.shape)}" if isinstance(out, np.ndarray) else type(out).__name__
+        raise ShapeMismatch(f"out must be a {dtype.numpy} array of shape {list(shape)}, not {found}")
+    if not (out.flags.c_contiguous and out.flags.writeable):
+        raise InvalidArgument("out must be C-contiguous and writable")
+    return out
