@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: test demo lint bench bench-headline bench-quick clean
+.PHONY: test demo lint bench bench-headline bench-quick torture clean
 
 test: lint
 	$(BIN)/python -m pytest -q
@@ -12,6 +12,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Everything that can go wrong, in full; PART=faults for one part of it.
+torture: $(READY)
+	cd tests && PYTHONPATH=$(CURDIR) $(CURDIR)/$(BIN)/python -m torture $(PART)
 
 demo: $(READY)
 	$(BIN)/python perf/demo.py

@@ -24,6 +24,7 @@ from atlas.errors import (
     DataTypeError,
     InvalidArgument,
     InvalidName,
+    MissingDependency,
     ReadOnlyStore,
     SelectionError,
     ShapeMismatch,
@@ -39,6 +40,8 @@ from atlas.errors import (
 if TYPE_CHECKING:
     from atlas.config import StoreConfig
     from atlas.executor import shutdown, warm_up
+    from atlas.query import box, col
+    from atlas.selection import Selection
     from atlas.store import Atlas
     from atlas.view import DatasetView
 
@@ -60,7 +63,9 @@ __all__ = [
     "DatasetView",
     "InvalidArgument",
     "InvalidName",
+    "MissingDependency",
     "ReadOnlyStore",
+    "Selection",
     "SelectionError",
     "ShapeMismatch",
     "SnapshotExpired",
@@ -72,6 +77,8 @@ __all__ = [
     "UnsupportedDataType",
     "ValueOutOfRange",
     "__version__",
+    "box",
+    "col",
     "init_tracing",
     "shutdown",
     "warm_up",
@@ -81,7 +88,10 @@ __all__ = [
 _LAZY = {
     "Atlas": "store",
     "DatasetView": "view",
+    "Selection": "selection",
     "StoreConfig": "config",
+    "box": "query",
+    "col": "query",
     "shutdown": "executor",
     "warm_up": "executor",
 }

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from atlas.dtypes import decode_float, encode_float, parse_dtype
+from atlas.dtypes import decode_float, encode_float, parse_dtype, require_utf8, to_float
 from atlas.errors import AtlasError, DataTypeError, InvalidArgument, ValueOutOfRange
 
 # Element tags, with the limits of the integers.
@@ -86,8 +86,7 @@ def _encode_numpy(value: Any, dtype: str | None, what: str) -> tuple[str, Any]:
 
 def _element_tag(value: Any, dtype: str | None, what: str) -> str:
     if dtype is not None:
-        tag = parse_dtype(dtype).name
-        return "int64" if tag.startswith("timedelta") and not isinstance(value, int) else tag
+        return _hinted_tag(dtype, what)
     if isinstance(value, np.generic):
         value = value.item()
     for plain, tag in _PLAIN.items():
@@ -98,6 +97,13 @@ def _element_tag(value: Any, dtype: str | None, what: str) -> str:
         f"{what}: unsupported attribute type {type(value).__name__!r}; "
         "use bool, int, float, str, bytes, or a flat list or NumPy array of one of them"
     )
+
+
+def _hinted_tag(dtype: Any, what: str) -> str:
+    hint = parse_dtype(dtype)
+    if hint.kind == "c":
+        raise InvalidArgument(f"{what}: unknown attribute dtype {dtype!r}; attributes are real numbers, text or times")
+    return hint.name
 
 
 def _encode_element(tag: str, value: Any, what: str) -> Any:
@@ -129,18 +135,13 @@ def _encode_int(tag: str, value: Any, what: str) -> int:
 def _encode_float(tag: str, value: Any, what: str) -> float | str:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise _wrong(tag, value, what)
-    with np.errstate(over="ignore"):
-        return encode_float(float(np.dtype(tag).type(value)))
+    return encode_float(to_float(np.dtype(tag), value, what))
 
 
 def _encode_str(tag: str, value: Any, what: str) -> str:
     if not isinstance(value, str):
         raise _wrong(tag, value, what)
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise DataTypeError(f"{what}: {value!r} holds a lone surrogate and has no UTF-8 form") from None
-    return str(value)
+    return require_utf8(value, what)
 
 
 def _encode_bytes(tag: str, value: Any, what: str) -> str:

@@ -1,107 +1,33 @@
-"""The dataset table: which datasets there are and what each declares, kept by column.
+"""The dataset table of one committed state: layers from table files, and one that the root itself holds.
 
-Datasets that share a template form a *group*; a group keeps dimension sizes and attribute values
-as columns, so that a million datasets cost no Python object each.
+A store of a million datasets opens without a Python object for any of them: table files are mapped
+when a name, a schema or an attribute is first asked for.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.chunks import MAX_CELLS
-from atlas.errors import InvalidArgument
-from atlas.schema import ArraySchema, DatasetRecord, Template, check_name, split_record
+from atlas.columnfile import DataFile
+from atlas.columns import Column, Integers
+from atlas.layer import Layer, joined
+from atlas.names import seek
+from atlas.schema import ArraySchema, DatasetRecord, Template
 
-Integers = NDArray[np.int64]
 MAX_SLOTS = 1 << 31
 
-
-class Constant(NamedTuple):
-    """A column that holds one value in every row."""
-
-    value: Any
+# Ordinals and records of single datasets that are remembered.
+_REMEMBERED = 1 << 14
 
 
-Column = Constant | list[Any]
-
-
-def _cell(column: Column, row: int) -> Any:
-    return column.value if isinstance(column, Constant) else column[row]
-
-
-def _same(first: Any, second: Any) -> bool:
-    # -0.0 equals 0.0 and True equals 1, yet they are different values to keep.
-    return type(first) is type(second) and first == second and (first != 0 or repr(first) == repr(second))
-
-
-def _extended(column: Column, rows: int, values: Sequence[Any]) -> Column:
-    if isinstance(column, Constant):
-        if all(_same(column.value, value) for value in values):
-            return column
-        column = [column.value] * rows
-    return [*column, *values]
-
-
-@dataclass(frozen=True)
-class Group:
-    """The datasets of one template.
-
-    Attributes
-    ----------
-    template : Template
-    sizes : (rows, dims) int64
-    columns : list of Column
-        One per attribute slot of the template.
-    """
-
-    template: Template
-    sizes: Integers
-    columns: list[Column]
-
-    @cached_property
-    def key(self) -> str:
-        """What makes templates the same: their written form, where NaN equals NaN."""
-        return template_key(self.template)
-
-    def record(self, row: int) -> DatasetRecord:
-        """Return the record in one row."""
-        return self.template.record(self.sizes[row], [_cell(column, row) for column in self.columns])
-
-    def extended(self, sizes: Sequence[Sequence[int]], values: Sequence[Sequence[Any]]) -> Group:
-        """Return the group with rows added behind."""
-        rows = len(self.sizes)
-        added = np.array(sizes, np.int64).reshape(len(sizes), len(self.template.dims))
-        columns = [
-            _extended(column, rows, [row[slot] for row in values]) if rows else _fresh([row[slot] for row in values])
-            for slot, column in enumerate(self.columns)
-        ]
-        return Group(self.template, np.concatenate([self.sizes, added]), columns)
-
-    def taken(self, rows: Integers) -> Group:
-        """Return the group with these rows only."""
-        picks = rows.tolist()
-        columns = [c if isinstance(c, Constant) else _fresh([c[i] for i in picks]) for c in self.columns]
-        return Group(self.template, self.sizes[rows], columns)
-
-
-def _fresh(values: list[Any]) -> Column:
-    return Constant(values[0]) if values and all(_same(values[0], value) for value in values) else values
-
-
-def template_key(template: Template) -> str:
-    """Return the written form of a template."""
-    return json.dumps(template.to_json())
-
-
-def _empty_group(template: Template) -> Group:
-    return Group(template, np.zeros((0, len(template.dims)), np.int64), [[] for _ in template.slots])
+def _no_tables(file: DataFile, slots: int) -> Layer:
+    raise AssertionError("a table without table files reads none")
 
 
 @dataclass(frozen=True)
@@ -110,49 +36,149 @@ class Catalog:
 
     Attributes
     ----------
-    names : list of str or None
-        By ordinal; ``None`` for a deleted slot.
-    group : (slots,) int64
-        Position of each dataset's group in `groups`; -1 for a deleted slot.
-    row : (slots,) int64
-        Row of each dataset in its group.
-    changed : (slots,) int64
-        The generation in which each dataset last changed.
-    groups : list of Group
+    slots : int
+        Ordinals in use, those of deleted datasets included.
+    count : int
+        Datasets.
+    tables : tuple of DataFile
+        Table files, oldest first.
+    top : Layer
+        The newest layer, which the root holds.
+    load : callable
+        Reads a table file, given the number of ordinals in use.
     """
 
-    names: list[str | None]
-    group: Integers
-    row: Integers
-    changed: Integers
-    groups: list[Group]
-
-    @staticmethod
-    def empty() -> Catalog:
-        """Return a table without datasets."""
-        nothing = np.zeros(0, np.int64)
-        return Catalog([], nothing, nothing, nothing, [])
-
-    @property
-    def slots(self) -> int:
-        """Rows in all, deleted ones included."""
-        return len(self.names)
+    slots: int = 0
+    count: int = 0
+    tables: tuple[DataFile, ...] = ()
+    top: Layer = field(default_factory=Layer.empty)
+    load: Callable[[DataFile, int], Layer] = _no_tables
+    _ordinals: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+    _records: dict[int, DatasetRecord] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
-    def ordinals(self) -> dict[str, int]:
-        """Ordinal of every live dataset, by name; built on first use."""
-        return {name: i for i, name in enumerate(self.names) if name is not None}
+    def layers(self) -> tuple[Layer, ...]:
+        """All layers, oldest first."""
+        return (*(self.load(file, self.slots) for file in self.tables), self.top)
+
+    # ── look-ups ─────────────────────────────────────────────────────────────────────────────
+
+    def find(self, names: Sequence[object]) -> Integers:
+        """Return the ordinal of every name, -1 where there is no such dataset."""
+        sought = seek(names)
+        found = np.full(len(names), -1, np.int64)
+        for depth in range(len(self.layers) - 1, -1, -1):
+            layer = self.layers[depth]
+            rows = layer.names.find(sought)
+            hits = np.flatnonzero((rows >= 0) & (found < 0))
+            ordinals = layer.ordinals[rows[hits]]
+            for newer in self.layers[depth + 1 :]:
+                seen = (newer.rows_of(ordinals) < 0) & ~newer.deletes(ordinals)
+                hits, ordinals = hits[seen], ordinals[seen]
+            found[hits] = ordinals
+        return found
+
+    def ordinal(self, name: str) -> int:
+        """Return the ordinal of one dataset, -1 when there is none; remembered."""
+        known = self._ordinals.get(name)
+        if known is None:
+            known = int(self.find([name])[0])
+            if len(self._ordinals) >= _REMEMBERED:
+                self._ordinals.clear()
+            self._ordinals[name] = known
+        return known
+
+    def __contains__(self, name: str) -> bool:
+        return self.ordinal(name) >= 0
 
     def record(self, ordinal: int) -> DatasetRecord:
-        """Return what a dataset declares."""
-        return self.groups[int(self.group[ordinal])].record(int(self.row[ordinal]))
+        """Return what a dataset declares; remembered, so not to be changed."""
+        known = self._records.get(ordinal)
+        if known is None:
+            layer, _, rows = next(self.places(np.array([ordinal])))
+            known = layer.groups[int(layer.group[rows[0]])].record(int(layer.row[rows[0]]))
+            if len(self._records) >= _REMEMBERED:
+                self._records.clear()
+            self._records[ordinal] = known
+        return known
+
+    def places(self, ordinals: Integers) -> Iterator[tuple[Layer, Integers, Integers]]:
+        """Yield the layers that hold datasets, each with positions in `ordinals` and the rows there."""
+        left = np.arange(len(ordinals))
+        for layer in reversed(self.layers):
+            rows = layer.rows_of(ordinals[left])
+            held = rows >= 0
+            if held.any():
+                yield layer, left[held], rows[held]
+            left = left[~held & ~layer.deletes(ordinals[left])]
+            if not len(left):
+                return
+
+    def live(self) -> Iterator[tuple[Layer, Integers]]:
+        """Yield every layer, oldest first, with its rows that no newer one hides."""
+        for depth, layer in enumerate(self.layers):
+            keep = np.ones(len(layer), bool)
+            keep[self._hidden(depth)] = False
+            yield layer, np.flatnonzero(keep)
+
+    def _hidden(self, depth: int) -> Integers:
+        layer = self.layers[depth]
+        newer = [layer.hidden(above) for above in self.layers[depth + 1 :]]
+        return np.unique(np.concatenate(newer)) if newer else np.zeros(0, np.int64)
+
+    @cached_property
+    def ordinals(self) -> Integers:
+        """The ordinal of every dataset, ascending."""
+        pieces = [layer.ordinals[rows] for layer, rows in self.live()]
+        return np.sort(np.concatenate(pieces), kind="stable")
+
+    def names(self) -> list[str]:
+        """Return the name of every dataset, by ascending ordinal."""
+        return list(self._names)
+
+    @cached_property
+    def _names(self) -> list[str]:
+        names: list[str] = []
+        ordinals = []
+        for layer, rows in self.live():
+            names += layer.names.take(rows).tolist()
+            ordinals.append(layer.ordinals[rows])
+        order = np.concatenate(ordinals)
+        if (np.diff(order) > 0).all():
+            return names
+        return [names[i] for i in np.argsort(order, kind="stable").tolist()]
+
+    def names_of(self, ordinals: Integers) -> list[str]:
+        """Return the names of datasets."""
+        found: list[tuple[Integers, list[str]]] = [
+            (positions, layer.names.take(rows).tolist()) for layer, positions, rows in self.places(ordinals)
+        ]
+        if len(found) == 1:
+            return found[0][1]
+        cells = np.empty(len(ordinals), object)
+        for positions, names in found:
+            cells[positions] = names
+        return list(cells)
+
+    def changed(self, ordinals: Integers) -> Integers:
+        """Return the generation in which each dataset last changed."""
+        result = np.zeros(len(ordinals), np.int64)
+        for layer, positions, rows in self.places(ordinals):
+            result[positions] = np.asarray(layer.changed.take(rows).spread())
+        return result
+
+    # ── schemas ──────────────────────────────────────────────────────────────────────────────
 
     def live_templates(self) -> Iterator[Template]:
-        """Yield every template that a live dataset has, in order of first use."""
-        used = self.group[self.group >= 0]
-        codes, first = np.unique(used, return_index=True)
-        for code in codes[np.argsort(first)]:
-            yield self.groups[code].template
+        """Yield every template that a dataset has, by the first ordinal that had it."""
+        found: list[tuple[int, Template]] = []
+        for depth, layer in enumerate(self.layers):
+            held = np.array([group.rows for group in layer.groups], np.int64)
+            held -= np.bincount(layer.group[self._hidden(depth)], minlength=len(held))
+            firsts = layer.ordinals[layer.firsts]
+            found += [(int(firsts[code]), layer.groups[code].template) for code in np.flatnonzero(held > 0).tolist()]
+        for _, template in sorted(found, key=lambda item: item[0]):
+            yield template
 
     def layouts(self, array: str, ordinals: Integers) -> tuple[Integers, list[ArraySchema]]:
         """Return the distinct schemas of an array over datasets, and which one each dataset has.
@@ -164,173 +190,68 @@ class Catalog:
         schemas : list of ArraySchema
         """
         codes = np.full(len(ordinals), -1, np.int64)
-        schemas: list[ArraySchema] = []
-        groups = self.group[ordinals]
-        for code in np.unique(groups[groups >= 0]):
-            template = self.groups[code].template
-            position = template.positions.get(array)
-            if position is None:
-                continue
-            here = np.flatnonzero(groups == code)
-            sizes, inverse = self._distinct_sizes(code, position, self.row[ordinals[here]])
-            codes[here] = inverse + len(schemas)
-            definition = template.arrays[position]
-            wanted = [d for d in template.dims if d in definition.dims]
-            schemas += [definition.resolve(dict(zip(wanted, row, strict=True))) for row in sizes.tolist()]
-        return codes, schemas
+        # By the fill's text as well: -0.0 equals 0.0, yet is another fill value.
+        schemas: dict[tuple[ArraySchema, str], int] = {}
+        for layer, positions, rows in self.places(ordinals):
+            for code, members in layer.members(rows):
+                template = layer.groups[code].template
+                if array in template.positions:
+                    sizes, inverse = _distinct_sizes(layer, code, array, layer.row[rows[members]])
+                    definition = template.arrays[template.positions[array]]
+                    dims = [dim for dim in template.dims if dim in definition.dims]
+                    resolved = [definition.resolve(dict(zip(dims, row, strict=True))) for row in sizes.tolist()]
+                    keys = [(schema, repr(schema.fill)) for schema in resolved]
+                    numbers = np.array([schemas.setdefault(key, len(schemas)) for key in keys], np.int64)
+                    codes[positions[members]] = numbers[inverse]
+        return codes, [schema for schema, _ in schemas]
 
-    def _distinct_sizes(self, code: int, position: int, rows: Integers) -> tuple[Integers, Integers]:
-        group = self.groups[code]
-        definition = group.template.arrays[position]
-        columns = [i for i, dim in enumerate(group.template.dims) if dim in definition.dims]
-        sizes: Integers = group.sizes[rows][:, columns]
-        if len(sizes) and (sizes == sizes[0]).all():
-            return sizes[:1], np.zeros(len(rows), np.int64)
-        distinct, inverse = np.unique(sizes, axis=0, return_inverse=True)
-        return distinct, inverse.reshape(-1)
+    def having(self, array: str) -> NDArray[np.bool_]:
+        """Return, by ordinal, which datasets have an array."""
+        result = np.zeros(self.slots, bool)
+        for layer, rows in self.live():
+            has = np.array([array in group.template.positions for group in layer.groups], bool)
+            result[layer.ordinals[rows]] = has[layer.group[rows]]
+        return result
 
-    def with_changes(
-        self, upserts: Mapping[int, tuple[str, DatasetRecord]], deleted: Iterable[int], generation: int
-    ) -> Catalog:
-        """Return the table after datasets were added, replaced (same ordinal) or deleted."""
-        slots = max([self.slots, *(ordinal + 1 for ordinal in upserts)])
-        grow = slots - self.slots
-        names = [*self.names, *[None] * grow]
-        group = np.concatenate([self.group, np.full(grow, -1, np.int64)])
-        row = np.concatenate([self.row, np.zeros(grow, np.int64)])
-        changed = np.concatenate([self.changed, np.zeros(grow, np.int64)])
-        groups = list(self.groups)
-        known = {entry.key: i for i, entry in enumerate(groups)}
-        added: dict[int, list[tuple[int, tuple[int, ...], list[Any]]]] = {}
-        for ordinal, (name, record) in upserts.items():
-            template, sizes, values = split_record(record)
-            key = template_key(template)
-            if key not in known:
-                known[key] = len(groups)
-                groups.append(_empty_group(template))
-            added.setdefault(known[key], []).append((ordinal, sizes, values))
-            names[ordinal], changed[ordinal] = name, generation
-        for code, rows in added.items():
-            first = len(groups[code].sizes)
-            for i, (ordinal, _, _) in enumerate(rows):
-                group[ordinal], row[ordinal] = code, first + i
-            groups[code] = groups[code].extended([r[1] for r in rows], [r[2] for r in rows])
-        for ordinal in deleted:
-            names[ordinal], group[ordinal], changed[ordinal] = None, -1, generation
-        return Catalog(names, group, row, changed, groups)
+    def attribute(self, array: str | None, key: str) -> Iterator[tuple[str, Integers, Column]]:
+        """Yield the values of an attribute (of an array): type tag, ordinals, and a column beside them."""
+        for layer, rows in self.live():
+            for code, members in layer.members(rows):
+                group = layer.groups[code]
+                for slot, (owner, name, tag) in enumerate(group.template.slots):
+                    if (owner, name) == (array, key):
+                        own = rows[members]
+                        yield tag, layer.ordinals[own], group.columns[slot].take(layer.row[own])
+
+    # ── changes ──────────────────────────────────────────────────────────────────────────────
+
+    def with_layer(self, layer: Layer) -> Catalog:
+        """Return the table after a layer of changes."""
+        fresh = int(np.count_nonzero(layer.ordinals >= self.slots))
+        top = joined([self.top, layer], bottom=not self.tables)
+        return Catalog(self.slots + fresh, self.count + fresh - len(layer.deleted), self.tables, top, self.load)
+
+    def with_top(self, tables: tuple[DataFile, ...], top: Layer) -> Catalog:
+        """Return the same table, otherwise divided."""
+        return replace(self, tables=tables, top=top)
 
     def compacted(self) -> tuple[Catalog, Integers]:
         """Return the table without deleted slots, and the new ordinal of every old one (-1: deleted)."""
-        keep = np.flatnonzero(self.group >= 0)
+        merged = joined(self.layers)
         moved = np.full(self.slots, -1, np.int64)
-        moved[keep] = np.arange(len(keep))
-        names = [self.names[i] for i in keep.tolist()]
-        return Catalog(names, self.group[keep], self.row[keep], self.changed[keep], self.groups), moved
-
-    def to_json(self) -> tuple[list[Any], dict[str, Any]]:
-        """Return the schemas and the dataset table as the root object keeps them."""
-        schemas: list[Any] = []
-        parts: list[Any] = []
-        for code, group in enumerate(self.groups):
-            ordinals = np.flatnonzero(self.group == code)
-            if not len(ordinals):
-                continue
-            live = group.taken(self.row[ordinals])
-            parts.append(
-                {
-                    "schema": len(schemas),
-                    "ordinals": _to_runs(ordinals),
-                    "names": [self.names[i] for i in ordinals.tolist()],
-                    "changed": _column_json(_fresh(self.changed[ordinals].tolist())),
-                    "sizes": [_column_json(_fresh(column.tolist())) for column in live.sizes.T],
-                    "attributes": [_column_json(column) for column in live.columns],
-                }
-            )
-            schemas.append(live.template.to_json())
-        return schemas, {"slots": self.slots, "parts": parts}
-
-    @staticmethod
-    def from_json(schemas: Any, table: Any) -> Catalog:
-        """Inverse of :meth:`to_json`, checking everything; raises :class:`InvalidArgument`."""
-        _expect(isinstance(schemas, list) and isinstance(table, dict), "the dataset table is malformed")
-        templates = [Template.from_json(schema) for schema in schemas]
-        slots, parts = table.get("slots"), table.get("parts")
-        _expect(_is_count(slots, MAX_SLOTS) and isinstance(parts, list), "the dataset table is malformed")
-        names: list[str | None] = [None] * slots
-        group = np.full(slots, -1, np.int64)
-        row, changed = np.zeros(slots, np.int64), np.zeros(slots, np.int64)
-        groups = []
-        for code, part in enumerate(parts):
-            _expect(isinstance(part, dict) and _is_count(part.get("schema"), len(templates) - 1), "bad schema number")
-            template = templates[part["schema"]]
-            ordinals = _from_runs(part.get("ordinals"), slots)
-            rows = len(ordinals)
-            _expect((group[ordinals] == -1).all() and len(np.unique(ordinals)) == rows, "an ordinal is used twice")
-            group[ordinals], row[ordinals] = code, np.arange(rows)
-            changed[ordinals] = _integers(part.get("changed"), rows)
-            _take_names(names, ordinals, part.get("names"))
-            sizes = _columns(part.get("sizes"), len(template.dims))
-            values = _columns(part.get("attributes"), len(template.slots))
-            table_sizes = [_integers(column, rows) for column in sizes]
-            matrix = np.stack(table_sizes, axis=1) if table_sizes else np.zeros((rows, 0), np.int64)
-            groups.append(Group(template, matrix, [_column_of(column, rows) for column in values]))
-        catalog = Catalog(names, group, row, changed, groups)
-        _expect(len(catalog.ordinals) == int((group >= 0).sum()), "two datasets have the same name")
-        return catalog
+        moved[merged.ordinals] = np.arange(len(merged))
+        layer = merged.renumbered(np.arange(len(merged)))
+        return Catalog(len(merged), len(merged), (), layer, self.load), moved
 
 
-def _expect(condition: Any, message: str) -> None:
-    if not condition:
-        raise InvalidArgument(message)
-
-
-def _is_count(value: Any, limit: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= limit
-
-
-def _take_names(names: list[str | None], ordinals: Integers, given: Any) -> None:
-    _expect(isinstance(given, list) and len(given) == len(ordinals), "names do not match their ordinals")
-    for ordinal, name in zip(ordinals.tolist(), given, strict=True):
-        names[ordinal] = check_name(name, "dataset")
-
-
-def _column_json(column: Column) -> dict[str, Any]:
-    return {"all": column.value} if isinstance(column, Constant) else {"each": column}
-
-
-def _columns(value: Any, count: int) -> list[Any]:
-    _expect(isinstance(value, list) and len(value) == count, "a dataset table has the wrong number of columns")
-    return list(value)
-
-
-def _column_of(value: Any, rows: int) -> Column:
-    _expect(isinstance(value, dict) and len(value) == 1, "a column is malformed")
-    if "all" in value:
-        return Constant(value["all"])
-    each = value.get("each")
-    _expect(isinstance(each, list) and len(each) == rows, "a column has the wrong length")
-    return list(each)
-
-
-def _integers(value: Any, rows: int) -> Integers:
-    column = _column_of(value, rows)
-    cells = [column.value] if isinstance(column, Constant) else column
-    _expect(set(map(type, cells)) <= {int}, "a column of integers holds something else")
-    _expect(all(0 <= cell <= MAX_CELLS for cell in cells), "an integer is out of range")
-    return np.full(rows, cells[0], np.int64) if isinstance(column, Constant) else np.array(cells, np.int64)
-
-
-def _to_runs(ordinals: Integers) -> list[list[int]]:
-    breaks = np.flatnonzero(np.diff(ordinals) != 1) + 1
-    return [[int(run[0]), len(run)] for run in np.split(ordinals, breaks)]
-
-
-def _from_runs(value: Any, slots: int) -> Integers:
-    _expect(isinstance(value, list), "ordinals are malformed")
-    total = 0
-    for run in value:
-        _expect(isinstance(run, list) and len(run) == 2 and all(_is_count(n, slots) for n in run), "bad ordinals")
-        total += run[1]
-        _expect(run[0] + run[1] <= slots and total <= slots, "an ordinal is out of range")
-    pieces = [np.arange(first, first + count, dtype=np.int64) for first, count in value]
-    return np.concatenate(pieces) if pieces else np.zeros(0, np.int64)
+def _distinct_sizes(layer: Layer, code: int, array: str, rows: NDArray[Any]) -> tuple[Integers, Integers]:
+    group = layer.groups[code]
+    definition = group.template.arrays[group.template.positions[array]]
+    columns = [group.sizes[i] for i, dim in enumerate(group.template.dims) if dim in definition.dims]
+    if all(column.constant for column in columns):
+        return np.array([[int(column.cells[0]) for column in columns]], np.int64), np.zeros(len(rows), np.int64)
+    sizes = np.stack([np.asarray(column.take(rows).spread()) for column in columns], axis=1)
+    if (sizes == sizes[0]).all():
+        return sizes[:1], np.zeros(len(rows), np.int64)
+    distinct, inverse = np.unique(sizes, axis=0, return_inverse=True)
+    return distinct, inverse.reshape(-1)

@@ -105,6 +105,16 @@ class ChunkGrid:
         shape = tuple(min(c, n - s) for s, c, n in zip(start, self.chunk_shape, self.shape, strict=True))
         return Selection(start, shape)
 
+    def only_chunk(self, selection: Selection) -> int | None:
+        """Return the number of the chunk that a box lies in, if it is one and not empty."""
+        number = 0
+        for start, length, chunk, count in zip(*selection, self.chunk_shape, self.counts, strict=True):
+            position = start // chunk
+            if length == 0 or (start + length - 1) // chunk != position:
+                return None
+            number = number * count + position
+        return number
+
     def overlap(self, selection: Selection) -> Overlap:
         """Return the chunks that a box touches, and which part of each goes where."""
         ndim = len(self.shape)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
+import io
 import json
 import math
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +26,7 @@ from atlas.errors import AtlasError
 from atlas.ingest import create as ingest
 from atlas.store import Atlas
 from atlas.view import DatasetView
+from atlas.xarray import coordinate_names, user_attributes
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 
@@ -102,12 +106,18 @@ def create(
 def list_(
     store: StoreArgument,
     glob: Annotated[str, typer.Argument(metavar="[GLOB]", help="Only names that match.")] = "*",
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="CONDITION", help="Only what could match: 'max(t) > 25 and attr(k) == 1'."),
+    ] = None,
+    confirm: Annotated[bool, typer.Option("--confirm", help="Read cells to be certain of --where.")] = False,
     long: Annotated[bool, typer.Option("--long", "-l", help="Arrays, attributes and cells of each.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """List the datasets of a store."""
     source = Atlas.open(store, mode="r")
-    names = [name for name in source.list_datasets() if fnmatch.fnmatchcase(name, glob)]
+    found = source.list_datasets() if where is None else source.select(where, confirm=confirm)
+    names = [name for name in found if fnmatch.fnmatchcase(name, glob)]
     if not long:
         print(_json(names) if as_json else "\n".join(names)) if names or as_json else None
         return
@@ -149,10 +159,16 @@ def _describe(view: DatasetView) -> dict[str, Any]:
         dimensions.update(zip(meta["dimension_names"], meta["shape"], strict=True))
         variables[array] = meta | {
             "fill_value": view.array_fill_value(array),
-            "attributes": view.array_attributes(array),
+            "attributes": user_attributes(view.array_attributes(array)),
             "statistics": view.array_stats(array),
         }
-    return {"name": view.name, "dimensions": dimensions, "variables": variables, "attributes": view.attributes()}
+    return {
+        "name": view.name,
+        "dimensions": dimensions,
+        "coordinates": sorted(coordinate_names(view)),
+        "variables": variables,
+        "attributes": user_attributes(view.attributes()),
+    }
 
 
 def _dump(description: dict[str, Any]) -> str:
@@ -161,8 +177,10 @@ def _dump(description: dict[str, Any]) -> str:
     lines.append("variables:")
     for name, variable in description["variables"].items():
         dims = ", ".join(variable["dimension_names"])
-        chunks = "" if variable["chunk_shape"] == [max(n, 1) for n in variable["shape"]] else variable["chunk_shape"]
-        lines.append(f"\t{variable['dtype']} {name}({dims}) ;" + (f" // chunks {chunks}" if chunks else ""))
+        notes = ["coordinate"] if name in description["coordinates"] else []
+        if variable["chunk_shape"] != [max(n, 1) for n in variable["shape"]]:
+            notes.append(f"chunks {variable['chunk_shape']}")
+        lines.append(f"\t{variable['dtype']} {name}({dims}) ;" + (f" // {', '.join(notes)}" if notes else ""))
         if variable["fill_value"] is not None:
             lines.append(f"\t\t{name}:_FillValue = {_shown(variable['fill_value'])} ;")
         lines += [f"\t\t{name}:{key} = {_shown(v)} ;" for key, v in variable["attributes"].items()]
@@ -230,6 +248,21 @@ def compact(store: StoreArgument) -> None:
     print(f"{before:,} bytes before, {source.info()['bytes']:,} after")
 
 
+@app.command()
+def verify(store: StoreArgument, as_json: JsonOption = False) -> None:
+    """Read everything in a store and list what is damaged; exit status 1 if anything is."""
+    source = Atlas.open(store, mode="r")
+    with _progress("verifying") as advance:
+        report = source.verify(advance)
+    if as_json:
+        print(_json(asdict(report)))
+    else:
+        print("\n".join([*map(str, report.problems), f"{report.datasets} datasets, {report.chunks} chunks read"]))
+        print(f"{len(report.problems)} problems" if report.problems else "no damage found")
+    if not report.ok:
+        raise typer.Exit(1)
+
+
 def _json(value: Any) -> str:
     return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
 
@@ -249,12 +282,29 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _warn_in_one_line() -> Callable[..., None]:
+    seen = set()
+
+    def show(message: Warning | str, *details: Any) -> None:
+        if str(message) not in seen:
+            seen.add(str(message))
+            print(f"atlas: warning: {message}", file=sys.stderr)
+
+    return show
+
+
 def main() -> None:
     """Run the command; errors are one line on stderr and exit status 1."""
+    warnings.showwarning = _warn_in_one_line()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app(standalone_mode=True)
     except AtlasError as error:
         print(f"atlas: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:  # storage errors are ours: what is left is the terminal, file or pipe
+        print(f"atlas: cannot write the output: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("atlas: interrupted; the store is as it was", file=sys.stderr)

@@ -5,13 +5,15 @@ The ids are part of the format and never change their meaning.
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Any
 
 import numpy as np
 
+from atlas import kernels
 from atlas.errors import CorruptChunk
-from atlas.kernels.twins import shuffle as shuffle_twin
+from atlas.kernels.layout import ELEMENTS
 
 RAW = 0
 ZSTD = 1
@@ -19,6 +21,7 @@ LZ4 = 2
 SHUFFLE_ZSTD = 17
 SHUFFLE_LZ4 = 18
 CONSTANT = 32
+PACKED = 64
 
 PIPELINES = {
     RAW: "raw",
@@ -27,15 +30,24 @@ PIPELINES = {
     SHUFFLE_ZSTD: "shuffle+zstd",
     SHUFFLE_LZ4: "shuffle+lz4",
     CONSTANT: "constant",
+    PACKED: "packed",
 }
 _SHUFFLED = 16
 
 # Compression that saves less than this fraction costs more time than it saves space.
 _WORTH = 0.98
 
-# Chunks above this size are shuffled by the compiled kernel. Below, NumPy was as fast or up to twice as
-# fast (0.25 to 16 MiB, items of 2 to 16 bytes), and loading the kernel costs half a second.
-_COMPILED_ABOVE = 16 << 20
+# Packed chunks are decoded several times faster than compressed ones: these must be so much smaller to be taken.
+_SMALLER = 0.7
+
+# Packing must save this fraction, as it only pays where the numbers really are short.
+_PACKED_WORTH = 0.9
+
+# Smaller chunks are mostly header.
+_PACKED_ABOVE = 32
+
+# What NumPy takes for a small chunk is mostly calls: it counts as so many bytes when kernels are picked.
+_CALLS = 16 << 10
 
 _contexts = threading.local()
 
@@ -43,6 +55,44 @@ _contexts = threading.local()
 def is_shuffled(pipeline: int) -> bool:
     """Return whether a pipeline's decoded bytes still have to be un-shuffled."""
     return pipeline in (SHUFFLE_ZSTD, SHUFFLE_LZ4)
+
+
+def element_of(dtype: np.dtype[Any]) -> int:
+    """Return the number of a type whose cells can be packed, -1 for other types."""
+    return ELEMENTS.get(f"{dtype.kind}{dtype.itemsize}", -1)
+
+
+def encode_numbers(
+    raw: Any, dtype: np.dtype[Any], shape: tuple[int, ...], fill: Any, codec: str, level: int
+) -> tuple[bytes, int]:
+    """Return a chunk's payload and the pipeline that made it, packed where that is best.
+
+    Parameters
+    ----------
+    raw : (n,) uint8
+        The elements, C order, little-endian.
+    dtype : numpy.dtype
+        Their type.
+    shape : tuple of int
+        The chunk's shape.
+    fill : (itemsize,) uint8 or None
+        The bytes of a value that many cells may hold.
+    codec, level
+        As for :func:`encode`.
+    """
+    element = element_of(dtype)
+    if codec == "none" or element < 0 or len(raw) < _PACKED_ABOVE or _is_constant(raw, dtype.itemsize):
+        return encode(raw, dtype.itemsize, codec, level)
+    loops = kernels.pick(max(len(raw), _CALLS))
+    packing = loops.choose(raw, shape, element, fill)
+    limit = int(len(raw) * _PACKED_WORTH)
+    packed = None if packing is None else loops.pack(raw, shape, element, fill, packing, limit)
+    if packed is not None and not packing.repetitive:
+        return packed, PACKED
+    other, pipeline = encode(raw, dtype.itemsize, codec, level)
+    if packed is not None and len(other) > len(packed) * _SMALLER:
+        return packed, PACKED
+    return other, pipeline
 
 
 def encode(raw: Any, itemsize: int, codec: str, level: int) -> tuple[bytes, int]:
@@ -79,12 +129,7 @@ def _is_constant(data: np.ndarray[Any, Any], itemsize: int) -> bool:
 
 def _shuffle(data: np.ndarray[Any, Any], itemsize: int) -> np.ndarray[Any, Any]:
     out = np.empty_like(data)
-    if len(data) < _COMPILED_ABOVE:
-        shuffle_twin(data, out, itemsize)
-    else:
-        from atlas.kernels.shuffle import shuffle
-
-        shuffle(data, out, itemsize)
+    kernels.pick(len(data)).shuffle(data, out, itemsize)
     return out
 
 
@@ -106,6 +151,8 @@ def _compress_lz4(data: Any) -> bytes:
 def decode(payload: Any, pipeline: int, raw_length: int, itemsize: int) -> Any:
     """Return a chunk's bytes, still shuffled where :func:`is_shuffled` says so.
 
+    Packed chunks are not for this function: kernels unpack them into the output.
+
     Raises
     ------
     CorruptChunk
@@ -126,6 +173,27 @@ def decode(payload: Any, pipeline: int, raw_length: int, itemsize: int) -> Any:
     if len(data) != raw_length:
         raise CorruptChunk(f"it holds {len(data)} bytes, not {raw_length}")
     return data
+
+
+def decode_numbers(payload: Any, pipeline: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
+    """Return a chunk's elements as an array; the inverse of :func:`encode_numbers`.
+
+    Raises
+    ------
+    CorruptChunk
+        If the payload is not a chunk of that type and shape.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    if pipeline != PACKED:
+        data = np.frombuffer(decode(payload, pipeline, size, dtype.itemsize), np.uint8)
+        if is_shuffled(pipeline):
+            data = data.reshape(dtype.itemsize, -1).T
+        return np.array(data, order="C").reshape(-1).view(dtype).reshape(shape)
+    element = element_of(dtype)
+    if element < 0:
+        raise CorruptChunk("cells of this type are never packed")
+    loops = kernels.pick(max(size, _CALLS))
+    return loops.unpack_whole(np.frombuffer(payload, np.uint8), shape, element).view(dtype).reshape(shape)
 
 
 def _decompress_zstd(payload: Any, raw_length: int) -> bytes:

@@ -10,22 +10,28 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 from atlas.catalog import Catalog
+from atlas.columnfile import ColumnFile, DataFile
+from atlas.commitfiles import CommitFiles, settle
 from atlas.config import StoreConfig
 from atlas.errors import AtlasError, ConflictError, CorruptRoot, StorageError, StoreNotFound
-from atlas.reader import Snapshot
+from atlas.layer import Layer
+from atlas.reader import Snapshot, read_index
 from atlas.root import ROOT_KEYS, ArrayFiles, Root, decode_root, encode_root, root_key
 from atlas.schema import ArraySchema
-from atlas.segment import RESET, STATISTICS, SegmentWriter
+from atlas.segment import RESET, STATISTICS
 from atlas.statistics import Statistics, cell_statistics, fill_statistics, merge_statistics, statistics_columns
-from atlas.storage import DataWriter, Storage, array_directory
+from atlas.storage import Storage, array_directory
+from atlas.table import read_layer
 from atlas.writer import EncodedChunk, Pending, PendingArray, encode_chunks
 
 _log = logging.getLogger("atlas")
@@ -49,10 +55,8 @@ def load_root(storage: Storage) -> Root:
     CorruptRoot
         If it cannot be trusted.
     """
-    found = []
-    for key in ROOT_KEYS:
-        if storage.exists(key):
-            found.append(decode_root(storage.read(key), key))
+    # Overwriting may put the new root under a name that was looked at before the old one went: look again.
+    found = _roots(storage) or _roots(storage)
     if not found:
         raise StoreNotFound(
             f"there is no Atlas store at {storage.describe()}: none of {', '.join(ROOT_KEYS)} is there; "
@@ -62,9 +66,31 @@ def load_root(storage: Storage) -> Root:
     return max(found, key=lambda root: root.generation)
 
 
+def _roots(storage: Storage) -> list[Root]:
+    found = []
+    for key in ROOT_KEYS:
+        with suppress(FileNotFoundError):
+            found.append(decode_root(storage.read(key), key, partial(_load_table, storage)))
+    return found
+
+
+# Table files that are in use, so that those which a commit leaves alone are not read again.
+_tables: WeakValueDictionary[tuple[str, DataFile], Layer] = WeakValueDictionary()
+
+
+def _load_table(storage: Storage, store: str, file: DataFile, slots: int) -> Layer:
+    place = storage.describe(), file
+    layer = _tables.get(place)
+    if layer is None:
+        columns = ColumnFile(read_index(storage, file), file)
+        columns.expect(columns.head.get("store") == store, "it belongs to another store")
+        layer = _tables[place] = read_layer(columns, slots)
+    return layer
+
+
 def create_root(storage: Storage, config: StoreConfig) -> Root:
     """Make an empty store and return its state; fails with FileExistsError when there is one."""
-    root = Root(config, 0, new_commit_id(), "", Catalog.empty(), {})
+    root = Root(config, 0, new_commit_id(), "", Catalog(), {}, store=new_commit_id())
     storage.create_exclusive(root_key(config), encode_root(root))
     return root
 
@@ -74,14 +100,21 @@ def overwrite_root(storage: Storage, config: StoreConfig) -> Root:
     try:
         old = load_root(storage)
     except (StoreNotFound, CorruptRoot):
-        old = Root(config, 0, "", "", Catalog.empty(), {})
-    retired = [file.key for files in old.arrays.values() for file in files.files]
-    root = old.successor(new_commit_id(), config=config, catalog=Catalog.empty(), arrays={})
-    root = publish(storage, root, retired)
+        old = Root(config, 0, "", "", Catalog(), {})
+    root = publish(storage, emptied(old, config).successor(new_commit_id()), [file.key for file in old.files])
+    _delete_other_roots(storage, config)
+    return root
+
+
+def emptied(root: Root, config: StoreConfig) -> Root:
+    """Return the state of an empty store of this layout that stands in the place of `root`."""
+    return replace(root, config=config, catalog=Catalog(), arrays={}, store=new_commit_id())
+
+
+def _delete_other_roots(storage: Storage, config: StoreConfig) -> None:
     for key in ROOT_KEYS:
         if key != root_key(config):
             storage.delete(key)
-    return root
 
 
 def discard_root(storage: Storage, root: Root) -> None:
@@ -131,12 +164,10 @@ def _put_away(storage: Storage, free: Sequence[str], retired: Sequence[str]) -> 
 def sweep(storage: Storage, root: Root) -> None:
     """Remove the retired files that no reader can need any more; the next commit forgets them."""
     now = int(time.time())
-    for entry in root.retired:
-        if _is_free(storage, entry, now):
-            storage.purge(entry[0])
+    _put_away(storage, [entry[0] for entry in root.retired if _is_free(storage, entry, now)], [])
 
 
-_DATA_NAME = re.compile(r"data-[0-9a-f]{32}\.af")
+_DATA_NAME = re.compile(r"data-[0-9a-f]{32}\.af|table-[0-9a-f]{32}\.at")
 _BESIDE_NAME = re.compile(r"\.atlas\..*\.tmp-[0-9a-f]{32}")
 
 
@@ -145,10 +176,13 @@ def recover(storage: Storage, root: Root) -> None:
 
     Only called under the writer lock, so none of them can belong to a commit under way.
     """
-    known = {file.key for files in root.arrays.values() for file in files.files}
+    # What it made and did not sync is relied on from here on.
+    storage.sync_directories([root_key(root.config)])
+    known = {file.key for file in root.files}
     aside = {key.rsplit("/", 1)[-1] for key, _, _ in root.retired}
     for name in storage.list_dir(""):
-        if _BESIDE_NAME.fullmatch(name):
+        # A root of another name was overwritten, and the writer died before it could remove it.
+        if _BESIDE_NAME.fullmatch(name) or (name in ROOT_KEYS and name != root_key(root.config)):
             storage.delete(name)
         for file in storage.list_dir(name):
             kept = file in aside or f"{name}/{file}" in known
@@ -176,31 +210,47 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
         if interrupted:
             recover(storage, current)
         if current.commit != snapshot.root.commit:
-            _check_conflicts(snapshot.root, current, pending)
+            # A commit of these very changes may have been reported as failed after it had happened.
+            if current.commit != pending.attempt:
+                _check_conflicts(snapshot.root, current, pending)
+            snapshot = Snapshot(storage, current, snapshot.workers, snapshot.mode)
+        replaced: list[str] = []
+        if pending.layout is not None:
+            replaced = [file.key for file in current.files]
+            current = emptied(current, pending.layout)
             snapshot = Snapshot(storage, current, snapshot.workers, snapshot.mode)
         ordinals = _assign_ordinals(current.catalog, pending)
-        with _DataFiles(storage) as files:
+        successor = current.successor(new_commit_id())
+        with CommitFiles(storage, successor) as files:
+            catalog, merged = settle(files, current.catalog.with_layer(_layer(current, pending, ordinals)))
             arrays = dict(current.arrays)
-            for name, items in sorted(pending.by_array().items()):
+            by_array = sorted(pending.by_array().items())
+            for name, items in by_array:
                 rows = sorted((ordinals[dataset], dataset, array) for dataset, array in items)
-                arrays[name] = _write_array(storage, snapshot, files, arrays, name, rows, workers)
+                last = name == by_array[-1][0]
+                head = files.origin_and_root(catalog, arrays) if last else files.origin
+                arrays[name] = _write_array(snapshot, files, arrays, name, rows, workers, head)
             files.make_durable()
             # From here on the root may refer to them. Were it not replaced after all, the next
             # writer finds the lock's mark and removes them.
             files.keep()
-        return publish(storage, _successor(current, pending, ordinals, arrays))
+        # A store that was emptied has another id than the one that its table files were read with.
+        catalog = replace(catalog, load=partial(_load_table, storage, successor.store))
+        root = replace(successor, catalog=catalog, arrays=arrays)
+        pending.attempt = root.commit
+        root = publish(storage, root, replaced + merged)
+        if pending.layout is not None:
+            _delete_other_roots(storage, root.config)
+        return root
 
 
 def _check_conflicts(base: Root, current: Root, pending: Pending) -> None:
-    clashes = []
-    for name in sorted({*pending.records, *pending.deleted}):
-        ordinal = current.catalog.ordinals.get(name)
-        known = name in base.catalog.ordinals
-        gone = known and ordinal is None
-        appeared = not known and ordinal is not None
-        changed = known and ordinal is not None and int(current.catalog.changed[ordinal]) > base.generation
-        if gone or appeared or changed:
-            clashes.append(name)
+    names = sorted({*pending.records, *pending.deleted})
+    before, now = base.catalog.find(names), current.catalog.find(names)
+    changed = np.zeros(len(names), bool)
+    there = now >= 0
+    changed[there] = current.catalog.changed(now[there]) > base.generation
+    clashes = [names[i] for i in np.flatnonzero(((before < 0) != ~there) | (there & changed)).tolist()]
     if clashes:
         shown = ", ".join(map(repr, clashes[:5])) + ("…" if len(clashes) > 5 else "")
         raise ConflictError(
@@ -211,65 +261,20 @@ def _check_conflicts(base: Root, current: Root, pending: Pending) -> None:
 
 
 def _assign_ordinals(catalog: Catalog, pending: Pending) -> dict[str, int]:
-    ordinals = {}
+    names = list(pending.records)
+    ordinals = dict(zip(names, catalog.find(names).tolist(), strict=True))
     following = catalog.slots
-    for name in pending.records:
+    for name in names:
         if name in pending.created:
             ordinals[name], following = following, following + 1
-        else:
-            ordinals[name] = catalog.ordinals[name]
     return ordinals
 
 
-def _successor(current: Root, pending: Pending, ordinals: dict[str, int], arrays: dict[str, ArrayFiles]) -> Root:
-    upserts = {ordinals[name]: (name, record) for name, record in pending.records.items()}
-    deleted = [current.catalog.ordinals[name] for name in pending.deleted]
-    # Deletions first: a dataset may have been deleted and made anew under its name.
-    catalog = current.catalog.with_changes({}, deleted, current.generation + 1)
-    catalog = catalog.with_changes(upserts, [], current.generation + 1)
-    return current.successor(new_commit_id(), catalog=catalog, arrays=arrays)
-
-
-class _DataFiles:
-    """The data files of one commit: durable together, or gone together."""
-
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-        self._writers: list[tuple[str, DataWriter]] = []
-        self._kept = False
-
-    def __enter__(self) -> _DataFiles:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if not self._kept:
-            for _, writer in self._writers:
-                writer.abort()
-
-    def create(self, directory: str) -> SegmentWriter:
-        """Begin a new data file."""
-        file_id = uuid.uuid4()
-        key = f"{directory}/data-{file_id.hex}.af"
-        writer = self._storage.create(key)
-        self._writers.append((key, writer))
-        return SegmentWriter(writer, key, file_id.bytes)
-
-    def make_durable(self) -> None:
-        """Sync every file, then every directory once."""
-        for _, writer in self._writers:
-            writer.finish(sync_directory=False)
-        self._storage.sync_directories([key for key, _ in self._writers])
-
-    def keep(self) -> None:
-        """The root refers to the files now."""
-        self._kept = True
-
-
-@contextmanager
-def new_data_files(storage: Storage) -> Iterator[_DataFiles]:
-    """Context in which data files are written; they are removed unless ``keep`` is called."""
-    with _DataFiles(storage) as files:
-        yield files
+def _layer(current: Root, pending: Pending, ordinals: dict[str, int]) -> Layer:
+    rows = ((ordinals[name], name, record) for name, record in pending.records.items())
+    # A dataset that is created and there already is from an earlier attempt to commit the same changes.
+    gone = current.catalog.find(sorted({*pending.deleted, *pending.created}))
+    return Layer.of_records(rows, current.generation + 1).deleting(gone[gone >= 0])
 
 
 def directory_for(arrays: dict[str, ArrayFiles], name: str) -> str:
@@ -280,13 +285,13 @@ def directory_for(arrays: dict[str, ArrayFiles], name: str) -> str:
 
 
 def _write_array(
-    storage: Storage,
     snapshot: Snapshot,
-    files: _DataFiles,
+    files: CommitFiles,
     arrays: dict[str, ArrayFiles],
     name: str,
     rows: list[tuple[int, str, PendingArray]],
     workers: int,
+    head: Mapping[str, Any],
 ) -> ArrayFiles:
     directory = directory_for(arrays, name)
     segment = files.create(directory)
@@ -302,7 +307,7 @@ def _write_array(
         position += len(array.chunks)
         entries.append(_Entry(ordinal, array, [chunk.encoded.statistics for chunk in own]))
     columns = _index_columns(snapshot, entries, written)
-    file = segment.finish(name, columns)
+    file = segment.finish(name, columns, head)
     known = arrays[name].files if name in arrays else ()
     return ArrayFiles(directory, (*known, file))
 

@@ -5,6 +5,8 @@ Payloads are copied as they are; nothing is decoded, so nothing can change.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,12 @@ from numpy.typing import NDArray
 
 from atlas.catalog import Catalog
 from atlas.chunks import Integers
-from atlas.commit import load_root, new_commit_id, new_data_files, publish, recover
+from atlas.columnfile import DataFile
+from atlas.commit import load_root, new_commit_id, publish, recover
+from atlas.commitfiles import CommitFiles, settle
 from atlas.dtypes import DType
 from atlas.reader import Snapshot
-from atlas.root import ArrayFiles, DataFile, Root
+from atlas.root import ArrayFiles, Root
 from atlas.segment import STATISTICS, SegmentWriter
 from atlas.statistics import Statistics, statistics_columns
 from atlas.storage import Storage
@@ -35,16 +39,20 @@ def compact(storage: Storage, workers: int) -> Root:
         live = {name: _live_entries(snapshot, name) for name in current.arrays}
         if _is_compact(snapshot, catalog, live):
             return current
-        retired = [file.key for files in current.arrays.values() for file in files.files]
-        with new_data_files(storage) as files:
-            arrays = {}
-            for name, old in current.arrays.items():
-                if len(live[name]):
-                    segment = files.create(old.directory)
-                    arrays[name] = ArrayFiles(old.directory, (_copy(snapshot, name, live[name], moved, segment),))
+        retired = [file.key for file in current.files]
+        successor = current.successor(new_commit_id())
+        with CommitFiles(storage, successor) as files:
+            catalog, _ = settle(files, catalog)
+            arrays: dict[str, ArrayFiles] = {}
+            kept = [name for name in current.arrays if len(live[name])]
+            for name in kept:
+                directory = current.arrays[name].directory
+                head = files.origin_and_root(catalog, arrays) if name == kept[-1] else files.origin
+                file = _copy(snapshot, name, live[name], moved, files.create(directory), head)
+                arrays[name] = ArrayFiles(directory, (file,))
             files.make_durable()
             files.keep()
-        return publish(storage, current.successor(new_commit_id(), catalog=catalog, arrays=arrays), retired)
+        return publish(storage, replace(successor, catalog=catalog, arrays=arrays), retired)
 
 
 def _is_compact(snapshot: Snapshot, compacted: Catalog, live: dict[str, Integers]) -> bool:
@@ -62,7 +70,9 @@ def _live_entries(snapshot: Snapshot, array: str) -> Integers:
     return np.asarray(entries[codes >= 0])
 
 
-def _copy(snapshot: Snapshot, array: str, live: Integers, moved: Integers, segment: SegmentWriter) -> DataFile:
+def _copy(
+    snapshot: Snapshot, array: str, live: Integers, moved: Integers, segment: SegmentWriter, head: Mapping[str, Any]
+) -> DataFile:
     index = snapshot.index(array)
     position = np.searchsorted(index.entries, live)
     position = np.minimum(position, max(len(index.entries) - 1, 0))
@@ -84,7 +94,7 @@ def _copy(snapshot: Snapshot, array: str, live: Integers, moved: Integers, segme
         "flags": np.array([STATISTICS if s.minimum is not None else 0 for s in statistics], "u1"),
         **statistics_columns(schemas, statistics),
     }
-    return segment.finish(array, entries | columns)
+    return segment.finish(array, entries | columns, head)
 
 
 def _dtypes(snapshot: Snapshot, array: str, ordinals: Integers) -> list[DType]:

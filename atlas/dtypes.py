@@ -112,14 +112,16 @@ def parse_dtype(spec: Any) -> DType:
     if isinstance(spec, DType):
         return spec
     if isinstance(spec, str):
-        found = DTYPES.get(_ALIASES.get(spec, spec))
+        # The older package took names in any case.
+        found = DTYPES.get(_ALIASES.get(spec.lower(), spec.lower()))
         if found is not None:
             return found
-        raise InvalidArgument(f"unknown dtype {spec!r}; use one of {', '.join(sorted(DTYPES))}")
-    try:
-        return from_numpy(np.dtype(spec))
-    except (TypeError, UnsupportedDataType):
-        raise InvalidArgument(f"unknown dtype {spec!r}; use one of {', '.join(sorted(DTYPES))}") from None
+    elif spec is not None:  # which NumPy takes for float64
+        try:
+            return from_numpy(np.dtype(spec))
+        except (TypeError, ValueError, UnsupportedDataType):
+            pass
+    raise InvalidArgument(f"unknown dtype {spec!r}; use one of {', '.join(sorted(DTYPES))}")
 
 
 @lru_cache(maxsize=256)
@@ -154,7 +156,7 @@ def as_elements(dtype: DType, data: Any, what: str) -> NDArray[Any]:
     DataTypeError
         If the data has another type; nothing is cast.
     """
-    array = np.asarray(data)
+    array = _as_array(data, what)
     if dtype.is_text:
         return _as_text(dtype, array, what)
     native = array.dtype.newbyteorder("=")
@@ -163,6 +165,15 @@ def as_elements(dtype: DType, data: Any, what: str) -> NDArray[Any]:
         raise DataTypeError(f"{what} is declared {dtype.name} but the data is {array.dtype}; convert it first")
     flat = np.array(array, dtype=native, order="C", copy=None, ndmin=0)
     return flat.view(dtype.numpy) if native != dtype.numpy else flat
+
+
+def _as_array(data: Any, what: str) -> NDArray[Any]:
+    if isinstance(data, np.ma.MaskedArray) and np.ma.is_masked(data):
+        raise DataTypeError(f"{what}: {data.mask.sum()} cells of the data are masked; pass data.filled(value)")
+    try:
+        return np.asarray(data)
+    except ValueError as error:
+        raise DataTypeError(f"{what}: the data is not an array: {error}") from None
 
 
 def _as_text(dtype: DType, array: NDArray[Any], what: str) -> NDArray[Any]:
@@ -186,14 +197,32 @@ def _text_cell(cell: Any, wanted: type, what: str) -> Any:
             raise DataTypeError(f"{what}: {cell!r} is not UTF-8; declare the array 'binary'") from None
     if wanted is bytes and isinstance(cell, (str, bytearray, memoryview)):
         return cell.encode("utf-8") if isinstance(cell, str) else bytes(cell)
-    if isinstance(cell, str):
-        try:
-            cell.encode("utf-8")
-        except UnicodeEncodeError:
-            raise DataTypeError(f"{what}: {cell!r} holds a lone surrogate and has no UTF-8 form") from None
     if isinstance(cell, wanted):
-        return wanted(cell)
+        return require_utf8(cell, what) if isinstance(cell, str) else wanted(cell)
     raise DataTypeError(f"{what}: a cell holds {type(cell).__name__}, not {wanted.__name__}: {cell!r}")
+
+
+def require_utf8(text: str, what: str) -> str:
+    """Return `text` as a plain ``str``, or raise :class:`DataTypeError` when it cannot be written as UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = ascii(text if len(text) <= 40 else text[:40] + "…")
+        raise DataTypeError(f"{what}: {shown} holds a lone surrogate and has no UTF-8 form") from None
+    return str(text)
+
+
+def to_float(dtype: np.dtype[Any], value: float, what: str) -> float:
+    """Return `value` rounded to a float type, or raise :class:`ValueOutOfRange` when it is too large for it."""
+    try:
+        with np.errstate(over="ignore"):
+            rounded = float(dtype.type(value))
+    except OverflowError:
+        rounded = math.inf
+    if math.isinf(rounded) and not (isinstance(value, float) and math.isinf(value)):
+        shown = repr(value) if isinstance(value, float) else "the integer"
+        raise ValueOutOfRange(f"{what}: {shown} does not fit {dtype.name}")
+    return rounded
 
 
 def normalize_fill(dtype: DType, value: Any, what: str) -> Any:
@@ -211,7 +240,7 @@ def normalize_fill(dtype: DType, value: Any, what: str) -> Any:
     if isinstance(value, (np.datetime64, np.timedelta64)):
         if dtype.kind not in "Mm" or value.dtype.kind != dtype.kind:
             raise DataTypeError(_wrong_fill(dtype, value, what))
-        return int(value.astype(dtype.numpy).astype("i8"))
+        return _fill_time(dtype, value, what)
     if isinstance(value, np.generic):
         value = value.item()
     checker = {"b": _fill_bool, "U": _fill_str, "S": _fill_bytes, "f": _fill_float, "c": _fill_complex}
@@ -220,6 +249,14 @@ def normalize_fill(dtype: DType, value: Any, what: str) -> Any:
 
 def _wrong_fill(dtype: DType, value: Any, what: str) -> str:
     return f"{what}: a fill value for {dtype.name} cannot be {type(value).__name__} {value!r}"
+
+
+def _fill_time(dtype: DType, value: Any, what: str) -> int:
+    converted = value.astype(dtype.numpy)
+    # NumPy wraps around where the finer unit overflows, and truncates to a coarser one.
+    if converted.astype(value.dtype) != value and not np.isnat(value):
+        raise ValueOutOfRange(f"{what}: fill value {value!r} does not fit {dtype.name}")
+    return int(converted.astype("i8"))
 
 
 def _fill_bool(dtype: DType, value: Any, what: str) -> bool:
@@ -231,7 +268,7 @@ def _fill_bool(dtype: DType, value: Any, what: str) -> bool:
 def _fill_str(dtype: DType, value: Any, what: str) -> str:
     if not isinstance(value, str):
         raise DataTypeError(_wrong_fill(dtype, value, what))
-    return value
+    return require_utf8(value, f"{what}: fill value")
 
 
 def _fill_bytes(dtype: DType, value: Any, what: str) -> bytes:
@@ -243,15 +280,15 @@ def _fill_bytes(dtype: DType, value: Any, what: str) -> bytes:
 def _fill_float(dtype: DType, value: Any, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise DataTypeError(_wrong_fill(dtype, value, what))
-    with np.errstate(over="ignore"):
-        return float(dtype.numpy.type(value))
+    return to_float(dtype.numpy, value, f"{what}: fill value")
 
 
 def _fill_complex(dtype: DType, value: Any, what: str) -> complex:
     if isinstance(value, bool) or not isinstance(value, (int, float, complex)):
         raise DataTypeError(_wrong_fill(dtype, value, what))
-    with np.errstate(over="ignore"):
-        return complex(dtype.numpy.type(value))
+    part = np.zeros((), dtype.numpy).real.dtype
+    parts = (value.real, value.imag) if isinstance(value, complex) else (value, 0.0)
+    return complex(*(to_float(part, number, f"{what}: fill value") for number in parts))
 
 
 def _fill_int(dtype: DType, value: Any, what: str) -> int:

@@ -20,6 +20,7 @@ already catch::
     ├── SnapshotExpired                         (RuntimeError)
     ├── ConflictError                           (RuntimeError)
     ├── StorageError                            (OSError)
+    ├── MissingDependency                       (ImportError)
     └── CorruptStore                            (RuntimeError)
         ├── CorruptRoot
         ├── CorruptIndex
@@ -125,6 +126,10 @@ class ConflictError(AtlasError, RuntimeError):
 
 class StorageError(AtlasError, OSError):
     """The file system or object store failed; nothing was committed."""
+
+
+class MissingDependency(AtlasError, ImportError):
+    """A package that this call needs and that Atlas does not require is not installed."""
 
 
 class CorruptStore(AtlasError, RuntimeError):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import textwrap
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -16,6 +19,7 @@ from atlas.config import choice, settings
 from atlas.errors import AtlasError, DatasetAlreadyExists, InvalidArgument
 from atlas.executor import is_nested, new_pool
 from atlas.store import Atlas
+from atlas.xarray import add_xarray_dataset, import_xarray
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -23,8 +27,13 @@ if TYPE_CHECKING:
 # Files that one task opens: enough to hide the round trip, few enough to spread.
 _FILES_PER_TASK = 8
 
-# What opening a file can fail with: the readers' own errors for damaged files are OSError and RuntimeError.
-_FILE_ERRORS = (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError)
+# What reading a damaged or odd file can fail with: the readers below xarray let all of these out.
+_FILE_ERRORS = (
+    *(OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
+    *(AssertionError, EOFError, MemoryError, ImportError),
+)
+
+_LONGEST_REASON = 400
 
 Progress = Callable[[int, int, str], None]
 
@@ -82,6 +91,7 @@ def create(
     chunks: Mapping[str, Sequence[int]] | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
+    overwrite: bool = False,
     **options: Any,
 ) -> IngestReport:
     """Make a store from a directory of NetCDF files, in one commit.
@@ -104,18 +114,20 @@ def create(
     progress : callable, optional
         Called with (done, total, name) after every file.
     **options
-        For :meth:`atlas.Atlas.create`.
+        For :meth:`atlas.Atlas.create`. With ``overwrite``, the old store is there until the new one
+        is complete.
 
     Returns
     -------
     IngestReport
     """
     choice(on_error, ("raise", "skip"), "on_error")
+    import_xarray()
     began = time.monotonic()
     files = name_files(find_files(source, pattern, recursive))
     if not files:
         raise InvalidArgument(f"no file in {source} matches {pattern!r}")
-    target = Atlas.create(store, **options)
+    target = Atlas.create(store, **options, overwrite="at flush" if overwrite else False)
     try:
         report = _ingest(target, files, on_error, chunks, workers or settings().workers, progress)
         target.flush()
@@ -140,7 +152,7 @@ def _ingest(
         if failure is None:
             report.added.append(name)
         elif on_error == "raise":
-            raise AtlasError(f"{files[name]}: {failure}; pass on_error='skip' to leave such files out")
+            raise AtlasError(f"{files[name]}: {failure}; on_error='skip' (--on-error skip) leaves such files out")
         else:
             report.skipped[str(files[name])] = failure
         if progress is not None:
@@ -149,50 +161,79 @@ def _ingest(
 
 
 def _add(store: Atlas, ds: Any, name: str, chunks: Mapping[str, Sequence[int]] | None) -> str | None:
-    from atlas.xarray import add_xarray_dataset
-
     try:
         with warnings.catch_warnings():
-            # Missing text is kept, and given back; nobody needs to hear of it once a variable.
-            warnings.filterwarnings("ignore", ".*missing string cell", UserWarning)
+            # Of all that can be said about a file, users hear what concerns the store. Missing text
+            # is kept and given back; the readers' own remarks came with the file.
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("always", "type mismatch", UserWarning)
             add_xarray_dataset(store, ds, name, chunks)
     except AtlasError as error:
-        return str(error)
+        return _in_one_line(str(error))
     return None
 
 
+def _in_one_line(text: str) -> str:
+    return textwrap.shorten(text, _LONGEST_REASON, placeholder=" …")
+
+
 Opened = tuple[str, Any, str | None]
+Batch = list[tuple[str, Path]]
 
 
 def _opened(files: Mapping[str, Path], workers: int) -> Iterator[Opened]:
-    """Yield (name, dataset, error) in order, a few tasks ahead in other processes."""
+    """Yield (name, dataset, error) in order, opened in other processes when there are many."""
     items = iter(files.items())
-    tasks = iter(lambda: list(islice(items, _FILES_PER_TASK)), [])
-    if workers == 1 or len(files) <= _FILES_PER_TASK or is_nested():
+    tasks = deque(iter(lambda: list(islice(items, _FILES_PER_TASK)), []))
+    if workers == 1 or len(tasks) == 1 or is_nested():
         for task in tasks:
-            yield from _open_files(task)
+            yield from map(_open_file, task)
         return
+    while tasks:
+        try:
+            yield from _pooled(tasks, workers)
+        except BrokenProcessPool:
+            # A file made its reader crash. Which one of those under way, one process for each tells.
+            yield from _isolated(tasks.popleft())
+
+
+def _pooled(tasks: deque[Batch], workers: int) -> Iterator[Opened]:
+    """Open batches a few ahead; a batch leaves `tasks` when it has been opened."""
     pool = new_pool(workers)
     try:
-        ahead = deque(pool.submit(_open_files, task) for task in islice(tasks, 2 * workers))
+        waiting = iter(list(tasks))
+        ahead = deque(pool.submit(_open_files, task) for task in islice(waiting, 2 * workers))
         while ahead:
             opened = ahead.popleft().result()
-            ahead.extend(pool.submit(_open_files, task) for task in islice(tasks, 1))
+            tasks.popleft()
             yield from opened
+            ahead.extend(pool.submit(_open_files, task) for task in islice(waiting, 1))
     finally:
         pool.shutdown(wait=True, kill_workers=True)
 
 
-def _open_files(files: Sequence[tuple[str, Path]]) -> list[Opened]:
-    return [_open_file(name, path) for name, path in files]
+def _isolated(task: Batch) -> Iterator[Opened]:
+    for name, path in task:
+        try:
+            yield from _pooled(deque([[(name, path)]]), 1)
+        except BrokenProcessPool:
+            yield name, None, "the process that read it died: its reader crashed, or memory ran out"
 
 
-def _open_file(name: str, path: Path) -> Opened:
-    import xarray
+def _open_files(files: Batch) -> list[Opened]:
+    # Runs in a worker. Should a reader crash there, the parent names the file; a dump would hide that.
+    faulthandler.disable()
+    return [_open_file(item) for item in files]
 
+
+def _open_file(item: tuple[str, Path]) -> Opened:
+    xarray = import_xarray()
+    name, path = item
     try:
-        ds: xr.Dataset
-        with xarray.open_dataset(path) as ds:
-            return name, ds.load(), None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ds: xr.Dataset
+            with xarray.open_dataset(path) as ds:
+                return name, ds.load(), None
     except _FILE_ERRORS as error:
-        return name, None, f"{type(error).__name__}: {error}"
+        return name, None, _in_one_line(f"{type(error).__name__}: {error}")

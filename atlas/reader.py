@@ -11,26 +11,48 @@ from numpy.typing import NDArray
 
 from atlas.arena import shared_arena
 from atlas.chunks import Integers, Selection
-from atlas.codecs import decode
+from atlas.codecs import decode, decode_numbers, element_of
+from atlas.columnfile import DataFile
 from atlas.config import settings
 from atlas.dtypes import DType, fill_cell
 from atlas.errors import CorruptChunk, CorruptIndex, CorruptStore, SnapshotExpired
 from atlas.executor import run
 from atlas.plan import Member, ReadPlan, plan_reads
-from atlas.root import ArrayFiles, DataFile, Root
+from atlas.root import ArrayFiles, Root
 from atlas.schema import ArraySchema
-from atlas.segment import STATISTICS, ArrayIndex, SegmentIndex, chunk_checksum
+from atlas.segment import ArrayIndex, SegmentIndex, chunk_checksum
 from atlas.statistics import Statistics, from_columns
 from atlas.storage import Pin, Storage
 from atlas.worker import DecodeJob, Source, decode_range, pack_layout, unpack_tables
 
 _ALIGNMENT = 64
 
+# Smaller indexes are read: sooner done than a map, and safe from files that are cut short later.
+_MAPPED_ABOVE = 4 << 20
+
+# Up to this size, planning the read of a chunk costs more than decoding all of it.
+_SMALL_CHUNK = 1 << 20
+
 # Datasets that declare an array alike: its schema, the box, their positions among those asked for, their ordinals.
 Wanted = tuple[ArraySchema, Selection, Integers, Integers]
 
-# The compiled kernel costs half a second to load in a fresh process; NumPy scatters this much meanwhile.
-_COMPILED_ABOVE = 64 << 20
+
+def read_index(storage: Storage, file: DataFile) -> NDArray[np.uint8]:
+    """Return the index of a file, mapped where that is possible.
+
+    Raises
+    ------
+    SnapshotExpired
+        If the file is gone.
+    """
+    try:
+        if storage.is_local and file.index_length > _MAPPED_ABOVE:
+            return storage.open_map(file.key, file.length)[file.index_offset :][: file.index_length]
+        return np.frombuffer(storage.read_range(file.key, file.index_offset, file.index_length), np.uint8)
+    except FileNotFoundError:
+        raise SnapshotExpired(
+            f"data file {file.key} is gone from {storage.describe()}; call refresh() to see the store as it is now"
+        ) from None
 
 
 class Snapshot:
@@ -59,7 +81,6 @@ class Snapshot:
         self._lock = threading.Lock()
         self._segments: dict[str, tuple[SegmentIndex, ...]] = {}
         self._indexes: dict[str, ArrayIndex] = {}
-        self._statistics: dict[str, _StatisticsTable] = {}
 
     # ── indexes ──────────────────────────────────────────────────────────────────────────────
 
@@ -69,7 +90,7 @@ class Snapshot:
             found = self._segments.get(array)
         if found is None:
             files = self._files(array).files
-            found = tuple(SegmentIndex(self._index_area(file), file, array) for file in files)
+            found = tuple(SegmentIndex(read_index(self.storage, file), file, array) for file in files)
             with self._lock:
                 self._segments[array] = found
         return found
@@ -86,33 +107,54 @@ class Snapshot:
 
     def statistics(self, array: str, dtype: DType, ordinal: int) -> Statistics | None:
         """Return the statistics of an array of one dataset; ``None`` when it was never written."""
-        with self._lock:
-            table = self._statistics.get(array)
-        if table is None:
-            table = _StatisticsTable(self.segments(array))
-            with self._lock:
-                self._statistics[array] = table
-        return table.get(dtype, ordinal)
+        for segment in reversed(self.segments(array)):
+            row = int(np.searchsorted(segment.entries, ordinal))
+            if row < len(segment.entries) and segment.entries[row] == ordinal:
+                columns = segment.statistics
+                return from_columns(dtype, *(column[row] for column in columns))
+        return None
 
     def _files(self, array: str) -> ArrayFiles:
         return self.root.arrays.get(array, ArrayFiles(array, ()))
-
-    def _index_area(self, file: DataFile) -> NDArray[np.uint8]:
-        try:
-            if self.storage.is_local:
-                return self.storage.open_map(file.key, file.length)[file.index_offset :][: file.index_length]
-            return np.frombuffer(self.storage.read_range(file.key, file.index_offset, file.index_length), np.uint8)
-        except FileNotFoundError:
-            raise SnapshotExpired(
-                f"data file {file.key} is gone from {self.storage.describe()}; "
-                "call refresh() to see the store as it is now"
-            ) from None
 
     # ── reads ────────────────────────────────────────────────────────────────────────────────
 
     def read_box(self, schema: ArraySchema, ordinal: int, selection: Selection) -> NDArray[Any]:
         """Return a box of one dataset's array."""
+        number = schema.grid.only_chunk(selection)
+        if number is not None and not schema.dtype.is_text and self.storage.is_local:
+            found = self._read_in_chunk(schema, ordinal, number, selection)
+            if found is not None:
+                return found
         return self.read_boxes(schema.name, schema.dtype, [(schema, selection, np.array([0]), np.array([ordinal]))])[0]
+
+    def _read_in_chunk(
+        self, schema: ArraySchema, ordinal: int, number: int, selection: Selection
+    ) -> NDArray[Any] | None:
+        """Return a box of one small chunk without the cost of a plan, or ``None`` to leave it to one.
+
+        Chunks that are large, absent or damaged are left: a plan deals with them, and names what is wrong.
+        """
+        index, dtype = self.index(schema.name), schema.dtype
+        row = index.locate_one(ordinal, number)
+        extent = schema.grid.extent(number)
+        size = extent.cells * dtype.itemsize
+        if row < 0 or size > _SMALL_CHUNK or size != index.columns["raw_length"][row]:
+            return None
+        columns = ("file", "offset", "length", "pipeline", "checksum")
+        file, offset, length, pipeline, checksum = (int(index.columns[name][row]) for name in columns)
+        try:
+            data = self._source(index.files[file]).bytes()
+            payload = memoryview(data)[offset : offset + length]  # type: ignore[arg-type]
+            if chunk_checksum(payload) != checksum:
+                return None
+            cells = decode_numbers(payload, pipeline, dtype.storage, extent.shape)
+        except CorruptChunk:
+            return None
+        box = tuple(slice(s - first, s - first + n) for s, n, first in zip(*selection, extent.start, strict=True))
+        whole = selection.shape == extent.shape
+        result: NDArray[Any] = (cells if whole else np.array(cells[box], order="C")).view(dtype.numpy)
+        return result
 
     def read_boxes(self, array: str, dtype: DType, wanted: Sequence[Wanted]) -> list[NDArray[Any]]:
         """Return boxes of many datasets, by position.
@@ -222,17 +264,16 @@ class Snapshot:
         }
         size = plan.decoded_bytes
         sources = self._sources(array, tables)
-        compiled = size >= _COMPILED_ABOVE
-        job = self._shared_job(sources, dtype.itemsize, buffer, tables, size)
+        job = self._shared_job(sources, dtype, buffer, tables, size)
         if job is None:
-            job = DecodeJob(sources, dtype.itemsize, buffer, tables, compiled)
+            job = DecodeJob(sources, dtype.itemsize, element_of(dtype.storage), buffer, tables)
         try:
             run(decode_range, job, self._ranges(plan), self.mode, self.workers, size)
         except CorruptChunk as error:
             raise self._named(error, array, plan) from None
 
     def _shared_job(
-        self, sources: tuple[Source, ...], itemsize: int, buffer: NDArray[np.uint8], tables: dict[str, Any], size: int
+        self, sources: tuple[Source, ...], dtype: DType, buffer: NDArray[np.uint8], tables: dict[str, Any], size: int
     ) -> DecodeJob | None:
         if self.workers == 1 or size < settings().parallel_threshold or any(source.path is None for source in sources):
             return None
@@ -245,11 +286,14 @@ class Snapshot:
             table[...] = tables[name]
         if lease.handle is None:
             return None
-        return DecodeJob(sources, itemsize, output, (lease.handle, layout), compiled=True, shareable=True)
+        element = element_of(dtype.storage)
+        return DecodeJob(sources, dtype.itemsize, element, output, (lease.handle, layout), shareable=True)
 
     def _ranges(self, plan: ReadPlan) -> list[tuple[int, int]]:
+        if self.workers == 1 or (self.mode is None and plan.decoded_bytes < settings().parallel_threshold):
+            return [(0, plan.tasks)]
         # Contiguous ranges of about equal decoded size, a few per worker so that none waits long.
-        pieces = min(plan.tasks, self.workers * 2 if self.workers > 1 else 1)
+        pieces = min(plan.tasks, self.workers * 2)
         ends = np.cumsum(plan.columns["raw_length"] + 64)
         cuts = np.searchsorted(ends, np.linspace(0, ends[-1], pieces + 1)[1:-1])
         edges = np.unique(np.concatenate([[0], cuts, [plan.tasks]]))
@@ -258,7 +302,7 @@ class Snapshot:
     def _sources(self, array: str, tables: dict[str, Any]) -> tuple[Source, ...]:
         files = self.index(array).files
         if self.storage.local_path is not None:
-            return tuple(Source(file.key, self.storage.data_path(file.key), file.length) for file in files)
+            return tuple(map(self._source, files))
         sources = [Source(file.key, None, file.length, np.zeros(0, np.uint8)) for file in files]
         for number in np.unique(tables["file"]).tolist():
             rows = np.flatnonzero(tables["file"] == number)
@@ -266,6 +310,9 @@ class Snapshot:
             tables["offset"][rows] = offsets
             sources[number] = Source(files[number].key, None, len(data), data)
         return tuple(sources)
+
+    def _source(self, file: DataFile) -> Source:
+        return Source(file.key, self.storage.data_path(file.key), file.length)
 
     def _named(self, error: CorruptChunk, array: str, plan: ReadPlan) -> CorruptStore:
         if error.row < 0:
@@ -320,25 +367,6 @@ class Snapshot:
 
 class _DamagedChunk(CorruptChunk):
     """A damaged chunk with the position of its dataset among those asked for; the store names it."""
-
-
-class _StatisticsTable:
-    """The newest statistics of every dataset of an array, over its data files."""
-
-    def __init__(self, segments: Sequence[SegmentIndex]) -> None:
-        self._place: dict[int, tuple[int, int]] = {}
-        self._columns = []
-        for number, segment in enumerate(segments):
-            columns = [segment.column(name) for name in ("rows", "nulls", "flags")]
-            self._columns.append([*columns, segment.bound("min"), segment.bound("max")])
-            self._place.update((ordinal, (number, row)) for row, ordinal in enumerate(segment.entries.tolist()))
-
-    def get(self, dtype: DType, ordinal: int) -> Statistics | None:
-        place = self._place.get(ordinal)
-        if place is None:
-            return None
-        rows, nulls, flags, minimum, maximum = (column[place[1]] for column in self._columns[place[0]])
-        return from_columns(dtype, rows, nulls, bool(flags & STATISTICS), minimum, maximum)
 
 
 def pack_text(cells: NDArray[Any]) -> bytes:

@@ -7,68 +7,29 @@ document itself with those 16 digits written as zeros. So every byte of it is co
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import msgpack
 import xxhash
 
-from atlas.catalog import Catalog
+from atlas.catalog import MAX_SLOTS, Catalog
+from atlas.columnfile import DataFile, is_size
 from atlas.config import StoreConfig
 from atlas.errors import CorruptRoot, InvalidArgument
+from atlas.layer import Layer, is_count, runs_json
 from atlas.schema import check_name
 
 FORMAT_VERSION = 1
 _SUFFIXES = {"none": "", "zstd": ".zst", "lz4": ".lz4"}
 _BLANK = "0" * 16
-MAX_ROOT_BYTES = 1 << 34
 
-
-@dataclass(frozen=True)
-class DataFile:
-    """A data file as the root vouches for it.
-
-    Attributes
-    ----------
-    key : str
-        Its place in the store, ``directory/name.af``.
-    length : int
-        Committed bytes.
-    index_offset, index_length : int
-        Where its index is.
-    index_hash : str
-        xxh3-64 of the index, 16 hex digits.
-    """
-
-    key: str
-    length: int
-    index_offset: int
-    index_length: int
-    index_hash: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the entry as the root keeps it."""
-        return {
-            "file": self.key,
-            "length": self.length,
-            "index": [self.index_offset, self.index_length],
-            "hash": self.index_hash,
-        }
-
-    @staticmethod
-    def from_json(value: Any) -> DataFile:
-        """Inverse of :meth:`to_json`, checking everything."""
-        _expect(isinstance(value, dict), "a data file is not an object")
-        key, length, index, digest = (value.get(k) for k in ("file", "length", "index", "hash"))
-        parts = key.split("/") if isinstance(key, str) else []
-        _expect(len(parts) == 2 and all(p not in ("", ".", "..") and "\0" not in p for p in parts), "bad file name")
-        _expect(parts[1].endswith(".af") and "\\" not in key, f"bad file name {key!r}")
-        _expect(isinstance(index, list) and len(index) == 2, f"bad index place of {key!r}")
-        _expect(all(_is_size(n) for n in (length, *index)), f"bad sizes of {key!r}")
-        _expect(index[0] + index[1] <= length, f"the index of {key!r} lies outside it")
-        _expect(isinstance(digest, str) and len(digest) == 16, f"bad hash of {key!r}")
-        return DataFile(key, length, index[0], index[1], digest)
+# A root is refused that claims to grow more than this: real ones shrink to a tenth or a hundredth.
+_PLAIN_BYTES = 64 << 20
+_PLAIN_RATIO = 1000
+_LZ4_RATIO = 256  # the format allows no more
 
 
 @dataclass(frozen=True)
@@ -93,7 +54,9 @@ class Root:
     catalog : Catalog
     arrays : mapping of str to ArrayFiles
     retired : tuple of (key, generation, seconds)
-        Data files that compaction replaced and that could not be removed yet.
+        Files that were replaced and could not be removed yet.
+    store : str
+        Unique id of the store, the same in all of its files.
     """
 
     config: StoreConfig
@@ -103,6 +66,12 @@ class Root:
     catalog: Catalog
     arrays: Mapping[str, ArrayFiles]
     retired: tuple[tuple[str, int, int], ...] = ()
+    store: str = ""
+
+    @property
+    def files(self) -> list[DataFile]:
+        """Every file that the state refers to."""
+        return [*(file for files in self.arrays.values() for file in files.files), *self.catalog.tables]
 
     def successor(self, commit: str, **changes: Any) -> Root:
         """Return the next committed state."""
@@ -114,6 +83,8 @@ def root_key(config: StoreConfig) -> str:
     return f"atlas.{config.meta_format}{_SUFFIXES[config.meta_compression]}"
 
 
+LoadTable = Callable[[str, DataFile, int], Layer]
+
 ROOT_KEYS: dict[str, tuple[str, str]] = {
     f"atlas.{fmt}{suffix}": (fmt, compression)
     for fmt in ("json", "msgpack")
@@ -121,13 +92,15 @@ ROOT_KEYS: dict[str, tuple[str, str]] = {
 }
 
 
-def encode_root(root: Root) -> bytes:
-    """Return the bytes of the root object."""
-    schemas, table = root.catalog.to_json()
-    document: dict[str, Any] = {
+def root_document(root: Root) -> dict[str, Any]:
+    """Return the document that the root object holds, with a blank checksum."""
+    catalog = root.catalog
+    schemas, parts = catalog.top.written
+    return {
         "checksum": _BLANK,
         "format": "atlas",
         "version": FORMAT_VERSION,
+        "store": root.store,
         "generation": root.generation,
         "commit": root.commit,
         "parent": root.parent,
@@ -139,8 +112,19 @@ def encode_root(root: Root) -> bytes:
         },
         "retired": [list(entry) for entry in root.retired],
         "schemas": schemas,
-        "datasets": table,
+        "datasets": {
+            "slots": catalog.slots,
+            "count": catalog.count,
+            "tables": [file.to_json() for file in catalog.tables],
+            "deleted": runs_json(catalog.top.deleted),
+            "parts": parts,
+        },
     }
+
+
+def encode_root(root: Root) -> bytes:
+    """Return the bytes of the root object."""
+    document = root_document(root)
     plain = _dump_json(document) if root.config.meta_format == "json" else msgpack.packb(document)
     start = plain.index(_BLANK.encode())
     digest = xxhash.xxh3_64_hexdigest(plain).encode()
@@ -173,8 +157,16 @@ def _compress(plain: bytes, compression: str) -> bytes:
     return plain
 
 
-def decode_root(data: bytes, key: str) -> Root:
+def decode_root(data: bytes, key: str, load_table: LoadTable) -> Root:
     """Return the state that the bytes of a root object describe.
+
+    Parameters
+    ----------
+    data : bytes
+    key : str
+        The root object's name.
+    load_table : callable
+        Reads a table file, given the store's id, the file, and the number of ordinals in use.
 
     Raises
     ------
@@ -186,7 +178,7 @@ def decode_root(data: bytes, key: str) -> Root:
     _check_checksum(plain, meta_format, key)
     try:
         document = _parse_json(plain) if meta_format == "json" else _parse_msgpack(plain)
-        return _root_of(document, meta_format, compression)
+        return _root_of(document, meta_format, compression, load_table)
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError, msgpack.UnpackException) as error:
         raise CorruptRoot(f"root object {key} is not valid: {error}") from None
 
@@ -207,7 +199,7 @@ def _decompress_zstd(data: bytes) -> bytes:
 
     try:
         size = zstandard.frame_content_size(data)
-        if not 0 <= size <= MAX_ROOT_BYTES:
+        if not 0 <= size <= max(_PLAIN_BYTES, _PLAIN_RATIO * len(data)):
             raise ValueError(f"it declares {size} bytes")
         return zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
     except zstandard.ZstdError as error:
@@ -218,7 +210,8 @@ def _decompress_lz4(data: bytes) -> bytes:
     import lz4.frame
 
     decompressor = lz4.frame.LZ4FrameDecompressor()
-    plain = decompressor.decompress(data, max_length=MAX_ROOT_BYTES)
+    # The decompressor makes room for as much as it is allowed to return.
+    plain = decompressor.decompress(data, max_length=_LZ4_RATIO * len(data) + 1)
     if not decompressor.eof or decompressor.unused_data:
         raise ValueError("it is truncated or followed by junk")
     return bytes(plain)
@@ -260,16 +253,12 @@ def _expect(condition: Any, message: str) -> None:
         raise InvalidArgument(message)
 
 
-def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
-
-
-def _root_of(document: Any, meta_format: str, compression: str) -> Root:
+def _root_of(document: Any, meta_format: str, compression: str, load_table: LoadTable) -> Root:
     _expect(isinstance(document, dict) and document.get("format") == "atlas", "it is not an Atlas root")
     version = document.get("version")
     _expect(version == FORMAT_VERSION, f"format version {version!r} is not known here (this release reads 1)")
-    _expect(_is_size(document.get("generation")), "bad generation")
-    _expect(all(isinstance(document.get(k), str) for k in ("commit", "parent", "codec")), "bad commit ids")
+    _expect(is_size(document.get("generation")), "bad generation")
+    _expect(all(isinstance(document.get(k), str) for k in ("store", "commit", "parent", "codec")), "bad commit ids")
     arrays, retired = document.get("arrays"), document.get("retired")
     _expect(isinstance(arrays, dict) and isinstance(retired, list), "bad array table")
     return Root(
@@ -277,10 +266,22 @@ def _root_of(document: Any, meta_format: str, compression: str) -> Root:
         document["generation"],
         document["commit"],
         document["parent"],
-        Catalog.from_json(document.get("schemas"), document.get("datasets")),
+        _catalog(document, load_table),
         {check_name(name, "array"): _array_files(value) for name, value in arrays.items()},
         tuple(_retired(entry) for entry in retired),
+        document["store"],
     )
+
+
+def _catalog(document: Any, load_table: LoadTable) -> Catalog:
+    table, store = document.get("datasets"), document["store"]
+    _expect(isinstance(table, dict) and isinstance(table.get("tables"), list), "the dataset table is malformed")
+    slots, count = table.get("slots"), table.get("count")
+    _expect(is_count(slots, MAX_SLOTS) and is_count(count, slots), "the dataset table is malformed")
+    tables = tuple(DataFile.from_json(file, ".at") for file in table["tables"])
+    top = Layer.from_json(document.get("schemas"), table.get("parts"), table.get("deleted"), slots)
+    _expect(tables or len(top) == count, "the dataset table is malformed")
+    return Catalog(slots, count, tables, top, partial(load_table, store))
 
 
 def _array_files(value: Any) -> ArrayFiles:
@@ -294,5 +295,5 @@ def _array_files(value: Any) -> ArrayFiles:
 
 def _retired(entry: Any) -> tuple[str, int, int]:
     _expect(isinstance(entry, list) and len(entry) == 3 and isinstance(entry[0], str), "bad retired file")
-    _expect(_is_size(entry[1]) and _is_size(entry[2]), "bad retired file")
+    _expect(is_size(entry[1]) and is_size(entry[2]), "bad retired file")
     return entry[0], entry[1], entry[2]

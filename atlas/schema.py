@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import Any
 
 from atlas.chunks import MAX_CELLS, ChunkGrid, Shape, as_extents
-from atlas.dtypes import DType, decode_fill, encode_fill, normalize_fill, parse_dtype, widen
-from atlas.errors import InvalidArgument, InvalidName
+from atlas.dtypes import DType, decode_fill, encode_fill, normalize_fill, parse_dtype, require_utf8, widen
+from atlas.errors import CorruptRoot, DataTypeError, InvalidArgument, InvalidName
 
 MAX_NAME_BYTES = 4096
 MAX_DIMENSIONS = 32
@@ -34,12 +34,12 @@ def check_name(name: Any, what: str) -> str:
             f"invalid {what} name {name!r}: it must not be empty, '.' or '..', begin with '_', or contain '/' or NUL"
         )
     try:
-        encoded = name.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InvalidName(f"invalid {what} name {name!r}: it holds a lone surrogate and has no UTF-8 form") from None
-    if len(encoded) > MAX_NAME_BYTES:
+        plain = require_utf8(name, f"invalid {what} name")
+    except DataTypeError as error:
+        raise InvalidName(str(error)) from None
+    if len(plain.encode("utf-8")) > MAX_NAME_BYTES:
         raise InvalidName(f"invalid {what} name {name[:40]!r}…: longer than {MAX_NAME_BYTES} bytes")
-    return name
+    return plain
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class ArraySchema:
 
 def make_array_schema(name: Any, dtype: Any, dims: Any, shape: Any, chunk_shape: Any, fill: Any) -> ArraySchema:
     """Check the arguments of ``define_array`` and return the schema they describe."""
-    check_name(name, "array")
+    name = check_name(name, "array")
     kind = parse_dtype(dtype)
     extents = as_extents(shape, f"shape of {name!r}")
     if isinstance(dims, (str, bytes)) or not isinstance(dims, Iterable):
@@ -94,6 +94,7 @@ def make_array_schema(name: Any, dtype: Any, dims: Any, shape: Any, chunk_shape:
     labels = tuple(dims)
     if not all(isinstance(label, str) and label for label in labels):
         raise InvalidArgument(f"dims of {name!r} must be non-empty strings, not {labels!r}")
+    labels = tuple(require_utf8(label, f"dims of {name!r}") for label in labels)
     if len(labels) != len(extents):
         raise InvalidArgument(f"{name!r} has {len(labels)} dims {list(labels)} but {len(extents)} axes {list(extents)}")
     if len(extents) > MAX_DIMENSIONS or math.prod(extents) > MAX_CELLS:
@@ -109,6 +110,8 @@ def _check_chunks(name: str, shape: Shape, chunk_shape: Any) -> Shape:
     chunks = as_extents(chunk_shape, f"chunk_shape of {name!r}", minimum=1)
     if len(chunks) != len(shape):
         raise InvalidArgument(f"{name!r} has {len(shape)} axes but chunk_shape {list(chunks)} has {len(chunks)}")
+    if max(chunks, default=1) > MAX_CELLS:
+        raise InvalidArgument(f"chunk_shape of {name!r} is too large: {list(chunks)}")
     return chunks
 
 
@@ -155,6 +158,8 @@ class ArrayTemplate:
     def resolve(self, sizes: Mapping[str, int]) -> ArraySchema:
         """Return the schema for a dataset whose dimensions have these sizes."""
         shape = tuple(sizes[d] for d in self.dims) if self.shape is None else self.shape
+        if math.prod(shape) > MAX_CELLS:
+            raise CorruptRoot(f"array {self.name!r} cannot have the shape {list(shape)}")
         chunks = tuple(max(n, 1) for n in shape) if self.chunk_shape is None else self.chunk_shape
         return ArraySchema(self.name, self.dtype, self.dims, shape, chunks, self.fill)
 
@@ -338,6 +343,10 @@ class MergedSchema:
             return known
         target[key] = merged
         return None
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Return every array attribute as (array, key)."""
+        return [(array, key) for array, keys in self.array_attributes.items() for key in keys]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the form that users see."""

@@ -10,27 +10,25 @@ hash, the directory for every column, and the ``checksum`` column for every payl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from atlas.columnfile import ColumnFile, DataFile, write_columns
+from atlas.columns import Texts
 from atlas.errors import CorruptIndex
-from atlas.root import DataFile
 from atlas.storage import DataWriter
 
 Integers = NDArray[np.int64]
 
 MAGIC = b"ATLASAF1"
 HEADER_LENGTH = len(MAGIC) + 16
-
-# Columns above this size stay uncompressed: they are mapped, and only touched pages are read.
-_COMPRESS_BELOW = 4 << 20
 
 # Entry flags.
 RESET = 1  # the array was defined anew: what older files hold for the dataset is void
@@ -70,7 +68,7 @@ class SegmentWriter:
         self._writer.write(payload)
         return offset
 
-    def finish(self, array: str, columns: dict[str, Any]) -> DataFile:
+    def finish(self, array: str, columns: dict[str, Any], head: Mapping[str, Any] | None = None) -> DataFile:
         """Write the index; the file is not yet durable.
 
         Parameters
@@ -80,43 +78,16 @@ class SegmentWriter:
             Entry columns ``ordinal, count, flags, rows, nulls, min, max`` and chunk columns
             ``number, offset, length, raw_length, pipeline, checksum``, entries in ascending
             order, each entry's chunks in ascending order.
+        head : mapping, optional
+            What else the directory says.
         """
-        start = self._writer.position
-        directory = []
-        for name, values in columns.items():
-            entry, data = _encode_column(name, values)
-            entry["offset"] = self._writer.position - start
-            directory.append(entry)
-            self._writer.write(data)
-        packed = msgpack.packb({"array": array, "columns": directory})
-        self._writer.write(packed + len(packed).to_bytes(8, "little"))
-        end = self._writer.position
-        return DataFile(self._key, end, start, end - start, xxhash.xxh3_64_hexdigest(packed))
+        cast = {name: _cast(name, values) for name, values in columns.items()}
+        place = write_columns(self._writer, {"array": array, **(head or {})}, cast)
+        return DataFile(self._key, self._writer.position, *place)
 
 
-def _encode_column(name: str, values: Any) -> tuple[dict[str, Any], bytes]:
-    if isinstance(values, list):
-        lengths = np.array([len(cell) for cell in values], "<u4")
-        dtype, data = "bytes", lengths.tobytes() + b"".join(values)
-        encoding = "raw"
-    else:
-        array = np.ascontiguousarray(values, _column_dtype(name, values))
-        dtype, encoding, data = array.dtype.str, *_shortest(array)
-    if encoding == "raw" and 64 < len(data) <= _COMPRESS_BELOW:
-        import zstandard
-
-        packed = zstandard.ZstdCompressor(level=3).compress(data)
-        if len(packed) < len(data):
-            encoding, data = "zstd", packed
-    digest = xxhash.xxh3_64_intdigest(data)
-    return {
-        "name": name,
-        "dtype": dtype,
-        "count": len(values),
-        "encoding": encoding,
-        "length": len(data),
-        "hash": digest,
-    }, data
+def _cast(name: str, values: Any) -> Any:
+    return values if isinstance(values, (list, Texts)) else np.ascontiguousarray(values, _column_dtype(name, values))
 
 
 def _column_dtype(name: str, values: Any) -> Any:
@@ -126,18 +97,17 @@ def _column_dtype(name: str, values: Any) -> Any:
     return wanted or np.dtype(values.dtype).newbyteorder("<")
 
 
-def _shortest(array: NDArray[Any]) -> tuple[str, bytes]:
-    raw = array.view(f"V{array.itemsize}") if len(array) else array
-    if len(array) > 1 and (raw == raw[0]).all():
-        return "constant", array[:1].tobytes()
-    if len(array) > 2 and array.dtype.kind == "u":
-        steps = np.diff(array.astype(np.int64))
-        if (steps == steps[0]).all():
-            return "range", np.array([array[0], steps[0]], "<i8").tobytes()
-    return "raw", array.tobytes()
+class StatisticsColumns(NamedTuple):
+    """Statistics of many datasets: (n,) integers, bools, and bounds as numbers, Texts or a list."""
+
+    rows: NDArray[Any]
+    nulls: NDArray[Any]
+    valid: NDArray[np.bool_]
+    minimum: Any
+    maximum: Any
 
 
-class SegmentIndex:
+class SegmentIndex(ColumnFile):
     """The index of one data file; columns are checked and decoded when first asked for.
 
     Parameters
@@ -155,106 +125,52 @@ class SegmentIndex:
     """
 
     def __init__(self, area: NDArray[np.uint8], file: DataFile, array: str) -> None:
-        self._area = area
-        self._key = file.key
+        super().__init__(area, file)
         self._limit = file.index_offset
-        self._expect(len(area) >= 8, "it is truncated")
-        size = int.from_bytes(area[-8:].tobytes(), "little")
-        self._expect(size <= len(area) - 8, "it is truncated")
-        packed = area[len(area) - 8 - size : len(area) - 8].tobytes()
-        self._expect(
-            xxhash.xxh3_64_hexdigest(packed) == file.index_hash, "its hash is not the one the root vouches for"
-        )
-        try:
-            document = msgpack.unpackb(packed)
-            self._columns = {entry["name"]: entry for entry in document["columns"]}
-            owner = document["array"]
-        except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
-            raise CorruptIndex(f"the index of {self._key} is not valid: {error}") from None
-        self._expect(owner == array, f"it belongs to array {owner!r}, not {array!r}")
+        owner = self.head.get("array")
+        self.expect(owner == array, f"it belongs to array {owner!r}, not {array!r}")
 
-    def _expect(self, condition: Any, message: str) -> None:
-        if not condition:
-            raise CorruptIndex(f"the index of {self._key} is damaged: {message}")
+    @cached_property
+    def statistics(self) -> StatisticsColumns:
+        """The statistics of every dataset in the file."""
+        rows, nulls, flags = (self.column(name) for name in ("rows", "nulls", "flags"))
+        columns = StatisticsColumns(rows, nulls, (flags & STATISTICS) != 0, self._bound("min"), self._bound("max"))
+        self.expect({len(column) for column in columns} == {len(self.entries)}, "its columns differ in length")
+        return columns
 
-    def bound(self, name: str) -> Any:
-        """Return the column ``min`` or ``max``, however it is kept."""
-        if name in self._columns:
+    def _bound(self, name: str) -> Any:
+        if name in self:
             return self.column(name)
-        return [msgpack.unpackb(cell) for cell in self.column(f"{name}_any")]
-
-    def column(self, name: str) -> Any:
-        """Return a column: an array, or a list of bytes."""
-        entry = self._columns.get(name)
-        self._expect(entry is not None, f"column {name!r} is missing")
-        assert entry is not None
         try:
-            offset, length, count = (int(entry[k]) for k in ("offset", "length", "count"))
-            self._expect(0 <= offset <= offset + length <= len(self._area), f"column {name!r} lies outside it")
-            self._expect(0 <= count < 1 << 40, f"column {name!r} has an absurd length")
-            data = self._area[offset : offset + length].data
-            self._expect(xxhash.xxh3_64_intdigest(data) == entry["hash"], f"column {name!r} does not match its hash")
-            return self._decode(str(entry["dtype"]), str(entry["encoding"]), data, count)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptIndex(f"the index of {self._key} is damaged: column {name!r}: {error}") from None
-
-    def _decode(self, dtype: str, encoding: str, data: memoryview | bytes, count: int) -> Any:
-        if encoding == "zstd":
-            data = _decompress(data, count)
-        if dtype == "bytes":
-            return _split_text(bytes(data), count)
-        if encoding == "constant":
-            return np.broadcast_to(np.frombuffer(data, dtype, 1), (count,))
-        if encoding == "range":
-            first, step = np.frombuffer(data, "<i8", 2).tolist()
-            return (np.arange(count, dtype=np.int64) * step + first).astype(dtype)
-        return np.frombuffer(data, dtype, count)
+            return [msgpack.unpackb(cell) for cell in self.column(f"{name}_any").tolist()]
+        except (ValueError, msgpack.UnpackException) as error:
+            raise CorruptIndex(f"a statistic of array {self.head['array']!r} cannot be decoded: {error}") from None
 
     @cached_property
     def entries(self) -> Integers:
         """Ordinals of the datasets in the file, ascending."""
         ordinals = self.column("ordinal").astype(np.int64)
-        self._expect((np.diff(ordinals) > 0).all(), "its entries are out of order")
+        self.expect((np.diff(ordinals) > 0).all(), "its entries are out of order")
         return np.asarray(ordinals)
 
     @cached_property
     def starts(self) -> Integers:
         """First chunk row of every entry, and the number of rows at the end."""
         counts = self.column("count").astype(np.int64)
-        self._expect(len(counts) == len(self.entries), "its columns differ in length")
+        self.expect(len(counts) == len(self.entries), "its columns differ in length")
         return np.concatenate([[0], np.cumsum(counts)])
 
     def chunk_columns(self) -> dict[str, Integers]:
         """Return the chunk columns, checked to lie within the file's payloads."""
         columns = {name: self.column(name) for name in (*_CHUNK_COLUMNS, *_EXACT_COLUMNS)}
         rows = int(self.starts[-1])
-        self._expect(all(len(column) == rows for column in columns.values()), "its columns differ in length")
+        self.expect(all(len(column) == rows for column in columns.values()), "its columns differ in length")
         for name in _CHUNK_COLUMNS:
             columns[name] = columns[name].astype(np.int64)
-            self._expect((columns[name] >= 0).all(), f"column {name!r} is out of range")
+            self.expect((columns[name] >= 0).all(), f"column {name!r} is out of range")
         ends = columns["offset"] + columns["length"]
-        self._expect((columns["offset"] >= HEADER_LENGTH).all() and (ends <= self._limit).all(), "a chunk lies outside")
+        self.expect((columns["offset"] >= HEADER_LENGTH).all() and (ends <= self._limit).all(), "a chunk lies outside")
         return columns
-
-
-def _decompress(data: memoryview | bytes, count: int) -> bytes:
-    import zstandard
-
-    try:
-        size = zstandard.frame_content_size(data)
-        if not 0 <= size <= _COMPRESS_BELOW:
-            raise ValueError(f"it declares {size} bytes for {count} rows")
-        return zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise ValueError(str(error)) from None
-
-
-def _split_text(data: bytes, count: int) -> list[bytes]:
-    lengths = np.frombuffer(data, "<u4", count).astype(np.int64)
-    ends = np.cumsum(lengths) + 4 * count
-    if count and int(ends[-1]) != len(data):
-        raise ValueError("its cells do not add up")
-    return [data[end - length : end] for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -305,6 +221,15 @@ class ArrayIndex:
         rows = np.arange(len(self.columns["number"])) if self.columns else np.zeros(0, np.int64)
         expected = rows - np.repeat(self.starts[:-1], np.diff(self.starts))
         return bool((expected == self.columns["number"]).all()) if self.columns else True
+
+    def locate_one(self, ordinal: int, number: int) -> int:
+        """Return the row of one chunk of one dataset, -1 where it was never written."""
+        position = int(np.searchsorted(self.entries, ordinal))
+        if position == len(self.entries) or self.entries[position] != ordinal:
+            return -1
+        first, last = int(self.starts[position]), int(self.starts[position + 1])
+        row = first + int(np.searchsorted(self.columns["number"][first:last], number))
+        return row if row < last and self.columns["number"][row] == number else -1
 
     def locate(self, ordinals: Integers, numbers: Integers) -> Integers:
         """Return the row of every (dataset, chunk) pair, -1 where it was never written.

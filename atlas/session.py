@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers, Selection
-from atlas.commit import load_root
+from atlas.commit import commit, load_root
 from atlas.config import MISMATCH_POLICIES, choice, settings
 from atlas.errors import ArrayNotFound, CorruptChunk, DatasetNotFound, InvalidArgument, ReadOnlyStore, TypeMismatch
+from atlas.executor import MODES
+from atlas.layer import Layer
 from atlas.reader import Snapshot
 from atlas.root import Root
 from atlas.schema import ArraySchema, DatasetRecord, MergedSchema, split_record
@@ -43,7 +47,7 @@ class Session:
         self.on_type_mismatch = choice(on_type_mismatch, MISMATCH_POLICIES, "on_type_mismatch")
         self.mode = mode
         self._workers = workers
-        self._executor = executor
+        self._executor = None if executor is None else choice(executor, MODES, "executor")
         self.lock = threading.RLock()
         self.pending = Pending()
         self.adopt(root)
@@ -56,21 +60,40 @@ class Session:
             return {"storage": self.storage, "options": options}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["storage"], load_root(state["storage"]), *state["options"])  # type: ignore[misc]
+        with _everything(state["storage"]) as storage:
+            self.__init__(storage, load_root(storage), *state["options"])  # type: ignore[misc]
 
-    def adopt(self, root: Root) -> None:
-        """Take a committed state as the one to show."""
+    @classmethod
+    def load(
+        cls, storage: Storage, on_type_mismatch: str, mode: Mode, workers: int | None, executor: str | None
+    ) -> Session:
+        """Return a session on the committed state of a store."""
+        with _everything(storage):
+            return cls(storage, load_root(storage), on_type_mismatch, mode, workers, executor)
+
+    def adopt(self, root: Root, merged: MergedSchema | None = None) -> None:
+        """Take a committed state as the one to show; `merged` is its merged schema, when that is known."""
         workers = settings().workers if self._workers is None else self._workers
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise InvalidArgument(f"workers must be at least 1, not {workers!r}")
         pin = self.storage.pin(root.generation)
         self.snapshot = Snapshot(self.storage, root, workers, self._executor, pin)
-        self._merged: MergedSchema | None = None
+        self._merged = merged
+
+    def flush(self) -> None:
+        """Commit what is pending and show the new state."""
+        with self.lock:
+            if self.pending:
+                base = self.snapshot.root.commit
+                root = commit(self.storage, self.snapshot, self.pending, self.snapshot.workers)
+                self.pending = Pending()
+                # With no other writer's commit in between, what was pending is all that is new.
+                self.adopt(root, self._merged if root.parent == base else None)
 
     def drop_pending(self) -> None:
-        """Forget every pending change."""
+        """Forget every pending change, but not that the first flush begins a new store."""
         with self.lock:
-            self.pending = Pending()
+            self.pending = Pending(layout=self.pending.layout)
             self.forget_schema()
 
     def forget_schema(self) -> None:
@@ -86,10 +109,12 @@ class Session:
 
     def exists(self, name: str) -> bool:
         """Return whether there is a dataset of that name."""
+        if not isinstance(name, str):
+            return False
         with self.lock:
             if name in self.pending.records:
                 return True
-            return name in self.snapshot.root.catalog.ordinals and name not in self.pending.deleted
+            return name not in self.pending.deleted and name in self.snapshot.root.catalog
 
     def require(self, name: str) -> None:
         """Raise :class:`DatasetNotFound` unless there is a dataset of that name."""
@@ -102,12 +127,14 @@ class Session:
             self.require(name)
             found = self.pending.records.get(name)
             catalog = self.snapshot.root.catalog
-            return found if found is not None else catalog.record(catalog.ordinals[name])
+            return found if found is not None else catalog.record(catalog.ordinal(name))
 
     def change(self, name: str) -> DatasetRecord:
         """Return what a dataset declares as a record that may be changed."""
         self.writable()
-        return self.pending.records.setdefault(name, self.record(name))
+        if name not in self.pending.records:
+            self.pending.records[name] = self.record(name).copy()
+        return self.pending.records[name]
 
     def merged_schema(self) -> MergedSchema:
         """Return every array and attribute of the collection, pending ones included."""
@@ -119,9 +146,9 @@ class Session:
     def _merge(self) -> MergedSchema:
         merged = MergedSchema()
         catalog = self.snapshot.root.catalog
-        overridden = [catalog.ordinals[n] for n in self.hidden() if n in catalog.ordinals]
-        if overridden:
-            catalog = catalog.with_changes({}, overridden, 0)
+        overridden = catalog.find(list(self.hidden()))
+        if (overridden >= 0).any():
+            catalog = catalog.with_layer(Layer.empty().deleting(overridden[overridden >= 0]))
         for template in catalog.live_templates():
             merged.add_template(template)
         for record in self.pending.records.values():
@@ -148,10 +175,11 @@ class Session:
         Snapshot, list[tuple[ArraySchema, Integers, Integers]], dict[int, tuple[ArraySchema, PendingArray | None]]
     ]:
         """Look the names up: what is committed, by schema, and what pending changes override, by position."""
+        if not isinstance(array, str):
+            raise ArrayNotFound(f"array not found: {array!r}; array names are strings")
         with self.lock:
             snapshot, catalog = self.snapshot, self.snapshot.root.catalog
-            index = catalog.ordinals
-            ordinals = np.fromiter((index.get(name, -1) for name in names), np.int64, len(names))
+            ordinals = catalog.find(names)
             overlays: dict[int, tuple[ArraySchema, PendingArray | None]] = {}
             if self.pending:
                 hidden = self.hidden()
@@ -182,12 +210,23 @@ class Session:
         self, snapshot: Snapshot, schema: ArraySchema, pending: PendingArray | None, name: str, box: Selection
     ) -> NDArray[Any]:
         """Return a box of one dataset's array: what is stored, with the pending cells over it."""
-        ordinal = snapshot.root.catalog.ordinals.get(name, -1)
+        ordinal = snapshot.root.catalog.ordinal(name)
         fresh = ordinal < 0 or name in self.pending.created or (pending is not None and pending.reset)
         result = filled(schema, box.shape) if fresh else snapshot.read_box(schema, ordinal, box)
         if pending is not None:
-            pending.overlay(box, result)
+            with self.lock:  # so that a write of another thread is seen whole or not at all
+                pending.overlay(box, result)
         return result
+
+
+@contextmanager
+def _everything(storage: Storage) -> Iterator[Storage]:
+    # Between reading the root and claiming its generation, another process could compact the files away.
+    claim = storage.pin(0)
+    try:
+        yield storage
+    finally:
+        claim.release()
 
 
 class naming:

@@ -66,13 +66,12 @@ def cell_statistics(dtype: DType, fill: Any, cells: NDArray[Any]) -> Statistics:
     """Return the statistics of an array of cells."""
     if dtype.is_text:
         return _text_statistics(cells, fill)
-    if dtype.kind in "Mm":
-        values = cells.view(np.int64)
-        absent = values == np.iinfo(np.int64).min
-    else:
-        values = cells
-        absent = np.isnan(cells) if dtype.kind in "fc" else None
-    null = _equal_fill(dtype, fill, values, absent)
+    if dtype.kind in "iuf" and cells.size:
+        low, high = cells.min().item(), cells.max().item()
+        # NaN is not within any bounds; and a fill value outside them is in no cell.
+        if low <= high and (fill is None or not low <= dtype.numpy.type(fill).item() <= high):
+            return Statistics(cells.size, 0, low, high)
+    values, absent, null = _looked_through(dtype, fill, cells)
     nulls = 0 if null is None else int(np.count_nonzero(null))
     skipped = null if absent is None else (absent if null is None else absent | null)
     if dtype.kind == "c":
@@ -82,6 +81,37 @@ def cell_statistics(dtype: DType, fill: Any, cells: NDArray[Any]) -> Statistics:
     if not values.size:
         return Statistics(cells.size, nulls)
     return Statistics(cells.size, nulls, values.min().item(), values.max().item())
+
+
+def _looked_through(dtype: DType, fill: Any, cells: NDArray[Any]) -> tuple[NDArray[Any], Any, Any]:
+    """Return cells as they are compared, and which are NaN or no time, and which equal the fill; None for none."""
+    if dtype.kind in "Mm":
+        values = cells.view(np.int64)
+        absent = values == np.iinfo(np.int64).min
+    else:
+        values = cells
+        absent = np.isnan(cells) if dtype.kind in "fc" else None
+    return values, absent, _equal_fill(dtype, fill, values, absent)
+
+
+def counted_cells(dtype: DType, fill: Any, cells: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Return cells as the type that their statistics have, and which of them count.
+
+    Returns
+    -------
+    values : (n,) int64, uint64, float64, complex or object array
+    counted : (n,) bool
+    """
+    flat = cells.reshape(-1)
+    if dtype.is_text:
+        values = np.empty(len(flat), object)
+        values[:] = [cell.encode() if isinstance(cell, str) else cell for cell in flat.tolist()]
+        return values, np.array([fill is None or cell != fill for cell in flat.tolist()], bool)
+    values, absent, null = _looked_through(dtype, fill, flat)
+    counted = np.ones(len(flat), bool)
+    for skipped in (absent, null):
+        counted &= True if skipped is None else ~skipped
+    return values if dtype.kind == "c" else values.astype(statistics_dtype(dtype)), counted
 
 
 def _equal_fill(dtype: DType, fill: Any, values: NDArray[Any], absent: Any) -> Any:

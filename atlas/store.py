@@ -10,23 +10,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers, resolve_selection
-from atlas.commit import commit, create_root, discard_root, load_root, overwrite_root, sweep
+from atlas.commit import create_root, discard_root, emptied, load_root, overwrite_root, recover, sweep
 from atlas.compaction import compact
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice
 from atlas.dtypes import DType
 from atlas.errors import (
     ArrayNotFound,
+    CorruptRoot,
     DatasetAlreadyExists,
     InvalidArgument,
     ShapeMismatch,
     StoreAlreadyExists,
 )
+from atlas.pruning import array_bounds, attribute_bounds, pruning_index
+from atlas.query import Condition, all_of
 from atlas.root import ROOT_KEYS, root_key
 from atlas.schema import ArraySchema, DatasetRecord, check_name
+from atlas.selection import Selection, matching
 from atlas.session import Mode, Session, naming
-from atlas.storage import open_storage
+from atlas.storage import Storage, open_storage
+from atlas.verify import Progress, VerifyReport, verify
 from atlas.view import DatasetView
-from atlas.writer import Pending, filled
+from atlas.where import parse_condition
+from atlas.writer import filled
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -69,7 +75,7 @@ class Atlas:
         *,
         prefix: str | None = None,
         config: StoreConfig | None = None,
-        overwrite: bool = False,
+        overwrite: bool | Literal["at flush"] = False,
         storage_options: dict[str, Any] | None = None,
         workers: int | None = None,
         executor: str | None = None,
@@ -88,8 +94,9 @@ class Atlas:
             collection's.
         config : StoreConfig, optional
             All of the layout options at once; the single ones are then not looked at.
-        overwrite : bool
-            Replace the store that is there.
+        overwrite : bool or "at flush"
+            Replace the store that is there: now, or by the first flush, so that the old store stays
+            whole should anything fail before.
         workers : int, optional
             Tasks that may run at once; by default the cores this process may use.
         executor : {"serial", "threads", "processes"}, optional
@@ -102,17 +109,27 @@ class Atlas:
         InvalidArgument
             If an option is unknown.
         """
-        layout = config or StoreConfig(codec, meta_format, meta_compression)
+        layout = StoreConfig(codec, meta_format, meta_compression) if config is None else config
+        if not isinstance(layout, StoreConfig):
+            raise InvalidArgument(f"config must be a StoreConfig, not {type(layout).__name__}")
         choice(on_type_mismatch, MISMATCH_POLICIES, "on_type_mismatch")
         storage = open_storage(source, prefix, storage_options, create=True)
-        with storage.writer_lock():
+        with storage.writer_lock() as interrupted:
             there = any(storage.exists(key) for key in ROOT_KEYS)
             if there and not overwrite:
                 raise StoreAlreadyExists(
                     f"there is already a store at {storage.describe()}; open it, or pass overwrite=True to replace it"
                 )
-            root = overwrite_root(storage, layout) if there else create_root(storage, layout)
-        return Atlas(Session(storage, root, on_type_mismatch, "a", workers, executor))
+            later = overwrite == "at flush" and there and _is_intact(storage)
+            if later:
+                root = emptied(load_root(storage), layout)
+            else:
+                root = overwrite_root(storage, layout) if there else create_root(storage, layout)
+            if interrupted:
+                recover(storage, load_root(storage))
+        session = Session(storage, root, on_type_mismatch, "a", workers, executor)
+        session.pending.layout = layout if later else None
+        return Atlas(session)
 
     @staticmethod
     def open(
@@ -142,12 +159,12 @@ class Atlas:
         if mode not in ("a", "r"):
             raise InvalidArgument(f"unknown mode: {mode!r}; use 'a' or 'r'")
         storage = open_storage(source, prefix, storage_options, create=False)
-        return Atlas(Session(storage, load_root(storage), on_type_mismatch, mode, workers, executor))
+        return Atlas(Session.load(storage, on_type_mismatch, mode, workers, executor))
 
     @staticmethod
     def create_path(path: Any, config: StoreConfig | None = None) -> Atlas:
         """Make a new store in a local directory."""
-        return Atlas.create(path, config=config or StoreConfig())
+        return Atlas.create(path, config=StoreConfig() if config is None else config)
 
     @staticmethod
     def open_path(path: Any) -> Atlas:
@@ -171,13 +188,7 @@ class Atlas:
         StorageError
             If the disk failed; nothing was committed and the changes are still pending.
         """
-        with self._session.lock:
-            if self._session.pending:
-                root = commit(
-                    self._session.storage, self._session.snapshot, self._session.pending, self._session.snapshot.workers
-                )
-                self._session.pending = Pending()
-                self._session.adopt(root)
+        self._session.flush()
 
     def close(self) -> None:
         """Flush. The handle stays usable."""
@@ -195,10 +206,34 @@ class Atlas:
             self._session.adopt(root)
             sweep(self._session.storage, root)
 
+    def verify(self, progress: Progress | None = None) -> VerifyReport:
+        """Read and decode everything of the committed state, and say what is damaged.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            Called with what is done, what there is, and the array, once per dataset and array.
+
+        Returns
+        -------
+        VerifyReport
+            ``ok``, ``datasets``, ``chunks``, and ``problems``, each with ``array, dataset, chunk,
+            message``. Damage is reported, not raised; a damaged root already raises when the store is opened.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> Atlas.create(tempfile.mkdtemp()).verify().ok
+        True
+        """
+        return verify(self._session.snapshot, progress)
+
     def discard_if_new(self) -> None:
         """Drop the pending changes, and the store itself when nothing was ever committed to it."""
         with self._session.lock:
             self._session.drop_pending()
+            if self._session.pending.layout is not None:
+                return
             if self._session.mode == "a" and self._session.snapshot.root.generation == 0:
                 discard_root(self._session.storage, self._session.snapshot.root)
 
@@ -218,8 +253,9 @@ class Atlas:
         return f"<Atlas {self._session.storage.describe()} datasets={len(self)}>"
 
     def __len__(self) -> int:
-        catalog = self._session.snapshot.root.catalog
-        return len(catalog.ordinals) - len(self._session.pending.deleted) + len(self._session.pending.created)
+        with self._session.lock:
+            pending = self._session.pending
+            return self._session.snapshot.root.catalog.count - len(pending.deleted) + len(pending.created)
 
     @property
     def _inner(self) -> Atlas:
@@ -237,7 +273,7 @@ class Atlas:
         """
         with self._session.lock:
             self._session.writable()
-            check_name(name, "dataset")
+            name = check_name(name, "dataset")
             if self.dataset_exists(name):
                 raise DatasetAlreadyExists(f"dataset already exists: {name!r}")
             self._session.pending.records[name] = DatasetRecord()
@@ -280,7 +316,8 @@ class Atlas:
         """Return the names of all datasets, in order of insertion."""
         with self._session.lock:
             gone = self._session.pending.deleted
-            names = [n for n in self._session.snapshot.root.catalog.names if n is not None and n not in gone]
+            names = self._session.snapshot.root.catalog.names()
+            names = [name for name in names if name not in gone] if gone else names
             return names + [n for n in self._session.pending.records if n in self._session.pending.created]
 
     def list_arrays(self) -> list[str]:
@@ -309,7 +346,7 @@ class Atlas:
             if name in self._session.pending.created:
                 order = [n for n in self._session.pending.records if n in self._session.pending.created]
                 return self._session.snapshot.root.catalog.slots + order.index(name)
-            return self._session.snapshot.root.catalog.ordinals.get(name) if self.dataset_exists(name) else None
+            return self._session.snapshot.root.catalog.ordinal(name) if self.dataset_exists(name) else None
 
     def row_slots(self) -> int:
         """Return the number of ordinals in use, those of deleted datasets included."""
@@ -340,7 +377,7 @@ class Atlas:
             }
         return {
             "location": self._session.storage.describe(),
-            "datasets": len(root.catalog.ordinals),
+            "datasets": root.catalog.count,
             "row_slots": root.catalog.slots,
             "generation": root.generation,
             "root": root_key(root.config),
@@ -348,6 +385,86 @@ class Atlas:
             "bytes": sum(entry["bytes"] for entry in arrays.values()),
             "arrays": arrays,
         }
+
+    # ── statistics and queries ───────────────────────────────────────────────────────────────
+
+    def select(self, *conditions: Condition | str, confirm: bool = False) -> Selection:
+        """Return the datasets that satisfy conditions, as of the last flush, without reading a chunk.
+
+        Parameters
+        ----------
+        *conditions : Condition or str
+            All of them must be true. Made with :data:`atlas.col` and :func:`atlas.box`, or text as on
+            the command line.
+        confirm : bool
+            Read the cells of the datasets that could match but need not; without, they are in the
+            result and not in its ``certain``.
+
+        Returns
+        -------
+        Selection
+            A sequence of names, in order of insertion.
+
+        Raises
+        ------
+        ArrayNotFound, InvalidArgument
+            If no dataset has what is asked about.
+        DataTypeError
+            If a value cannot be compared with it.
+
+        Examples
+        --------
+        >>> from atlas import Atlas, col
+        >>> import tempfile
+        >>> store = Atlas.create(tempfile.mkdtemp())
+        >>> for name, height in (("hill", 300), ("mountain", 4000)):
+        ...     store.create_dataset(name).set_attribute("height", height)
+        >>> store.flush()
+        >>> list(store.select(col.attr("height") > 1000))
+        ['mountain']
+        """
+        if not conditions:
+            raise InvalidArgument("select needs a condition, such as atlas.col('temperature').max() > 25")
+        parsed = [parse_condition(part) if isinstance(part, str) else part for part in conditions]
+        snapshot = self._session.snapshot
+        return Selection(self, snapshot, *matching(snapshot, all_of(parsed), confirm))
+
+    def pruning_index(
+        self,
+        arrays: Sequence[str] | None = None,
+        global_attrs: Sequence[str] | None = None,
+        array_attrs: Sequence[tuple[str, str]] | None = None,
+    ) -> dict[str, Any]:
+        """Return statistics and attributes of all datasets by column, as of the last flush.
+
+        Parameters
+        ----------
+        arrays, global_attrs : sequence of str, optional
+        array_attrs : sequence of (array, key), optional
+            Only what is asked for is fetched; everything when nothing is named at all.
+
+        Returns
+        -------
+        dict
+            ``{"rows", "datasets", "live", "columns"}``. Row *i* is the dataset of ordinal *i*:
+            ``datasets[i]`` its name, ``None`` for a deleted one. ``columns`` holds, by array name,
+            attribute key or ``"array:key"``, arrays over all rows: ``present``, ``stats_valid``,
+            ``min``, ``max``, ``row_count``, ``null_count``. min and max are int64, uint64 or float64
+            arrays, or a list of ``bytes | None`` for text; of an attribute both are its value.
+        """
+        merged = self._session.merged_schema()
+        if arrays is None and global_attrs is None and array_attrs is None:
+            arrays, global_attrs, array_attrs = sorted(merged.arrays), list(merged.attributes), merged.pairs()
+        return pruning_index(self._session.snapshot, arrays or (), global_attrs or (), array_attrs or ())
+
+    def column_summaries(self) -> dict[str, dict[str, Any]]:
+        """Return ``{column: {"min", "max", "present_count"}}`` over all datasets, as of the last flush."""
+        merged, snapshot = self._session.merged_schema(), self._session.snapshot
+        catalog = snapshot.root.catalog
+        summaries = {name: array_bounds(snapshot, name).summary() for name in sorted(merged.arrays)}
+        summaries |= {key: attribute_bounds(catalog, None, key).summary() for key in merged.attributes}
+        pairs = {f"{array}:{key}": attribute_bounds(catalog, array, key) for array, key in merged.pairs()}
+        return summaries | {name: bounds.summary() for name, bounds in pairs.items()}
 
     # ── bulk reads ───────────────────────────────────────────────────────────────────────────
 
@@ -487,12 +604,25 @@ class Atlas:
     to_xarray_many = open_as_many_xarray_dataset
 
 
+def _is_intact(storage: Storage) -> bool:
+    try:
+        load_root(storage)
+    except CorruptRoot:
+        return False
+    return True
+
+
 def _name_list(names: Iterable[str]) -> list[str]:
     if isinstance(names, (str, bytes)):
         raise InvalidArgument(f"dataset_names must be a sequence of names, not the single name {names!r}")
+    if not isinstance(names, Iterable):
+        raise InvalidArgument(f"dataset_names must be a sequence of names, not {names!r}")
     result = list(names)
     if not result:
         raise InvalidArgument("dataset_names is empty")
+    for kind in set(map(type, result)):
+        if not issubclass(kind, str):
+            raise InvalidArgument(f"dataset_names must hold names, not {kind.__name__}")
     return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from atlas.attributes import decode_attribute, encode_attribute
 from atlas.chunks import resolve_selection
-from atlas.dtypes import as_elements
+from atlas.dtypes import as_elements, require_utf8
 from atlas.errors import ArrayAlreadyExists, ArrayNotFound, InvalidArgument
 from atlas.schema import ArraySchema, Attributes, DatasetRecord, make_array_schema
 from atlas.session import Session, naming
@@ -42,8 +43,11 @@ class DatasetView:
     def _record(self) -> DatasetRecord:
         return self._session.record(self._name)
 
+    def _find(self, array: str) -> ArraySchema | None:
+        return self._record().arrays.get(array) if isinstance(array, str) else None
+
     def _schema(self, array: str) -> ArraySchema:
-        found = self._record().arrays.get(array)
+        found = self._find(array)
         if found is None:
             raise ArrayNotFound(f"array not found: {array!r} in dataset {self._name!r}")
         return found
@@ -54,12 +58,12 @@ class DatasetView:
 
     def array_meta(self, name: str) -> dict[str, Any] | None:
         """Return ``{"dtype", "shape", "chunk_shape", "dimension_names"}``, or ``None`` if absent."""
-        found = self._record().arrays.get(name)
+        found = self._find(name)
         return None if found is None else found.meta()
 
     def array_fill_value(self, name: str) -> Any:
         """Return the declared fill value; ``None`` without one, or if the array is absent."""
-        found = self._record().arrays.get(name)
+        found = self._find(name)
         return None if found is None else found.fill
 
     def array_stats(self, name: str) -> dict[str, Any] | None:
@@ -70,10 +74,11 @@ class DatasetView:
         """
         session = self._session
         with session.lock:
-            found = self._record().arrays.get(name)
-            ordinal = session.snapshot.root.catalog.ordinals.get(self._name)
-            pending = session.pending.arrays.get(self._name, {}).get(name)
-            if found is None or ordinal is None or self._name in session.pending.created or pending is not None:
+            found = self._find(name)
+            ordinal = session.snapshot.root.catalog.ordinal(self._name)
+            if found is None or ordinal < 0 or self._name in session.pending.created:
+                return None
+            if name in session.pending.arrays.get(self._name, {}):
                 return None
             snapshot = session.snapshot
         statistics = snapshot.statistics(name, found.dtype, ordinal)
@@ -116,16 +121,15 @@ class DatasetView:
         schema = make_array_schema(name, dtype, dims, shape, chunk_shape, fill_value)
         session = self._session
         with session.lock:
-            record = self._session.change(self._name)
-            if name in record.arrays:
+            session.writable()
+            if name in self._record().arrays:
                 raise ArrayAlreadyExists(f"array already exists: {name!r} in dataset {self._name!r}")
-            known = session.merged_schema().arrays.get(name)
-            if known is not None and session.merged_schema().add_array(name, schema.dtype, schema.dims) is not None:
-                self._session.mismatch(f"array {name!r}", known[0].name, schema.dtype.name)
-            elif known is None:
-                session.merged_schema().add_array(name, schema.dtype, schema.dims)
-            record.arrays[name] = schema
-            session.pending.arrays.setdefault(self._name, {})[name] = PendingArray(schema, reset=True)
+            clash = session.merged_schema().add_array(schema.name, schema.dtype, schema.dims)
+            if clash is not None:
+                session.mismatch(f"array {name!r}", clash.name, schema.dtype.name)
+            # Only now is there a change: one that was refused must not reach the next flush.
+            session.change(self._name).arrays[schema.name] = schema
+            session.pending.arrays.setdefault(self._name, {})[schema.name] = PendingArray(schema, reset=True)
 
     def delete_array(self, name: str) -> None:
         """Delete an array of this dataset.
@@ -135,6 +139,7 @@ class DatasetView:
         ArrayNotFound
         """
         with self._session.lock:
+            self._session.writable()
             self._schema(name)
             record = self._session.change(self._name)
             del record.arrays[name]
@@ -159,15 +164,17 @@ class DatasetView:
         """
         session = self._session
         with session.lock:
-            schema = self._schema(name)
             session.writable()
+            schema = self._schema(name)
             cells = as_elements(schema.dtype, data, f"array {name!r}")
             first = (0,) * len(schema.shape) if start is None else start
             box = resolve_selection(schema.shape, first, cells.shape, f"array {name!r}")
             self._session.change(self._name)
             arrays = session.pending.arrays.setdefault(self._name, {})
             pending = arrays.setdefault(name, PendingArray(schema, reset=False))
-            pending.write(box, cells, lambda number: self._stored_chunk(schema, pending, number))
+            snapshot = session.snapshot
+            read_chunk = partial(self._stored_chunk, schema, pending)
+            pending.write(box, cells, read_chunk, snapshot.root.config, snapshot.workers)
 
     def _stored_chunk(self, schema: ArraySchema, pending: PendingArray, number: int) -> NDArray[Any]:
         session, box = self._session, schema.grid.extent(number)
@@ -187,11 +194,11 @@ class DatasetView:
         """
         session = self._session
         with session.lock:
-            schema = self._record().arrays.get(name)
+            schema = self._find(name)
+            if schema is None:
+                return None
             snapshot = session.snapshot
             pending = session.pending.arrays.get(self._name, {}).get(name)
-        if schema is None:
-            return None
         box = resolve_selection(schema.shape, start, shape, f"array {name!r} of {self._name!r}")
         with naming([self._name], np.zeros(1, np.int64)):
             return session.pending_box(snapshot, schema, pending, self._name, box)
@@ -200,6 +207,8 @@ class DatasetView:
         self, names: Iterable[str], start: Sequence[int] | None = None, shape: Sequence[int] | None = None
     ) -> dict[str, NDArray[Any] | None]:
         """Read the same box of several arrays; ``None`` for those the dataset lacks."""
+        if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
+            raise InvalidArgument(f"names must be a sequence of array names, not {names!r}")
         return {name: self.read_array(name, start, shape) for name in names}
 
     # ── attributes ───────────────────────────────────────────────────────────────────────────
@@ -220,17 +229,18 @@ class DatasetView:
         """
         encoded = encode_attribute(value, dtype, f"attribute {_check_key(key)!r}")
         with self._session.lock:
-            record = self._session.change(self._name)
+            self._session.writable()
             self._merge_attribute(None, key, encoded[0])
-            record.attributes[key] = encoded
+            self._session.change(self._name).attributes[key] = encoded
 
     def get_attribute(self, key: str) -> Any:
         """Return an attribute of the dataset, or ``None``."""
-        return _decoded(self._record().attributes).get(key)
+        return self.attributes().get(_check_key(key))
 
     def attributes(self) -> dict[str, Any]:
         """Return all attributes of the dataset."""
-        return _decoded(self._record().attributes)
+        with self._session.lock:
+            return _decoded(self._record().attributes)
 
     def set_array_attribute(self, array: str, key: str, value: Any, dtype: str | None = None) -> None:
         """Set an attribute of one array; see :meth:`set_attribute`.
@@ -241,18 +251,20 @@ class DatasetView:
         """
         encoded = encode_attribute(value, dtype, f"attribute {_check_key(key)!r} of array {array!r}")
         with self._session.lock:
+            self._session.writable()
             self._schema(array)
-            record = self._session.change(self._name)
             self._merge_attribute(array, key, encoded[0])
-            record.array_attributes.setdefault(array, {})[key] = encoded
+            self._session.change(self._name).array_attributes.setdefault(array, {})[key] = encoded
 
     def get_array_attribute(self, array: str, key: str) -> Any:
         """Return an attribute of one array, or ``None``."""
-        return self.array_attributes(array).get(key)
+        return self.array_attributes(array).get(_check_key(key))
 
     def array_attributes(self, array: str) -> dict[str, Any]:
         """Return all attributes of one array; none for an array the dataset lacks."""
-        return _decoded(self._record().array_attributes.get(array, {}))
+        with self._session.lock:
+            record = self._record()
+            return _decoded(record.array_attributes.get(array, {})) if self._find(array) else {}
 
     def _merge_attribute(self, array: str | None, key: str, tag: str) -> None:
         known = self._session.merged_schema().add_attribute(array, key, tag)
@@ -267,4 +279,4 @@ def _decoded(attributes: Attributes) -> dict[str, Any]:
 def _check_key(key: Any) -> str:
     if not isinstance(key, str):
         raise InvalidArgument(f"attribute keys are strings, not {type(key).__name__}")
-    return key
+    return require_utf8(key, "attribute key")

@@ -16,16 +16,15 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from atlas import kernels
 from atlas.arena import SegmentHandle, attach
-from atlas.codecs import decode, is_shuffled
+from atlas.codecs import PACKED, decode, is_shuffled
 from atlas.errors import CorruptChunk, SnapshotExpired
 
 Bytes = NDArray[np.uint8]
 
 # Decoded bytes handed to one kernel call: they stay in the second-level cache in between.
 BATCH_BYTES = 512 << 10
-
-_RAW = 0  # the pipeline whose payload is the chunk itself
 
 
 @dataclass(frozen=True)
@@ -60,19 +59,33 @@ class _MapCache:
 
     def __init__(self, capacity: int = 128) -> None:
         self._capacity = capacity
-        self._maps: OrderedDict[tuple[str, int], Bytes] = OrderedDict()
+        self._maps: OrderedDict[tuple[str, int], tuple[Any, Bytes]] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, path: str, length: int) -> Bytes:
         key = (path, length)
         with self._lock:
-            found = self._maps.get(key)
-            if found is None:
-                found = self._maps[key] = _map_file(path, length)
+            identity = _identity(path, length)
+            known, found = self._maps.get(key, (None, None))
+            # A file that was removed since is still whole behind its map.
+            if found is None or identity not in (known, None):
+                found = _map_file(path, length)
+                self._maps[key] = identity, found
                 if len(self._maps) > self._capacity:
                     self._maps.popitem(last=False)
             self._maps.move_to_end(key)
             return found
+
+
+def _identity(path: str, length: int) -> tuple[int, int] | None:
+    # Looked at for every read: a map of a file that was cut short since would kill the process with SIGBUS.
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    if status.st_size < length:
+        raise CorruptChunk(f"data file {path} is truncated: {length} bytes were committed")
+    return status.st_dev, status.st_ino
 
 
 def _map_file(path: str, length: int) -> Bytes:
@@ -99,20 +112,20 @@ class DecodeJob:
     ----------
     sources : tuple of Source
     itemsize : int
+    element : int
+        The type as kernels number it, -1 for types that are never packed.
     output : uint8 array or SegmentHandle
     tables : dict of arrays, or (SegmentHandle, layout)
         The columns and geometry of a :class:`~atlas.plan.ReadPlan`.
-    compiled : bool
-        Whether the read is large enough to pay for loading the compiled kernel.
     shareable : bool
         Whether other processes can take part.
     """
 
     sources: tuple[Source, ...]
     itemsize: int
+    element: int
     output: Any
     tables: Any
-    compiled: bool = False
     shareable: bool = False
 
     def open(self) -> tuple[Bytes, dict[str, NDArray[Any]]]:
@@ -166,42 +179,82 @@ def _decode_file(
     job: DecodeJob, output: Bytes, tables: dict[str, NDArray[Any]], number: int, low: int, high: int
 ) -> None:
     data = job.sources[number].bytes()
-    rows = slice(low, high)
-    offsets, lengths = tables["offset"][rows].tolist(), tables["length"][rows].tolist()
-    checksums, raw = tables["checksum"][rows].tolist(), tables["raw_length"][rows].tolist()
-    pipelines = tables["pipeline"][rows].tolist()
-    _check_payloads(data, offsets, lengths, checksums, low)
-    if not any(pipelines):
-        # Stored chunks go from the mapped file to the output in one pass.
-        for i, (length, size) in enumerate(zip(lengths, raw, strict=True)):
-            if length != size:
-                raise CorruptChunk(f"it holds {length} bytes, not {size}", low + i)
-        _scatter(job, output, tables, rows, data, tables["offset"][rows], np.zeros(high - low, np.uint8))
+    rows = np.arange(low, high)
+    _check_payloads(data, tables, low, high)
+    packed = tables["pipeline"][low:high] == PACKED
+    if packed.any():
+        _unpack(job, output, tables, rows[packed], data)
+        rows = rows[~packed]
+    if not len(rows):
         return
+    pipelines = tables["pipeline"][rows].tolist()
+    if any(pipelines):
+        _decode_rows(job, output, tables, rows, data, pipelines)
+        return
+    # Stored chunks go from the mapped file to the output in one pass.
+    wrong = np.flatnonzero(tables["length"][rows] != tables["raw_length"][rows])
+    if len(wrong):
+        row = int(rows[wrong[0]])
+        raise CorruptChunk(f"it holds {tables['length'][row]} bytes, not {tables['raw_length'][row]}", row)
+    _scatter(job, output, tables, rows, data, tables["offset"][rows], np.zeros(len(rows), np.uint8))
+
+
+def _unpack(
+    job: DecodeJob, output: Bytes, tables: dict[str, NDArray[Any]], rows: NDArray[np.int64], data: Bytes
+) -> None:
+    if job.element < 0:
+        raise CorruptChunk("cells of this type are never packed", int(rows[0]))
+    kernels.pick(int(tables["raw_length"][rows].sum())).unpack(
+        data,
+        rows,
+        *(tables[name] for name in ("offset", "length", "geometry", "chunk_extent", "block_start", "block_extent")),
+        output,
+        tables["destination"],
+        tables["strides"],
+        job.element,
+    )
+
+
+def _decode_rows(
+    job: DecodeJob,
+    output: Bytes,
+    tables: dict[str, NDArray[Any]],
+    rows: NDArray[np.int64],
+    data: Bytes,
+    pipelines: list[int],
+) -> None:
+    """Decode chunks one by one, and scatter them a batch at a time."""
     view = memoryview(data)  # type: ignore[arg-type]
     batch: list[Any] = []
     size, begin = 0, 0
-    for i, (offset, length, pipeline) in enumerate(zip(offsets, lengths, pipelines, strict=True)):
+    columns = (tables[name][rows].tolist() for name in ("offset", "length", "raw_length"))
+    for i, (offset, length, raw) in enumerate(zip(*columns, strict=True)):
         try:
-            batch.append(decode(view[offset : offset + length], pipeline, raw[i], job.itemsize))
+            batch.append(decode(view[offset : offset + length], pipelines[i], raw, job.itemsize))
         except CorruptChunk as error:
-            raise CorruptChunk(str(error), low + i) from None
-        size += raw[i]
-        if size >= BATCH_BYTES or i + 1 == high - low:
-            _scatter_batch(job, output, tables, batch, pipelines[begin : i + 1], slice(low + begin, low + i + 1))
+            raise CorruptChunk(str(error), int(rows[i])) from None
+        size += raw
+        if size >= BATCH_BYTES or i + 1 == len(rows):
+            _scatter_batch(job, output, tables, batch, pipelines[begin : i + 1], rows[begin : i + 1])
             batch, size, begin = [], 0, i + 1
 
 
-def _check_payloads(data: Bytes, offsets: list[int], lengths: list[int], checksums: list[int], low: int) -> None:
+def _check_payloads(data: Bytes, tables: dict[str, NDArray[Any]], low: int, high: int) -> None:
     view = memoryview(data)  # type: ignore[arg-type]
     digest = xxhash.xxh3_64_intdigest
-    for i, (offset, length, expected) in enumerate(zip(offsets, lengths, checksums, strict=True)):
+    columns = (tables[name][low:high].tolist() for name in ("offset", "length", "checksum"))
+    for i, (offset, length, expected) in enumerate(zip(*columns, strict=True)):
         if digest(view[offset : offset + length]) != expected:
             raise CorruptChunk("its checksum does not match", low + i)
 
 
 def _scatter_batch(
-    job: DecodeJob, output: Bytes, tables: dict[str, NDArray[Any]], batch: list[Any], pipelines: list[int], rows: slice
+    job: DecodeJob,
+    output: Bytes,
+    tables: dict[str, NDArray[Any]],
+    batch: list[Any],
+    pipelines: list[int],
+    rows: NDArray[np.int64],
 ) -> None:
     joined = batch[0] if len(batch) == 1 else b"".join(batch)
     sizes = np.array([len(chunk) for chunk in batch], np.int64)
@@ -213,13 +266,12 @@ def _scatter(
     job: DecodeJob,
     output: Bytes,
     tables: dict[str, NDArray[Any]],
-    rows: slice,
+    rows: NDArray[np.int64],
     data: Bytes,
     offsets: NDArray[np.int64],
     shuffled: NDArray[np.uint8],
 ) -> None:
-    scatter = _kernel(job)
-    scatter(
+    kernels.pick(int(tables["raw_length"][rows].sum())).scatter(
         data,
         offsets,
         tables["geometry"][rows],
@@ -234,23 +286,6 @@ def _scatter(
     )
 
 
-_compiled: Any = None
-
-
-def _kernel(job: DecodeJob) -> Any:
-    if _compiled is None and not job.compiled:
-        # A few chunks are scattered by NumPy sooner than Numba, half a second, is imported.
-        from atlas.kernels.twins import scatter as twin
-
-        return twin
-    warm()
-    return _compiled
-
-
 def warm() -> None:
-    """Load the compiled kernel into this process."""
-    global _compiled
-    if _compiled is None:
-        from atlas.kernels.scatter import scatter
-
-        _compiled = scatter
+    """Load the compiled kernels into this process."""
+    kernels.pick(0, compiled=True).load()

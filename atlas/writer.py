@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Selection
-from atlas.codecs import encode
+from atlas.codecs import decode_numbers, encode, encode_numbers
 from atlas.config import StoreConfig
 from atlas.dtypes import fill_cell
 from atlas.reader import pack_text
@@ -24,12 +24,26 @@ from atlas.statistics import Statistics, cell_statistics
 _BATCH_BYTES = 1 << 20
 _BATCH_CHUNKS = 1024
 
+# Whole chunks of writes this large are encoded at once: a copy to wait in would cost more than that does.
+_ENCODE_ABOVE = 256 << 10
+
 ReadChunk = Callable[[int], NDArray[Any]]
+Cells = NDArray[Any]
 
 
 def filled(schema: ArraySchema, shape: tuple[int, ...]) -> NDArray[Any]:
     """Return cells that were never written."""
     return np.full(shape, fill_cell(schema.dtype, schema.fill), schema.dtype.numpy)
+
+
+class EncodedChunk(NamedTuple):
+    """A chunk as it goes to disk."""
+
+    payload: bytes
+    raw_length: int
+    pipeline: int
+    checksum: int
+    statistics: Statistics
 
 
 @dataclass
@@ -41,29 +55,54 @@ class PendingArray:
     schema : ArraySchema
     reset : bool
         Whether the array was defined in this batch: what is stored under its name is void.
-    chunks : dict of int to ndarray
+    chunks : dict of int to ndarray or EncodedChunk
         Whole chunks, by chunk number.
     """
 
     schema: ArraySchema
     reset: bool
-    chunks: dict[int, NDArray[Any]] = field(default_factory=dict)
+    chunks: dict[int, Cells | EncodedChunk] = field(default_factory=dict)
 
-    def write(self, selection: Selection, data: NDArray[Any], read_chunk: ReadChunk) -> None:
+    def write(
+        self, selection: Selection, data: Cells, read_chunk: ReadChunk, config: StoreConfig, workers: int = 1
+    ) -> None:
         """Take a box of cells; `read_chunk` gives what a partly written chunk held before."""
+        whole: dict[int, Cells] = {}
+        partial: dict[int, Cells] = {}
         if selection.shape == self.schema.shape == data.shape and self.schema.grid.count == 1:
             # The common case, a whole array of one chunk, needs no arithmetic.
-            self.chunks[0] = np.array(data, order="C")
-            return
-        overlap = self.schema.grid.overlap(selection)
-        for number, extent, first, block, target in zip(overlap.numbers.tolist(), *overlap[1:], strict=True):
-            cells = data[tuple(map(slice, target, target + block))]
-            if (block == extent).all():
-                self.chunks[number] = np.array(cells, order="C")
-                continue
-            if number not in self.chunks:
-                self.chunks[number] = read_chunk(number)
-            self.chunks[number][tuple(map(slice, first, first + block))] = cells
+            whole[0] = data
+        else:
+            overlap = self.schema.grid.overlap(selection)
+            for number, extent, first, block, target in zip(overlap.numbers.tolist(), *overlap[1:], strict=True):
+                cells = data[tuple(map(slice, target, target + block))]
+                if (block == extent).all():
+                    whole[number] = cells
+                else:
+                    partial[number] = self._held(number, read_chunk)
+                    partial[number][tuple(map(slice, first, first + block))] = cells
+        # Nothing is taken before everything has been read and encoded: a write happens whole or not at all.
+        if data.nbytes < _ENCODE_ABOVE or self.schema.dtype.is_text:
+            self.chunks |= {number: np.array(cells, order="C") for number, cells in whole.items()}
+        else:
+            pairs = ((self.schema, cells) for cells in whole.values())
+            self.chunks |= dict(zip(whole, encode_chunks(pairs, config, workers), strict=True))
+        self.chunks |= partial
+
+    def _held(self, number: int, read_chunk: ReadChunk) -> Cells:
+        """Return a copy of the chunk as it is now."""
+        chunk = self.chunks.get(number)
+        if chunk is None:
+            return read_chunk(number)
+        return self._cells(number, chunk).copy()
+
+    def _cells(self, number: int, chunk: Cells | EncodedChunk) -> Cells:
+        if not isinstance(chunk, EncodedChunk):
+            return chunk
+        dtype = self.schema.dtype
+        shape = self.schema.grid.extent(number).shape
+        cells: Cells = decode_numbers(chunk.payload, chunk.pipeline, dtype.storage, shape).view(dtype.numpy)
+        return cells
 
     def overlay(self, selection: Selection, result: NDArray[Any]) -> None:
         """Copy the pending cells of a box over `result`."""
@@ -73,7 +112,7 @@ class PendingArray:
         ):
             chunk = self.chunks.get(number)
             if chunk is not None:
-                source = chunk[tuple(map(slice, first, first + block))]
+                source = self._cells(number, chunk)[tuple(map(slice, first, first + block))]
                 result[tuple(map(slice, target, target + block))] = source
 
 
@@ -91,15 +130,21 @@ class Pending:
         Committed datasets that go.
     arrays : dict of str to dict of str to PendingArray
         Chunks, by dataset and array.
+    layout : StoreConfig or None
+        When given, the batch begins a store of this layout in place of the one that is there.
+    attempt : str
+        Id of the last commit that these changes were put in; it may have happened although it failed.
     """
 
     records: dict[str, DatasetRecord] = field(default_factory=dict)
     created: set[str] = field(default_factory=set)
     deleted: set[str] = field(default_factory=set)
     arrays: dict[str, dict[str, PendingArray]] = field(default_factory=dict)
+    layout: StoreConfig | None = None
+    attempt: str = ""
 
     def __bool__(self) -> bool:
-        return bool(self.records or self.deleted)
+        return bool(self.records or self.deleted or self.layout)
 
     def drop(self, name: str) -> None:
         """Forget a dataset's changes."""
@@ -118,33 +163,37 @@ class Pending:
         return result
 
 
-class EncodedChunk(NamedTuple):
-    """A chunk as it goes to disk."""
-
-    payload: bytes
-    raw_length: int
-    pipeline: int
-    checksum: int
-    statistics: Statistics
-
-
 def encode_chunk(schema: ArraySchema, cells: NDArray[Any], config: StoreConfig) -> EncodedChunk:
     """Return the bytes of a chunk, and what is to be known about it."""
+    cells = np.ascontiguousarray(cells).reshape(cells.shape)
     raw: Any
     if schema.dtype.is_text:
         raw = pack_text(cells)
+        payload, pipeline = encode(raw, 1, config.codec, config.level)
     else:
-        storage = np.ascontiguousarray(cells.reshape(-1)).view(schema.dtype.storage)
-        raw = storage.view(np.uint8).data
-    payload, pipeline = encode(raw, schema.dtype.itemsize, config.codec, config.level)
+        raw = np.ascontiguousarray(cells.reshape(-1)).view(schema.dtype.storage).view(np.uint8)
+        payload, pipeline = encode_numbers(
+            raw, schema.dtype.storage, cells.shape, _frequent_value(schema), config.codec, config.level
+        )
     statistics = cell_statistics(schema.dtype, schema.fill, cells)
     return EncodedChunk(payload, len(raw), pipeline, chunk_checksum(payload), statistics)
 
 
+def _frequent_value(schema: ArraySchema) -> Any:
+    """Return the bytes of the value that stands for "nothing here", or ``None``."""
+    if schema.fill is None and schema.dtype.kind not in "Mm":
+        return None
+    value = np.iinfo(np.int64).min if schema.fill is None else schema.fill
+    return np.array([value]).astype(schema.dtype.storage).view(np.uint8)
+
+
 def encode_chunks(
-    chunks: Iterable[tuple[ArraySchema, NDArray[Any]]], config: StoreConfig, workers: int
+    chunks: Iterable[tuple[ArraySchema, Cells | EncodedChunk]], config: StoreConfig, workers: int
 ) -> Iterator[EncodedChunk]:
-    """Yield encoded chunks in order, a few batches ahead on threads (the codecs release the GIL)."""
+    """Yield encoded chunks in order, a few batches ahead on threads (the codecs release the GIL).
+
+    Those that are encoded already pass through.
+    """
     batches = _batches(chunks)
     if workers == 1:
         for batch in batches:
@@ -158,12 +207,12 @@ def encode_chunks(
             yield from done
 
 
-def _batches(chunks: Iterable[Any]) -> Iterator[list[tuple[ArraySchema, NDArray[Any]]]]:
+def _batches(chunks: Iterable[Any]) -> Iterator[list[tuple[ArraySchema, Cells | EncodedChunk]]]:
     """Group chunks: a task for every tiny one would cost more than encoding it."""
     batch, size = [], 0
     for schema, cells in chunks:
         batch.append((schema, cells))
-        size += cells.nbytes
+        size += 0 if isinstance(cells, EncodedChunk) else cells.nbytes
         if size >= _BATCH_BYTES or len(batch) == _BATCH_CHUNKS:
             yield batch
             batch, size = [], 0
@@ -171,5 +220,7 @@ def _batches(chunks: Iterable[Any]) -> Iterator[list[tuple[ArraySchema, NDArray[
         yield batch
 
 
-def _encode_batch(batch: list[tuple[ArraySchema, NDArray[Any]]], config: StoreConfig) -> list[EncodedChunk]:
-    return [encode_chunk(schema, cells, config) for schema, cells in batch]
+def _encode_batch(batch: list[tuple[ArraySchema, Cells | EncodedChunk]], config: StoreConfig) -> list[EncodedChunk]:
+    return [
+        cells if isinstance(cells, EncodedChunk) else encode_chunk(schema, cells, config) for schema, cells in batch
+    ]

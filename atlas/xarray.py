@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.dtypes import DType, from_numpy, parse_dtype
-from atlas.errors import AtlasError, DataTypeError, InvalidArgument, UnsupportedDataType
+from atlas.dtypes import DType, fill_cell, from_numpy, parse_dtype
+from atlas.errors import AtlasError, DataTypeError, InvalidArgument, MissingDependency, UnsupportedDataType
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -29,6 +29,8 @@ _COORDS = "_pyatlas_coords"
 _DTYPE = "_atlas_dtype"
 _MISSING = "_atlas_missing"
 _ENCODING = "_atlas_encoding"
+_EXPLICIT_FILL = "_atlas_explicit_fill"
+_INTERNAL = (_COORDS, _DTYPE, _MISSING, _ENCODING, _EXPLICIT_FILL)
 _JSON = "json:"
 
 # Encoding keys that describe values; the rest (chunk sizes, compression, source) describes a file.
@@ -44,6 +46,21 @@ _KEPT_ENCODING = (
 )
 
 _NAT = np.iinfo(np.int64).min
+
+
+def import_xarray() -> Any:
+    """Return xarray, which Atlas does not require.
+
+    Raises
+    ------
+    MissingDependency
+        If it is not installed.
+    """
+    try:
+        import xarray
+    except ImportError as error:
+        raise MissingDependency(f"this needs xarray ({error}): pip install 'atlas-fleet[netcdf]'") from None
+    return xarray
 
 
 # ── in ───────────────────────────────────────────────────────────────────────────────────────
@@ -83,7 +100,7 @@ def _write(view: DatasetView, ds: xr.Dataset, chunks: Mapping[str, Sequence[int]
     for key in [*ds.coords, *ds.data_vars]:
         _write_variable(view, _text_name(key, "variable"), ds.variables[key], chunks, fill_value)
     for key, value in ds.attrs.items():
-        view.set_attribute(_sanitized(str(key)), _attribute(value))
+        view.set_attribute(_attribute_key(key), _attribute(value))
     view.set_attribute(_COORDS, json.dumps(coords))
 
 
@@ -98,12 +115,14 @@ def _write_variable(
 ) -> None:
     data = variable.data if _is_dask(variable.data) else np.asarray(variable.values)
     dtype, original = _storage_type(name, data)
+    dims = [_text_name(dim, "dimension") for dim in variable.dims]
     attrs = dict(variable.attrs)
-    fill = _resolve_fill(name, dtype, attrs.pop("_FillValue", None), fill_value)
+    explicit = attrs.pop("_FillValue", None)
+    fill = _resolve_fill(name, dtype, explicit, fill_value)
     chunk_shape = chunks.get(name)
     if chunk_shape is None and _is_dask(data):
         chunk_shape = [max(int(sizes[0]), 1) for sizes in variable.chunks or ()]
-    view.define_array(name, dtype.name, [str(d) for d in variable.dims], variable.shape, chunk_shape, fill)
+    view.define_array(name, dtype.name, dims, variable.shape, chunk_shape, fill)
     text_fill = fill if isinstance(fill, str) else ""
     gaps = _Gaps(variable.shape, text_fill)
     for start, block in _blocks(data):
@@ -118,7 +137,9 @@ def _write_variable(
             stacklevel=5,
         )
     for key, value in attrs.items():
-        view.set_array_attribute(name, _sanitized(str(key)), _attribute(value))
+        view.set_array_attribute(name, _attribute_key(key), _attribute(value))
+    if explicit is not None and _is_default_fill(dtype, view.array_fill_value(name)):
+        view.set_array_attribute(name, _EXPLICIT_FILL, True)
     if original is not None:
         view.set_array_attribute(name, _DTYPE, original)
     encoding = _encoding_json(variable.encoding)
@@ -268,19 +289,25 @@ def _sanitized(text: str) -> str:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
+def _attribute_key(key: Any) -> str:
+    text = _sanitized(str(key))
+    if text in _INTERNAL:
+        raise InvalidArgument(f"attribute {text!r} is one that Atlas keeps for itself; rename it first")
+    return text
+
+
 def _attribute(value: Any) -> Any:
-    """Return an attribute as the store takes it; what it cannot take becomes JSON behind a marker."""
+    """Return an attribute as the store takes it; lists, like all else, become JSON behind a marker."""
     if isinstance(value, str):
-        return _sanitized(value)
+        text = _sanitized(value)
+        # Text that looks like the marker is marked itself, so that it comes back as text.
+        return _JSON + json.dumps(text) if text.startswith(_JSON) else text
     if isinstance(value, (bool, int, float, bytes, np.generic)):
         return value
-    if isinstance(value, np.ndarray) and value.ndim <= 1 and value.dtype.kind in "biufMm":
+    if isinstance(value, np.ndarray) and value.ndim <= 1 and value.dtype.kind in "biufMmUS":
         return value
-    if isinstance(value, (list, tuple)) and value and len({type(item) for item in value}) == 1:
-        if isinstance(value[0], str):
-            return [_sanitized(item) for item in value]
-        if isinstance(value[0], (bool, int, float)):
-            return list(value)
+    if isinstance(value, (list, tuple)):
+        value = [_sanitized(item) if isinstance(item, str) else item for item in value]
     try:
         return _JSON + json.dumps(value.tolist() if isinstance(value, np.ndarray) else value)
     except (TypeError, ValueError):
@@ -299,6 +326,8 @@ def _encoding_value(value: Any) -> Any:
         return {"bytes": value.decode("latin-1")}
     if isinstance(value, np.generic) and value.dtype.kind in "biuf":
         return {"scalar": [value.dtype.str, repr(value.item())]}
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return {"array": [value.dtype.str, [repr(item) for item in value.reshape(-1).tolist()]]}
     return value if isinstance(value, (str, bool, int, float)) else str(value)
 
 
@@ -313,7 +342,13 @@ def _encoding_restored(value: Any) -> Any:
         return np.dtype(value["dtype"])
     if "bytes" in value:
         return value["bytes"].encode("latin-1")
-    dtype, text = value["scalar"]
+    if "array" in value:
+        dtype, texts = value["array"]
+        return np.array([_number(dtype, text) for text in texts])
+    return _number(*value["scalar"])
+
+
+def _number(dtype: str, text: str) -> Any:
     return np.dtype(dtype).type(text == "True" if text in ("True", "False") else text)
 
 
@@ -322,24 +357,29 @@ def _encoding_restored(value: Any) -> Any:
 
 def open_as_xarray_dataset(store: Atlas, name: str) -> xr.Dataset:
     """Return a dataset; arrays of more than one chunk come back lazily, as dask arrays of those chunks."""
-    import xarray
-
+    xarray = import_xarray()
     view = store.open_dataset(name)
     arrays = view.list_arrays()
-    attrs = view.attributes()
-    coords = _coordinate_names(view, attrs.pop(_COORDS, None), arrays)
+    coords = coordinate_names(view)
     variables = {array: _variable(view, array, _load(view, array)) for array in arrays}
     return xarray.Dataset(
         {array: variables[array] for array in arrays if array not in coords},
         {array: variables[array] for array in arrays if array in coords},
-        {key: _plain_attribute(value) for key, value in attrs.items()},
+        user_attributes(view.attributes()),
     )
 
 
-def _coordinate_names(view: DatasetView, marker: Any, arrays: list[str]) -> set[str]:
+def user_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes as users gave them: without the internal ones, lists as lists again."""
+    return {key: _plain_attribute(value) for key, value in attributes.items() if key not in _INTERNAL}
+
+
+def coordinate_names(view: DatasetView) -> set[str]:
+    """Return which arrays of a dataset are coordinates."""
+    marker, arrays = view.get_attribute(_COORDS), view.list_arrays()
     if isinstance(marker, str):
         try:
-            return set(json.loads(marker))
+            return set(json.loads(marker)) & set(arrays)
         except (TypeError, ValueError) as error:
             raise AtlasError(f"dataset {view.name!r}: its list of coordinates is not readable: {error}") from None
     # Not written from xarray: an array along a dimension of its own name is that dimension's coordinate.
@@ -405,28 +445,27 @@ def _read_block(view: DatasetView, array: str, start: list[int], shape: list[int
 
 
 def _variable(view: DatasetView, array: str, data: Any) -> xr.Variable:
-    import xarray
-
-    attrs = view.array_attributes(array)
-    for key in (_DTYPE, _MISSING):
-        attrs.pop(key, None)
-    encoding = attrs.pop(_ENCODING, None)
+    xarray = import_xarray()
+    stored = view.array_attributes(array)
+    attrs, encoding = user_attributes(stored), stored.get(_ENCODING)
     meta = _meta(view, array)
-    fill = view.array_fill_value(array)
-    attrs = {key: _plain_attribute(value) for key, value in attrs.items()}
-    if fill is not None and not _is_default_fill(parse_dtype(meta["dtype"]), fill):
-        attrs["_FillValue"] = fill
+    dtype, fill = parse_dtype(meta["dtype"]), view.array_fill_value(array)
+    if fill is not None and (_EXPLICIT_FILL in stored or not _is_default_fill(dtype, fill)):
+        attrs["_FillValue"] = fill_cell(dtype, fill)
     restored = _encoding_from(encoding) if encoding else {}
     return xarray.Variable(meta["dimension_names"], data, attrs, restored)
 
 
 def _is_default_fill(dtype: DType, fill: Any) -> bool:
-    return fill != fill or fill in ("", b"") or (dtype.kind in "Mm" and fill == _NAT)
+    return fill is None or fill != fill or fill in ("", b"") or (dtype.kind in "Mm" and fill == _NAT)
 
 
 def _plain_attribute(value: Any) -> Any:
     if isinstance(value, str) and value.startswith(_JSON):
-        return json.loads(value[len(_JSON) :])
+        try:
+            return json.loads(value[len(_JSON) :])
+        except ValueError:
+            return value  # set by hand, and no JSON
     return value
 
 
@@ -449,15 +488,13 @@ def open_as_many_xarray_dataset(
     Coordinates that are the same in all datasets stay as they are; those that differ are stacked
     like variables. Attributes are the first dataset's.
     """
-    import xarray
-
+    xarray = import_xarray()
     names = list(names)
     if not names:
         raise InvalidArgument("names is empty")
     first = store.open_dataset(names[0])
     arrays = first.list_arrays()
-    attrs = first.attributes()
-    coords = _coordinate_names(first, attrs.pop(_COORDS, None), arrays)
+    coords = coordinate_names(first)
     variables: dict[str, Any] = {}
     for array in arrays:
         stacked = store.read_array_across_stacked(array, names)
@@ -473,7 +510,7 @@ def open_as_many_xarray_dataset(
     renamed = {f"{array}_values" if array in clashing else array: variable for array, variable in index.items()}
     renamed[concat_dim] = xarray.Variable((concat_dim,), np.asarray(names))
     data = {array: variables[array] for array in arrays if array not in coords}
-    return xarray.Dataset(data, renamed, {key: _plain_attribute(value) for key, value in attrs.items()})
+    return xarray.Dataset(data, renamed, user_attributes(first.attributes()))
 
 
 def _restored_rows(store: Atlas, array: str, names: Sequence[str], rows: NDArray[Any]) -> NDArray[Any]:

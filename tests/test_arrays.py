@@ -20,6 +20,7 @@ NUMERIC = [
     *(["timestamp_nanoseconds", "datetime64[s]", "datetime64[us]", "timedelta64[ns]", "timedelta64[ms]"]),
 ]
 EXECUTORS = ["serial", "threads"]
+NAT = np.iinfo(np.int64).min
 
 
 def numpy_type(name: str) -> np.dtype:
@@ -31,6 +32,10 @@ def cells(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     if name == "bool":
         return rng.integers(0, 2, shape).astype(bool)
+    if name == "binary":
+        flat = np.empty(int(np.prod(shape)), object)
+        flat[:] = [rng.bytes(n) for n in rng.integers(0, 5, flat.size)]
+        return flat.reshape(shape)
     if name == "string":
         alphabet = ["", "a", "ü", "🌊" * 3, "\0", "x" * 300]
         return np.array([alphabet[i] for i in rng.integers(0, len(alphabet), int(np.prod(shape)))], object).reshape(
@@ -161,72 +166,150 @@ def test_text_from_every_form_and_of_every_length(place):
     assert store.read_array_across_stacked("unicode", ["d", "d"], [1], [2]).tolist() == [["barr", "\U0001f30a"]] * 2
 
 
+FILLS = {
+    "bool": [True],
+    "int8": [-128, 5],
+    "uint64": [2**64 - 1],
+    "float16": [float("nan"), 65504.0],
+    "float32": [float("nan"), 0.1, float("-inf")],
+    "float64": [float("nan"), 0.1, -0.0],
+    "complex64": [complex(0.1, float("inf"))],
+    "timestamp_nanoseconds": [NAT, 7],
+    "datetime64[s]": [np.datetime64("2020-01-01")],
+    "timedelta64[ms]": [np.timedelta64(3, "s")],
+    "string": ["", "N/A", "🌊\0"],
+    "binary": [b"", b"\xff\0"],
+}
+FORMS = {
+    "plain": lambda data: data,
+    "byte-swapped": lambda data: data.astype(data.dtype.newbyteorder()),
+    "column-major": lambda data: np.array(data, order="F"),
+    "strided": lambda data: np.repeat(data, 2, axis=-1)[..., ::2] if data.ndim else data,
+    "reversed": lambda data: data[::-1].copy()[::-1] if data.ndim else data,
+    "broadcast": lambda data: np.broadcast_to(data, (1, *data.shape))[0, ...],
+}
+
+
+@st.composite
+def boxes(draw, shape):
+    start = [draw(st.integers(0, n)) for n in shape]
+    return start, [draw(st.integers(0, n - first)) for n, first in zip(shape, start, strict=True)]
+
+
 @st.composite
 def histories(draw):
-    """A chunked array, and boxes written to it one after the other."""
-    ndim = draw(st.integers(0, 4))
-    shape = tuple(draw(st.integers(0 if ndim > 1 else 1, 7)) for _ in range(ndim))
-    chunks = tuple(draw(st.integers(1, 9)) for _ in range(ndim))
-    boxes = []
-    for _ in range(draw(st.integers(0, 4))):
-        start = [draw(st.integers(0, n)) for n in shape]
-        extent = [draw(st.integers(0, n - s)) for n, s in zip(shape, start, strict=True)]
-        boxes.append((start, extent, draw(st.booleans())))
-    begin = [draw(st.integers(0, n)) for n in shape]
-    selection = (begin, [draw(st.integers(0, n - s)) for n, s in zip(shape, begin, strict=True)])
-    return shape, chunks, boxes, selection
+    """A chunked array, boxes written to it one after the other, each flushed or not, and a box to read."""
+    ndim = draw(st.integers(0, 6))
+    longest = 9 if ndim < 3 else 3
+    shape = tuple(draw(st.integers(0 if ndim > 1 else 1, longest)) for _ in range(ndim))
+    chunks = tuple(draw(st.integers(1, longest + 2)) for _ in range(ndim))
+    dtype = draw(st.sampled_from([*NUMERIC, "string", "binary"]))
+    fill = draw(st.sampled_from([None, *FILLS.get(dtype, [])]))
+    step = st.tuples(
+        boxes(shape), st.sampled_from(["nothing", "flush", "compact", "reopen"]), st.sampled_from([*FORMS])
+    )
+    return shape, chunks, dtype, fill, draw(st.lists(step, max_size=5)), draw(boxes(shape))
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    histories(),
-    st.sampled_from([*NUMERIC, "string"]),
-    st.sampled_from(["zstd", "lz4", "none"]),
-    st.sampled_from(EXECUTORS),
-)
-def test_any_history_of_writes_reads_back_like_numpy(history, dtype, codec, executor):
-    shape, chunks, boxes, (begin, extent) = history
-    text = dtype == "string"
-    expected = np.full(shape, "", object) if text else np.zeros(shape, numpy_type(dtype))
-    with tempfile.TemporaryDirectory() as place:
-        store = Atlas.create(place + "/s", codec=codec, workers=2, executor=executor)
+def place_of(start: list[int], size: list[int]) -> tuple[slice, ...]:
+    return tuple(slice(first, first + n) for first, n in zip(start, size, strict=True))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(histories(), st.sampled_from(["zstd", "lz4", "none"]), st.sampled_from(EXECUTORS))
+def test_any_history_of_writes_reads_back_like_numpy(history, codec, executor):
+    shape, chunks, dtype, fill, steps, (begin, extent) = history
+    text = dtype in ("string", "binary")
+    unwritten = fill if fill is not None else {"string": "", "binary": b""}.get(dtype, 0)
+    if dtype == "timestamp_nanoseconds":
+        unwritten = np.int64(unwritten).view("M8[ns]")
+    expected = np.full(shape, unwritten, object if text else numpy_type(dtype))
+    with tempfile.TemporaryDirectory() as directory:
+        place = f"{directory}/s"
+        store = Atlas.create(place, codec=codec, workers=2, executor=executor)
         view = store.create_dataset("d")
-        view.define_array("v", dtype, [f"d{i}" for i in range(len(shape))], shape, chunks)
-        for seed, (start, size, flush) in enumerate(boxes):
+        view.define_array("v", dtype, [f"d{i}" for i in range(len(shape))], shape, chunks, fill)
+        for seed, ((start, size), then, form) in enumerate(steps):
             data = cells(dtype, tuple(size), seed)
-            view.write_array("v", start, data)
-            expected[tuple(slice(s, s + e) for s, e in zip(start, size, strict=True))] = data
+            given_data = data if text and form == "byte-swapped" else FORMS[form](data)
+            given_data.flags.writeable = False
+            view.write_array("v", start, given_data)
+            expected[place_of(start, size)] = data[()]  # a 0-d object array would be put inside
             same(view.read_array("v"), expected)
-            if flush:
+            if then != "nothing":
                 store.flush()
+            if then == "compact":
+                store.compact()
+            if then == "reopen":
+                store = Atlas.open(place, workers=2, executor=executor)
+                view = store.open_dataset("d")
         store.flush()
-        box = tuple(slice(s, s + e) for s, e in zip(begin, extent, strict=True))
-        fresh = Atlas.open(place + "/s", workers=2, executor=executor)
-        part = np.asarray(expected[box], dtype=expected.dtype)
+        fresh = Atlas.open(place, workers=2, executor=executor)
+        part = np.asarray(expected[place_of(begin, extent)], dtype=expected.dtype)
         same(fresh.read_array_across_stacked("v", ["d"] * 3, begin, extent), np.stack([part] * 3))
         same(fresh.read_array_across("v", ["d"], begin, extent)[0], part)
-        if boxes and not text:
-            check_statistics(
-                fresh.open_dataset("d").array_stats("v"), expected, written=any(all(e) for _, e, _ in boxes)
-            )
+        found = fresh.open_dataset("d").array_stats("v")
+        assert found is not None or not any(all(size) for (_, size), _, _ in steps)
+        if found is not None:
+            check_statistics(found, expected, unwritten if fill is not None else None)
         store.compact()
-        same(Atlas.open(place + "/s").open_dataset("d").read_array("v"), expected)
+        same(Atlas.open(place).open_dataset("d").read_array("v"), expected)
 
 
-def check_statistics(found, expected: np.ndarray, written: bool) -> None:
-    if found is None:
-        assert not written or expected.size == 0
-        return
-    assert found["row_count"] == expected.size
-    assert found["null_count"] == 0
-    if expected.dtype.kind == "c":
-        assert found["min"] is None
-        return
-    kept = expected[~np.isnan(expected)] if expected.dtype.kind == "f" else expected
-    if expected.dtype.kind in "Mm":
-        kept = expected.view("i8")[~np.isnat(expected)]
-    assert found["min"] == (kept.min().item() if kept.size else None)
-    assert found["max"] == (kept.max().item() if kept.size else None)
+def check_statistics(found, expected: np.ndarray, fill) -> None:
+    cells = expected.reshape(-1)
+    absent = np.zeros(cells.size, bool) if cells.dtype == object or cells.dtype.kind in "biu" else cells != cells
+    null = np.zeros(cells.size, bool) if fill is None else (absent if fill != fill else cells == fill)
+    assert (found["row_count"], found["null_count"]) == (cells.size, np.count_nonzero(null))
+    kept = cells[~(absent | null)]
+    if kept.dtype.kind in "Mm":
+        kept = kept.view("i8")
+    if kept.dtype == object:
+        kept = [cell.encode() if isinstance(cell, str) else cell for cell in kept]
+    bounds = (min(kept), max(kept)) if len(kept) and expected.dtype.kind != "c" else (None, None)
+    assert (found["min"], found["max"]) == bounds
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.text(st.characters(codec="utf-8")) | st.binary(max_size=40), min_size=1, max_size=12), st.integers(1, 5)
+)
+def test_any_text_comes_back_as_it_is(values, chunk):
+    for dtype, kind in (("string", str), ("binary", bytes)):
+        data = np.array([value for value in values if isinstance(value, kind)] + [kind()], dtype=object)
+        with tempfile.TemporaryDirectory() as place:
+            with Atlas.create(place) as store:
+                view = store.create_dataset("d")
+                view.define_array("v", dtype, ["x"], data.shape, [chunk])
+                view.write_array("v", [0], data)
+            same(Atlas.open(place).open_dataset("d").read_array("v"), data)
+
+
+@pytest.mark.parametrize("cell", ["\ud800", "a\udfffb", "\udc80" * 100_000])
+def test_text_without_a_utf8_form_is_refused_in_a_few_words(place, cell):
+    view = Atlas.create(place).create_dataset("d")
+    view.define_array("v", "string", ["x"], [2])
+    for data in (np.array(["ok", cell], dtype=object), np.array(["ok", cell])):
+        with pytest.raises(atlas.DataTypeError, match=r"'v'.*lone surrogate") as caught:
+            view.write_array("v", [0], data)
+        assert len(str(caught.value)) < 400
+    with pytest.raises(atlas.DataTypeError, match="fill value"):
+        view.define_array("w", "string", ["x"], [2], None, cell)
+    assert view.read_array("v").tolist() == ["", ""]
+
+
+def test_input_that_is_no_plain_array(place):
+    view = Atlas.create(place).create_dataset("d")
+    view.define_array("v", "float64", ["x"], [3])
+    masked = np.ma.masked_array([1.0, 2.0, 3.0], [False, True, False])
+    with pytest.raises(atlas.DataTypeError, match="1 cells of the data are masked"):
+        view.write_array("v", [0], masked)
+    view.write_array("v", [0], np.ma.masked_array([1.0, 2.0, 3.0]))
+    view.write_array("v", [1], masked.filled(9.0)[1:])
+    assert view.read_array("v").tolist() == [1.0, 9.0, 3.0]
+    for ragged in ([[1.0, 2.0], [3.0]], None, "text", {"a": 1}):
+        with pytest.raises(atlas.DataTypeError):
+            view.write_array("v", [0], ragged)
 
 
 @settings(max_examples=60, deadline=None)

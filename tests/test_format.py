@@ -16,6 +16,7 @@ import xxhash
 import zstandard
 
 import atlas
+from atlas import commitfiles
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = [
@@ -65,6 +66,73 @@ def build(place: Path, fmt: str, compression: str, codec: str) -> None:
         store.open_dataset("first").write_array("grid", [0, 0], data["first"]["grid"][:3])
 
 
+def packed_cells(payload: bytes, extent: list[int], dtype: np.dtype) -> np.ndarray:
+    """Read a packed chunk, one number at a time."""
+    kind, code, axes, flags = payload[:4]
+    masked, patched, size = flags & 1, flags & 2, 8 if flags & 4 else 4
+    cells, item = math.prod(extent), dtype.itemsize
+    chosen = [axis for axis in range(len(extent)) if axes >> axis & 1]
+    boxes = []
+    for box in range(1 << len(chosen)):
+        place = [slice(None)] * len(extent)
+        for i, axis in enumerate(chosen):
+            place[axis] = slice(1, None) if box >> i & 1 else slice(0, 1)
+        boxes.append(tuple(place))
+    counts = [np.empty(extent, bool)[box].size for box in boxes]
+    sizes = [min(1024, count - at) for count in counts for at in range(0, count, 1024)]
+    patches, at = (int.from_bytes(payload[4:8], "little"), 8) if patched else (0, 4)
+    tail = len(payload) - (-(-cells // 8) if masked else 0)
+    widths = payload[tail - len(sizes) : tail]
+    bases = [int.from_bytes(payload[at + size * i : at + size * (i + 1)], "little") for i in range(len(sizes))]
+    at += size * len(sizes)
+    stream: list[int] = []
+    for n, width, base in zip(sizes, widths, bases, strict=True):
+        values, at = packed_block(payload, at, n, width)
+        stream += [(value + base) % (1 << 8 * size) for value in values]
+    numbers = np.empty(extent, object)
+    taken = 0
+    for box in boxes:
+        part = numbers[box]
+        part[...] = np.array([*stream[taken : taken + part.size], None], object)[:-1].reshape(part.shape)
+        taken += part.size
+    for axis in chosen:
+        numbers = np.cumsum(numbers, axis=axis)
+    signed = [(int(n) + (1 << 8 * size - 1)) % (1 << 8 * size) - (1 << 8 * size - 1) for n in numbers.reshape(-1)]
+    scale = 2.0 ** (code - 64) if code >= 64 else 10.0**code
+    if kind == 0:
+        result = np.array([n % (1 << 8 * item) for n in signed], object).astype(f"<u{item}").view(bits_of(dtype))
+    elif kind == 1:
+        result = np.array(signed).astype(dtype) / dtype.type(scale)
+    else:
+        result = np.array(signed).astype(dtype) * dtype.type(1 / scale)
+    if masked:
+        special, at = payload[at : at + item], at + max(item, 4)
+        holes = np.unpackbits(np.frombuffer(payload[tail:], np.uint8), bitorder="little")[:cells] == 1
+        result[holes] = np.frombuffer(special, result.dtype)[0]
+    where = np.frombuffer(payload, "<u4", patches, at)
+    result[where] = np.frombuffer(payload, result.dtype, patches, at + 4 * patches)
+    assert at + patches * (4 + item) == tail - len(sizes)
+    return result.view(dtype)
+
+
+def bits_of(dtype: np.dtype) -> np.dtype:
+    return np.dtype("<i8") if dtype.kind in "Mm" else dtype
+
+
+def packed_block(payload: bytes, at: int, n: int, width: int) -> tuple[list[int], int]:
+    lanes = -(-n // 32)
+    rows = -(-n // lanes)
+    values = [0] * n
+    for part, shift in ((min(width, 32), 0), (max(width - 32, 0), 32)):
+        words = -(-rows * part // 32)
+        table = np.frombuffer(payload, "<u4", words * lanes, at).reshape(words, lanes)
+        at += 4 * words * lanes
+        for i in range(n):
+            lane = sum(int(word) << 32 * k for k, word in enumerate(table[:, i % lanes]))
+            values[i] |= (lane >> i // lanes * part) % (1 << part) << shift
+    return values, at
+
+
 class Reader:
     """A reader that knows the specification and nothing else."""
 
@@ -85,8 +153,17 @@ class Reader:
         assert (self.root["format"], self.root["version"]) == ("atlas", 1)
 
     def datasets(self) -> dict[str, tuple[int, dict, dict[str, int], list]]:
+        """Every dataset's (ordinal, schema, sizes, attribute values) by name, in order of ordinal."""
+        table = self.root["datasets"]
         found = {}
-        for part in self.root["datasets"]["parts"]:
+        for file in table["tables"]:
+            head, columns = self.columns(file, b"ATLASAT1", "table-", ".at")
+            assert head["slots"] <= table["slots"]
+            rows = self.table_rows(head, columns)
+            found = {o: row for o, row in found.items() if o not in columns["deleted"]} | rows
+        for first, count in table["deleted"]:
+            found = {o: row for o, row in found.items() if not first <= o < first + count}
+        for part in table["parts"]:
             schema = self.root["schemas"][part["schema"]]
             ordinals = [first + i for first, count in part["ordinals"] for i in range(count)]
 
@@ -96,21 +173,51 @@ class Reader:
             for row, (ordinal, name) in enumerate(zip(ordinals, part["names"], strict=True)):
                 sizes = {dim: cell(column, row) for dim, column in zip(schema["dims"], part["sizes"], strict=True)}
                 values = [cell(column, row) for column in part["attributes"]]
-                found[name] = (ordinal, schema, sizes, values)
-        return dict(sorted(found.items(), key=lambda item: item[1][0]))
+                found[ordinal] = (name, schema, sizes, values)
+        assert len(found) == table["count"]
+        return {name: (ordinal, *rest) for ordinal, (name, *rest) in sorted(found.items())}
+
+    def table_rows(self, head: dict, columns: dict) -> dict[int, tuple[str, dict, dict[str, int], list]]:
+        rows = {}
+        hashes = [xxhash.xxh3_64_intdigest(columns["name"][i][:-1]) for i in columns["order"]]
+        assert columns["hash"].tolist() == hashes == sorted(hashes)
+        for i, ordinal in enumerate(columns["ordinal"].tolist()):
+            group, row = int(columns["group"][i]), int(columns["row"][i])
+            schema = head["schemas"][group]
+            assert row < head["rows"][group]
+            sizes = {dim: int(columns[f"{group}.size.{k}"][row]) for k, dim in enumerate(schema["dims"])}
+            layout = schema["attributes"] + [a for array in schema["arrays"] for a in array.get("attributes", [])]
+            cells = [(tag, columns[f"{group}.attribute.{k}"][row]) for k, (_, tag) in enumerate(layout)]
+            assert columns["name"][i].endswith(b"\0")
+            rows[ordinal] = (columns["name"][i][:-1].decode(), schema, sizes, [self.value(*cell) for cell in cells])
+        return rows
+
+    @staticmethod
+    def value(tag: str, cell):
+        if tag.endswith("[]"):
+            return msgpack.unpackb(cell)
+        if isinstance(cell, bytes):
+            return cell.decode()
+        return {np.inf: "Infinity", -np.inf: "-Infinity"}.get(cell.item(), "NaN" if cell != cell else cell.item())
 
     def index(self, array: str, file: dict) -> dict[str, np.ndarray]:
+        directory, columns = self.columns(file, b"ATLASAF1", "data-", ".af")
+        assert directory["array"] == array
+        return columns
+
+    def columns(self, file: dict, magic: bytes, prefix: str, ending: str) -> tuple[dict, dict]:
         data = (self.place / file["file"]).read_bytes()
-        assert data[:8] == b"ATLASAF1"
-        assert data[8:24].hex() == file["file"].split("data-")[1].removesuffix(".af")
+        assert data[:8] == magic
+        assert data[8:24].hex() == file["file"].split(prefix)[1].removesuffix(ending)
         offset, length = file["index"]
         area = data[offset : offset + length]
         size = int.from_bytes(area[-8:], "little")
         packed = area[-8 - size : -8]
         assert xxhash.xxh3_64_hexdigest(packed) == file["hash"]
         directory = msgpack.unpackb(packed)
-        assert directory["array"] == array
-        return {column["name"]: self.column(area, column) for column in directory["columns"]}
+        assert directory["store"] == self.root["store"]
+        assert directory["generation"] <= self.root["generation"]
+        return directory, {column["name"]: self.column(area, column) for column in directory["columns"]}
 
     @staticmethod
     def column(area: bytes, column: dict):
@@ -119,6 +226,8 @@ class Reader:
         count = column["count"]
         if column["encoding"] == "zstd":
             data = zstandard.ZstdDecompressor().decompress(data)
+        if column["dtype"] == "bytes" and column["encoding"] == "constant":
+            return [data] * count
         if column["dtype"] == "bytes":
             ends = 4 * count + np.cumsum(np.frombuffer(data, "<u4", count).astype(int))
             starts = [4 * count, *ends[:-1]]
@@ -174,6 +283,8 @@ class Reader:
         payload = data[int(index["offset"][i]) : int(index["offset"][i] + index["length"][i])]
         assert xxhash.xxh3_64_intdigest(payload) == index["checksum"][i]
         cells, pipeline = math.prod(extent), int(index["pipeline"][i])
+        if pipeline == 64:
+            return packed_cells(payload, extent or [1], dtype).reshape(extent)
         raw = {
             0: lambda: payload,
             1: lambda: zstandard.ZstdDecompressor().decompress(payload),
@@ -199,8 +310,9 @@ class Reader:
         return found
 
 
-def check(reader: Reader) -> None:
+def check(reader: Reader, tables: int | None = None) -> None:
     data = expected()
+    assert tables is None or len(reader.root["datasets"]["tables"]) == tables
     assert list(reader.datasets()) == list(data)
     for name, arrays in data.items():
         _, schema, _, values = reader.datasets()[name]
@@ -222,10 +334,38 @@ def test_a_store_is_read_from_the_specification_alone(tmp_path, fmt, compression
     check(Reader(tmp_path / "store"))
 
 
-@pytest.mark.parametrize(("fmt", "compression", "codec"), CASES)
-def test_golden_stores_are_read_for_ever(fmt, compression, codec):
-    place = GOLDEN / "v1" / f"{fmt}-{compression}-{codec}"
-    check(Reader(place))
+@pytest.mark.parametrize("fmt", ["json", "msgpack"])
+def test_table_files_are_read_from_the_specification_alone(tmp_path, monkeypatch, fmt):
+    monkeypatch.setattr(commitfiles, "INLINE_BYTES", 0)
+    monkeypatch.setattr(commitfiles, "TABLE_RATIO", 0)
+    build(tmp_path / "store", fmt, "zstd", "zstd")
+    check(Reader(tmp_path / "store"), tables=2)
+    store = atlas.Atlas.open(tmp_path / "store")
+    store.compact()
+    check(Reader(tmp_path / "store"), tables=1)
+
+
+def test_the_last_data_file_of_a_commit_brings_a_lost_root_back(tmp_path):
+    build(tmp_path / "store", "json", "none", "zstd")
+    reader = Reader(tmp_path / "store")
+    newest = {}
+    for array, entry in reader.root["arrays"].items():
+        for file in entry["files"]:
+            head, _ = reader.columns(file, b"ATLASAF1", "data-", ".af")
+            assert head["array"] == array
+            if "root" in head:
+                newest[head["generation"]] = msgpack.unpackb(zstandard.decompress(head["root"])), array, file
+    assert sorted(newest) == [1, 2]
+    document, array, file = newest[2]
+    document["arrays"].setdefault(array, {"directory": array, "files": []})["files"].append(file)
+    document["checksum"] = reader.root["checksum"]
+    assert document == reader.root
+
+
+@pytest.mark.parametrize("name", [*("-".join(case) for case in CASES), "tables"])
+def test_golden_stores_are_read_for_ever(name):
+    place = GOLDEN / "v1" / name
+    check(Reader(place), tables=2 if name == "tables" else 0)
     store = atlas.Atlas.open(place, mode="r")
     assert store.list_datasets() == list(expected())
     for name, arrays in expected().items():
@@ -240,7 +380,9 @@ def test_golden_stores_are_read_for_ever(fmt, compression, codec):
 ROOT_FLIPS = 400
 
 
-@pytest.mark.parametrize("name", ["json-none-zstd", "msgpack-none-zstd", "json-zstd-zstd", "msgpack-lz4-zstd"])
+@pytest.mark.parametrize(
+    "name", ["json-none-zstd", "msgpack-none-zstd", "json-zstd-zstd", "msgpack-lz4-zstd", "tables"]
+)
 def test_a_flipped_bit_anywhere_is_an_error_or_changes_nothing(tmp_path, name):
     """Every byte of the root, and of the data file that holds the grids."""
     source = GOLDEN / "v1" / name
@@ -253,7 +395,7 @@ def test_a_flipped_bit_anywhere_is_an_error_or_changes_nothing(tmp_path, name):
     root = next(p for p in place.iterdir() if p.name.startswith("atlas."))
     rng = np.random.default_rng(0)
     refused = 0
-    for target in (root, *(place / "grid").glob("*.af")):
+    for target in (root, *(place / "grid").glob("*.af"), *place.glob("_catalog/*.at")):
         good = target.read_bytes()
         for at in rng.choice(len(good), min(len(good), ROOT_FLIPS), replace=False).tolist():
             damaged = bytearray(good)
@@ -290,3 +432,36 @@ def test_a_damaged_chunk_is_named_and_leaves_the_others_readable(fleet):
     names.remove("d04")
     assert store.read_array_across_stacked("t", names).shape == (19, 10, 12)
     assert store.open_dataset("d04").read_array("t", [0, 0], [4, 5]).shape == (4, 5)
+
+
+def test_packed_chunks_are_read_from_the_page_alone(tmp_path):
+    rng = np.random.default_rng(3)
+    walk = np.cumsum(rng.normal(0, 3, (60, 40)), axis=0)
+    masked = np.round(walk, 1).astype("f4")
+    masked[rng.random(masked.shape) < 0.4] = np.nan
+    patched = np.round(walk, 3)
+    patched[::9, 3] = [np.inf, -0.0, 1e300, 5e-324, -np.inf, 1 / 3, 0.1 + 0.2]
+    arrays = {
+        "f4": np.round(walk, 2).astype("f4"),
+        "f8": np.round(walk, 4),
+        "large": np.round(walk * 1e9, 2),
+        "times": (np.arange(2400) ** 2 * 10**9 + 10**18).astype("M8[ns]").reshape(60, 40),
+        "scaled": np.round(walk).astype("f4") * np.float32(0.01),
+        "halves": np.round(walk * 32) / 32,
+        "i2": np.round(walk).astype("i2"),
+        "u8": np.round(walk * 1e6).astype("i8").astype("u8") + np.uint64(1 << 63),
+        "masked": masked,
+        "patched": patched,
+    }
+    with atlas.Atlas.create(tmp_path / "s") as store:
+        view = store.create_dataset("d")
+        for name, cells in arrays.items():
+            dtype = "timestamp_nanoseconds" if name == "times" else cells.dtype.name
+            view.define_array(name, dtype, ["y", "x"], cells.shape, [33, 40])
+            view.write_array(name, [0, 0], cells)
+    reader = Reader(tmp_path / "s")
+    for name, cells in arrays.items():
+        file = reader.root["arrays"][name]["files"][0]
+        assert reader.index(name, file)["pipeline"].tolist() == [64, 64]
+        assert reader.array("d", name).tobytes() == cells.tobytes()
+        assert view.read_array(name).tobytes() == cells.tobytes()

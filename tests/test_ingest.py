@@ -150,3 +150,46 @@ def test_ctrl_c_leaves_no_store(shared_data, place):
     assert process.returncode == 130, err
     with pytest.raises(atlas.StoreNotFound):
         Atlas.open(place)
+
+
+def test_output_that_cannot_be_written(netcdf, place):
+    create(netcdf, place, workers=1)
+    with Atlas.open(place) as store:
+        store.create_dataset("ü" * 10).set_attribute("k", "ü")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "atlas", "ls", place], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    narrow = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-m", "atlas", "ls", place], capture_output=True, text=True, env=narrow)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "\\xfc" * 10)
+
+
+def test_a_reader_of_the_output_that_stops_early(place):
+    with Atlas.create(place) as store:
+        for i in range(20_000):
+            store.create_dataset(f"dataset_{i:06d}")
+    listing = subprocess.Popen(
+        [sys.executable, "-m", "atlas", "ls", place], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert listing.stdout.readline() == b"dataset_000000\n"
+    listing.stdout.close()
+    listing.stdout = None
+    assert listing.communicate()[1] == b""
+
+
+def test_show_hides_what_is_internal_and_names_coordinates(netcdf, place):
+    create(netcdf, place, workers=1)
+    text = command("show", place, "f0").stdout
+    assert "int64 x(x) ; // coordinate" in text
+    assert "_atlas" not in text
+    assert json.loads(command("show", place, "f0", "--json").stdout)["coordinates"] == ["x"]
+
+
+def test_warnings_are_one_line_each_and_not_repeated(tmp_path, place):
+    for i, data in enumerate((np.zeros(2), np.array(["a", "b"]), np.array(["c", "d"]))):
+        xr.Dataset({"v": ("x", data)}).to_netcdf(tmp_path / f"f{i}.nc")
+    lines = command("create", tmp_path, place).stderr.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("atlas: warning: type mismatch for array 'v'")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import sys
 import threading
 from pathlib import Path
 
@@ -13,7 +15,8 @@ import pytest
 from conftest import field
 
 import atlas
-from atlas import Atlas
+from atlas import Atlas, StorageError, session
+from atlas.storage import LocalStorage, local
 
 ROOTS = [
     (fmt, compression, f"atlas.{fmt}{suffix}")
@@ -367,6 +370,97 @@ def test_errors_are_ours_and_the_builtin(fleet, tmp_path):
     assert view.list_arrays() == ["t", "label"], "refused definitions leave no trace"
 
 
+BIG = 10**400
+
+
+def test_arguments_of_the_wrong_kind_are_refused_by_us(fleet, tmp_path):
+    store = Atlas.open(fleet)
+    view = store.open_dataset("d00")
+
+    def define(dtype, fill, dims=("x",)):
+        return lambda: view.define_array("n", dtype, dims, [2], None, fill)
+
+    cases = [
+        (lambda: store.open_dataset(["d00"]), KeyError),
+        (lambda: store.read_array_across("t", None), ValueError),
+        (lambda: store.read_array_across("t", [7]), ValueError),
+        (lambda: store.read_array_across("t", [["d00"]]), ValueError),
+        (lambda: store.read_array_across(["t"], ["d00"]), KeyError),
+        (lambda: view.write_array(["t"], [0, 0], field(0)), KeyError),
+        (lambda: view.read_arrays("t"), ValueError),
+        (lambda: view.get_attribute(["k"]), ValueError),
+        (lambda: view.set_attribute("\udc80", 1), TypeError),
+        (lambda: view.set_attribute("k", 1, "complex64"), ValueError),
+        (lambda: view.set_attribute("k", BIG, "float64"), OverflowError),
+        (lambda: view.set_attribute("k", [1.5, 1e300], "float32"), OverflowError),
+        (lambda: Atlas.create(tmp_path / "n", config={"codec": "zstd"}), ValueError),
+        (lambda: Atlas.open(fleet, executor="gpu"), ValueError),
+        (define(None, None), ValueError),
+        (define("int8", None, ["\udc80"]), TypeError),
+        (define("string", "\udc80"), TypeError),
+        (define("float32", BIG), OverflowError),
+        (define("float16", 1e6), OverflowError),
+        (define("complex64", 1e300j), OverflowError),
+        (define("timestamp_ns", np.datetime64("9999-01-01")), OverflowError),
+        (define("datetime64[s]", np.datetime64("2020-01-01T00:00:00.5")), OverflowError),
+    ]
+    for number, (call, builtin) in enumerate(cases):
+        with pytest.raises(builtin) as caught:
+            call()
+        assert isinstance(caught.value, atlas.AtlasError), (number, caught.value)
+        assert caught.value.__cause__ is None
+    assert ["d00"] not in store
+    assert view.read_array(["t"]) is None
+    assert view.list_arrays() == ["t", "label"]
+
+
+def test_a_refused_definition_is_no_change(fleet):
+    before = files(fleet)
+    store = Atlas.open(fleet, on_type_mismatch="error")
+    with pytest.raises(atlas.TypeMismatch):
+        store.open_dataset("d00").set_attribute("number", "text")
+    store.open_dataset("d01").delete_array("t")
+    store.open_dataset("d01").define_array("other", "int8", [], [])
+    store.refresh()
+    store = Atlas.open(fleet, on_type_mismatch="error")
+    with pytest.raises(atlas.TypeMismatch):
+        store.create_dataset("new").define_array("t", "string", ["x"], [1])
+    store.delete_dataset("new")
+    with pytest.raises(atlas.ArrayAlreadyExists):
+        store.open_dataset("d00").define_array("t", "float32", ["x"], [1])
+    store.flush()
+    assert files(fleet) == before
+
+
+def test_a_write_is_seen_whole_by_other_threads(fleet):
+    store = Atlas.open(fleet)
+    view = store.open_dataset("d00")
+    stop = threading.Event()
+    torn = []
+
+    def read() -> None:
+        while not stop.is_set():
+            row = store.read_array_across_stacked("t", ["d00"])[0]
+            if len(np.unique(row)) != 1:
+                torn.append(row)
+
+    view.write_array("t", [0, 0], np.zeros((10, 12), np.float32))
+    readers = [threading.Thread(target=read) for _ in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    for reader in readers:
+        reader.start()
+    for value in range(300):
+        view.write_array("t", [0, 0], np.full((10, 12), value, np.float32))
+        view.set_attribute(f"k{value % 7}", value)
+        view.attributes()
+    stop.set()
+    for reader in readers:
+        reader.join()
+    sys.setswitchinterval(interval)
+    assert not torn
+
+
 def test_disjoint_writers_merge_and_others_conflict(fleet):
     one, two, three = (Atlas.open(fleet) for _ in range(3))
     one.open_dataset("d01").write_array("t", [0, 0], field(101))
@@ -445,3 +539,86 @@ def test_the_older_packages_names(fleet):
     atlas.init_tracing("atlas=warn")
     with pytest.raises(ValueError):
         atlas.init_tracing("atlas=loud")
+
+
+# --- a commit that happened although it was reported as failed
+
+
+def test_changes_that_were_committed_after_all_are_committed_once(place, monkeypatch):
+    Atlas.create(place)
+    store = Atlas.open(place)
+    store.create_dataset("a").define_array("t", "int8", ["x"], [3])
+    store.open_dataset("a").write_array("t", [0], np.array([1, 2, 3], "int8"))
+    with monkeypatch.context() as broken:
+        broken.setattr(local, "_sync_parent", fail_with_eio)
+        with pytest.raises(StorageError):
+            store.flush()
+    assert Atlas.open(place).list_datasets() == ["a"]
+    store.create_dataset("b")
+    store.flush()
+    assert Atlas.open(place).list_datasets() == ["a", "b"]
+    assert Atlas.open(place).open_dataset("a").read_array("t").tolist() == [1, 2, 3]
+
+
+def fail_with_eio(path):
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_root_that_cannot_be_looked_at_is_not_an_absent_store(place, monkeypatch):
+    Atlas.create(place)
+    original = os.stat
+
+    def fail(path, *args, **kwargs):
+        if str(path).endswith("atlas.json"):
+            raise OSError(errno.EIO, "Input/output error")
+        return original(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", fail)
+    with pytest.raises(StorageError, match=r"atlas\.json"):
+        Atlas.create(place)
+
+
+def test_a_root_left_by_an_overwrite_that_died_is_removed(place):
+    Atlas.create(place)
+    old = (place / "atlas.json").read_bytes()
+    Atlas.create(place, meta_format="msgpack", overwrite=True)
+    (place / "atlas.json").write_bytes(old)
+    (place / ".atlas.lock").write_bytes(b"w")
+    store = Atlas.open(place)
+    assert store.info()["root"] == "atlas.msgpack"
+    store.create_dataset("a")
+    store.flush()
+    assert not (place / "atlas.json").exists()
+
+
+def test_a_root_that_changes_its_name_while_it_is_looked_for(place, monkeypatch):
+    Atlas.create(place, meta_format="msgpack")
+    original, missed = LocalStorage.read, []
+
+    def read(storage, key):
+        if key == "atlas.msgpack" and not missed:
+            missed.append(key)
+            Atlas.create(place, overwrite=True)
+        return original(storage, key)
+
+    monkeypatch.setattr(LocalStorage, "read", read)
+    assert Atlas.open(place).info()["root"] == "atlas.json"
+
+
+def test_opening_holds_the_files_before_it_knows_their_generation(fleet, monkeypatch):
+    """Another process compacts between the root's being read and its being claimed."""
+    original, compacted = session.load_root, []
+
+    def load(storage):
+        root = original(storage)
+        if not compacted:
+            compacted.append(1)
+            other = Atlas.open(fleet)
+            other.delete_dataset("d00")
+            other.flush()
+            other.compact()
+        return root
+
+    monkeypatch.setattr(session, "load_root", load)
+    store = Atlas.open(fleet)
+    assert len(store.read_array_across("t", store.list_datasets())) == 20

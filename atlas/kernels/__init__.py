@@ -1,4 +1,38 @@
-"""Numba loops that write into `out`. They know bytes and strides, and nothing of stores.
+"""Numba loops over bytes and strides, which know nothing of stores.
 
-`compile` owns the policy; `twins` holds a plain NumPy twin of every kernel.
+`native` has what the rest of the package calls, `twins` the same in plain NumPy, and :func:`pick` chooses between
+them. `compile` owns the policy; the other modules are the loops.
 """
+
+from __future__ import annotations
+
+from typing import Any
+
+from atlas.kernels import twins
+from atlas.kernels.compile import library, may_be_cached
+
+# NumPy does this much sooner than compiled kernels are loaded (0.05 s) or compiled.
+LOAD_ABOVE = 1 << 20
+COMPILE_ABOVE = 64 << 20
+
+_done_by_twins = 0
+
+
+def pick(cost: int, compiled: bool = False) -> Any:
+    """Return the module whose functions are to do a job: ``native``, or ``twins``.
+
+    Parameters
+    ----------
+    cost : int
+        Bytes of the job.
+    compiled : bool
+        Insist on compiled kernels.
+    """
+    global _done_by_twins
+    if not (library.is_loaded or compiled or cost >= COMPILE_ABOVE):
+        _done_by_twins += cost
+        if _done_by_twins < COMPILE_ABOVE and (_done_by_twins < LOAD_ABOVE or not may_be_cached()):
+            return twins
+    from atlas.kernels import native
+
+    return native

@@ -1,40 +1,206 @@
-"""The one place of compile policy: what every kernel is compiled with, and where that is kept."""
+"""The one place of compile policy: kernels are compiled once per machine and loaded as machine code.
+
+Importing Numba and having it load one kernel from its own cache takes most of a second; loading an
+object file with llvmlite a twentieth of that. So all kernels are compiled into one object file, kept
+in the user's cache directory, and a process that finds it there never imports Numba. Kernels take
+addresses and integers only and return an integer, so calling them needs no Numba either. ctypes
+releases the GIL around a call: threads run kernels side by side.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import logging
+import os
+import tempfile
+import threading
+import time
 from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from pathlib import Path
 from typing import Any, TypeVar
 
-import numba
-from numba import types
+import xxhash
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-BYTES = types.Array(types.uint8, 1, "C")
-READ_BYTES = types.Array(types.uint8, 1, "C", readonly=True)
-INTS = types.Array(types.int64, 1, "C")
-SMALL_INTS = types.Array(types.int32, 1, "C")
-TABLE = types.Array(types.int64, 2, "C")
-INT = types.int64
+_log = logging.getLogger("atlas")
+
+# Every kernel, which is alone in the module of its name, and how many arguments it takes.
+KERNELS = {"choose": 8, "pack": 13, "scatter": 14, "shuffle": 4, "unpack": 18}
+
+# Nothing is ever called through Numba, so it need not make wrappers for that.
+_OPTIONS = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+_DIGEST_LENGTH = 8
 
 
-def kernel(*signature: Any) -> Callable[[Function], Function]:
-    """Compile a kernel for one signature, at import, through the on-disk cache.
+def helper(function: Function) -> Function:
+    """Make a function part of the kernels that call it."""
+    from numba import njit
 
-    The GIL is released, so threads run kernels side by side. Numba keeps the machine code beside
-    the source, in ``NUMBA_CACHE_DIR``, or in the user's cache directory, whichever can be written.
-    """
-
-    def compiled(function: Function) -> Function:
-        try:
-            return _compile(function, signature, cache=True)
-        except RuntimeError:
-            # Numba found no cache directory that can be written; then every process compiles anew.
-            return _compile(function, signature, cache=False)
-
-    return compiled
+    return njit(**_OPTIONS)(function)  # type: ignore[no-any-return]
 
 
-def _compile(function: Function, signature: tuple[Any, ...], cache: bool) -> Function:
-    compiler = numba.njit(types.void(*signature), nogil=True, cache=cache, error_model="numpy")
-    return compiler(function)  # type: ignore[no-any-return]
+class Library:
+    """The kernels of this process, loaded on first use."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._functions: dict[str, Callable[..., int]] = {}
+        self._engine: Any = None
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether kernels can be called without further ado."""
+        return bool(self._functions)
+
+    def __getitem__(self, name: str) -> Callable[..., int]:
+        if not self._functions:
+            self.load()
+        return self._functions[name]
+
+    def load(self) -> None:
+        """Load the kernels, compiling them first where this machine never did."""
+        with self._lock:
+            if not self._functions:
+                self._link(_cached() or _build())
+
+    def _link(self, code: bytes) -> None:
+        binding = _binding()
+        machine = binding.Target.from_triple(binding.get_process_triple()).create_target_machine()
+        # The engine owns the machine code, and lives as long as the process.
+        self._engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+        self._engine.add_object_file(binding.object_file.ObjectFileRef.from_data(code))
+        self._engine.finalize_object()
+        self._functions = {
+            name: _callable(self._engine.get_function_address(_symbol(name)), count) for name, count in KERNELS.items()
+        }
+
+
+def _binding() -> Any:
+    from llvmlite import binding
+
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    return binding
+
+
+def _symbol(name: str) -> str:
+    return f"atlas_kernel_{name}"
+
+
+def _callable(address: int, count: int) -> Callable[..., int]:
+    # Numba's convention: where the result goes, where an exception would go (kernels raise none), the arguments.
+    native = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * count)(address)
+
+    def call(*arguments: int) -> int:
+        result, unused = ctypes.c_int64(), ctypes.c_void_p()
+        native(ctypes.addressof(result), ctypes.addressof(unused), *arguments)
+        return result.value
+
+    return call
+
+
+# ── the object file ──────────────────────────────────────────────────────────────────────────────
+
+
+def cache_directory() -> Path:
+    """Return where compiled kernels are kept: ``ATLAS_CACHE_DIR``, or the user's cache directory."""
+    base = os.environ.get("ATLAS_CACHE_DIR")
+    if base:
+        return Path(base)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "atlas"
+
+
+@cache
+def _sources_digest() -> str:
+    digest = xxhash.xxh3_64()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+def _place() -> Path:
+    """Return the object file's place, named by all that its content depends on."""
+    binding = _binding()
+    processor = (binding.get_process_triple(), binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten())
+    digest = xxhash.xxh3_64_hexdigest(repr((processor, binding.llvm_version_info)).encode())
+    return cache_directory() / f"kernels-{_sources_digest()}-{digest}.o"
+
+
+def may_be_cached() -> bool:
+    """Return whether kernels of this release were compiled here before, without loading anything."""
+    try:
+        return any(cache_directory().glob(f"kernels-{_sources_digest()}-*.o"))
+    except RuntimeError:
+        return False  # the user has no home
+
+
+def _cached() -> bytes | None:
+    try:
+        with open(_place(), "rb") as file:
+            state = os.fstat(file.fileno())
+            # Machine code is only taken from a file that nobody else can write.
+            if hasattr(os, "geteuid") and (state.st_uid not in (os.geteuid(), 0) or state.st_mode & 0o022):
+                return None
+            data = file.read()
+    except (OSError, RuntimeError):
+        return None  # not there, not readable, or the user has no home
+    digest, code = data[:_DIGEST_LENGTH], data[_DIGEST_LENGTH:]
+    return code if xxhash.xxh3_64_digest(code) == digest else None
+
+
+def _build() -> bytes:
+    """Compile the kernels, and keep the object file where that is possible."""
+    began = time.perf_counter()
+    code = _compile()
+    _log.info("compiled the kernels in %.1f s", time.perf_counter() - began)
+    try:
+        _keep(_place(), xxhash.xxh3_64_digest(code) + code)
+    except (OSError, RuntimeError) as error:
+        _log.warning("compiled kernels cannot be kept (%s); set ATLAS_CACHE_DIR to a directory for them", error)
+    return code
+
+
+def _keep(place: Path, data: bytes) -> None:
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor, beside = tempfile.mkstemp(dir=place.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        os.replace(beside, place)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
+        raise
+
+
+def _compile() -> bytes:
+    from numba import njit, types
+
+    binding = _binding()
+    whole = None
+    for name, count in KERNELS.items():
+        function = getattr(import_module(f"atlas.kernels.{name}"), name)
+        signature = types.int64(*[types.int64] * count)
+        compiled = njit(signature, **_OPTIONS)(function)
+        mangled = compiled.overloads[signature.args].fndesc.llvm_func_name
+        module = binding.parse_assembly(compiled.inspect_llvm(signature.args).replace(mangled, _symbol(name)))
+        if whole is None:
+            whole = module
+        else:
+            whole.link_in(module)
+    machine = binding.Target.from_triple(binding.get_process_triple()).create_target_machine(
+        cpu=binding.get_host_cpu_name(),
+        features=binding.get_host_cpu_features().flatten(),
+        opt=3,
+        reloc="pic",
+        codemodel="default",
+    )
+    return bytes(machine.emit_object(whole))
+
+
+library = Library()

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
-from atlas.kernels.compile import BYTES, INT, READ_BYTES, kernel
+from atlas.kernels.compile import helper
+from atlas.kernels.memory import u8
 
 
-@kernel(READ_BYTES, BYTES, INT)
-def _shuffle(src: Any, out: Any, itemsize: Any) -> None:
-    cells = src.size // itemsize
+@helper
+def _planes(source: Any, target: Any, cells: Any, itemsize: Any) -> None:
+    src = u8(source)
     # Blocks that stay in the first-level cache while every plane is written.
-    block = 4096
-    for begin in range(0, cells, block):
-        end = min(begin + block, cells)
+    for begin in range(0, cells, 4096):
+        n = min(4096, cells - begin)
         for byte in range(itemsize):
-            plane = out[byte * cells + begin : byte * cells + end]
-            for i in range(plane.size):
-                plane[i] = src[(begin + i) * itemsize + byte]
+            plane = u8(target + byte * cells + begin)
+            first = begin * itemsize + byte
+            for i in range(n):
+                plane[i] = src[first + i * itemsize]
 
 
-def shuffle(src: Any, out: Any, itemsize: int) -> None:
-    """Write the shuffled bytes of `src` to `out`, both (n,) uint8 with n a multiple of `itemsize`."""
-    view = src.view()
-    view.flags.writeable = False
-    _shuffle(view, out, itemsize)
+def shuffle(src: Any, out: Any, cells: Any, itemsize: Any) -> Any:
+    """Write the shuffled bytes of `cells` elements at address `src` to address `out`."""
+    if itemsize == 4:
+        _planes(src, out, cells, 4)
+    elif itemsize == 8:
+        _planes(src, out, cells, 8)
+    elif itemsize == 2:
+        _planes(src, out, cells, 2)
+    else:
+        _planes(src, out, cells, itemsize)
+    return 0

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import mmap
 import os
+import stat
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -48,8 +49,8 @@ def sync_directory(path: str) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems sync files only, and say so like this.
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+        # Some network file systems sync files only, and say so like this; on read-only ones there is nothing to do.
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.EROFS):
             raise
     finally:
         os.close(descriptor)
@@ -65,6 +66,14 @@ def make_directories(path: str) -> None:
         with contextlib.suppress(FileExistsError):
             os.mkdir(directory)
         sync_directory(os.path.dirname(directory))
+
+
+def sync_ancestors(path: str) -> None:
+    """Make the directories above durable: a creator that was killed may have made some and synced none."""
+    while path != os.path.dirname(path):
+        path = os.path.dirname(path)
+        with contextlib.suppress(PermissionError):
+            sync_directory(path)
 
 
 class LocalWriter:
@@ -162,8 +171,12 @@ class LocalStorage(Storage):
 
     def read(self, key: str) -> bytes:
         """Return a whole file."""
-        with _translated(self._path, f"reading {key} of"), open(self._place(key), "rb") as file:
-            return file.read()
+        with _translated(self._path, f"reading {key} of"):
+            try:
+                with open(self._place(key), "rb") as file:
+                    return file.read()
+            except NotADirectoryError:
+                raise FileNotFoundError(key) from None
 
     def read_range(self, key: str, offset: int, length: int) -> bytes:
         """Return part of a file."""
@@ -177,16 +190,29 @@ class LocalStorage(Storage):
 
     def exists(self, key: str) -> bool:
         """Return whether there is such a file."""
-        return os.path.isfile(os.path.join(self._path, *check_key(key).split("/")))
+        place = os.path.join(self._path, *check_key(key).split("/"))
+        try:
+            return stat.S_ISREG(os.stat(place).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            # Not being able to look is not the same as there being nothing.
+            raise StorageError(f"looking for {place}: {error.strerror}") from error
 
     def list_dir(self, prefix: str) -> list[str]:
         """Return the names in a directory of the store."""
         place = os.path.join(self._path, *check_key(prefix).split("/")) if prefix else self._path
-        # Nothing of the store's is behind a link, nor in what others keep there for themselves (lost+found).
-        if not os.path.isdir(place) or (prefix and (os.path.islink(place) or not os.access(place, os.R_OK))):
-            return []
         with _translated(place, "listing"):
-            return sorted(os.listdir(place))
+            try:
+                # Nothing of the store's is behind a link.
+                return [] if prefix and os.path.islink(place) else sorted(os.listdir(place))
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+            except PermissionError:
+                # Nor in what others keep there for themselves (lost+found).
+                if prefix:
+                    return []
+                raise
 
     def delete(self, key: str) -> None:
         """Remove a file."""
@@ -249,6 +275,7 @@ class LocalStorage(Storage):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(beside)
             sync_directory(self._path)
+            sync_ancestors(self._path)
 
     @staticmethod
     def _link(beside: str, place: str) -> None:
@@ -302,7 +329,8 @@ class LocalStorage(Storage):
         place = self._place(key)
         aside = self._place(f"{_RETIRED}/{os.path.basename(place)}")
         for path in (place, aside):
-            with contextlib.suppress(OSError):
+            with _translated(path, "removing"), contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
+            # Not empty as a rule; an empty directory that stays hurts nobody.
             with contextlib.suppress(OSError):
                 os.rmdir(os.path.dirname(path))

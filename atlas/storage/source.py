@@ -32,6 +32,8 @@ def open_storage(
         return LocalStorage(os.path.abspath(os.path.join(text, prefix) if prefix else text))
     if hasattr(source, "cat_file") and hasattr(source, "pipe_file"):
         return _from_filesystem(source, prefix or "")
+    if type(source).__module__.startswith("obstore."):
+        return _from_obstore(source, prefix or "")
     raise InvalidArgument(f"cannot open a store at {type(source).__name__}; use a path, a URL or an fsspec file system")
 
 
@@ -50,3 +52,14 @@ def _from_filesystem(filesystem: Any, prefix: str) -> Storage:
     if "file" in ((protocol,) if isinstance(protocol, str) else protocol):
         return LocalStorage(os.path.abspath(prefix or "."))
     return FsspecStorage(filesystem, prefix)
+
+
+def _from_obstore(handle: Any, prefix: str) -> Storage:
+    # The older package took these handles, and of those only what it could rebuild from their settings.
+    kind = type(handle).__name__
+    if kind == "LocalStore" and handle.prefix is not None:
+        return LocalStorage(os.path.abspath(os.path.join(handle.prefix, prefix)))
+    raise InvalidArgument(
+        f"an obstore {kind} cannot be used here; give its URL, such as s3://bucket/prefix, with storage_options=, "
+        "or an fsspec file system"
+    )

@@ -1,0 +1,249 @@
+"""Columns as bytes, and the directory that vouches for them: how data files and dataset tables end.
+
+::
+
+    columns … | directory | directory length, u64
+
+The root vouches for the directory by its hash, the directory for every column.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgpack
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from atlas.columns import Column, Texts
+from atlas.errors import CorruptIndex, InvalidArgument
+from atlas.storage import DataWriter
+
+# Columns above this size stay uncompressed: they are mapped, and only touched pages are read.
+COMPRESS_BELOW = 4 << 20
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A data file or a dataset table as the root vouches for it.
+
+    Attributes
+    ----------
+    key : str
+        Its place in the store, ``directory/name``.
+    length : int
+        Committed bytes.
+    index_offset, index_length : int
+        Where its columns and their directory are.
+    index_hash : str
+        xxh3-64 of the directory, 16 hex digits.
+    """
+
+    key: str
+    length: int
+    index_offset: int
+    index_length: int
+    index_hash: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry as the root keeps it."""
+        return {
+            "file": self.key,
+            "length": self.length,
+            "index": [self.index_offset, self.index_length],
+            "hash": self.index_hash,
+        }
+
+    @staticmethod
+    def from_json(value: Any, ending: str = ".af") -> DataFile:
+        """Inverse of :meth:`to_json`, checking everything; raises :class:`InvalidArgument`."""
+        _expect(isinstance(value, dict), "a data file is not an object")
+        key, length, index, digest = (value.get(k) for k in ("file", "length", "index", "hash"))
+        parts = key.split("/") if isinstance(key, str) else []
+        _expect(len(parts) == 2 and all(p not in ("", ".", "..") and "\0" not in p for p in parts), "bad file name")
+        _expect(parts[1].endswith(ending) and "\\" not in key, f"bad file name {key!r}")
+        _expect(isinstance(index, list) and len(index) == 2, f"bad index place of {key!r}")
+        _expect(all(is_size(n) for n in (length, *index)), f"bad sizes of {key!r}")
+        _expect(index[0] + index[1] <= length, f"the index of {key!r} lies outside it")
+        _expect(isinstance(digest, str) and len(digest) == 16, f"bad hash of {key!r}")
+        return DataFile(key, length, index[0], index[1], digest)
+
+
+def _expect(condition: Any, message: str) -> None:
+    if not condition:
+        raise InvalidArgument(message)
+
+
+def is_size(value: Any) -> bool:
+    """Return whether a value from a document is a plausible number of bytes or commits."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
+
+
+class Place(NamedTuple):
+    """Where columns were written, and the hash of their directory."""
+
+    offset: int
+    length: int
+    digest: str
+
+
+def write_columns(writer: DataWriter, head: dict[str, Any], columns: dict[str, Any]) -> Place:
+    """Write columns and their directory.
+
+    Parameters
+    ----------
+    writer : DataWriter
+    head : dict
+        What the directory says besides ``columns``.
+    columns : dict of str to array, Texts, Column or list of bytes
+    """
+    _align(writer)
+    start = writer.position
+    directory = []
+    for name, values in columns.items():
+        entry, data = encode_column(name, values)
+        _align(writer)
+        entry["offset"] = writer.position - start
+        directory.append(entry)
+        writer.write(data)
+    packed = msgpack.packb(head | {"columns": directory})
+    writer.write(packed + len(packed).to_bytes(8, "little"))
+    return Place(start, writer.position - start, xxhash.xxh3_64_hexdigest(packed))
+
+
+def _align(writer: DataWriter) -> None:
+    # NumPy copies a whole mapped column for one look-up in it when its numbers are not aligned.
+    writer.write(bytes(-writer.position % 8))
+
+
+def encode_column(name: str, values: Any) -> tuple[dict[str, Any], Any]:
+    """Return a column's entry in the directory, and its bytes."""
+    rows = values.rows if isinstance(values, Column) else len(values)
+    cells = values.cells if isinstance(values, Column) else values
+    if isinstance(cells, list):
+        cells = Texts.of(cells)
+    if isinstance(cells, Texts):
+        dtype, encoding, data = "bytes", *_text_bytes(cells, rows)
+    else:
+        dtype, encoding, data = cells.dtype.str, *_number_bytes(cells, rows)
+    if encoding == "raw" and 64 < len(data) <= COMPRESS_BELOW:
+        import zstandard
+
+        packed = zstandard.ZstdCompressor(level=3).compress(data)
+        if len(packed) < len(data):
+            encoding, data = "zstd", packed
+    digest = xxhash.xxh3_64_intdigest(data)
+    entry = {"name": name, "dtype": dtype, "count": rows, "encoding": encoding, "length": len(data), "hash": digest}
+    return entry, data
+
+
+def _text_bytes(cells: Texts, rows: int) -> tuple[str, bytes]:
+    if len(cells) == 1 and rows > 1:
+        return "constant", cells[0]
+    return "raw", cells.lengths.astype("<u4").tobytes() + cells.data.tobytes()
+
+
+def _number_bytes(cells: NDArray[Any], rows: int) -> tuple[str, bytes]:
+    cells = np.ascontiguousarray(cells)
+    if len(cells) and rows > 1:
+        bits = cells.view(f"V{cells.itemsize}")
+        if (bits == bits[0]).all():
+            return "constant", cells[:1].tobytes()
+    if rows > 2 and cells.dtype.kind == "u":
+        steps = np.diff(cells.astype(np.int64))
+        if (steps == steps[0]).all():
+            return "range", np.array([cells[0], steps[0]], "<i8").tobytes()
+    return "raw", cells.tobytes()
+
+
+class ColumnFile:
+    """Columns of one file; each is checked and decoded when asked for.
+
+    Parameters
+    ----------
+    area : (index_length,) uint8
+        The bytes from the first column to the end, as the root locates them.
+    file : DataFile
+
+    Raises
+    ------
+    CorruptIndex
+        If they are not what the root vouches for.
+    """
+
+    def __init__(self, area: NDArray[np.uint8], file: DataFile) -> None:
+        self._area = area
+        self._key = file.key
+        self.expect(len(area) >= 8, "it is truncated")
+        size = int.from_bytes(area[-8:].tobytes(), "little")
+        self.expect(size <= len(area) - 8, "it is truncated")
+        packed = area[len(area) - 8 - size : len(area) - 8].tobytes()
+        self.expect(xxhash.xxh3_64_hexdigest(packed) == file.index_hash, "its hash is not the one the root vouches for")
+        try:
+            self.head: dict[str, Any] = msgpack.unpackb(packed)
+            self._columns = {entry["name"]: entry for entry in self.head["columns"]}
+        except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+            raise CorruptIndex(f"the index of {self._key} is not valid: {error}") from None
+
+    def expect(self, condition: Any, message: str) -> None:
+        """Raise :class:`CorruptIndex` with the file's name unless a condition holds."""
+        if not condition:
+            raise CorruptIndex(f"the index of {self._key} is damaged: {message}")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._columns
+
+    def column(self, name: str, constant: bool = False) -> Any:
+        """Return a column: an array, or :class:`Texts`.
+
+        With `constant`, a column that was written as one value comes back as a single cell.
+        """
+        entry = self._columns.get(name)
+        self.expect(entry is not None, f"column {name!r} is missing")
+        assert entry is not None
+        try:
+            offset, length, count = (int(entry[k]) for k in ("offset", "length", "count"))
+            self.expect(0 <= offset <= offset + length <= len(self._area), f"column {name!r} lies outside it")
+            self.expect(0 <= count < 1 << 40, f"column {name!r} has an absurd length")
+            data = self._area[offset : offset + length].data
+            self.expect(xxhash.xxh3_64_intdigest(data) == entry["hash"], f"column {name!r} does not match its hash")
+            encoding = str(entry["encoding"])
+            return _decode(str(entry["dtype"]), encoding, data, 1 if constant and encoding == "constant" else count)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptIndex(f"the index of {self._key} is damaged: column {name!r}: {error}") from None
+
+
+def _decode(dtype: str, encoding: str, data: memoryview | bytes, count: int) -> Any:
+    if encoding == "zstd":
+        data = _decompress(data, count)
+    if dtype == "bytes":
+        return _texts(np.frombuffer(data, np.uint8), encoding, count)
+    if encoding == "constant":
+        return np.broadcast_to(np.frombuffer(data, dtype, 1), (count,))
+    if encoding == "range":
+        first, step = np.frombuffer(data, "<i8", 2).tolist()
+        return (np.arange(count, dtype=np.int64) * step + first).astype(dtype)
+    return np.frombuffer(data, dtype, count)
+
+
+def _decompress(data: memoryview | bytes, count: int) -> bytes:
+    import zstandard
+
+    try:
+        size = zstandard.frame_content_size(data)
+        if not 0 <= size <= COMPRESS_BELOW:
+            raise ValueError(f"it declares {size} bytes for {count} rows")
+        return zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from None
+
+
+def _texts(data: NDArray[np.uint8], encoding: str, count: int) -> Texts:
+    if encoding == "constant":
+        return Texts(np.tile(data, count), np.arange(1, count + 1) * len(data))
+    ends = np.cumsum(np.frombuffer(data, "<u4", count), dtype=np.int64)
+    if (int(ends[-1]) if count else 0) != len(data) - 4 * count:
+        raise ValueError("its cells do not add up")
+    return Texts(data[4 * count :], ends)

@@ -1,0 +1,114 @@
+"""The new files of one commit: data files, and table files that take over what the root cannot hold."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import msgpack
+
+from atlas.catalog import Catalog
+from atlas.columnfile import DataFile
+from atlas.layer import Layer, joined
+from atlas.root import ArrayFiles, Root, root_document
+from atlas.segment import SegmentWriter
+from atlas.storage import DataWriter, Storage
+from atlas.table import DIRECTORY, write_table
+
+# Above this, the newest changes of the dataset table move from the root, which every commit writes
+# and every open reads, into a table file; and how much larger older table files are that stay.
+INLINE_BYTES = 1 << 16
+TABLE_RATIO = 4
+
+
+class CommitFiles:
+    """The data files and table files of one commit: durable together, or gone together."""
+
+    def __init__(self, storage: Storage, root: Root) -> None:
+        self._storage = storage
+        # Every file says which commit it belongs to: without the root, that is how it is told.
+        self._root = root
+        self.origin: dict[str, Any] = {
+            "store": root.store,
+            "generation": root.generation,
+            "commit": root.commit,
+            "parent": root.parent,
+        }
+        self._writers: list[tuple[str, DataWriter]] = []
+        self._kept = False
+
+    def __enter__(self) -> CommitFiles:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if not self._kept:
+            for _, writer in self._writers:
+                writer.abort()
+
+    def create(self, directory: str) -> SegmentWriter:
+        """Begin a new data file."""
+        file_id = uuid.uuid4()
+        key = f"{directory}/data-{file_id.hex}.af"
+        return SegmentWriter(self._begin(key), key, file_id.bytes)
+
+    @property
+    def single_table(self) -> bool:
+        """Whether another file costs a reader another request."""
+        return not self._storage.is_local
+
+    def write_table(self, layer: Layer, slots: int) -> DataFile:
+        """Write a layer of the dataset table."""
+        file_id = uuid.uuid4()
+        key = f"{DIRECTORY}/table-{file_id.hex}.at"
+        return write_table(self._begin(key), key, file_id.bytes, layer, self.origin | {"slots": slots})
+
+    def origin_and_root(self, catalog: Catalog, arrays: Mapping[str, ArrayFiles]) -> dict[str, Any]:
+        """Return what the last data file of the commit says: where it belongs, and what the root will say.
+
+        Should the root object be lost, the newest of these copies, which lacks only the entry of
+        the file that holds it, brings it back.
+        """
+        import zstandard
+
+        document = root_document(replace(self._root, catalog=catalog, arrays=arrays))
+        return self.origin | {"root": zstandard.compress(msgpack.packb(document))}
+
+    def _begin(self, key: str) -> DataWriter:
+        writer = self._storage.create(key)
+        self._writers.append((key, writer))
+        return writer
+
+    def make_durable(self) -> None:
+        """Sync every file, then every directory once."""
+        for _, writer in self._writers:
+            writer.finish(sync_directory=False)
+        self._storage.sync_directories([key for key, _ in self._writers])
+
+    def keep(self) -> None:
+        """The root refers to the files now."""
+        self._kept = True
+
+
+def settle(files: CommitFiles, catalog: Catalog) -> tuple[Catalog, list[str]]:
+    """Move the newest layer into a table file once it is too large for the root.
+
+    Table files that are not several times larger than what is written take part, so their sizes
+    form a geometric series: few files, and few rewrites of each dataset.
+
+    Returns
+    -------
+    catalog : Catalog
+    replaced : list of str
+        Table files that it no longer refers to.
+    """
+    if catalog.top.weight <= INLINE_BYTES:
+        return catalog, []
+    kept, size = len(catalog.tables), catalog.top.weight
+    while kept and (files.single_table or catalog.tables[kept - 1].length < TABLE_RATIO * size):
+        kept -= 1
+        size += catalog.tables[kept].length
+    layer = joined(catalog.layers[kept:], bottom=not kept)
+    tables = (*catalog.tables[:kept], files.write_table(layer, catalog.slots))
+    return catalog.with_top(tables, Layer.empty()), [file.key for file in catalog.tables[kept:]]

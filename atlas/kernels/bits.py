@@ -1,0 +1,124 @@
+"""Bit packing of blocks of up to 1,024 integers, in lanes that vector instructions work on together.
+
+A block of *n* values has ``ceil(n / 32)`` lanes; value *i* is in lane ``i % lanes``. Every lane is a string of
+``width``-bit numbers in 32-bit words, lowest bits first, and the words of the lanes alternate. Of numbers
+wider than 32 bits the low halves come first, then the rest.
+
+Values are 32 or 64 bits wide; `base`, which is added to what is packed, has their type and says so.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from atlas.kernels.compile import helper
+from atlas.kernels.lanes import LANES, pack_row, pack_spilled_row, unpack_row, unpack_split_row
+from atlas.kernels.layout import BLOCK
+from atlas.kernels.memory import add, both, either, shl, shr, sub, u32
+
+_ONES = np.uint32(0xFFFFFFFF)
+
+
+@helper
+def block_words(n: Any, width: Any) -> Any:
+    """Words that a block of `n` values takes."""
+    lanes = (n + 31) >> 5
+    rows = (n + lanes - 1) // lanes
+    if width > 32:
+        return lanes * (rows + ((rows * (width - 32) + 31) >> 5))
+    return lanes * ((rows * width + 31) >> 5)
+
+
+@helper
+def unpack_block(words: Any, n: Any, width: Any, base: Any, cast: Any, size: Any, out: Any) -> None:
+    """Write ``base +`` the `n` values of up to 32 bits at address `words` to address `out`."""
+    target = cast(out)
+    if width == 0:
+        for i in range(n):
+            target[i] = base
+        return
+    width = min(width, 32)
+    mask = shr(_ONES, np.uint32(32 - width))
+    if n == BLOCK:
+        for bit in range(0, LANES * width, width):
+            low = words + 4 * LANES * (bit >> 5)
+            if (bit & 31) + width <= 32:
+                unpack_row(low, np.uint32(bit & 31), mask, base, out)
+            else:
+                unpack_split_row(low, np.uint32(bit & 31), mask, base, out)
+            out += size * LANES
+        return
+    lanes = (n + 31) >> 5
+    for lane in range(lanes):
+        word = u32(words + 4 * lane)
+        bit = 0
+        for i in range(lane, n, lanes):
+            at = (bit >> 5) * lanes
+            shift = np.uint32(bit & 31)
+            value = shr(word[at], shift)
+            if (bit & 31) + width > 32:
+                value = either(value, shl(word[at + lanes], sub(np.uint32(32), shift)))
+            target[i] = add(base, both(value, mask))
+            bit += width
+
+
+@helper
+def unpack_high(words: Any, n: Any, width: Any, out: Any) -> None:
+    """Add the bits above the 32nd to a block of 64-bit values that :func:`unpack_block` has written."""
+    lanes = (n + 31) >> 5
+    rows = (n + lanes - 1) // lanes
+    above = width - 32
+    for lane in range(lanes):
+        word = u32(words + 4 * lanes * rows + 4 * lane)
+        bit = 0
+        for i in range(lane, n, lanes):
+            at = (bit >> 5) * lanes
+            value = np.uint64(word[at]) >> np.uint64(bit & 31)
+            if (bit & 31) + above > 32:
+                value |= np.uint64(word[at + lanes]) << np.uint64(32 - (bit & 31))
+            value &= (np.uint64(1) << np.uint64(above)) - np.uint64(1)
+            out[i] = add(out[i], shl(value, np.uint64(32)))
+            bit += above
+
+
+@helper
+def _pack_part(values: Any, n: Any, width: Any, base: Any, down: Any, cast: Any, size: Any, words: Any) -> None:
+    mask = shr(_ONES, np.uint32(32 - width))
+    out = u32(words)
+    for i in range(block_words(n, width)):
+        out[i] = np.uint32(0)
+    if n == BLOCK:
+        for bit in range(0, LANES * width, width):
+            low = words + 4 * LANES * (bit >> 5)
+            pack_row(values, base, down, mask, np.uint32(bit & 31), low)
+            if (bit & 31) + width > 32:
+                pack_spilled_row(values, base, down, mask, np.uint32(bit & 31), low)
+            values += size * LANES
+        return
+    lanes = (n + 31) >> 5
+    source = cast(values)
+    for lane in range(lanes):
+        bit = 0
+        for i in range(lane, n, lanes):
+            at = (bit >> 5) * lanes + lane
+            shift = np.uint32(bit & 31)
+            value = both(np.uint32(shr(sub(source[i], base), down)), mask)
+            out[at] = either(out[at], shl(value, shift))
+            if (bit & 31) + width > 32:
+                out[at + lanes] = shr(value, sub(np.uint32(32), shift))
+            bit += width
+
+
+@helper
+def pack_block(values: Any, n: Any, width: Any, base: Any, cast: Any, size: Any, words: Any) -> None:
+    """Pack the `n` values at address `values`, less `base`, of `width` bits each, at address `words`."""
+    if width == 0:
+        return
+    _pack_part(values, n, min(width, 32), base, sub(base, base), cast, size, words)
+    if width > 32:
+        lanes = (n + 31) >> 5
+        rows = (n + lanes - 1) // lanes
+        down = add(sub(base, base), 32)
+        _pack_part(values, n, width - 32, base, down, cast, size, words + 4 * lanes * rows)

@@ -1,0 +1,205 @@
+"""Choose, on a sample, how the cells of a chunk are best packed: their scale, and what predicts them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from atlas.kernels.compile import helper
+from atlas.kernels.layout import BINARY, BLOCK, DIVIDED, FLOAT32, INTEGERS, MAX_AXES, MULTIPLIED
+from atlas.kernels.memory import f32, f64, i8, i16, i32, i64, u8, u16, u32, u64
+from atlas.kernels.numbers import LIMIT64, as_integer, power_of
+from atlas.kernels.predict import inner_of
+
+_HOLE = np.int64(-(1 << 63))
+
+# Cells that a scale is tried on, and how many of them may be no decimals of it.
+_TRIED = 64
+_MISSES = 3
+
+# Bits that a decimal digit takes, and how many bits behind the point a scale may have.
+_DIGIT_BITS = 3.33
+_MOST_BITS32 = 24
+_MOST_BITS64 = 50
+
+# Groups of cells that predictions are tried on: a group is spread over one block's worth of cells.
+_GROUPS = 4
+_PER_GROUP = 24
+_STEP = 41
+
+# What a prediction must save to be worth its time, in bits a cell: each axis, and more for the last one, whose
+# sums cannot be done many at once.
+_AXIS_COST = 0.3
+_LAST_AXIS_COST = 0.7
+
+
+@helper
+def _is_special(src: Any, i: Any, element: Any, fill: Any) -> Any:
+    """Tell whether a cell is NaN or the fill value."""
+    if element == FLOAT32:
+        return np.isnan(f32(src)[i]) or (fill != 0 and u32(src)[i] == u32(fill)[0])
+    if element > FLOAT32:
+        return np.isnan(f64(src)[i]) or (fill != 0 and u64(src)[i] == u64(fill)[0])
+    return fill != 0 and integer_at(src, i, element) == integer_at(fill, np.int64(0), element)
+
+
+@helper
+def integer_at(src: Any, i: Any, element: Any) -> Any:
+    """Return a cell of an integer type as int64."""
+    if element == 0:
+        return np.int64(i8(src)[i])
+    if element == 1:
+        return np.int64(u8(src)[i])
+    if element == 2:
+        return np.int64(i16(src)[i])
+    if element == 3:
+        return np.int64(u16(src)[i])
+    if element < 6:
+        return np.int64(i32(src)[i])
+    return i64(src)[i]
+
+
+@helper
+def sampled(i: Any, cells: Any) -> Any:
+    """Return the cell that is sample `i`; samples are spread unevenly, so that they follow no axis."""
+    step = max(cells // _TRIED, 1)
+    return i * step + i * 7919 % step
+
+
+@helper
+def _misses(src: Any, cells: Any, element: Any, fill: Any, kind: Any, code: Any) -> Any:
+    """Count the sampled cells that are not integers of this scale."""
+    wrong = 0
+    for i in range(min(cells, _TRIED)):
+        at = sampled(i, cells)
+        if not _is_special(src, at, element, fill):
+            wrong += as_integer(src, at, element, kind, code) == _HOLE
+    return wrong
+
+
+@helper
+def _choose_scale(src: Any, cells: Any, element: Any, fill: Any, report: Any) -> Any:
+    """Write the kind and code of the scale that costs the fewest bits; return whether there is one."""
+    item_bits = 32.0 if element == FLOAT32 else 64.0
+    tried = min(cells, _TRIED)
+    best = item_bits
+    for family in range(3):
+        kind = np.int64(MULTIPLIED if family == 1 else DIVIDED)
+        first = BINARY + 1 if family == 2 else family
+        bits = 1.0 if family == 2 else _DIGIT_BITS
+        for step in range(_MOST_BITS32 if element == FLOAT32 else _MOST_BITS64):
+            code = first + step
+            cost = bits * (code - BINARY if family == 2 else code)
+            if cost >= best:
+                break
+            wrong = _misses(src, cells, element, fill, kind, code)
+            cost += wrong / tried * (32.0 + item_bits)
+            if wrong <= tried * _MISSES // _TRIED and cost < best:
+                best = cost
+                report[0], report[1] = kind, code
+            if wrong == 0:
+                break
+    return best < item_bits
+
+
+@helper
+def _number(src: Any, i: Any, element: Any, fill: Any, power: Any) -> Any:
+    """Return about the integer of a cell, _HOLE for what has none."""
+    if _is_special(src, i, element, fill):
+        return _HOLE
+    if element < FLOAT32:
+        return integer_at(src, i, element)
+    y = (np.float64(f32(src)[i]) if element == FLOAT32 else f64(src)[i]) * power
+    return np.int64(np.rint(y)) if abs(y) < LIMIT64 else _HOLE
+
+
+@helper
+def _choose_axes(src: Any, cells: Any, ndim: Any, extent: Any, element: Any, fill: Any, power: Any, room: Any) -> Any:
+    axes = min(ndim, MAX_AXES)
+    candidates = 1 + axes + axes * (axes - 1) // 2
+    low, high = i64(room), i64(room + 512)
+    bits, seen = f64(room + 1024), i64(room + 1536)
+    inner, before = i64(room + 2048), i64(room + 2048 + 64)
+    for axis in range(axes):
+        inner[axis] = inner_of(ndim, extent, axis)
+    for c in range(candidates):
+        bits[c], seen[c] = 0.0, 0
+    span = min(cells, BLOCK)
+    groups = min(_GROUPS, (cells + BLOCK - 1) // BLOCK)
+    step = min(_STEP, max(span // _PER_GROUP, 1))
+    for group in range(groups):
+        for c in range(candidates):
+            low[c], high[c] = np.int64((1 << 63) - 1), _HOLE
+        begin = (cells - span) * group // max(groups - 1, 1)
+        for i in range(begin, begin + min(span, _PER_GROUP * step), step):
+            value = _number(src, i, element, fill, power)
+            if value == _HOLE:
+                continue
+            low[0], high[0] = min(low[0], value), max(high[0], value)
+            for a in range(axes):
+                before[a] = _HOLE
+                if i // inner[a] % extent[a] != 0:
+                    before[a] = _number(src, i - inner[a], element, fill, power)
+                if before[a] == _HOLE:
+                    continue
+                left = value - before[a]
+                c = 1 + a
+                low[c], high[c] = min(low[c], left), max(high[c], left)
+                for b in range(a):
+                    if before[b] == _HOLE:
+                        continue
+                    corner = _number(src, i - inner[a] - inner[b], element, fill, power)
+                    if corner != _HOLE:
+                        left = value - before[a] - before[b] + corner
+                        c = 1 + axes + a * (a - 1) // 2 + b
+                        low[c], high[c] = min(low[c], left), max(high[c], left)
+        for c in range(candidates):
+            if high[c] >= low[c]:
+                bits[c] += math.log2(np.float64(np.uint64(high[c] - low[c])) + 1.0)
+                seen[c] += 1
+    last = axes - 1
+    while last > 0 and extent[last] == 1:
+        last -= 1
+    best, cost = np.int64(0), bits[0] / max(seen[0], 1)
+    for a in range(axes):
+        single = _AXIS_COST + (_LAST_AXIS_COST if a == last else 0.0)
+        if seen[1 + a] == groups and bits[1 + a] / groups + single < cost:
+            best, cost = np.int64(1 << a), bits[1 + a] / groups + single
+        for b in range(a):
+            c = 1 + axes + a * (a - 1) // 2 + b
+            if seen[c] == groups and bits[c] / groups + single + _AXIS_COST < cost:
+                best, cost = np.int64((1 << a) | (1 << b)), bits[c] / groups + single + _AXIS_COST
+    return best
+
+
+@helper
+def _is_repetitive(src: Any, cells: Any, element: Any, fill: Any, power: Any, room: Any) -> Any:
+    """Tell whether few values come again and again, which a dictionary coder makes more of."""
+    found = i64(room)
+    count = 0
+    for i in range(min(cells, _TRIED)):
+        value = _number(src, sampled(i, cells), element, fill, power)
+        new = True
+        for j in range(count):
+            new = new and found[j] != value
+        if new:
+            found[count] = value
+            count += 1
+    return 2 * count < min(cells, _TRIED)
+
+
+def choose(src: Any, cells: Any, ndim: Any, extent: Any, element: Any, fill: Any, room: Any, report: Any) -> Any:
+    """Write kind, scale code, axes and whether values repeat to `report`; return whether packing may pay.
+
+    `src`, `extent`, `fill` (0: none), `room` (4 KiB) and `report` (4 int64) are addresses.
+    """
+    found = i64(report)
+    found[0], found[1] = INTEGERS, 0
+    if element >= FLOAT32 and not _choose_scale(src, cells, element, fill, found):
+        return 0
+    power = power_of(found[1])
+    found[2] = _choose_axes(src, cells, ndim, i64(extent), element, fill, power, room)
+    found[3] = _is_repetitive(src, cells, element, fill, power, room)
+    return 1

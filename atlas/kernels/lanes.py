@@ -1,0 +1,100 @@
+"""Rows of 32 numbers in vector instructions, spelled out.
+
+Left to itself the compiler unrolls loops of a constant 32 into scalar code, at a fifth of the speed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+LANES = 32
+
+_WORDS = ir.VectorType(ir.IntType(32), LANES)
+
+
+def _splat(builder: Any, value: Any) -> Any:
+    vector = ir.VectorType(value.type, LANES)
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(
+        one, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+    )
+
+
+def _load(builder: Any, address: Any, item: Any) -> Any:
+    return builder.load(builder.inttoptr(address, ir.VectorType(item, LANES).as_pointer()), align=4)
+
+
+def _store(builder: Any, address: Any, row: Any) -> None:
+    builder.store(row, builder.inttoptr(address, row.type.as_pointer()), align=4)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def unpack_row(typing: Any, low: Any, shift: Any, mask: Any, base: Any, out: Any) -> Any:
+    """Write ``base + (words >> shift & mask)`` at `out`, for the 32 words at `low`; `base` has the type of `out`."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        words = builder.lshr(_load(builder, args[0], ir.IntType(32)), _splat(builder, args[1]))
+        _finish(builder, words, args[2], args[3], args[4])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.uint32, types.uint32, base, types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def unpack_split_row(typing: Any, low: Any, shift: Any, mask: Any, base: Any, out: Any) -> Any:
+    """Like :func:`unpack_row` for numbers whose upper bits are in the next 32 words; `shift` is not 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        lower = builder.lshr(_load(builder, args[0], ir.IntType(32)), _splat(builder, args[1]))
+        behind = builder.add(args[0], ir.Constant(ir.IntType(64), 4 * LANES))
+        up = builder.sub(ir.Constant(ir.IntType(32), 32), args[1])
+        upper = builder.shl(_load(builder, behind, ir.IntType(32)), _splat(builder, up))
+        _finish(builder, builder.or_(lower, upper), args[2], args[3], args[4])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.uint32, types.uint32, base, types.int64), generate
+
+
+def _finish(builder: Any, words: Any, mask: Any, base: Any, out: Any) -> None:
+    numbers = builder.and_(words, _splat(builder, mask))
+    if base.type.width == 64:
+        numbers = builder.zext(numbers, ir.VectorType(base.type, LANES))
+    _store(builder, out, builder.add(numbers, _splat(builder, base)))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def pack_row(typing: Any, values: Any, base: Any, down: Any, mask: Any, shift: Any, low: Any) -> Any:
+    """Or ``(values - base >> down & mask) << shift`` into the 32 words at `low`; `base` has the type of the values."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        numbers = _numbers(builder, *args[:4])
+        words = builder.or_(_load(builder, args[5], ir.IntType(32)), builder.shl(numbers, _splat(builder, args[4])))
+        _store(builder, args[5], words)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, base, base, types.uint32, types.uint32, types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def pack_spilled_row(typing: Any, values: Any, base: Any, down: Any, mask: Any, shift: Any, low: Any) -> Any:
+    """Write the bits that :func:`pack_row` shifts out to the 32 words behind `low`; `shift` is not 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        numbers = _numbers(builder, *args[:4])
+        up = builder.sub(ir.Constant(ir.IntType(32), 32), args[4])
+        behind = builder.add(args[5], ir.Constant(ir.IntType(64), 4 * LANES))
+        _store(builder, behind, builder.lshr(numbers, _splat(builder, up)))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, base, base, types.uint32, types.uint32, types.int64), generate
+
+
+def _numbers(builder: Any, values: Any, base: Any, down: Any, mask: Any) -> Any:
+    row = builder.sub(_load(builder, values, base.type), _splat(builder, base))
+    if base.type.width == 64:
+        row = builder.trunc(builder.lshr(row, _splat(builder, down)), _WORDS)
+    return builder.and_(row, _splat(builder, mask))

@@ -1,0 +1,69 @@
+"""The numbers that kernels, their twins and their callers share."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+# What the integers of a packed chunk stand for.
+INTEGERS, DIVIDED, MULTIPLIED = range(3)
+
+# Flags of a packed chunk.
+MASKED = 1  # a bitmap says which cells hold the special value
+PATCHED = 2  # cells that are no decimals follow as they are
+WIDE = 4  # the integers need 64 bits
+
+# Scales: 10 to the power of the code, or 2 to the power of the code less 64.
+BINARY = 64
+MAX_DECIMAL = 22
+MAX_BINARY = BINARY + 62
+
+# Element types that can be packed, by NumPy kind and item size.
+ELEMENTS = {
+    "i1": 0,
+    "u1": 1,
+    "b1": 1,
+    "i2": 2,
+    "u2": 3,
+    "i4": 4,
+    "u4": 5,
+    "i8": 6,
+    "u8": 7,
+    "M8": 6,
+    "m8": 6,
+    "f4": 8,
+    "f8": 9,
+}
+ITEM_SIZES = (1, 1, 2, 2, 4, 4, 8, 8, 4, 8)
+FLOAT32, FLOAT64 = 8, 9
+
+BLOCK = 1024
+MAX_AXES = 8
+
+# What unpacking can find wrong.
+UNKNOWN_HEADER, WRONG_LENGTH, BAD_POSITION = 1, 2, 3
+PROBLEMS = {
+    UNKNOWN_HEADER: "its packed header is not known to this release",
+    WRONG_LENGTH: "its packed parts do not add up to its length",
+    BAD_POSITION: "a patch lies outside the chunk",
+}
+
+
+class Packing(NamedTuple):
+    """How a chunk is packed.
+
+    Attributes
+    ----------
+    kind : int
+        INTEGERS, or floats DIVIDED or MULTIPLIED by the scale.
+    code : int
+        The scale.
+    axes : int
+        Bit *i* is set when cells are stored as differences along axis *i*.
+    repetitive : int
+        Whether few values come again and again.
+    """
+
+    kind: int
+    code: int
+    axes: int
+    repetitive: int = 0

@@ -1,0 +1,61 @@
+"""Integers and the floats that they stand for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from atlas.kernels.compile import helper
+from atlas.kernels.layout import BINARY, DIVIDED, FLOAT32
+from atlas.kernels.memory import f32, f64, u32, u64
+
+# No integer of a chunk is one of these: they mark the cells that hold the special value.
+HOLE32 = np.int32(-(1 << 31))
+HOLE64 = np.int64(-(1 << 63))
+
+# Within these every integer is exact, also on its way through a float64.
+LIMIT32 = 2147483000.0
+LIMIT64 = 2251799813685248.0
+
+
+@helper
+def power_of(code: Any) -> Any:
+    """Return the power of ten or two that a scale code names."""
+    power = 1.0
+    if code >= BINARY:
+        for _ in range(code - BINARY):
+            power *= 2.0
+    else:
+        for _ in range(code):
+            power *= 10.0
+    return power
+
+
+@helper
+def scale_of(kind: Any, code: Any) -> Any:
+    """Return the number that integers are divided or multiplied by."""
+    return power_of(code) if kind == DIVIDED else 1.0 / power_of(code)
+
+
+@helper
+def as_integer(src: Any, i: Any, element: Any, kind: Any, code: Any) -> Any:
+    """Return the integer that cell `i` of a float type stands for, HOLE64 when it is none of this scale."""
+    power = power_of(code)
+    if element == FLOAT32:
+        y = np.float64(f32(src)[i]) * power
+        if not abs(y) < LIMIT32:
+            return HOLE64
+        n = np.int64(np.rint(y))
+        scale = np.float32(scale_of(kind, code))
+        back = np.float32(n) / scale if kind == DIVIDED else np.float32(n) * scale
+        same = back == f32(src)[i] and (n != 0 or u32(src)[i] == 0)
+    else:
+        y = f64(src)[i] * power
+        if not abs(y) < LIMIT64:
+            return HOLE64
+        n = np.int64(np.rint(y))
+        wide = scale_of(kind, code)
+        other = np.float64(n) / wide if kind == DIVIDED else np.float64(n) * wide
+        same = other == f64(src)[i] and (n != 0 or u64(src)[i] == 0)
+    return n if same else HOLE64

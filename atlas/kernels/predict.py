@@ -1,0 +1,194 @@
+"""Prediction of a cell from its neighbours: differences along chosen axes, and the sums that undo them.
+
+The differences of a chunk are stored box by box: cells that are first along some of those axes differ
+from the others in size, and would widen every block of bits that they share with them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from atlas.kernels.compile import helper
+from atlas.kernels.layout import BLOCK
+from atlas.kernels.memory import add, copy, sub
+
+
+@helper
+def inner_of(ndim: Any, extent: Any, axis: Any) -> Any:
+    """Cells between neighbours along an axis of a C-order chunk."""
+    cells = np.int64(1)
+    for i in range(axis + 1, ndim):
+        cells *= extent[i]
+    return cells
+
+
+@helper
+def difference(values: Any, out: Any, cells: Any, ndim: Any, extent: Any, axis: Any) -> None:
+    """Write every cell's difference from the one before it along `axis`; the first stay as they are."""
+    inner = inner_of(ndim, extent, axis)
+    plane = inner * extent[axis]
+    for begin in range(0, cells, plane):
+        for i in range(begin, begin + inner):
+            out[i] = values[i]
+        for i in range(begin + inner, begin + plane):
+            out[i] = sub(values[i], values[i - inner])
+
+
+@helper
+def _add_run(values: Any, address: Any, at: Any, inner: Any, run: Any, cast: Any, size: Any) -> None:
+    # Two pointers, so that the compiler may test once that they are apart and use vectors.
+    out, before = cast(address + at * size), cast(address + (at - inner) * size)
+    for i in range(run):
+        out[i] = add(out[i], before[i])
+
+
+@helper
+def accumulate(address: Any, cast: Any, size: Any, ndim: Any, extent: Any, stop: Any, axis: Any, position: Any) -> None:
+    """Undo :func:`difference` for the cells before `stop` along every axis."""
+    values = cast(address)
+    inner = inner_of(ndim, extent, axis)
+    # Cells of one run lie one behind the other: those of all later axes, when none is cut.
+    run = stop[ndim - 1]
+    strip = extent[ndim - 1]
+    last = ndim - 2
+    while last > axis and run == strip:
+        run *= stop[last]
+        strip *= extent[last]
+        last -= 1
+    for i in range(ndim):
+        position[i] = 0
+    first = np.int64(0)
+    while True:
+        if axis == ndim - 1:
+            total = values[first]
+            for i in range(first + 1, first + stop[axis]):
+                total = add(total, values[i])
+                values[i] = total
+        else:
+            for step in range(1, stop[axis]):
+                _add_run(values, address, first + step * inner, inner, run, cast, size)
+        # The next run: count up the axes that are not covered by it.
+        i = last
+        while i >= 0:
+            if i != axis:
+                step = inner_of(ndim, extent, i)
+                position[i] += 1
+                first += step
+                if position[i] < stop[i]:
+                    break
+                first -= position[i] * step
+                position[i] = 0
+            i -= 1
+        if i < 0:
+            return
+
+
+@helper
+def box_begin(box: Any, mask: Any, axis: Any) -> Any:
+    """First cell of a box along an axis: 1 for what lies behind the first cells, else 0."""
+    return 1 if mask & box & (1 << axis) else 0
+
+
+@helper
+def box_end(box: Any, mask: Any, axis: Any, extent: Any) -> Any:
+    """Cell behind the last of a box along an axis."""
+    return 1 if mask & (1 << axis) and not box & (1 << axis) else extent[axis]
+
+
+@helper
+def next_box(box: Any, mask: Any) -> Any:
+    """The subset of `mask` after `box`; 0 behind the last."""
+    return (box - mask) & mask
+
+
+@helper
+def move_box(
+    stream: Any,
+    cells: Any,
+    size: Any,
+    inward: Any,
+    ndim: Any,
+    extent: Any,
+    stop: Any,
+    box: Any,
+    mask: Any,
+    position: Any,
+) -> None:
+    """Copy the cells of a box before `stop` between their order in the stream and their place in the chunk.
+
+    `stream` and `cells` are addresses, of the box's first cell in the stream and of the chunk; cells go
+    into the chunk when `inward`, out of it otherwise.
+    """
+    # The run: trailing axes that the box covers whole.
+    last = ndim - 1
+    run = 1
+    while last >= 0 and not mask & (1 << last) and stop[last] == extent[last]:
+        run *= extent[last]
+        last -= 1
+    if last >= 0:
+        run *= max(min(stop[last], box_end(box, mask, last, extent)) - box_begin(box, mask, last), 0)
+        last -= 1
+    first = np.int64(0)
+    for i in range(ndim):
+        begin = box_begin(box, mask, i)
+        if min(stop[i], box_end(box, mask, i, extent)) <= begin:
+            return
+        position[i] = 0
+        first += begin * inner_of(ndim, extent, i)
+    source = np.int64(0)
+    while True:
+        if inward:
+            copy(cells + first * size, stream + source * size, run * size)
+        else:
+            copy(stream + source * size, cells + first * size, run * size)
+        i = last
+        while i >= 0:
+            begin = box_begin(box, mask, i)
+            step = inner_of(ndim, extent, i)
+            width = 1
+            for j in range(i + 1, ndim):
+                width *= box_end(box, mask, j, extent) - box_begin(box, mask, j)
+            position[i] += 1
+            first += step
+            source += width
+            if position[i] < min(stop[i], box_end(box, mask, i, extent)) - begin:
+                break
+            first -= position[i] * step
+            source -= position[i] * width
+            position[i] = 0
+            i -= 1
+        if i < 0:
+            return
+
+
+@helper
+def box_cells(ndim: Any, extent: Any, box: Any, mask: Any) -> Any:
+    """Cells of a box."""
+    cells = np.int64(1)
+    for i in range(ndim):
+        cells *= box_end(box, mask, i, extent) - box_begin(box, mask, i)
+    return cells
+
+
+@helper
+def split_blocks(ndim: Any, extent: Any, mask: Any, starts: Any) -> Any:
+    """Write where each block of the stream starts, and where the last ends; return how many there are.
+
+    A block does not reach from one box into the next.
+    """
+    blocks = 0
+    begin = np.int64(0)
+    box = np.int64(0)
+    while True:
+        count = box_cells(ndim, extent, box, mask)
+        for at in range(0, count, BLOCK):
+            starts[blocks] = begin + at
+            blocks += 1
+        begin += count
+        box = next_box(box, mask)
+        if box == 0:
+            break
+    starts[blocks] = begin
+    return blocks

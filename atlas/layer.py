@@ -1,0 +1,429 @@
+"""A layer of the dataset table: rows that were added or changed together, and rows of older layers that are gone.
+
+What a commit does to the table is a layer; so is what a table file holds. Newer layers hide what
+older ones say of the same ordinals.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlas.chunks import MAX_CELLS
+from atlas.columns import Column, Integers, cell_value, column_values, integer_column, runs, values_column
+from atlas.errors import CorruptStore, InvalidArgument
+from atlas.names import Names
+from atlas.schema import DatasetRecord, Template, split_record
+
+
+def _nothing() -> Integers:
+    return np.zeros(0, np.int64)
+
+
+class LazyColumns(Sequence[Column]):
+    """Columns that are decoded when first asked for."""
+
+    def __init__(self, count: int, load: Callable[[int], Column]) -> None:
+        self._load = load
+        self._columns: list[Column | None] = [None] * count
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    @overload
+    def __getitem__(self, position: int) -> Column: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[Column]: ...
+    def __getitem__(self, position: int | slice) -> Column | list[Column]:
+        if isinstance(position, slice):
+            return [self[i] for i in range(len(self))[position]]
+        found = self._columns[position]
+        if found is None:
+            found = self._columns[position] = self._load(position)
+        return found
+
+
+@dataclass(frozen=True)
+class Group:
+    """The datasets of a layer that share a template.
+
+    Attributes
+    ----------
+    written : dict
+        The template as the format keeps it.
+    rows : int
+    sizes : sequence of Column
+        One per dimension of the template.
+    columns : sequence of Column
+        One per attribute slot of the template.
+    """
+
+    written: dict[str, Any]
+    rows: int
+    sizes: Sequence[Column]
+    columns: Sequence[Column]
+
+    @cached_property
+    def template(self) -> Template:
+        """What the datasets declare; parsed when first asked for."""
+        try:
+            return Template.from_json(self.written)
+        except (InvalidArgument, TypeError, ValueError) as error:
+            raise CorruptStore(f"a schema of the dataset table is damaged: {error}") from None
+
+    @cached_property
+    def key(self) -> str:
+        """What makes templates the same: their written form, where NaN equals NaN."""
+        return json.dumps(self.written)
+
+    def record(self, row: int) -> DatasetRecord:
+        """Return the record in one row."""
+        cells = zip(self.template.slots, self.columns, strict=True)
+        values = [cell_value(tag, column.cell(row)) for (_, _, tag), column in cells]
+        return self.template.record([int(column.cell(row)) for column in self.sizes], values)
+
+    def take(self, rows: NDArray[Any]) -> Group:
+        """Return the group with these rows only."""
+        if len(rows) == self.rows and (np.diff(rows) == 1).all():
+            return self
+        sizes, columns = ([column.take(rows) for column in part] for part in (self.sizes, self.columns))
+        return Group(self.written, len(rows), sizes, columns)
+
+    @staticmethod
+    def joined(parts: Sequence[Group]) -> Group:
+        """Return groups of one template as one."""
+        if len(parts) == 1:
+            return parts[0]
+        first = parts[0]
+        sizes = [Column.joined([part.sizes[i] for part in parts]) for i in range(len(first.sizes))]
+        columns = [Column.joined([part.columns[i] for part in parts]) for i in range(len(first.columns))]
+        return Group(first.written, sum(part.rows for part in parts), sizes, columns)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Rows of the dataset table, in ascending order of ordinal.
+
+    Attributes
+    ----------
+    ordinals : (n,) int64
+    names : Names
+    changed : Column
+        Generation in which each dataset last changed.
+    group, row : (n,) integers
+        Which of `groups` each dataset belongs to, and its row there.
+    groups : sequence of Group
+    deleted : (k,) int64
+        Ordinals of older layers that are gone, ascending.
+    """
+
+    ordinals: Integers
+    names: Names
+    changed: Column
+    group: NDArray[np.integer]
+    row: NDArray[np.integer]
+    groups: Sequence[Group]
+    deleted: Integers = field(default_factory=_nothing)
+
+    @staticmethod
+    def empty() -> Layer:
+        """Return a layer without rows."""
+        return Layer(_nothing(), Names.of([]), integer_column([]), _nothing(), _nothing(), [])
+
+    @staticmethod
+    def of_records(rows: Iterable[tuple[int, str, DatasetRecord]], generation: int) -> Layer:
+        """Return a layer of single datasets."""
+        ordered = sorted(rows, key=lambda item: item[0])
+        members: dict[str, list[tuple[tuple[int, ...], list[Any]]]] = {}
+        templates: dict[str, Template] = {}
+        codes: dict[str, int] = {}
+        group, row = [], []
+        for _, _, record in ordered:
+            template, sizes, values = split_record(record)
+            key = json.dumps(template.to_json())
+            templates.setdefault(key, template)
+            group.append(codes.setdefault(key, len(codes)))
+            row.append(len(members.setdefault(key, [])))
+            members[key].append((sizes, values))
+        groups = [_group_of(templates[key], members[key]) for key in codes]
+        return Layer(
+            np.array([ordinal for ordinal, _, _ in ordered], np.int64),
+            Names.of([name for _, name, _ in ordered]),
+            Column(len(ordered), np.full(min(len(ordered), 1), generation, np.int64)),
+            np.array(group, np.int64),
+            np.array(row, np.int64),
+            groups,
+        )
+
+    def __len__(self) -> int:
+        return len(self.ordinals)
+
+    @cached_property
+    def weight(self) -> int:
+        """About the bytes that the layer takes as text."""
+        columns = [column for group in self.groups for part in (group.sizes, group.columns) for column in part]
+        cells = sum(len(column.cells) for column in (*columns, self.changed))
+        texts = sum(len(c.cells.data) for c in columns if not isinstance(c.cells, np.ndarray))
+        spans = len(runs(self.ordinals)[0]) + len(runs(self.deleted)[0])
+        written = sum(len(group.key) for group in self.groups)
+        return len(self.names.texts.data) + 3 * len(self) + 8 * cells + texts + 12 * spans + written
+
+    @cached_property
+    def firsts(self) -> Integers:
+        """The first row of every group."""
+        firsts = np.zeros(len(self.groups), np.int64)
+        # Of repeated positions the last assignment counts.
+        firsts[self.group[::-1]] = np.arange(len(self))[::-1]
+        return firsts
+
+    def rows_of(self, ordinals: Integers) -> Integers:
+        """Return the row of every ordinal, -1 where this layer says nothing of it."""
+        return _positions(self.ordinals, ordinals)
+
+    def deletes(self, ordinals: Integers) -> NDArray[np.bool_]:
+        """Return which ordinals of older layers this one takes away."""
+        return _positions(self.deleted, ordinals) >= 0
+
+    def hidden(self, newer: Layer) -> Integers:
+        """Return the rows that a newer layer replaces or takes away."""
+        rows = self.rows_of(np.concatenate([newer.ordinals, newer.deleted]))
+        return np.unique(rows[rows >= 0])
+
+    def members(self, rows: Integers) -> list[tuple[int, Integers]]:
+        """Return the groups that rows belong to, each with the positions of its rows."""
+        codes = self.group[rows]
+        if len(rows) and (codes == codes[0]).all():
+            return [(int(codes[0]), np.arange(len(rows)))]
+        order = np.argsort(codes, kind="stable")
+        edges = np.flatnonzero(np.diff(codes[order])) + 1
+        return [(int(codes[piece[0]]), piece) for piece in np.split(order, edges) if len(piece)]
+
+    def take(self, rows: Integers) -> Layer:
+        """Return some rows, in ascending order; nothing is deleted by the result."""
+        if len(rows) == len(self):
+            return self if not len(self.deleted) else self._replaced(deleted=_nothing())
+        group, row = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
+        groups: list[Group] = []
+        for code, positions in self.members(rows):
+            group[positions], row[positions] = len(groups), np.arange(len(positions))
+            groups.append(self.groups[code].take(self.row[rows[positions]]))
+        names = self.names.keep(rows) if 2 * len(rows) > len(self) else self.names.take(rows)
+        return Layer(self.ordinals[rows], names, self.changed.take(rows), group, row, groups)
+
+    def _replaced(self, ordinals: Integers | None = None, deleted: Integers | None = None) -> Layer:
+        return Layer(
+            self.ordinals if ordinals is None else ordinals,
+            self.names,
+            self.changed,
+            self.group,
+            self.row,
+            self.groups,
+            self.deleted if deleted is None else deleted,
+        )
+
+    def renumbered(self, ordinals: Integers) -> Layer:
+        """Return the layer with other ordinals, as ascending as its own."""
+        return self._replaced(ordinals=ordinals)
+
+    def deleting(self, deleted: Integers) -> Layer:
+        """Return the layer that takes these ordinals of older ones away."""
+        return self._replaced(deleted=np.unique(deleted))
+
+    # ── as text ──────────────────────────────────────────────────────────────────────────────
+
+    @cached_property
+    def written(self) -> tuple[list[Any], list[Any]]:
+        """The schemas and the parts of the dataset table that the root object holds."""
+        names = self.names.tolist()
+        schemas: list[Any] = []
+        parts: list[Any] = []
+        for code, rows in self.members(np.arange(len(self))):
+            group = self.groups[code].take(self.row[rows])
+            slots = zip(group.template.slots, group.columns, strict=True)
+            parts.append(
+                {
+                    "schema": len(schemas),
+                    "ordinals": runs_json(self.ordinals[rows]),
+                    "names": [names[i] for i in rows.tolist()],
+                    "changed": _column_json("int64", self.changed.take(rows)),
+                    "sizes": [_column_json("int64", column) for column in group.sizes],
+                    "attributes": [_column_json(tag, column) for (_, _, tag), column in slots],
+                }
+            )
+            schemas.append(group.written)
+        return schemas, parts
+
+    @staticmethod
+    def from_json(schemas: Any, parts: Any, deleted: Any, slots: int) -> Layer:
+        """Inverse of :attr:`written`, checking everything; raises :class:`InvalidArgument`."""
+        _expect(isinstance(schemas, list) and isinstance(parts, list), "the dataset table is malformed")
+        layer = _stacked([_part_layer(schemas, part, slots) for part in parts])
+        _expect((np.diff(layer.ordinals) > 0).all(), "an ordinal is used twice")
+        _expect(len(set(layer.names.tolist())) == len(layer), "two datasets have the same name")
+        return layer.deleting(runs_from_json(deleted, slots))
+
+
+def _group_of(template: Template, members: list[tuple[tuple[int, ...], list[Any]]]) -> Group:
+    sizes = [integer_column([sizes[i] for sizes, _ in members]) for i in range(len(template.dims))]
+    slots = enumerate(template.slots)
+    columns = [values_column(tag, [values[i] for _, values in members]) for i, (_, _, tag) in slots]
+    return Group(template.to_json(), len(members), sizes, columns)
+
+
+def _positions(ascending: Integers, wanted: Integers) -> Integers:
+    """Return where each value is in an ascending array, or -1."""
+    size = len(ascending)
+    if not size or not len(wanted):
+        return np.full(len(wanted), -1, np.int64)
+    first = int(ascending[0])
+    if int(ascending[-1]) - first == size - 1:
+        places = wanted - first
+        return np.where((places >= 0) & (places < size), places, -1)
+    places = np.minimum(np.searchsorted(ascending, wanted), size - 1)
+    return np.where(ascending[places] == wanted, places, -1)
+
+
+def joined(layers: Sequence[Layer], bottom: bool = True) -> Layer:
+    """Return adjacent layers, oldest first, as one.
+
+    Parameters
+    ----------
+    bottom : bool
+        Whether there is no older layer, so that nothing is left to delete.
+    """
+    pieces = []
+    for depth, layer in enumerate(layers):
+        hidden = [layer.hidden(newer) for newer in layers[depth + 1 :]]
+        keep = np.ones(len(layer), bool)
+        for rows in hidden:
+            keep[rows] = False
+        pieces.append(layer.take(np.flatnonzero(keep)))
+    merged = _stacked([piece for piece in pieces if len(piece)])
+    if bottom:
+        return merged
+    deleted = np.unique(np.concatenate([layer.deleted for layer in layers]))
+    return merged.deleting(deleted[merged.rows_of(deleted) < 0])
+
+
+def _stacked(layers: Sequence[Layer]) -> Layer:
+    """Return layers of different ordinals as one."""
+    if len(layers) < 2:
+        return layers[0] if layers else Layer.empty()
+    codes: dict[str, int] = {}
+    gathered: list[list[Group]] = []
+    group, row = [], []
+    for layer in layers:
+        into = np.zeros(len(layer.groups), np.int64)
+        shift = np.zeros(len(layer.groups), np.int64)
+        for code, member in enumerate(layer.groups):
+            into[code] = codes.setdefault(member.key, len(codes))
+            if into[code] == len(gathered):
+                gathered.append([])
+            shift[code] = sum(part.rows for part in gathered[into[code]])
+            gathered[into[code]].append(member)
+        group.append(into[layer.group])
+        row.append(shift[layer.group] + layer.row)
+    ordinals = np.concatenate([layer.ordinals for layer in layers])
+    result = Layer(
+        ordinals,
+        Names.joined([layer.names for layer in layers]),
+        Column.joined([layer.changed for layer in layers]),
+        np.concatenate(group),
+        np.concatenate(row),
+        [Group.joined(parts) for parts in gathered],
+    )
+    order = np.argsort(ordinals, kind="stable")
+    return result if (np.diff(ordinals) > 0).all() else _reordered(result, order)
+
+
+def _reordered(layer: Layer, order: Integers) -> Layer:
+    names, changed = layer.names.take(order), layer.changed.take(order)
+    return Layer(layer.ordinals[order], names, changed, layer.group[order], layer.row[order], layer.groups)
+
+
+# ── the text form, checked ───────────────────────────────────────────────────────────────────────
+
+
+def _expect(condition: Any, message: str) -> None:
+    if not condition:
+        raise InvalidArgument(message)
+
+
+def is_count(value: Any, limit: int) -> bool:
+    """Return whether a value from a document is an integer from 0 to `limit`."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= limit
+
+
+def _part_layer(schemas: list[Any], part: Any, slots: int) -> Layer:
+    _expect(isinstance(part, dict) and is_count(part.get("schema"), len(schemas) - 1), "bad schema number")
+    written = schemas[part["schema"]]
+    template = Template.from_json(written)
+    ordinals = runs_from_json(part.get("ordinals"), slots)
+    rows = len(ordinals)
+    _expect((np.diff(ordinals) > 0).all(), "ordinals are not ascending")
+    names = part.get("names")
+    _expect(isinstance(names, list) and len(names) == rows, "names do not match their ordinals")
+    sizes = [_integers(column, rows) for column in _listed(part.get("sizes"), len(template.dims))]
+    values = zip(template.slots, _listed(part.get("attributes"), len(template.slots)), strict=True)
+    columns = [_column(tag, column, rows) for (_, _, tag), column in values]
+    group = Group(written, rows, sizes, columns)
+    zeros = np.broadcast_to(np.int64(0), (rows,))
+    return Layer(
+        ordinals, Names.of(names), _integers(part.get("changed"), rows), zeros, np.arange(rows), [group] if rows else []
+    )
+
+
+def _column_json(tag: str, column: Column) -> dict[str, Any]:
+    if column.constant:
+        return {"all": cell_value(tag, column.cells[0])}
+    return {"each": column_values(tag, column)}
+
+
+def _listed(value: Any, count: int) -> list[Any]:
+    _expect(isinstance(value, list) and len(value) == count, "a dataset table has the wrong number of columns")
+    return list(value)
+
+
+def _column(tag: str, value: Any, rows: int) -> Column:
+    _expect(isinstance(value, dict) and len(value) == 1, "a column is malformed")
+    if "all" in value:
+        return Column(rows, values_column(tag, [value["all"]]).cells)
+    each = value.get("each")
+    _expect(isinstance(each, list) and len(each) == rows, "a column has the wrong length")
+    return values_column(tag, each)
+
+
+def _integers(value: Any, rows: int) -> Column:
+    column = _column("int64", value, rows)
+    check_extents(column)
+    return column
+
+
+def check_extents(column: Column) -> None:
+    """Refuse sizes and generations that no store has."""
+    cells = np.asarray(column.cells)
+    _expect(bool(((cells >= 0) & (cells <= MAX_CELLS)).all()), "an integer is out of range")
+
+
+def runs_json(ordinals: Integers) -> list[list[int]]:
+    """Return ascending ordinals as runs ``[first, count]``."""
+    firsts, counts = runs(ordinals)
+    return np.stack([firsts, counts], axis=1).tolist() if len(firsts) else []
+
+
+def runs_from_json(value: Any, slots: int) -> Integers:
+    """Inverse of :func:`runs_json`, checked against the number of ordinals."""
+    _expect(isinstance(value, list), "ordinals are malformed")
+    total = 0
+    for run in value:
+        _expect(isinstance(run, list) and len(run) == 2 and all(is_count(n, slots) for n in run), "bad ordinals")
+        total += run[1]
+        _expect(run[0] + run[1] <= slots and total <= slots, "an ordinal is out of range")
+    pieces = [np.arange(first, first + count, dtype=np.int64) for first, count in value]
+    return np.concatenate(pieces) if pieces else np.zeros(0, np.int64)

@@ -1,0 +1,95 @@
+"""Values that conditions compare with, as statistics and attributes are kept."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Set
+from typing import Any
+
+import numpy as np
+
+from atlas.dtypes import parse_dtype
+from atlas.errors import DataTypeError, InvalidArgument
+
+
+def as_literal(value: Any, types: Set[str], what: str) -> Any:
+    """Return a value to compare with a column: an int, a float, or bytes for text.
+
+    Parameters
+    ----------
+    value : bool, int, float, str, bytes, datetime or NumPy scalar
+        Text is also taken as a time where the column holds times.
+    types : set of str
+        The element types that the column's values were declared with.
+    what : str
+        The column, for messages.
+
+    Raises
+    ------
+    DataTypeError
+        If the value cannot be compared with the column.
+    InvalidArgument
+        If it is NaN, "not a time" or not the text of a time.
+    """
+    kinds = {parse_dtype(name).kind for name in types}
+    if "c" in kinds:
+        raise DataTypeError(f"{what} holds complex numbers, which have no order")
+    if kinds & set("Mm"):
+        return _as_time(value, types, what)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, (str, bytes)):
+        if not kinds & set("US"):
+            raise DataTypeError(f"{what} holds {', '.join(sorted(types))}, which cannot be compared with {value!r}")
+        return value.encode("utf-8") if isinstance(value, str) else value
+    if isinstance(value, bool):
+        return int(value)
+    if not isinstance(value, (int, float)) or not kinds - set("US"):
+        raise DataTypeError(f"{what} holds {', '.join(sorted(types))}, which cannot be compared with {value!r}")
+    if math.isnan(value):
+        raise InvalidArgument(f"{what} cannot be compared with NaN, which is neither smaller nor larger than anything")
+    return value
+
+
+def _as_time(value: Any, types: Set[str], what: str) -> int | float:
+    if len(types) > 1:
+        raise DataTypeError(f"{what} holds {', '.join(sorted(types))} by dataset, which have no common order")
+    dtype = parse_dtype(next(iter(types)))
+    if isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64)):
+        return int(value)
+    if isinstance(value, datetime.datetime) and value.tzinfo is not None:
+        value = value.astimezone(datetime.UTC).replace(tzinfo=None)
+    scalar: Any = np.datetime64 if dtype.kind == "M" else np.timedelta64
+    if not isinstance(value, (str, datetime.date, datetime.timedelta, np.datetime64, np.timedelta64)):
+        raise DataTypeError(f"{what} holds {dtype.name}, which cannot be compared with {value!r}")
+    try:
+        moment = scalar(value)
+        ticks = int(moment.astype(dtype.numpy).astype("i8"))
+    except OverflowError:
+        return math.inf if moment.astype("i8") > 0 else -math.inf
+    except (ValueError, TypeError) as error:
+        raise InvalidArgument(f"{what} holds {dtype.name}: {value!r} is no such value: {error}") from None
+    if np.isnat(moment):
+        raise InvalidArgument(f"{what} cannot be compared with {value!r}, which is not a time")
+    if np.int64(ticks).view(dtype.numpy).astype(moment.dtype) == moment:
+        return ticks
+    if np.promote_types(moment.dtype, dtype.numpy) == dtype.numpy:
+        # Beyond what the column's unit can reach.
+        return math.inf if moment.astype("i8") > 0 else -math.inf
+    # Between two ticks of the column: any fraction says so.
+    return ticks + 0.5
+
+
+def as_integer_bound(op: str, value: float) -> tuple[str, float | int]:
+    """Return a comparison of integers with a float as one with an integer, which is exact."""
+    if not math.isfinite(value):
+        return op, value
+    if value == int(value):
+        return op, int(value)
+    if op in (">", ">="):
+        return ">=", math.ceil(value)
+    if op in ("<", "<="):
+        return "<=", math.floor(value)
+    # No integer equals a fraction.
+    return op, math.inf

@@ -1,0 +1,493 @@
+"""Conditions over statistics and attributes, and what they can tell without reading a chunk.
+
+A condition is, for each dataset, certainly true, certainly false, without a value (like SQL's
+null: the dataset lacks what is asked about), or open between some of these. Conditions keep the
+three possibilities apart, so "could match" and "certainly matches" are both exact.
+"""
+
+from __future__ import annotations
+
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlas.errors import ArrayNotFound, DataTypeError, InvalidArgument
+from atlas.literals import as_integer_bound, as_literal
+from atlas.pruning import Bounds, array_bounds, attribute_bounds
+from atlas.reader import Snapshot
+from atlas.schema import ArraySchema
+from atlas.statistics import counted_cells
+
+Mask = NDArray[np.bool_]
+
+_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+
+
+class Truth(NamedTuple):
+    """What a condition may be, for each dataset."""
+
+    true: Mask
+    false: Mask
+    null: Mask
+
+    @property
+    def certain(self) -> Mask:
+        """Where it is true whatever the cells are."""
+        return self.true & ~self.false & ~self.null
+
+    @staticmethod
+    def known(result: Mask, there: Mask) -> Truth:
+        """Return the truth where everything is known: `result`, or null where nothing is there."""
+        return Truth(result & there, ~result & there, ~there)
+
+
+class Facts:
+    """What is known of the datasets of one committed state; columns are fetched once each.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self._arrays: dict[str, Bounds] = {}
+        self._attributes: dict[tuple[str | None, str], Bounds] = {}
+        # Answers to conditions over cells that were found by reading, by ordinal.
+        self.answers: dict[Condition, tuple[Mask, Mask]] = {}
+
+    def array(self, name: str) -> Bounds:
+        """Return the statistics of an array."""
+        if name not in self._arrays:
+            self.types(name)
+            self._arrays[name] = array_bounds(self.snapshot, name)
+        return self._arrays[name]
+
+    def attribute(self, array: str | None, key: str) -> Bounds:
+        """Return the values of an attribute."""
+        if (array, key) not in self._attributes:
+            self.attribute_types(array, key)
+            self._attributes[array, key] = attribute_bounds(self.snapshot.root.catalog, array, key)
+        return self._attributes[array, key]
+
+    def types(self, array: str) -> set[str]:
+        """Return the names of the types that datasets declare an array with.
+
+        Raises
+        ------
+        ArrayNotFound
+            If there are none: a condition on it would never be true.
+        """
+        templates = [t for t in self.snapshot.root.catalog.live_templates() if array in t.positions]
+        found = {template.arrays[template.positions[array]].dtype.name for template in templates}
+        if not found:
+            raise ArrayNotFound(f"array not found: no dataset of {self.snapshot.storage.describe()} has {array!r}")
+        return found
+
+    def attribute_types(self, array: str | None, key: str) -> set[str]:
+        """Return the types that an attribute has; raises :class:`InvalidArgument` if there are none."""
+        slots = (slot for template in self.snapshot.root.catalog.live_templates() for slot in template.slots)
+        found = {
+            tag.removeprefix("np.").removesuffix("[]") for owner, name, tag in slots if (owner, name) == (array, key)
+        }
+        if not found:
+            of = f" of array {array!r}" if array else ""
+            raise InvalidArgument(f"no dataset of {self.snapshot.storage.describe()} has an attribute {key!r}{of}")
+        return found
+
+
+# ── conditions ───────────────────────────────────────────────────────────────────────────────────
+
+
+class Condition(ABC):
+    """Something that is true of some datasets; combined with ``&``, ``|`` and ``~``."""
+
+    @abstractmethod
+    def truth(self, facts: Facts) -> Truth:
+        """Return what is known of it for every ordinal."""
+
+    def leaves(self) -> Iterable[Condition]:
+        """Return the conditions that this one is made of."""
+        return [self]
+
+    def __and__(self, other: Condition) -> Condition:
+        return _Both(self, _condition(other))
+
+    def __or__(self, other: Condition) -> Condition:
+        return ~(~self & ~_condition(other))
+
+    def __invert__(self) -> Condition:
+        return _Not(self)
+
+    def __bool__(self) -> bool:
+        raise DataTypeError("a condition has no truth of its own; combine conditions with &, | and ~, not and, or, not")
+
+
+def _condition(value: Any) -> Condition:
+    if not isinstance(value, Condition):
+        raise DataTypeError(f"a condition was expected, not {value!r}; compare col(...) or attr(...) with something")
+    return value
+
+
+@dataclass(frozen=True, eq=False)
+class _Both(Condition):
+    first: Condition
+    second: Condition
+
+    def truth(self, facts: Facts) -> Truth:
+        a, b = self.first.truth(facts), self.second.truth(facts)
+        null = (a.null & (b.null | b.true)) | (a.true & b.null)
+        return Truth(a.true & b.true, a.false | b.false, null)
+
+    def leaves(self) -> Iterable[Condition]:
+        return [*self.first.leaves(), *self.second.leaves()]
+
+
+@dataclass(frozen=True, eq=False)
+class _Not(Condition):
+    inner: Condition
+
+    def truth(self, facts: Facts) -> Truth:
+        inner = self.inner.truth(facts)
+        return Truth(inner.false, inner.true, inner.null)
+
+    def leaves(self) -> Iterable[Condition]:
+        return self.inner.leaves()
+
+    def __invert__(self) -> Condition:
+        return self.inner
+
+
+@dataclass(frozen=True, eq=False)
+class _Compared(Condition):
+    """One value of each dataset against a literal, or against another value."""
+
+    value: Value
+    op: str
+    other: Any
+
+    def truth(self, facts: Facts) -> Truth:
+        cells, there = self.value.cells(facts)
+        if isinstance(self.other, Value):
+            others, also = self.other.cells(facts)
+            if (cells.dtype.kind == "S") != (others.dtype.kind == "S"):
+                raise DataTypeError(f"{self.value} and {self.other} cannot be compared: one is text")
+            there = there & also
+            return Truth.known(_compare(cells, self.op, others, there), there)
+        return Truth.known(_compare(cells, self.op, self.value.literal(facts, self.other), there), there)
+
+
+@dataclass(frozen=True, eq=False)
+class _Present(Condition):
+    value: Value
+
+    def truth(self, facts: Facts) -> Truth:
+        present = self.value.bounds(facts).present
+        return Truth.known(present, np.ones(len(present), bool))
+
+
+@dataclass(frozen=True, eq=False)
+class SomeCell(Condition):
+    """Whether some cell of an array lies from `low` to `high`, both included; ``None`` is no limit."""
+
+    array: Cells
+    low: Any
+    high: Any
+    above: bool = False
+    below: bool = False
+
+    def truth(self, facts: Facts) -> Truth:
+        """Return what the statistics tell, or what reading told."""
+        bounds = facts.array(self.array.name)
+        could, surely = self.within(facts, bounds.minimum, bounds.maximum, bounds.valid)
+        truth = Truth(could, bounds.present & ~surely, ~bounds.present)
+        read, answers = facts.answers.get(self, (None, None))
+        if read is not None and answers is not None:
+            truth.true[read], truth.false[read] = answers[read], ~answers[read]
+        return truth
+
+    def within(self, facts: Facts, minimum: Any, maximum: Any, valid: Mask) -> tuple[Mask, Mask]:
+        """Return where a cell could lie within, and where the smallest or the largest surely does."""
+        could, low_in, high_in = valid.copy(), valid.copy(), valid.copy()
+        for limit, op in ((self.low, ">" if self.above else ">="), (self.high, "<" if self.below else "<=")):
+            if limit is None:
+                continue
+            literal = self.array.literal(facts, limit)
+            inner, outer = _compare(minimum, op, literal, valid), _compare(maximum, op, literal, valid)
+            low_in &= inner
+            high_in &= outer
+            could &= outer if op[0] == ">" else inner
+        return could, (low_in | high_in) & could
+
+    def matches(self, facts: Facts, cells: NDArray[Any], schema: ArraySchema) -> bool:
+        """Return whether one of these cells counts and lies within."""
+        values, counted = counted_cells(schema.dtype, schema.fill, cells)
+        return bool(self.within(facts, values, values, counted)[1].any())
+
+
+@dataclass(frozen=True, eq=False)
+class _OtherCell(Condition):
+    """Whether some cell of an array differs from a value."""
+
+    array: Cells
+    value: Any
+
+    def truth(self, facts: Facts) -> Truth:
+        bounds = facts.array(self.array.name)
+        literal = self.array.literal(facts, self.value)
+        same = [_compare(cells, "==", literal, bounds.valid) for cells in (bounds.minimum, bounds.maximum)]
+        return Truth.known(bounds.valid & ~(same[0] & same[1]), bounds.present)
+
+
+def _compare(cells: NDArray[Any], op: str, other: Any, there: Mask) -> Mask:
+    """Compare element by element where something is there; False elsewhere."""
+    result = np.zeros(len(cells), bool)
+    if isinstance(other, float) and cells.dtype.kind in "iu":
+        op, other = as_integer_bound(op, other)
+    if cells.dtype.kind == "O" or (isinstance(other, bytes) and other.endswith(b"\0")):
+        others = other if isinstance(other, np.ndarray) else [other] * len(cells)
+        for i in np.flatnonzero(there).tolist():
+            result[i] = _compare_any(cells[i], op, others[i])
+        return result
+    picked = cells if there.all() else cells[there]
+    against = other[there] if isinstance(other, np.ndarray) else other
+    result[there] = _OPERATORS[op](picked, against)
+    return result
+
+
+def _compare_any(cell: Any, op: str, other: Any) -> bool:
+    if isinstance(cell, bytes) != isinstance(other, bytes):
+        return op == "!="
+    return bool(_OPERATORS[op](cell, other))
+
+
+# ── what conditions are about ────────────────────────────────────────────────────────────────────
+
+
+class Value(ABC):
+    """Something that each dataset has one of: a statistic or an attribute. Comparing it makes a condition."""
+
+    @abstractmethod
+    def bounds(self, facts: Facts) -> Bounds:
+        """Return the column that it comes from."""
+
+    @abstractmethod
+    def cells(self, facts: Facts) -> tuple[NDArray[Any], Mask]:
+        """Return its value for every ordinal, and where there is one."""
+
+    @abstractmethod
+    def literal(self, facts: Facts, value: Any) -> Any:
+        """Return a value to compare with as the column holds it."""
+
+    def __gt__(self, other: Any) -> Condition:
+        return _Compared(self, ">", other)
+
+    def __ge__(self, other: Any) -> Condition:
+        return _Compared(self, ">=", other)
+
+    def __lt__(self, other: Any) -> Condition:
+        return _Compared(self, "<", other)
+
+    def __le__(self, other: Any) -> Condition:
+        return _Compared(self, "<=", other)
+
+    def __eq__(self, other: Any) -> Condition:  # type: ignore[override]
+        return _Compared(self, "==", other)
+
+    def __ne__(self, other: Any) -> Condition:  # type: ignore[override]
+        return _Compared(self, "!=", other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def isin(self, values: Iterable[Any]) -> Condition:
+        """Return the condition that it equals one of some values."""
+        return _any_of([_Compared(self, "==", value) for value in values])
+
+    def between(self, low: Any, high: Any) -> Condition:
+        """Return the condition that it lies from `low` to `high`, both included."""
+        return _Both(_Compared(self, ">=", low), _Compared(self, "<=", high))
+
+    def exists(self) -> Condition:
+        """Return the condition that the dataset has it."""
+        return _Present(self)
+
+
+def _any_of(conditions: Sequence[Condition]) -> Condition:
+    if not conditions:
+        raise InvalidArgument("isin needs at least one value")
+    result = conditions[0]
+    for condition in conditions[1:]:
+        result = result | condition
+    return result
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Statistic(Value):
+    """``col(name).min()`` and its like."""
+
+    array: str
+    name: str
+
+    def __repr__(self) -> str:
+        return f"col({self.array!r}).{self.name}()"
+
+    def bounds(self, facts: Facts) -> Bounds:
+        """Return the array's statistics."""
+        return facts.array(self.array)
+
+    def cells(self, facts: Facts) -> tuple[NDArray[Any], Mask]:
+        """Return the statistic of every dataset."""
+        bounds = facts.array(self.array)
+        if self.name in ("min", "max"):
+            return (bounds.minimum if self.name == "min" else bounds.maximum), bounds.valid
+        return (bounds.rows if self.name == "row_count" else bounds.nulls), bounds.present
+
+    def literal(self, facts: Facts, value: Any) -> Any:
+        """Return a value to compare with as the column holds it."""
+        types = facts.types(self.array) if self.name in ("min", "max") else {"int64"}
+        return as_literal(value, types, str(self))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Attribute(Value):
+    """``col.attr(key)`` of the dataset, or ``col(name).attr(key)`` of an array."""
+
+    array: str | None
+    key: str
+
+    def __repr__(self) -> str:
+        return f"col{'' if self.array is None else f'({self.array!r})'}.attr({self.key!r})"
+
+    def bounds(self, facts: Facts) -> Bounds:
+        """Return the attribute's values."""
+        return facts.attribute(self.array, self.key)
+
+    def cells(self, facts: Facts) -> tuple[NDArray[Any], Mask]:
+        """Return the attribute of every dataset."""
+        bounds = facts.attribute(self.array, self.key)
+        return bounds.minimum, bounds.valid
+
+    def literal(self, facts: Facts, value: Any) -> Any:
+        """Return a value to compare with as the column holds it."""
+        return as_literal(value, facts.attribute_types(self.array, self.key), str(self))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Cells:
+    """The cells of an array, ``col(name)``. A comparison asks whether *some* cell satisfies it.
+
+    Cells that are NaN or equal the declared fill value do not count.
+    """
+
+    name: str
+
+    def __repr__(self) -> str:
+        return f"col({self.name!r})"
+
+    def literal(self, facts: Facts, value: Any) -> Any:
+        """Return a value to compare with as the statistics hold it."""
+        return as_literal(value, facts.types(self.name), str(self))
+
+    def min(self) -> Statistic:
+        """Return the smallest cell."""
+        return Statistic(self.name, "min")
+
+    def max(self) -> Statistic:
+        """Return the largest cell."""
+        return Statistic(self.name, "max")
+
+    def row_count(self) -> Statistic:
+        """Return the number of cells."""
+        return Statistic(self.name, "row_count")
+
+    def null_count(self) -> Statistic:
+        """Return the number of cells that equal the declared fill value."""
+        return Statistic(self.name, "null_count")
+
+    def attr(self, key: str) -> Attribute:
+        """Return an attribute of the array."""
+        return Attribute(self.name, key)
+
+    def exists(self) -> Condition:
+        """Return the condition that the dataset has the array."""
+        return _Present(Statistic(self.name, "row_count"))
+
+    def between(self, low: Any, high: Any) -> Condition:
+        """Return the condition that some cell lies from `low` to `high`, both included."""
+        return SomeCell(self, low, high)
+
+    def isin(self, values: Iterable[Any]) -> Condition:
+        """Return the condition that some cell equals one of some values."""
+        return _any_of([SomeCell(self, value, value) for value in values])
+
+    def __gt__(self, other: Any) -> Condition:
+        return SomeCell(self, other, None, above=True)
+
+    def __ge__(self, other: Any) -> Condition:
+        return SomeCell(self, other, None)
+
+    def __lt__(self, other: Any) -> Condition:
+        return SomeCell(self, None, other, below=True)
+
+    def __le__(self, other: Any) -> Condition:
+        return SomeCell(self, None, other)
+
+    def __eq__(self, other: Any) -> Condition:  # type: ignore[override]
+        return SomeCell(self, other, other)
+
+    def __ne__(self, other: Any) -> Condition:  # type: ignore[override]
+        return _OtherCell(self, other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class _Col:
+    """``col(name)`` for the cells of an array, ``col.attr(key)`` for an attribute of the dataset."""
+
+    def __call__(self, array: str) -> Cells:
+        """Return the cells of an array, to be compared."""
+        return Cells(array)
+
+    def attr(self, key: str) -> Attribute:
+        """Return an attribute of the dataset, to be compared."""
+        return Attribute(None, key)
+
+
+col = _Col()
+
+
+def box(**ranges: tuple[Any, Any]) -> Condition:
+    """Return the condition that each named coordinate has a cell within its range, both ends included.
+
+    Parameters
+    ----------
+    **ranges : (low, high)
+        By array name; ``None`` for no limit.
+
+    Examples
+    --------
+    >>> nearby = box(lat=(40, 50), lon=(-10, None), time=("2019-01-01", "2019-12-31"))
+    """
+    if not ranges:
+        raise InvalidArgument("a box needs at least one range, such as lat=(40, 50)")
+    return all_of([SomeCell(Cells(name), low, high) for name, (low, high) in ranges.items()])
+
+
+def all_of(conditions: Sequence[Condition]) -> Condition:
+    """Return the condition that all of some are true."""
+    result = conditions[0]
+    for condition in conditions[1:]:
+        result = result & condition
+    return result

@@ -1,0 +1,122 @@
+"""The datasets that satisfy conditions: found from statistics and attributes, confirmed by reading if asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlas.chunks import Selection as Box
+from atlas.columns import Integers
+from atlas.query import Condition, Facts, Mask, SomeCell, Truth
+from atlas.reader import Snapshot
+
+if TYPE_CHECKING:
+    from atlas.store import Atlas
+
+# Cells that are read at a time to confirm a condition.
+_BATCH_BYTES = 64 << 20
+
+
+def matching(snapshot: Snapshot, condition: Condition, confirm: bool) -> tuple[Integers, Mask]:
+    """Return the ordinals of the datasets that could match, ascending, and which of them certainly do.
+
+    Parameters
+    ----------
+    confirm : bool
+        Read the cells of those that only could; then all that are returned certainly do.
+    """
+    facts = Facts(snapshot)
+    live = snapshot.root.catalog.ordinals
+    truth = condition.truth(facts)
+    if confirm:
+        open_ = live[(truth.true & ~truth.certain)[live]]
+        for leaf in condition.leaves():
+            if isinstance(leaf, SomeCell) and leaf not in facts.answers:
+                facts.answers[leaf] = _answers(facts, leaf, open_)
+        truth = condition.truth(facts)
+    found = live[truth.true[live]]
+    return found, truth.certain[found]
+
+
+def _answers(facts: Facts, leaf: SomeCell, ordinals: Integers) -> tuple[Mask, Mask]:
+    """Read the array of some datasets; return whose cells were read, and which hold one that matches."""
+    slots = facts.snapshot.root.catalog.slots
+    read, answers = np.zeros(slots, bool), np.zeros(slots, bool)
+    before: Truth = leaf.truth(facts)
+    wanted = ordinals[(before.true & before.false)[ordinals]]
+    codes, schemas = facts.snapshot.root.catalog.layouts(leaf.array.name, wanted)
+    for code, schema in enumerate(schemas):
+        members = wanted[codes == code]
+        step = max(1, _BATCH_BYTES // max(1, schema.cells * schema.dtype.itemsize))
+        for first in range(0, len(members), step):
+            batch = members[first : first + step]
+            whole = [(schema, Box((0,) * len(schema.shape), schema.shape), np.arange(len(batch)), batch)]
+            arrays = facts.snapshot.read_boxes(schema.name, schema.dtype, whole)
+            for ordinal, cells in zip(batch.tolist(), arrays, strict=True):
+                read[ordinal] = True
+                answers[ordinal] = leaf.matches(facts, cells, schema)
+    return read, answers
+
+
+class Selection(Sequence[str]):
+    """Names of datasets, in order of insertion, that a condition found; made by ``Atlas.select``.
+
+    A sequence of names, so it goes wherever names are asked for.
+
+    Attributes
+    ----------
+    ordinals : (n,) int64
+    certain : (n,) bool
+        Which of them certainly match; the others could, as far as statistics tell.
+    """
+
+    def __init__(self, store: Atlas, snapshot: Snapshot, ordinals: Integers, certain: Mask) -> None:
+        self._store = store
+        self._snapshot = snapshot
+        self.ordinals = ordinals
+        self.certain = certain
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The names, in order."""
+        return self._snapshot.root.catalog.names_of(self.ordinals)
+
+    def __len__(self) -> int:
+        return len(self.ordinals)
+
+    @overload
+    def __getitem__(self, position: int) -> str: ...
+    @overload
+    def __getitem__(self, position: slice) -> Selection: ...
+    def __getitem__(self, position: int | slice) -> str | Selection:
+        if isinstance(position, slice):
+            return Selection(self._store, self._snapshot, self.ordinals[position], self.certain[position])
+        return self.names[position]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __repr__(self) -> str:
+        return f"<Selection of {len(self)} datasets, {int(self.certain.sum())} for certain>"
+
+    def stack(
+        self,
+        array: str,
+        start: Sequence[int] | None = None,
+        shape: Sequence[int] | None = None,
+        *,
+        out: NDArray[Any] | None = None,
+        on_missing: Literal["raise", "fill"] = "raise",
+    ) -> NDArray[Any]:
+        """Read the same box of an array into one; see :meth:`Atlas.read_array_across_stacked`."""
+        return self._store.read_array_across_stacked(array, self.names, start, shape, out=out, on_missing=on_missing)
+
+    def read(
+        self, array: str, start: Sequence[int] | None = None, shape: Sequence[int] | None = None
+    ) -> list[NDArray[Any] | None]:
+        """Read the same box of an array into a list; see :meth:`Atlas.read_array_across`."""
+        return self._store.read_array_across(array, self.names, start, shape)

@@ -1,0 +1,134 @@
+"""What reads cost, counted: these numbers are the same on every machine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import atlas
+from atlas import kernels, worker
+from atlas.kernels import native
+
+
+def build(place: Path, datasets: int) -> list[str]:
+    names = [f"d{i:04d}" for i in range(datasets)]
+    with atlas.Atlas.create(place) as store:
+        for i, name in enumerate(names):
+            view = store.create_dataset(name)
+            view.define_array("t", "float32", ["y", "x"], [40, 60], [20, 30])
+            cells = np.round(np.cumsum(np.random.default_rng(i).normal(0, 1, (40, 60)), axis=1), 2)
+            view.write_array("t", [0, 0], cells.astype("f4"))
+    return names
+
+
+@pytest.fixture
+def decoded(monkeypatch) -> Counter:
+    """Count the chunks that are decoded, and how often kernels are called for that."""
+    counts: Counter = Counter()
+
+    class Counting:
+        @staticmethod
+        def unpack(src, rows, *rest):
+            counts.update(chunks=len(rows), calls=1)
+            native.unpack(src, rows, *rest)
+
+        choose, pack = staticmethod(native.choose), staticmethod(native.pack)
+
+    monkeypatch.setattr(kernels, "pick", lambda cost, compiled=False: Counting)
+    return counts
+
+
+def test_a_slice_decodes_only_the_chunks_it_touches(place, decoded):
+    names = build(place, 12)
+    store = atlas.Atlas.open(place)
+    cases = [([0, 0], [20, 30], 1), ([19, 0], [2, 30], 2), ([19, 29], [2, 2], 4), ([0, 0], [0, 5], 0)]
+    for start, shape, chunks in cases:
+        decoded.clear()
+        store.read_array_across_stacked("t", names, start, shape)
+        assert decoded["chunks"] == chunks * len(names)
+        assert decoded["calls"] <= 1  # a small read is one call, however many chunks it has
+
+
+def test_a_read_within_one_chunk_makes_no_plan(place, monkeypatch):
+    build(place, 3)
+    view = atlas.Atlas.open(place).open_dataset("d0001")
+    expected = view.read_array("t")
+
+    def unexpected(*arguments):
+        raise AssertionError("a plan was made")
+
+    monkeypatch.setattr("atlas.reader.plan_reads", unexpected)
+    assert view.read_array("t", [20, 30], [20, 30]).tobytes() == expected[20:, 30:].tobytes()
+    assert view.read_array("t", [3, 5], [1, 7]).tobytes() == expected[3:4, 5:12].tobytes()
+    with pytest.raises(AssertionError, match="a plan was made"):
+        view.read_array("t", [19, 0], [2, 1])
+
+
+def python_calls(store: atlas.Atlas, names: list[str]) -> int:
+    calls = 0
+
+    def count(frame, event, argument):
+        nonlocal calls
+        calls += event == "call"
+
+    store.read_array_across_stacked("t", names)
+    sys.setprofile(count)
+    try:
+        store.read_array_across_stacked("t", names)
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_no_python_function_is_called_per_chunk(place):
+    names = build(place, 300)
+    native.load()
+    store = atlas.Atlas.open(place, executor="serial")
+    few, many = python_calls(store, names[:20]), python_calls(store, names)
+    # Names are looked up one by one; each of these datasets has four chunks.
+    assert many - few < 280 + 40
+
+
+def test_every_task_of_a_read_is_a_range_of_chunks(place, monkeypatch):
+    names = build(place, 50)
+    ranges: list[tuple[int, int]] = []
+
+    def counting(job, low, high):
+        ranges.append((low, high))
+        return worker.decode_range(job, low, high)
+
+    monkeypatch.setattr("atlas.reader.decode_range", counting)
+    store = atlas.Atlas.open(place, workers=2, executor="threads")
+    store.read_array_across_stacked("t", names)
+    assert sorted(ranges)[0][0] == 0
+    assert sorted(ranges)[-1][1] == 200
+    assert len(ranges) == 4
+
+
+FIRST_READ = """
+import json, sys
+import atlas
+store = atlas.Atlas.open(sys.argv[1])
+store.read_array_across_stacked("t", store.list_datasets())
+heavy = ["numba", "loky", "xarray", "dask", "fsspec", "s3fs", "pandas", "zstandard", "llvmlite", "lz4", "rich"]
+print(json.dumps([name for name in heavy if name in sys.modules]))
+"""
+
+
+def imported(place: Path) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", FIRST_READ, place], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_a_first_read_imports_only_what_it_needs(tmp_path):
+    native.load()
+    build(tmp_path / "small", 5)
+    assert imported(tmp_path / "small") == ["zstandard"]
+    build(tmp_path / "large", 300)
+    assert imported(tmp_path / "large") == ["zstandard", "llvmlite"]

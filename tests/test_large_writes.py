@@ -1,0 +1,69 @@
+"""Large writes are encoded at once; what is pending behaves as if they were not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import atlas
+from atlas import writer
+from atlas.errors import CorruptChunk
+
+TYPES = ["bool", "int16", "uint64", "float16", "float32", "float64", "complex64", "datetime64[ns]", "timedelta64[s]"]
+
+
+@pytest.fixture(autouse=True)
+def everything_is_large(monkeypatch):
+    monkeypatch.setattr(writer, "_ENCODE_ABOVE", 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(TYPES), st.sampled_from(["zstd", "lz4", "none"]), st.integers(0, 2**32), st.data())
+def test_overlapping_writes_are_what_numpy_says(tmp_path_factory, dtype, codec, seed, data):
+    rng = np.random.default_rng(seed)
+    place = tmp_path_factory.mktemp("large") / "s"
+    shape, chunk = (13, 9), data.draw(st.sampled_from([(13, 9), (5, 4), (20, 20)]))
+    expected = np.zeros(shape, dtype)
+    with atlas.Atlas.create(place, codec=codec) as store:
+        view = store.create_dataset("d")
+        view.define_array("a", dtype, ["y", "x"], shape, chunk)
+        for _ in range(data.draw(st.integers(1, 5))):
+            start = [data.draw(st.integers(0, n - 1)) for n in shape] if data.draw(st.booleans()) else [0, 0]
+            box = tuple(slice(s, n) for s, n in zip(start, shape, strict=True))
+            cells = rng.integers(0, 2 if dtype == "bool" else 90, expected[box].shape).astype(dtype)
+            view.write_array("a", start, cells)
+            expected[box] = cells
+            cells[...] = 0  # the caller's memory is the caller's again
+            assert view.read_array("a").tobytes() == expected.tobytes()
+            if data.draw(st.booleans()):
+                store.flush()
+    assert atlas.Atlas.open(place).read_array_across_stacked("a", ["d"])[0].tobytes() == expected.tobytes()
+
+
+def test_pending_payloads_are_small(place):
+    cells = np.round(np.cumsum(np.random.default_rng(0).normal(0, 1, (100, 1000)), axis=0), 2)
+    store = atlas.Atlas.create(place)
+    view = store.create_dataset("d")
+    view.define_array("a", "float64", ["y", "x"], cells.shape, [50, 500])
+    view.write_array("a", [0, 0], cells)
+    held = store._session.pending.arrays["d"]["a"].chunks
+    assert sum(len(chunk.payload) for chunk in held.values()) < cells.nbytes / 4
+
+
+def test_a_write_that_fails_half_way_leaves_nothing_pending(place):
+    with atlas.Atlas.create(place, codec="none") as store:
+        view = store.create_dataset("d")
+        view.define_array("a", "int32", ["x"], [30], [10])
+        view.write_array("a", [0], np.arange(30, dtype="i4"))
+    file = next((place / "a").iterdir())
+    damaged = bytearray(file.read_bytes())
+    damaged[24 + 80] ^= 1  # in the last chunk
+    file.write_bytes(damaged)
+    store = atlas.Atlas.open(place)
+    view = store.open_dataset("d")
+    with pytest.raises(CorruptChunk):
+        view.write_array("a", [5], np.zeros(20, "i4"))
+    assert view.read_array("a", [0], [20]).tolist() == list(range(20))
+    assert not any(pending.chunks for pending in store._session.pending.arrays["d"].values())

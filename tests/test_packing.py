@@ -1,0 +1,275 @@
+"""Packed chunks: kernels and twins write the same bytes, every bit comes back, and damage is told."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atlas import codecs
+from atlas.errors import CorruptChunk
+from atlas.kernels import native, twins
+from atlas.kernels.layout import DIVIDED, ELEMENTS, INTEGERS, MASKED, MULTIPLIED, PATCHED, WIDE, Packing
+
+FLOATS, NUMBERS = ["f4", "f8"], ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"]
+
+
+def element(cells: np.ndarray) -> int:
+    return ELEMENTS[f"{cells.dtype.kind}{cells.dtype.itemsize}"]
+
+
+def raw(cells: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(cells).reshape(-1).view(np.uint8)
+
+
+@st.composite
+def chunks(draw):
+    """A chunk of some type, shape and habit, and the value that many of its cells may hold."""
+    shape = tuple(draw(st.lists(st.integers(1, 12), max_size=4)))
+    if draw(st.booleans()):
+        shape = (draw(st.integers(1, 2500)),)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    cells = (floats if draw(st.booleans()) else integers)(draw, rng, int(np.prod(shape)))
+    fill = draw(st.sampled_from([None, "first", "odd"]))
+    if fill is not None:
+        odd = 99999.0 if cells.dtype.kind == "f" else np.iinfo(cells.dtype).min
+        fill = raw(cells[:1] if fill == "first" else np.array([odd], cells.dtype)).copy()
+    return cells.reshape(shape), fill
+
+
+def floats(draw, rng, count):
+    dtype = np.dtype(draw(st.sampled_from(FLOATS)))
+    walk = np.cumsum(rng.normal(0, 1, count)) + rng.normal(0, 20)
+    habit = draw(st.sampled_from(["decimal", "noise", "scaled", "binary", "large"]))
+    if habit == "decimal":
+        walk = np.round(walk, draw(st.integers(0, 6)))
+    elif habit == "scaled":
+        walk = np.round(walk).astype(dtype) * dtype.type(0.01)
+    elif habit == "binary":
+        walk = np.round(walk * 64) / 64
+    elif habit == "large":
+        walk = np.round(walk * 1e9) / 100
+    cells = walk.astype(dtype)
+    cells[rng.random(count) < draw(st.sampled_from([0, 0, 0.01, 0.4, 1]))] = np.nan
+    odd = rng.random(count) < draw(st.sampled_from([0, 0.02]))
+    cells[odd] = rng.choice([np.inf, -np.inf, -0.0, 0.0, 1e30, 1e-40, 1 / 3], int(odd.sum()))
+    odd = rng.random(count) < draw(st.sampled_from([0, 0.03]))
+    cells.view(f"u{dtype.itemsize}")[odd] = 0xFFC00001 if dtype.itemsize == 4 else 0xFFF8000000000123
+    return cells
+
+
+def integers(draw, rng, count):
+    dtype = np.dtype(draw(st.sampled_from(NUMBERS)))
+    ends = np.iinfo(dtype)
+    habit = draw(st.sampled_from(["walk", "noise", "wide", "counter"]))
+    if habit == "noise":
+        cells = rng.integers(ends.min, ends.max, count, dtype, endpoint=True)
+    elif habit == "counter":
+        cells = (np.arange(count) % 120).astype(dtype)
+    else:
+        walk = np.cumsum(rng.normal(0, 10 if habit == "walk" else 1e7, count))
+        cells = np.clip(walk, max(ends.min, -(2**62)), min(ends.max, 2**62)).astype(dtype)
+    cells[rng.random(count) < draw(st.sampled_from([0, 0.3]))] = ends.min
+    return cells
+
+
+def unpacked(loops, payload: bytes, cells: np.ndarray, box: tuple[slice, ...]) -> bytes:
+    """Read a box of a packed chunk."""
+    wanted = np.array(cells[box], order="C")
+    out = np.zeros(max(wanted.nbytes, 1), np.uint8)
+    tables = [list(cells.shape), [s.start for s in box], [s.stop - s.start for s in box], wanted.strides]
+    extent, start, block, strides = (np.array(table, np.int64).reshape(1, cells.ndim) for table in tables)
+    one, src = np.zeros(1, np.int64), np.frombuffer(b"!" + payload, np.uint8)
+    length = np.array([len(payload)], np.int64)
+    geometry = np.zeros(1, np.int32)
+    loops.unpack(src, one, one + 1, length, geometry, extent, start, block, out, one, strides, element(cells))
+    return out[: wanted.nbytes].tobytes()
+
+
+def whole(cells: np.ndarray) -> tuple[slice, ...]:
+    return tuple(slice(0, n) for n in cells.shape)
+
+
+@settings(max_examples=300, deadline=None)
+@given(chunks(), st.data())
+def test_kernels_and_twins_write_and_read_the_same(chunk, data):
+    cells, fill = chunk
+    packing = native.choose(raw(cells), cells.shape, element(cells), fill)
+    assert packing == twins.choose(raw(cells), cells.shape, element(cells), fill)
+    if packing is None:
+        return
+    axes = data.draw(st.sampled_from([packing.axes, 0, *range(1 << max(cells.ndim, 1))]))
+    packing = packing._replace(axes=axes)
+    limit = 2 * cells.nbytes + 5000
+    payload = native.pack(raw(cells), cells.shape, element(cells), fill, packing, limit)
+    assert payload == twins.pack(raw(cells), cells.shape, element(cells), fill, packing, limit)
+    if payload is None:
+        return
+    starts = [data.draw(st.integers(0, n - 1)) for n in cells.shape]
+    box = tuple(slice(s, data.draw(st.integers(s + 1, n))) for s, n in zip(starts, cells.shape, strict=True))
+    for loops in (native, twins):
+        for part in (whole(cells), box):
+            assert unpacked(loops, payload, cells, part) == np.ascontiguousarray(cells[part]).tobytes()
+
+
+@settings(max_examples=200, deadline=None)
+@given(chunks(), st.sampled_from(["zstd", "lz4", "none"]))
+def test_what_the_encoder_writes_comes_back(chunk, codec):
+    cells, fill = chunk
+    data = raw(cells)
+    payload, pipeline = codecs.encode_numbers(data, cells.dtype, cells.shape, fill, codec, 1)
+    if pipeline == codecs.PACKED:
+        assert len(payload) <= 0.9 * len(data)
+        assert unpacked(native, payload, cells, whole(cells)) == data.tobytes()
+    else:
+        decoded = np.frombuffer(codecs.decode(payload, pipeline, len(data), cells.dtype.itemsize), np.uint8)
+        if codecs.is_shuffled(pipeline):
+            decoded = decoded.reshape(cells.dtype.itemsize, -1).T
+        assert decoded.tobytes() == data.tobytes()
+
+
+def packed(cells: np.ndarray, fill: np.ndarray | None = None) -> bytes:
+    payload, pipeline = codecs.encode_numbers(raw(cells), cells.dtype, cells.shape, fill, "zstd", 1)
+    assert pipeline == codecs.PACKED
+    return payload
+
+
+STEPS = np.cumsum(np.arange(48) % 7 - 2).reshape(4, 12)
+
+# Payloads of version 1 of the format. A release that cannot read them has broken the stores of its users.
+GOLDEN = {
+    "decimal": (
+        np.round(STEPS * 0.13 + 11, 2).astype("f4"),
+        "0102020032040000e6ffffff003845d40d0000008d5310a01a9ab371a101343472364e416783e66c802608d09c828053d09c"
+        "1a9a10a0a101b3710a020907",
+    ),
+    "multiplied": (
+        STEPS.astype("f8") * 0.01,
+        "02020100fdffffff070000000110638a77a8000085046a526a5248a048a026852685046a04000000520000000404",
+    ),
+    "masked": (
+        np.where(STEPS % 3 == 0, np.nan, STEPS / 4),
+        "01420101feffffff050000000000007966970000b72898048b787ac06ab688a749b728980700000004000000000000000000"
+        "f87f04043640d20648da",
+    ),
+    "integers": (
+        (STEPS * 3).astype("i2"),
+        "00000200fafffffffaffffff00d2cf0c233d601886c991e4304c0e26480f9807477a203d0c9386c960180000911e00000705",
+    ),
+    "wide": (
+        (STEPS * 10**10).astype("i8"),
+        "000002040038e857fbffffff0038e857fbffffff0000000000b08ef000b4f9e400489429800dec0900e40b5400c817a800ac"
+        "23fc00902f5000743ba4005847f80000000000e40b5400c817a800ac23fc00902f50005847f80000000000e40b5400c817a8"
+        "00ac23fc00902f5000743ba4005847f80000000000e40b5400c817a800902f5000743ba4005847f80000000000e40b5400c8"
+        "17a800ac23fc00902f5000743ba4005847f80000000000c817a800ac23fc00902f5000743ba4005847f80000000000e40b54"
+        "00c817a800ac23fc00902f5000743ba4620b9440942dd662d9922db60bb440d9600b9400942db6002724",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.parametrize("loops", [native, twins])
+def test_golden_payloads_are_read(name, loops):
+    cells, payload = GOLDEN[name]
+    assert unpacked(loops, bytes.fromhex(payload), cells, whole(cells)) == cells.tobytes()
+
+
+def test_each_habit_is_found():
+    rng = np.random.default_rng(0)
+    walk = np.cumsum(rng.normal(0, 5, 5000))
+    for dtype in ("f4", "f8"):
+        kind = np.dtype(dtype).type
+        assert packed(np.round(walk, 2).astype(dtype))[:2] == bytes((DIVIDED, 2))
+        assert packed(np.round(walk).astype(dtype) * kind(0.01))[:2] == bytes((MULTIPLIED, 2))
+        assert packed(np.round(walk * 8).astype(dtype) / 8)[0] == DIVIDED
+    assert packed(np.round(walk).astype("i2"))[:2] == bytes((INTEGERS, 0))
+    noise = rng.normal(0, 1, 5000)
+    assert codecs.encode_numbers(raw(noise), noise.dtype, noise.shape, None, "zstd", 1)[1] != codecs.PACKED
+
+
+def test_flags_say_what_a_chunk_needs():
+    walk = np.round(np.cumsum(np.random.default_rng(1).normal(0, 5, 3000)), 2)
+    assert packed(walk)[3] == 0
+    holes = np.where(np.arange(3000) % 3, walk, np.nan)
+    assert packed(holes)[3] == MASKED
+    walk[5] = np.pi
+    assert packed(walk)[3] == PATCHED
+    assert packed(np.arange(3000) * 10**12)[3] == WIDE
+
+
+def test_a_fill_value_far_away_costs_a_bit_a_cell():
+    walk = np.round(np.cumsum(np.random.default_rng(2).normal(0, 5, 8000)), 2).astype("f4")
+    filled = np.where(np.arange(8000) % 5, walk, np.float32(9.96921e36)).astype("f4")
+    fill = raw(np.array([9.96921e36], "f4"))
+    assert len(packed(filled, fill)) < len(packed(walk)) + 8000 // 8 + 400
+
+
+def test_repetitive_numbers_go_to_the_codec_that_is_good_at_them():
+    categories = np.repeat(np.random.default_rng(3).integers(0, 5, 200), 50).astype("i4")
+    payload, pipeline = codecs.encode_numbers(raw(categories), categories.dtype, categories.shape, None, "zstd", 1)
+    assert pipeline == codecs.SHUFFLE_ZSTD
+    packing = native.choose(raw(categories), categories.shape, element(categories), None)
+    other = native.pack(raw(categories), categories.shape, element(categories), None, packing, categories.nbytes)
+    assert other is None or len(payload) < 0.7 * len(other)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(sorted(GOLDEN)), st.data())
+def test_damage_is_told_or_changes_values_alike(name, data):
+    cells, text = GOLDEN[name]
+    payload = bytearray.fromhex(text)
+    change = data.draw(st.sampled_from(["flip", "cut", "grow"]))
+    if change == "flip":
+        payload[data.draw(st.integers(0, len(payload) - 1))] ^= data.draw(st.integers(1, 255))
+    elif change == "cut":
+        del payload[data.draw(st.integers(0, len(payload) - 1)) :]
+    else:
+        payload += data.draw(st.binary(min_size=1, max_size=9))
+    answers = []
+    for loops in (native, twins):
+        try:
+            answers.append(unpacked(loops, bytes(payload), cells, whole(cells)))
+        except CorruptChunk as error:
+            answers.append(str(error))
+    # The checksum is what tells damage; unpacking must only stay within its buffers, and agree.
+    assert answers[0] == answers[1]
+    assert change != "grow" or isinstance(answers[0], str)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=300), st.sampled_from(sorted(GOLDEN)), st.integers(0, 2), st.sampled_from([0, 1, 2, 3, 4, 7]))
+def test_junk_is_refused_or_fills_the_output(junk, name, kind, flags):
+    cells, _ = GOLDEN[name]
+    payload = bytes((kind, 2, 3, flags)) + junk
+    for loops in (native, twins):
+        with suppress(CorruptChunk):
+            assert len(unpacked(loops, payload, cells, whole(cells))) == cells.nbytes
+
+
+def test_small_jobs_are_done_by_numpy_until_kernels_are_there(monkeypatch):
+    from atlas import kernels
+
+    class Nothing:
+        is_loaded = False
+
+    monkeypatch.setattr(kernels, "library", Nothing())
+    monkeypatch.setattr(kernels, "_done_by_twins", 0)
+    monkeypatch.setattr(kernels, "may_be_cached", lambda: False)
+    assert kernels.pick(kernels.COMPILE_ABOVE // 2) is twins
+    assert kernels.pick(kernels.COMPILE_ABOVE // 2) is native
+    assert kernels.pick(kernels.COMPILE_ABOVE) is native
+    monkeypatch.setattr(kernels, "_done_by_twins", 0)
+    monkeypatch.setattr(kernels, "may_be_cached", lambda: True)
+    assert kernels.pick(100) is twins
+    assert kernels.pick(kernels.LOAD_ABOVE) is native
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (40, 1, 30), (1, 1, 500)])
+def test_axes_of_one_cell_are_no_trouble(shape):
+    cells = np.round(np.linspace(3, 9, int(np.prod(shape))), 1).reshape(shape)
+    for axes in range(1 << max(len(shape), 1)):
+        payload = native.pack(raw(cells), shape, element(cells), None, Packing(DIVIDED, 1, axes), 1 << 16)
+        assert unpacked(native, payload, cells, whole(cells)) == cells.tobytes()

@@ -1,0 +1,301 @@
+"""Statistics, pruning and queries, against brute force over the data."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import atlas
+from atlas import Atlas, box, col, commitfiles
+
+FILL = 9999.0
+
+
+class Fleet:
+    """A random fleet, and what it holds as plain Python."""
+
+    def __init__(self, place: Path, seed: int, count: int = 120) -> None:
+        self.random = random.Random(seed)
+        self.place = place
+        self.cells: dict[str, dict[str, list]] = {}
+        self.attributes: dict[str, dict] = {}
+        store = Atlas.create(place)
+        for i in range(count):
+            self.add(store, f"d{i:03d}")
+            if self.random.random() < 0.1:
+                store.flush()
+        store.flush()
+        for name in self.random.sample(list(self.cells), count // 5):
+            self.change(store, name)
+        store.flush()
+
+    def add(self, store: Atlas, name: str) -> None:
+        rng, view = self.random, store.create_dataset(name)
+        self.cells[name], self.attributes[name] = {}, {}
+        if rng.random() < 0.8:
+            fill = FILL if rng.random() < 0.7 else None
+            self.write(
+                view, "t", "float32", fill, [rng.choice([*map(float, range(8)), FILL, math.nan]) for _ in range(4)]
+            )
+        if rng.random() < 0.7:
+            self.write(view, "n", "int64", None, [rng.choice([0, 1, 5, 2**60, 2**60 + 1, -7]) for _ in range(3)])
+        if rng.random() < 0.6:
+            self.write(view, "s", "string", "", [rng.choice(["", "a", "ab", "é", "z\0"]) for _ in range(3)])
+        if rng.random() < 0.6:
+            self.write(view, "when", "datetime64[s]", None, [rng.randrange(0, 10**9) for _ in range(2)])
+        for key, value in {
+            "lat": rng.choice([1.5, 2.0, math.nan]),
+            "id": rng.randrange(9),
+            "kind": rng.choice("xyz"),
+        }.items():
+            if rng.random() < 0.8:
+                view.set_attribute(key, value)
+                self.attributes[name][key] = value
+
+    def write(self, view, array, dtype, fill, cells) -> None:
+        view.define_array(array, dtype, ["i"], [len(cells)], [2], fill)
+        if self.random.random() < 0.9:
+            data = np.array(cells, object if dtype == "string" else "M8[s]" if dtype.startswith("datetime") else dtype)
+            view.write_array(array, [0], data)
+        else:
+            cells = [{"s": ""}.get(array, 0) if fill is None else fill] * len(cells)
+        self.cells[view.name][array] = [c for c in cells if c == c and (fill is None or c != fill)]
+
+    def change(self, store: Atlas, name: str) -> None:
+        what = self.random.randrange(3)
+        if what == 0:
+            store.delete_dataset(name)
+            del self.cells[name], self.attributes[name]
+        elif what == 1 and "n" in self.cells[name]:
+            store.open_dataset(name).write_array("n", [0], np.array([3, 3, 3]))
+            self.cells[name]["n"] = [3, 3, 3]
+        elif "t" in self.cells[name]:
+            store.open_dataset(name).delete_array("t")
+            del self.cells[name]["t"]
+
+    def matching(self, test) -> list[str]:
+        """Names for which a test of (cells, attributes) is True; None is null."""
+        return [name for name in self.cells if test(self.cells[name], self.attributes[name]) is True]
+
+
+def some(array, test):
+    return lambda cells, _: None if array not in cells else any(map(test, cells[array]))
+
+
+def of(array, pick, test):
+    return lambda cells, _: None if not cells.get(array) else test(pick(cells[array]))
+
+
+def attribute(key, test):
+    def ask(_, attributes):
+        value = attributes.get(key)
+        return None if value is None or value != value else test(value)
+
+    return ask
+
+
+def moment(day):
+    return int(np.datetime64(day, "s").astype(int))
+
+
+# A condition, and what it means.
+CONDITIONS = [
+    (col("t") > 5, some("t", lambda c: c > 5)),
+    (col("t") <= 0.5, some("t", lambda c: c <= 0.5)),
+    (col("t") == 3, some("t", lambda c: c == 3)),
+    (col("t") != 3, some("t", lambda c: c != 3)),
+    (col("t").between(2.5, 4), some("t", lambda c: 2.5 <= c <= 4)),
+    (col("t").isin([1, 6]), some("t", lambda c: c in (1, 6))),
+    (col("t").max() > 5, of("t", max, lambda c: c > 5)),
+    (col("t").min() == 0, of("t", min, lambda c: c == 0)),
+    (col("t").exists(), lambda cells, _: "t" in cells),
+    (col("n") == 2**60 + 1, some("n", lambda c: c == 2**60 + 1)),
+    (col("n").max() > 2.0**60, of("n", max, lambda c: c > 2**60)),
+    (col("n").min() < -6.5, of("n", min, lambda c: c < -6.5)),
+    (col("n") == 0.5, some("n", lambda c: False)),
+    (col("n") < math.inf, some("n", lambda c: True)),
+    (col("n") > 2**70, some("n", lambda c: False)),
+    (col("s") == "ab", some("s", lambda c: c == "ab")),
+    (col("s").max() >= "é", of("s", lambda cells: max(c.encode() for c in cells), lambda c: c >= "é".encode())),
+    (col("s") == "z\0", some("s", lambda c: c == "z\0")),
+    (col("when") > "1990-01-01", some("when", lambda c: c > moment("1990-01-01"))),
+    (col("when").max() <= np.datetime64("1985-06-01T00", "ns"), of("when", max, lambda c: c <= moment("1985-06-01"))),
+    (col("when") < datetime.datetime(1980, 1, 1), some("when", lambda c: c < moment("1980-01-01"))),
+    (col("when") < "9999-01-01", some("when", lambda c: True)),
+    (col.attr("lat") > 1.75, attribute("lat", lambda v: v > 1.75)),
+    (col.attr("id").between(2, 5), attribute("id", lambda v: 2 <= v <= 5)),
+    (col.attr("kind") == "x", attribute("kind", lambda v: v == "x")),
+    (col.attr("kind").isin(["x", "z"]), attribute("kind", lambda v: v in "xz")),
+    (col.attr("kind").exists(), lambda _, attributes: "kind" in attributes),
+    (box(t=(2, 4), n=(0, None)), None),
+]
+
+
+def three_valued(op, first, second):
+    def both(cells, attributes):
+        a, b = first(cells, attributes), second(cells, attributes)
+        if op == "and":
+            return False if a is False or b is False else None if a is None or b is None else True
+        return True if a is True or b is True else None if a is None or b is None else False
+
+    return both
+
+
+def negated(test):
+    return lambda cells, attributes: {True: False, False: True, None: None}[test(cells, attributes)]
+
+
+def combined(rng: random.Random, depth: int):
+    if not depth:
+        return rng.choice(CONDITIONS[:-1])
+    (one, is_one), (two, is_two) = combined(rng, depth - 1), combined(rng, depth - 1)
+    kind = rng.randrange(3)
+    if kind == 0:
+        return one & two, three_valued("and", is_one, is_two)
+    if kind == 1:
+        return one | two, three_valued("or", is_one, is_two)
+    return ~one, negated(is_one)
+
+
+@pytest.mark.parametrize("inline", [0, 1 << 16])
+@pytest.mark.parametrize("seed", range(3))
+def test_selections_are_what_brute_force_finds(tmp_path, monkeypatch, seed, inline):
+    monkeypatch.setattr(commitfiles, "INLINE_BYTES", inline)
+    fleet = Fleet(tmp_path / "s", seed)
+    store = Atlas.open(tmp_path / "s")
+    rng = random.Random(seed)
+    cases = [*CONDITIONS[:-1], *(combined(rng, depth) for depth in (1, 2, 3) for _ in range(25))]
+    for compacted in (False, True):
+        if compacted:
+            store.compact()
+        assert store.list_datasets() == list(fleet.cells)
+        for condition, test in cases:
+            expected = fleet.matching(test)
+            found = store.select(condition)
+            certain = [name for name, sure in zip(found, found.certain, strict=True) if sure]
+            assert set(certain) <= set(expected) <= set(found)
+            assert list(store.select(condition, confirm=True)) == expected
+
+
+def test_a_box_is_one_line_and_a_selection_reads(fleet):
+    store = Atlas.open(fleet)
+    found = store.select(box(t=(62, None)), col.attr("number") < 18)
+    assert list(found) == [f"d{i:02d}" for i in range(3, 18)]
+    assert found.certain.all()
+    assert len(found[2:4]) == 2
+    assert found[0] == "d03"
+    assert "d04" in found
+    np.testing.assert_array_equal(found.stack("t", [9, 11], [1, 1]).reshape(-1), np.arange(3, 18) + 59.5)
+    assert [part.shape for part in found[:2].read("label")] == [(3,), (3,)]
+    assert repr(found) == "<Selection of 15 datasets, 15 for certain>"
+
+
+def test_what_cannot_be_asked_is_refused(fleet):
+    store = Atlas.open(fleet)
+    refused = [
+        (lambda: store.select(col("temprature") > 1), atlas.ArrayNotFound),
+        (lambda: store.select(col.attr("zz") == 1), atlas.InvalidArgument),
+        (lambda: store.select(col("t") > "warm"), atlas.DataTypeError),
+        (lambda: store.select(col("label") > 1), atlas.DataTypeError),
+        (lambda: store.select(col("t") == math.nan), atlas.InvalidArgument),
+        (lambda: store.select(), atlas.InvalidArgument),
+        (lambda: (col("t") > 1) and (col("t") < 2), atlas.DataTypeError),
+        (lambda: (col("t") > 1) & True, atlas.DataTypeError),
+        (lambda: col("t").isin([]), atlas.InvalidArgument),
+        (lambda: box(), atlas.InvalidArgument),
+    ]
+    for call, error in refused:
+        with pytest.raises(error):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("max(t) > 70", 9),
+        ("70 < max(t)", 9),
+        ("attr(number) >= 5 and attr(number) < 7", 2),
+        ("3 <= t <= 3.2", 4),
+        ('attr(t, "units") == "K" and not attr(number) in [1, 2]', 18),
+        ("attr(number) not in [1, 2] or rows(t) == 3", 18),
+        ('cells("label") == "a"', 20),
+        ("exists(t) and nulls(t) == 0", 20),
+    ],
+)
+def test_conditions_as_text(fleet, text, count):
+    assert len(Atlas.open(fleet).select(text, confirm=True)) == count
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "t", "1", "max(t) >", "__import__('os')", "t.max() > 1", "max(t, t) > 1", "t > [1]", "1 < 2", "f'{t}' == 1"],
+)
+def test_text_that_is_no_condition_is_refused(fleet, text):
+    with pytest.raises(atlas.InvalidArgument, match="cannot be understood"):
+        Atlas.open(fleet).select(text)
+
+
+def test_ls_where_on_the_command_line(fleet):
+    command = [sys.executable, "-m", "atlas", "ls", str(fleet), "--where"]
+    run = subprocess.run([*command, "attr(number) in [3, 11]"], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["d03", "d11"]
+    bad = subprocess.run([*command, "max(zz) > 1"], capture_output=True, text=True, check=False)
+    assert (bad.returncode, bad.stderr.count("\n")) == (1, 1)
+
+
+def test_the_pruning_index_holds_what_reads_return(tmp_path):
+    fleet = Fleet(tmp_path / "s", 7)
+    store = Atlas.open(tmp_path / "s")
+    index = store.pruning_index(arrays=["t", "s"], global_attrs=["lat", "kind"])
+    assert set(index["columns"]) == {"t", "s", "lat", "kind"}
+    assert index["rows"] == store.row_slots() == len(index["datasets"]) == len(index["live"])
+    assert [name for name in index["datasets"] if name] == list(fleet.cells)
+    for row, name in enumerate(index["datasets"]):
+        assert index["live"][row] == (name is not None)
+        for array in ("t", "s"):
+            column = {key: values[row] for key, values in index["columns"][array].items()}
+            cells = fleet.cells.get(name, {}).get(array)
+            assert column["present"] == (cells is not None)
+            assert column["stats_valid"] == bool(cells)
+            if cells and array == "t":
+                assert (column["min"], column["max"]) == (min(cells), max(cells))
+                view = store.open_dataset(name)
+                assert column["row_count"] == 4
+                if view.array_stats("t"):
+                    assert column["null_count"] == view.array_stats("t")["null_count"]
+            if array == "s":
+                expected = (None, None) if not cells else (min(map(str.encode, cells)), max(map(str.encode, cells)))
+                assert (column["min"], column["max"]) == expected
+        kind = fleet.attributes.get(name, {}).get("kind")
+        assert index["columns"]["kind"]["max"][row] == (None if kind is None else kind.encode())
+    assert index["columns"]["t"]["min"].dtype == index["columns"]["lat"]["max"].dtype == np.float64
+    assert set(store.pruning_index()["columns"]) == {"t", "n", "s", "when", "lat", "id", "kind"}
+
+
+def test_column_summaries(tmp_path):
+    fleet = Fleet(tmp_path / "s", 3)
+    summaries = Atlas.open(tmp_path / "s").column_summaries()
+    cells = [cell for arrays in fleet.cells.values() for cell in arrays.get("n", [])]
+    present = sum("n" in arrays for arrays in fleet.cells.values())
+    assert summaries["n"] == {"min": min(cells), "max": max(cells), "present_count": present}
+    assert summaries["kind"]["min"] == b"x"
+    assert set(summaries) == {"t", "n", "s", "when", "lat", "id", "kind"}
+
+
+def test_only_the_files_of_what_is_asked_are_read(fleet):
+    store = Atlas.open(fleet)
+    opened = []
+    storage = store._session.storage
+    plain = storage.read_range
+    storage.read_range = lambda key, *place: opened.append(key.split("/")[0]) or plain(key, *place)
+    store.select(col.attr("number") == 3)
+    assert opened == []
+    store.select(col("t").max() > 1)
+    assert opened == ["t"]

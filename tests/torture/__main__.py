@@ -1,0 +1,72 @@
+"""The full campaign: ``python -m torture [part …]`` from the directory of the tests; ``make torture``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from torture import faults, flips, hostile, mutants, powerloss
+from torture.scenes import in_child, warm_up
+
+
+def run_faults(work: Path) -> str:
+    """Inject every fault at every call."""
+    total = faults.campaign(work)
+    assert total >= 2_000
+    return f"{total:,} injections"
+
+
+def run_powerloss(work: Path) -> str:
+    """Cut the power in every state."""
+    states, opened = in_child(lambda: powerloss.check_scenario(work, 3, 64))
+    after, opened_after = in_child(lambda: powerloss.check_kills(work, 1, 16))
+    assert states + after >= 1_000_000
+    return f"{states + after:,} states of the disk, {opened + opened_after:,} of them different to a reader"
+
+
+def run_mutants(work: Path) -> str:
+    """Take every sync away, swap every order."""
+    alive = mutants.survivors(mutants.POWER, lambda: mutants.hunt_power(work))
+    assert not alive, alive
+    return f"{len(mutants.POWER)} mutants, no survivor"
+
+
+def run_flips(work: Path) -> str:
+    """Damage every bit and every length."""
+    total = flips.campaign(work, print)
+    return f"{total:,} damaged files"
+
+
+def run_hostile(work: Path) -> str:
+    """Forge every value of a root."""
+    place, forged = hostile.corpus(work)
+    ends = Counter(hostile.survive(place, *case) for case in forged)
+    return f"{ends.total():,} forged roots: {dict(ends)}"
+
+
+PARTS: dict[str, Callable[[Path], str]] = {
+    "faults": run_faults,
+    "powerloss": run_powerloss,
+    "mutants": run_mutants,
+    "flips": run_flips,
+    "hostile": run_hostile,
+}
+
+
+def main(wanted: list[str]) -> None:
+    logging.getLogger("atlas").setLevel(logging.CRITICAL)
+    warm_up()
+    for name in wanted or PARTS:
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="torture-") as work:
+            found = PARTS[name](Path(work))
+        print(f"{name}: {found}, {time.monotonic() - began:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,176 @@
+"""Mutants of the commit code: each sync taken away, each order swapped. A test that lets one live proves nothing.
+
+A mutant changes the text of a module in a forked child; the functions that are in use already get the new code.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torture import powerloss
+from torture.scenes import in_child
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of the source, made where it is written exactly once."""
+
+    what: str
+    module: str
+    old: str
+    new: str
+
+    def apply(self) -> None:
+        """Change this process's copy of the module."""
+        module = importlib.import_module(self.module)
+        source = Path(str(module.__file__)).read_text()
+        assert source.count(self.old) == 1, f"{self.what}: the source has changed: {source.count(self.old)}"
+        changed = dict(_functions(compile(source.replace(self.old, self.new), str(module.__file__), "exec")))
+        swapped = 0
+        for name, function in _live(module):
+            if name in changed and changed[name].co_code != function.__code__.co_code:
+                function.__code__ = changed[name]
+                swapped += 1
+        assert swapped, f"{self.what}: nothing that runs has changed"
+
+
+def _functions(code: types.CodeType) -> Iterator[tuple[str, types.CodeType]]:
+    for item in code.co_consts:
+        if isinstance(item, types.CodeType):
+            yield item.co_qualname, item
+            if "<" not in item.co_name:
+                yield from _functions(item)
+
+
+def _live(module: types.ModuleType) -> Iterator[tuple[str, Any]]:
+    owners = [module, *(c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__)]
+    for owner in owners:
+        for member in vars(owner).values():
+            member = member.__func__ if isinstance(member, staticmethod) else member
+            member = inspect.unwrap(member) if callable(member) else member
+            if inspect.isfunction(member) and member.__module__ == module.__name__:
+                yield member.__qualname__, member
+
+
+LOCAL, COMMIT, COMPACTION = "atlas.storage.local", "atlas.commit", "atlas.compaction"
+
+POWER = [
+    Mutant("directories are never synced", LOCAL, "        os.fsync(descriptor)\n", "        pass\n"),
+    Mutant(
+        "new directories are not synced",
+        LOCAL,
+        "        sync_directory(os.path.dirname(directory))\n",
+        "        pass\n",
+    ),
+    Mutant("files are not synced", LOCAL, "            os.fsync(self._file.fileno())\n", ""),
+    Mutant(
+        "directories of data files are not synced",
+        LOCAL,
+        "                sync_directory(directory)\n",
+        "                pass\n",
+    ),
+    Mutant(
+        "the new root is not synced before it replaces the old",
+        LOCAL,
+        "            writer.write(data)\n            writer.finish(sync_directory=False)\n",
+        "            writer.write(data)\n            writer._file.close()\n",
+    ),
+    Mutant(
+        "the replacement is not synced",
+        LOCAL,
+        "                raise\n            _sync_parent(place)\n",
+        "                raise\n",
+    ),
+    Mutant(
+        "the first root is not synced into its directory",
+        LOCAL,
+        "            sync_directory(self._path)\n            sync_ancestors",
+        "            sync_ancestors",
+    ),
+    Mutant(
+        "the directories above are left to chance",
+        LOCAL,
+        "            sync_ancestors(self._path)\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "a removal is not synced",
+        LOCAL,
+        "            os.unlink(place)\n            _sync_parent(place)\n",
+        "            os.unlink(place)\n",
+    ),
+    Mutant(
+        "data files are closed, not synced",
+        COMMIT,
+        "            writer.finish(sync_directory=False)\n",
+        "            writer._file.close()\n",
+    ),
+    Mutant(
+        "data files are synced, their directories are not",
+        COMMIT,
+        "        self._storage.sync_directories([key for key, _ in self._writers])\n",
+        "",
+    ),
+    Mutant(
+        "what a dead writer made is relied on unsynced",
+        COMMIT,
+        "    storage.sync_directories([root_key(root.config)])\n",
+        "",
+    ),
+    Mutant(
+        "old files are removed before the new root is there",
+        COMMIT,
+        "    published = replace(root, retired=waiting + added)\n",
+        "    published = replace(root, retired=waiting + added)\n"
+        "    _put_away(storage, [key for key, _, _ in free] + list(retired), [])\n",
+    ),
+    Mutant(
+        "the root is published before its data files are durable",
+        COMMIT,
+        "            files.make_durable()\n            # From",
+        "            publish(storage, _successor(current, pending, ordinals, arrays))\n"
+        "            files.make_durable()\n            # From",
+    ),
+    Mutant(
+        "the old root is removed before the new one is published",
+        COMMIT,
+        "    root = publish(storage, root, retired)\n    for key in ROOT_KEYS:",
+        "    for key in ROOT_KEYS:\n        storage.delete(key)\n    root = publish(storage, root, retired)\n"
+        "    for key in ROOT_KEYS:",
+    ),
+    Mutant("compaction does not sync", COMPACTION, "            files.make_durable()\n", ""),
+    Mutant(
+        "compaction publishes first",
+        COMPACTION,
+        "            files.make_durable()\n            files.keep()\n",
+        "            for _, writer in files._writers:\n                writer._file.flush()\n"
+        "            publish(storage, current.successor(new_commit_id(), catalog=catalog, arrays=arrays), retired)\n"
+        "            files.make_durable()\n            files.keep()\n",
+    ),
+]
+
+
+def survivors(mutants: list[Mutant], hunt: Callable[[], Any]) -> list[str]:
+    """Return the mutants that `hunt`, which raises when it finds something wrong, does not find."""
+    return [mutant.what for mutant in mutants if in_child(lambda m=mutant: _lives(m, hunt))]
+
+
+def _lives(mutant: Mutant, hunt: Callable[[], Any]) -> bool:
+    mutant.apply()
+    try:
+        hunt()
+    except powerloss.Violation:
+        return False
+    return True
+
+
+def hunt_power(work: Path) -> None:
+    """Look for what a power cut could break, quickly."""
+    powerloss.check_scenario(work, 1, 8)
+    powerloss.check_kills(work, 1, 4, ("create", "flush of one array"))

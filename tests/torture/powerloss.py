@@ -1,0 +1,465 @@
+"""Power cuts: every state that a disk may be in when unsynced writes are lost and reordered.
+
+A scenario is run once and every change it makes is recorded. The model then replays the recording and
+cuts the power after every call. What POSIX does not promise may be missing: each piece of a write since the
+file's last fsync, and each entry of a directory since the directory's last fsync, by itself, later ones
+present while earlier ones are lost; a file may have its new size and zeros for content. What is left is
+written out and opened. It must be what was acknowledged, or what was being committed, whole.
+
+Many of those states look alike to a reader, who looks at few files. A verdict is therefore kept with what the
+reader looked at, and holds for every state that is the same there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import atlas
+from torture.disk import Disk, Step
+from torture.scenes import fill_dataset, state_of
+
+# ── the disk ──────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(eq=False)
+class File:
+    """A file: bytes that are on the disk, and pieces of writes that may be."""
+
+    durable: bytes = b""
+    pieces: list[tuple[int, bytes | None]] = field(default_factory=list)  # None cuts the file off there
+    contents: dict[Any, bytes] = field(default_factory=dict)
+
+    def content(self, kept: tuple[bool, ...]) -> bytes:
+        """Return what the file holds when only these pieces arrived; one flag more says that the size did."""
+        if kept not in self.contents:
+            self.contents[kept] = self._content(kept)
+        return self.contents[kept]
+
+    def _content(self, kept: tuple[bool, ...]) -> bytes:
+        data = bytearray(self.durable)
+        for there, (offset, piece) in zip(kept, self.pieces, strict=False):
+            end = offset + len(piece or b"")
+            if there and piece is None:
+                del data[offset:]
+            elif there and piece is not None:
+                data.extend(bytes(max(0, end - len(data))))
+                data[offset:end] = piece
+        if len(kept) > len(self.pieces) and kept[-1]:
+            size = max([len(data), *(offset + len(piece or b"") for offset, piece in self.pieces)])
+            data.extend(bytes(size - len(data)))
+        return bytes(data)
+
+    def write(self, offset: int, data: bytes, parts: int) -> None:
+        """Take a write, in pieces that reach the disk one by one."""
+        step = max(-(-len(data) // parts), 1)
+        self.pieces += [(offset + i, data[i : i + step]) for i in range(0, len(data), step)]
+        self.contents.clear()
+
+    def sync(self) -> None:
+        """Make all of it durable."""
+        self.durable, self.pieces = self._content((True,) * len(self.pieces)), []
+        self.contents.clear()
+
+
+@dataclass(eq=False)
+class Folder:
+    """A directory; its entries are kept by the model."""
+
+
+@dataclass(eq=False)
+class Change:
+    """Entries that change together; `after` must have arrived too."""
+
+    entries: list[tuple[Folder, str, Any]]
+    after: Change | None = None
+
+
+class Model:
+    """The disk after some calls."""
+
+    def __init__(self, parts: int) -> None:
+        self.parts = parts
+        self.top = Folder()
+        self.live: dict[tuple[Folder, str], Any] = {}
+        self.durable: dict[tuple[Folder, str], Any] = {}
+        self.pending: list[Change] = []
+
+    def find(self, path: str) -> Any:
+        """Return what is at a path now."""
+        found: Any = self.top
+        for name in path.split("/"):
+            found = found if name in ("", ".") else self.live.get((found, name))
+        return found
+
+    def _change(self, *entries: tuple[Folder, str, Any], after: Change | None = None) -> Change:
+        change = Change(list(entries), after)
+        for folder, name, node in entries:
+            self.live[folder, name] = node
+        self.pending.append(change)
+        return change
+
+    def apply(self, step: Step) -> None:
+        """Take one recorded call; calls that failed change nothing."""
+        call = getattr(self, f"_{step.call}", None)
+        if call is None:
+            raise AssertionError(f"{step.call} is not modelled")
+        call(step)
+
+    def _place(self, path: str) -> tuple[Folder, str, Any]:
+        parent, name = os.path.split(path)
+        folder = self.find(parent)
+        return folder, name, self.live.get((folder, name))
+
+    def _create(self, step: Step) -> None:
+        folder, name, _ = self._place(step.path)
+        self._change((folder, name, File()))
+
+    def _mkdir(self, step: Step) -> None:
+        folder, name, found = self._place(step.path)
+        if found is None:
+            self._change((folder, name, Folder()))
+
+    def _write(self, step: Step) -> None:
+        file = self.find(step.path)
+        if isinstance(file, File):  # else it was unlinked while open: nobody will find it again
+            file.write(step.offset, step.data, self.parts)
+
+    def _ftruncate(self, step: Step) -> None:
+        file = self.find(step.path)
+        file.pieces.append((step.offset, None))
+        file.contents.clear()
+
+    def _truncate(self, step: Step) -> None:
+        self._ftruncate(Step("ftruncate", step.path, True))
+
+    def _fsync(self, step: Step) -> None:
+        node = self.find(step.path)
+        if isinstance(node, File):
+            node.sync()
+            return
+        for change in [c for c in self.pending if any(folder is node for folder, _, _ in c.entries)]:
+            self._settle(change)
+
+    _fdatasync = _fsync
+
+    def _settle(self, change: Change) -> None:
+        if change.after is not None:
+            self._settle(change.after)
+        if change in self.pending:
+            self.pending.remove(change)
+            self.durable |= {(folder, name): node for folder, name, node in change.entries}
+
+    def _replace(self, step: Step) -> None:
+        source, old, node = self._place(step.path)
+        target, new, _ = self._place(step.target)
+        if source is target:
+            self._change((source, old, None), (target, new, node))
+        else:
+            added = self._change((target, new, node))
+            self._change((source, old, None), after=added)
+
+    _rename = _replace
+
+    def _link(self, step: Step) -> None:
+        target, new, _ = self._place(step.target)
+        self._change((target, new, self.find(step.path)))
+
+    def _unlink(self, step: Step) -> None:
+        folder, name, found = self._place(step.path)
+        if isinstance(found, File):
+            self._change((folder, name, None))
+
+    _remove = _unlink
+
+    def _rmdir(self, step: Step) -> None:
+        folder, name, found = self._place(step.path)
+        if isinstance(found, Folder) and not any(f is found and n for (f, _), n in self.live.items()):
+            self._change((folder, name, None))
+
+    # ── cuts ─────────────────────────────────────────────────────────────────────────────────
+
+    def trees(self, limit: int, rng: random.Random) -> Iterator[dict[str, File]]:
+        """Yield what may be where, by path."""
+        for kept in _choices(len(self.pending), limit, rng):
+            chosen = {change for change, there in zip(self.pending, kept, strict=True) if there}
+            if all(
+                change.after is None or change.after in chosen or change.after not in self.pending for change in chosen
+            ):
+                entries = dict(self.durable)
+                for change in self.pending:
+                    if change in chosen:
+                        entries |= {(folder, name): node for folder, name, node in change.entries}
+                yield self._files(entries)
+
+    def _files(self, entries: dict[tuple[Folder, str], Any]) -> dict[str, File]:
+        return {path: node for path, node in self._tree(entries).items() if isinstance(node, File)}
+
+    def _tree(self, entries: dict[tuple[Folder, str], Any]) -> dict[str, Any]:
+        below: dict[Folder, list[tuple[str, Any]]] = defaultdict(list)
+        for (folder, name), node in entries.items():
+            if node is not None:
+                below[folder].append((name, node))
+        found: dict[str, Any] = {}
+        waiting = [("", self.top)]
+        while waiting:
+            prefix, folder = waiting.pop()
+            for name, node in below[folder]:
+                found[prefix + name] = node
+                if isinstance(node, Folder):
+                    waiting.append((f"{prefix}{name}/", node))
+        return found
+
+    def states(self, limit: int, rng: random.Random) -> Iterator[dict[str, bytes]]:
+        """Yield what the disk may hold if the power is cut now."""
+        for tree in self.trees(limit, rng):
+            open_files = [file for file in dict.fromkeys(tree.values()) if file.pieces]
+            counts = [len(file.pieces) + 1 for file in open_files]
+            for kept in _choices(sum(counts), limit, rng):
+                cut = dict(zip(open_files, _split(kept, counts), strict=True))
+                yield {path: file.content(cut.get(file, ())) for path, file in tree.items()}
+
+    def write_out(self, top: Path) -> None:
+        """Make real what a process sees: everything."""
+        for path, node in self._tree(self.live).items():
+            if isinstance(node, Folder):
+                (top / path).mkdir(parents=True, exist_ok=True)
+        write_out(
+            {path: file.content((True,) * len(file.pieces)) for path, file in self._files(self.live).items()}, top
+        )
+
+
+def _choices(count: int, limit: int, rng: random.Random) -> Iterable[tuple[bool, ...]]:
+    """Return every way to keep some of `count` things, or the extremes and a sample when there are too many."""
+    if 2**count <= limit:
+        return itertools.product((True, False), repeat=count)
+    chosen = [(True,) * count, (False,) * count]
+    for i in range(count):
+        chosen.append(tuple(j != i for j in range(count)))
+        chosen.append(tuple(j == i for j in range(count)))
+    chosen += [tuple(rng.random() < 0.5 for _ in range(count)) for _ in range(limit - len(chosen))]
+    return chosen
+
+
+def _split(flags: tuple[bool, ...], counts: list[int]) -> Iterator[tuple[bool, ...]]:
+    first = 0
+    for count in counts:
+        yield flags[first : first + count]
+        first += count
+
+
+# ── scenarios ─────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Recording:
+    """Calls, and between them what is promised: the states that a cut may leave from there on."""
+
+    calls: list[Step]
+    promises: dict[int, list[Any]]
+    ends: list[int]
+
+
+Acts = list[Callable[[Path], None]]
+
+
+def record(acts: Acts, top: Path, first: Any = None) -> Recording:
+    """Run acts one after the other on the store below `top`, which holds the state `first`."""
+    place = top / "deep" / "store"
+    disk = Disk(str(top), record=True)
+    states, marks = [first], []
+    with disk.installed():
+        for act in acts:
+            begun = len(disk.steps)
+            act(place)
+            ended = len(disk.steps)
+            states.append(state_of(place))
+            marks.append((begun, ended))
+    assert not disk.escaped, disk.escaped
+    calls = [_relative(step, disk.top) for step in disk.steps if step.changes]
+    before = list(itertools.accumulate((step.changes for step in disk.steps), initial=0))
+    promises: dict[int, list[Any]] = {0: [first]}
+    for i, (begun, ended) in enumerate(marks):
+        # From its first call on an act may have happened; from its last on it has.
+        promises[before[begun] + 1] = states[i : i + 2]
+        promises[before[ended]] = [states[i + 1]]
+    return Recording(calls, promises, [before[ended] for _, ended in marks])
+
+
+def _relative(step: Step, top: str) -> Step:
+    path, target = (os.path.relpath(p, top) if p else "" for p in (step.path, step.target))
+    return Step(step.call, path, True, target, step.data, step.offset)
+
+
+def _create(place: Path) -> None:
+    atlas.Atlas.create(place, workers=1)
+
+
+def _first(place: Path) -> None:
+    with atlas.Atlas.open(place, workers=1) as store:
+        fill_dataset(store, "a", 1)
+        fill_dataset(store, "b", 2)
+
+
+def _second(place: Path) -> None:
+    with atlas.Atlas.open(place, workers=1) as store:
+        store.delete_dataset("a")
+        store.open_dataset("b").set_attribute("seed", 4)
+        fill_dataset(store, "c", 3)
+
+
+def _compact(place: Path) -> None:
+    atlas.Atlas.open(place, workers=1).compact()
+
+
+def _third(place: Path) -> None:
+    with atlas.Atlas.open(place, workers=1) as store:
+        fill_dataset(store, "d", 4)
+
+
+def _small(place: Path) -> None:
+    with atlas.Atlas.open(place, workers=1) as store:
+        view = store.create_dataset(f"s{store.row_slots()}")
+        view.define_array("only", "int8", ["x"], [4])
+        view.write_array("only", [0], np.arange(4, dtype="int8"))
+
+
+def _overwrite(place: Path) -> None:
+    atlas.Atlas.create(place, overwrite=True, workers=1)
+
+
+def _overwrite_elsewhere(place: Path) -> None:
+    atlas.Atlas.create(place, meta_format="msgpack", overwrite=True, workers=1)
+
+
+def _discard(place: Path) -> None:
+    atlas.Atlas.open(place, workers=1).discard_if_new()
+
+
+ACTS: Acts = [_create, _discard, _create, _first, _second, _compact, _third]
+ACTS += [_overwrite_elsewhere, _third, _overwrite]
+
+
+# ── checking ──────────────────────────────────────────────────────────────────────────────────
+
+
+class Violation(AssertionError):
+    """A power cut left what must not be."""
+
+
+class Checker:
+    """Opens states; remembers what each verdict depended on."""
+
+    def __init__(self, work: Path) -> None:
+        self._work = work
+        self._verdicts: dict[tuple[str, ...], dict[tuple[bytes | None, ...], Any]] = {}
+        self._promised: dict[int, list[Any]] = {}
+        self.opened = 0
+
+    def state(self, files: dict[str, bytes]) -> Any:
+        """Return what a reader sees of a disk; an error as its text."""
+        for looked_at, known in self._verdicts.items():
+            held = tuple(map(files.get, looked_at))
+            if held in known:
+                return known[held]
+        seen, paths = self._open(files)
+        self._verdicts.setdefault(paths, {})[tuple(map(files.get, paths))] = seen
+        return seen
+
+    def _open(self, files: dict[str, bytes]) -> tuple[Any, tuple[str, ...]]:
+        # A new directory each time: a process may keep files mapped by their paths.
+        self.opened += 1
+        top = self._work / f"state-{self.opened}"
+        write_out(files, top)
+        disk = Disk(str(top))
+        with disk.installed():
+            try:
+                seen = state_of(top / "deep" / "store")
+            except atlas.AtlasError as error:
+                seen = f"{type(error).__name__}: {error}"
+        shutil.rmtree(top)
+        return seen, tuple(dict.fromkeys(os.path.relpath(step.path, disk.top) for step in disk.steps))
+
+
+def write_out(files: dict[str, bytes], top: Path) -> None:
+    """Make real files of a state."""
+    top.mkdir(exist_ok=True)
+    for path, data in files.items():
+        (top / path).parent.mkdir(parents=True, exist_ok=True)
+        (top / path).write_bytes(data)
+
+
+def check(recording: Recording, checker: Checker, parts: int, limit: int, model: Model | None = None) -> int:
+    """Cut the power after every call; return how many states were looked at."""
+    rng = random.Random(7)
+    model = model or Model(parts)
+    total, promised = 0, recording.promises[0]
+    for number in range(len(recording.calls) + 1):
+        promised = recording.promises.get(number, promised)
+        for files in model.states(limit, rng):
+            total += 1
+            seen = checker.state(files)
+            if seen not in promised:
+                call = recording.calls[number - 1] if number else "the beginning"
+                shown = seen if isinstance(seen, str) else [entry[0] for entry in seen or []] or seen
+                raise Violation(f"after call {number}, {call}: {shown}; files: {sorted(files)}")
+        if number < len(recording.calls):
+            model.apply(recording.calls[number])
+    return total
+
+
+def check_scenario(work: Path, parts: int, limit: int, acts: Acts | None = None) -> tuple[int, int]:
+    """Record the scenario and cut the power everywhere in it; return the states looked at, and opened."""
+    top = work / "recorded"
+    top.mkdir()
+    try:
+        recording = record(acts or ACTS, top)
+    finally:
+        shutil.rmtree(top)
+    checker = Checker(work)
+    total = check(recording, checker, parts, limit)
+    return total, checker.opened
+
+
+# What is done before, what is killed, what the next writer does.
+KILLS: dict[str, tuple[Acts, Callable[[Path], None], Callable[[Path], None]]] = {
+    "create": ([], _create, _small),
+    "flush of one array": ([_create], _small, _small),
+    "flush": ([_create], _first, _third),
+    "compact": ([_create, _first, _second], _compact, _third),
+}
+
+
+def check_kills(work: Path, parts: int, limit: int, cases: Iterable[str] = tuple(KILLS)) -> tuple[int, int]:
+    """Kill a writer at its every call, let another commit, and cut the power in that: return the states."""
+    total = 0
+    checker = Checker(work)
+    for name in cases:
+        before, killed, follows = KILLS[name]
+        top = work / name
+        top.mkdir()
+        recording = record([*before, killed], top)
+        shutil.rmtree(top)
+        for number in range(recording.ends[len(before) - 1] if before else 0, len(recording.calls)):
+            model = Model(parts)
+            for step in recording.calls[:number]:
+                model.apply(step)
+            model.write_out(top)
+            seen = state_of(top / "deep" / "store")
+            acts = [follows] if seen is not None else [_create, follows]
+            after = record(acts, top, seen)
+            shutil.rmtree(top)
+            # Until the second writer has committed, what the first one was doing may or may not be there.
+            for position in (0, 1):
+                after.promises[position] += [state for promise in recording.promises.values() for state in promise]
+            total += check(after, checker, parts, limit, model)
+    return total, checker.opened

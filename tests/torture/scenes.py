@@ -1,0 +1,245 @@
+"""What is done to a store while it is hurt, and what it must hold afterwards: black-box, through the public API."""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import re
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import atlas
+
+State = Any  # what state_of returns; None: there is no store
+
+
+def cells(seed: int, shape: tuple[int, ...] = (6, 8)) -> np.ndarray:
+    """Cells that compress, and differ by seed."""
+    return np.round(np.arange(np.prod(shape), dtype="float32").reshape(shape) * 0.25 + seed, 2)
+
+
+def fill_dataset(store: atlas.Atlas, name: str, seed: int) -> None:
+    """Add a dataset of three arrays, with attributes."""
+    view = store.create_dataset(name)
+    view.define_array("t", "float32", ["y", "x"], [6, 8], [3, 4], float("nan"))
+    view.write_array("t", [0, 0], cells(seed))
+    view.define_array("n", "int64", ["y"], [6])
+    view.write_array("n", [0], np.arange(6) * seed)
+    view.define_array("label", "string", ["y"], [2])
+    view.write_array("label", [0], np.array(["a" * seed, "ü"], dtype=object))
+    view.set_attribute("seed", seed)
+    view.set_array_attribute("t", "units", "K")
+
+
+def build(place: Path, **options: Any) -> None:
+    """Make the store that everything starts from: two flushes, something deleted and something replaced."""
+    with atlas.Atlas.create(place, workers=1, **options) as store:
+        for i in range(4):
+            fill_dataset(store, f"d{i}", i + 1)
+    with atlas.Atlas.open(place, workers=1) as store:
+        store.delete_dataset("d3")
+        store.open_dataset("d1").write_array("t", [0, 0], cells(77, (3, 4)))
+
+
+def state_of(place: Path) -> State:
+    """Return all that a reader can see."""
+    try:
+        store = atlas.Atlas.open(place, mode="r", workers=1)
+    except atlas.StoreNotFound:
+        return None
+    return state(store)
+
+
+def state(store: atlas.Atlas) -> State:
+    """Return all that a handle shows."""
+    seen = []
+    for name in store.list_datasets():
+        view = store.open_dataset(name)
+        arrays = []
+        for array in view.list_arrays():
+            values = view.read_array(array)
+            data = values.tolist() if values.dtype == object else values.tobytes()
+            shown = (repr(view.array_meta(array)), repr(view.array_stats(array)), repr(view.array_attributes(array)))
+            arrays.append((array, data, *shown))
+        seen.append((name, arrays, repr(view.attributes())))
+    return seen
+
+
+# ── operations ────────────────────────────────────────────────────────────────────────────────
+# Each is a pair: prepare(place) gives what act(prepared) works on. `act` must be repeatable on the same
+# prepared thing after it failed: that is what "the handle still holds its pending changes" means.
+
+
+def _opened(place: Path) -> atlas.Atlas:
+    return atlas.Atlas.open(place, workers=1)
+
+
+def prepare_flush(place: Path) -> atlas.Atlas:
+    """A dataset added, chunks changed in one, an array replaced in another, attributes set."""
+    store = _opened(place)
+    fill_dataset(store, "new", 9)
+    store.open_dataset("d0").write_array("t", [1, 1], cells(50, (4, 5)))
+    store.open_dataset("d0").set_attribute("seed", -1)
+    view = store.open_dataset("d2")
+    view.delete_array("n")
+    view.define_array("n", "int64", ["y"], [6])
+    view.write_array("n", [0], np.arange(6) + 1000)
+    return store
+
+
+def prepare_delete(place: Path) -> atlas.Atlas:
+    """A dataset deleted, another deleted and made anew."""
+    store = _opened(place)
+    store.delete_dataset("d0")
+    store.delete_dataset("d1")
+    fill_dataset(store, "d1", 33)
+    return store
+
+
+def prepare_wide(place: Path) -> atlas.Atlas:
+    """A first use of new arrays, hence of new directories."""
+    store = _opened(place)
+    view = store.create_dataset("wide")
+    for i in range(3):
+        view.define_array(f"w{i}", "uint8", ["x"], [5])
+        view.write_array(f"w{i}", [0], np.full(5, i, "uint8"))
+    return store
+
+
+def flush(store: atlas.Atlas) -> None:
+    store.flush()
+
+
+def compact(store: atlas.Atlas) -> None:
+    store.compact()
+
+
+class CompactionUnderReaders:
+    """Compaction while a reader holds the state before."""
+
+    def __init__(self, place: Path) -> None:
+        self.reader = atlas.Atlas.open(place, mode="r", workers=1)
+        self.seen = state(self.reader)
+        self.writer = _opened(place)
+
+    def act(self) -> None:
+        self.writer.compact()
+
+    def check(self) -> None:
+        assert state(self.reader) == self.seen, "the reader's snapshot changed"
+
+
+def create(place: Path) -> None:
+    atlas.Atlas.create(place, workers=1)
+
+
+def overwrite(place: Path) -> None:
+    atlas.Atlas.create(place, overwrite=True, workers=1)
+
+
+def overwrite_elsewhere(place: Path) -> None:
+    """Overwriting by a store whose root has another name."""
+    atlas.Atlas.create(place, meta_format="msgpack", meta_compression="zstd", overwrite=True, workers=1)
+
+
+def nothing(place: Path) -> None:
+    """There is no store."""
+
+
+class Operation:
+    """Something that changes a store: how it begins, what it works on, what it does."""
+
+    def __init__(
+        self,
+        start: Callable[[Path], Any],
+        prepare: Callable[[Path], Any],
+        act: Callable[[Any], Any],
+        check: Callable[[Any], Any] = lambda prepared: None,
+    ) -> None:
+        self.start, self.prepare, self.act, self.check = start, prepare, act, check
+
+
+def _same(place: Path) -> Path:
+    return place
+
+
+OPERATIONS: dict[str, Operation] = {
+    "create": Operation(nothing, _same, create),
+    "flush": Operation(build, prepare_flush, flush),
+    "flush new arrays": Operation(build, prepare_wide, flush),
+    "delete and flush": Operation(build, prepare_delete, flush),
+    "compact": Operation(build, _opened, compact),
+    "compact under readers": Operation(
+        build, CompactionUnderReaders, CompactionUnderReaders.act, CompactionUnderReaders.check
+    ),
+    "overwrite": Operation(build, _same, overwrite),
+    "overwrite elsewhere": Operation(build, _same, overwrite_elsewhere),
+}
+
+
+# ── what may lie in a store's directory ───────────────────────────────────────────────────────
+
+
+def leftovers(place: Path) -> list[str]:
+    """Return the files that a store at rest does not need."""
+    store = atlas.Atlas.open(place, mode="r")
+    root = store._session.snapshot.root
+    known = {file.key for files in root.arrays.values() for file in files.files}
+    aside = {key.rsplit("/", 1)[-1] for key, _, _ in root.retired}
+    found = []
+    for directory, _, files in os.walk(place):
+        for name in files:
+            key = os.path.relpath(os.path.join(directory, name), place)
+            at_rest = key in known or name in aside or key in (store.info()["root"], ".atlas.lock")
+            if not at_rest and re.search(r"\.af$|\.tmp-|^atlas\.", name):
+                found.append(key)
+    return found
+
+
+# ── children ──────────────────────────────────────────────────────────────────────────────────
+
+
+def in_child(action: Callable[[], Any]) -> Any:
+    """Return what `action` returns in a forked child; its death is the string "killed"."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.close(read)
+            try:
+                answer = ("ok", action())
+            except BaseException:
+                answer = ("failed", traceback.format_exc())
+            with os.fdopen(write, "wb") as pipe:
+                pickle.dump(answer, pipe)
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        data = pipe.read()
+    os.waitpid(child, 0)
+    if not data:
+        return "killed"
+    kind, value = pickle.loads(data)
+    if kind == "failed":
+        raise AssertionError(f"in the child: {value}")
+    return value
+
+
+def warm_up() -> None:
+    """Load here whatever a store needs, once: the children are forks of this process."""
+    with tempfile.TemporaryDirectory() as place:
+        for compression in ("none", "zstd", "lz4"):
+            build(Path(place, compression), meta_compression=compression)
+            state_of(Path(place, compression))
+            _opened(Path(place, compression)).compact()
+    gc.collect()
+    gc.freeze()

@@ -1,0 +1,100 @@
+"""Quick form of the damage campaign, and what verify says of damage."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import atlas
+from torture import flips
+from torture.scenes import cells, state_of
+
+ENCODINGS = [(fmt, compression) for fmt in ("json", "msgpack") for compression in ("none", "zstd", "lz4")]
+
+
+@pytest.mark.parametrize(("fmt", "compression"), ENCODINGS)
+def test_damage_is_never_a_wrong_number(fmt, compression, tmp_path: Path):
+    place = flips.small_store(tmp_path / "s", meta_format=fmt, meta_compression=compression)
+    right = state_of(place)
+    for key in flips.objects(place):
+        data = (place / key).read_bytes()
+        for damage in (*flips.bit_flips(data, 501), *flips.lengths(data, 211), *flips.tails(data)):
+            flips.survive(place, key, damage, right)
+
+
+def test_files_in_the_places_of_others(tmp_path: Path):
+    place, other = flips.small_store(tmp_path / "s"), flips.small_store(tmp_path / "o", 3)
+    right = state_of(place)
+    assert all(flips.survive(place, key, damage, right) == "refused" for key, damage in flips.exchanges(place, other))
+
+
+def damaged(tmp_path: Path) -> Path:
+    """A store whose second chunk of t in dataset b has a flipped bit."""
+    place = flips.small_store(tmp_path / "s")
+    (path,) = (place / "t").iterdir()
+    index = atlas.Atlas.open(place)._session.snapshot.index("t")
+    data = bytearray(path.read_bytes())
+    data[int(index.columns["offset"][int(index.starts[1]) + 1])] ^= 1
+    path.write_bytes(data)
+    return place
+
+
+def test_verify_names_the_chunk_and_leaves_the_others(tmp_path: Path):
+    place, seen = damaged(tmp_path), []
+    store = atlas.Atlas.open(place)
+    report = store.verify(lambda *step: seen.append(step))
+    (problem,) = report.problems
+    assert (problem.array, problem.dataset, problem.chunk) == ("t", "b", 1)
+    assert "data-" in problem.message
+    assert "'b'" in str(problem)
+    assert (report.datasets, report.chunks) == (2, 12)
+    assert seen[-1][:2] == (6, 6)
+    assert np.array_equal(store.open_dataset("a").read_array("t"), cells(1))
+    assert np.array_equal(store.open_dataset("b").read_array("t", [3, 0], [3, 8]), cells(2)[3:])
+
+
+def test_verify_of_a_missing_file_and_of_a_whole_store(tmp_path: Path):
+    place = flips.small_store(tmp_path / "s")
+    assert atlas.Atlas.open(place).verify().ok
+    (path,) = (place / "n").iterdir()
+    path.unlink()
+    (problem,) = atlas.Atlas.open(place).verify().problems
+    assert (problem.array, problem.dataset) == ("n", "")
+
+
+def test_verify_looks_at_the_head_of_files_too(tmp_path: Path):
+    place = flips.small_store(tmp_path / "s")
+    (path,) = (place / "n").iterdir()
+    path.write_bytes(b"ATLASAF2" + path.read_bytes()[8:])
+    (problem,) = atlas.Atlas.open(place).verify().problems
+    assert (problem.array, problem.dataset) == ("n", "")
+
+
+def test_the_command_lists_damage(tmp_path: Path):
+    place = str(damaged(tmp_path))
+    run = [sys.executable, "-m", "atlas", "verify", place]
+    plain = subprocess.run(run, capture_output=True, text=True)
+    assert plain.returncode == 1
+    assert "chunk 1 of array 't'" in plain.stdout
+    found = json.loads(subprocess.run([*run, "--json"], capture_output=True, text=True).stdout)
+    assert found["problems"][0]["dataset"] == "b"
+
+
+def test_a_file_cut_short_while_it_is_mapped_is_an_error(tmp_path: Path):
+    """Not the end of the process."""
+    with atlas.Atlas.create(tmp_path / "s", codec="none") as store:
+        view = store.create_dataset("a")
+        view.define_array("t", "int64", ["x"], [1 << 16])
+        view.write_array("t", [0], np.arange(1 << 16))
+    view = atlas.Atlas.open(tmp_path / "s").open_dataset("a")
+    assert view.read_array("t")[-1] == (1 << 16) - 1
+    (path,) = (tmp_path / "s" / "t").iterdir()
+    os.truncate(path, 5000)
+    with pytest.raises(atlas.CorruptStore, match="truncated"):
+        view.read_array("t")

@@ -1,0 +1,31 @@
+"""Quick form of the power-loss campaign; and proof, by mutants, that it would see a missing sync or a wrong order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from torture import mutants, powerloss
+from torture.scenes import in_child, warm_up
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded() -> None:
+    warm_up()
+
+
+def test_no_cut_loses_or_mixes_anything(tmp_path: Path) -> None:
+    states, opened = in_child(lambda: powerloss.check_scenario(tmp_path, 1, 4))
+    assert states > 10_000
+    assert opened > 20
+
+
+def test_no_cut_hurts_what_follows_a_killed_writer(tmp_path: Path) -> None:
+    states, _ = in_child(lambda: powerloss.check_kills(tmp_path, 1, 4, ["flush of one array"]))
+    assert states > 1_000
+
+
+@pytest.mark.parametrize("mutant", mutants.POWER[:6], ids=lambda mutant: mutant.what)
+def test_a_missing_sync_is_seen(mutant: mutants.Mutant, tmp_path: Path) -> None:
+    assert mutants.survivors([mutant], lambda: powerloss.check_scenario(tmp_path, 1, 4)) == []
