@@ -101,8 +101,11 @@ def test_a_wrong_result_is_reported_as_unequal(tmp_path):
     ],
 )
 def test_a_system_that_fails_is_a_row_with_its_error(tmp_path, adapter, error):
-    (row,) = Runner([contender(tmp_path, adapter)], PACE, quiet).write(data(tmp_path))
+    runner = Runner([contender(tmp_path, adapter)], PACE, quiet)
+    (row,) = runner.write(data(tmp_path))
     assert row == {"system": "peer", "codec": "lz4", "error": error}
+    (row,) = runner.read(data(tmp_path), 1.0)
+    assert row["error"].endswith(error)
 
 
 def test_a_system_that_takes_too_long_is_given_up(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +19,7 @@ from perf.bench.environments import here, prepare
 from perf.bench.plan import OPERATIONS, PRESETS, SWEEPS, Step, steps
 from perf.bench.publish import publish
 from perf.bench.results import Finished, Record, document
-from perf.bench.runner import Notice, Runner, Source
+from perf.bench.runner import Runner, Source
 from perf.bench.systems import REPOSITORY
 from perf.bench.workloads import WORKLOADS, Data
 
@@ -65,42 +66,53 @@ def main(
         budget=budget or base.pace.budget,
         limit=limit or base.pace.limit,
     )
-    names = split(workloads) or list(base.workloads)
-    unknown = [name for name in names if name not in (*WORKLOADS, ARGO)]
-    if unknown:
-        raise typer.BadParameter(f"unknown workload {unknown[0]!r}; use {', '.join((*WORKLOADS, ARGO))}")
-    if ARGO in names and not argo.is_dir():
-        console.print(f"{argo} is not there: the Argo files are left out")
-        names.remove(ARGO)
-    sizes = {name: datasets or base.workloads.get(name) for name in names}
+    sizes = {name: datasets or base.workloads.get(name) for name in present(split(workloads) or base.workloads, argo)}
     todo = steps(sizes, split(operations), base.sweeps if sweeps is None else split(sweeps))
-
     work.mkdir(parents=True, exist_ok=True)
     with (work / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two runs at once would disturb each other's times and stores
         contenders = enlist(split(systems) or list(base.contenders), work, in_place)
         finished = Finished(work, contenders, pace, seed)
-        records: list[Record] = []
+        if fresh:
+            finished.forget(todo)
         with console.status("starting") as status:
-            for number, step in enumerate(todo, 1):
-                title = f"[{number}/{len(todo)}] {step}"
-                known = None if fresh else finished.get(step)
-                if known is None:
-                    source = source_of(step, seed, work, argo)
-                    notice = lambda text, title=title: status.update(f"{title} · {text}")  # noqa: E731
-                    known = finished.put(step, measure(step, source, Runner(contenders, pace, notice), notice))
-                records += known
-                console.print(f"{title}: done")
-                last = number == len(todo) or todo[number].collection != step.collection
-                if last and not keep_stores:
-                    for contender in contenders:
-                        remove(contender.store(step.collection))
+            runner = Runner(contenders, pace, lambda text: status.update(text))
+            records = run(todo, finished, runner, lambda step: source_of(step, seed, work, argo), keep_stores)
     publish(document(contenders, pace, seed, records), target)
     console.print(f"The report is in {os.path.relpath(target)}.")
 
 
+def run(
+    todo: list[Step], finished: Finished, runner: Runner, source_of: Callable[[Step], Source], keep_stores: bool
+) -> list[Record]:
+    """Measure what is not finished yet; return the records of all steps."""
+    records: list[Record] = []
+    for number, step in enumerate(todo, 1):
+        known = finished.get(step)
+        if known is None:
+            known = finished.put(step, measure(step, source_of(step), runner))
+        records += known
+        console.print(f"[{number}/{len(todo)}] {step}: done")
+        last_of_collection = number == len(todo) or todo[number].collection != step.collection
+        if last_of_collection and not keep_stores:
+            for contender in runner.contenders:
+                remove(contender.store(step.collection))
+    return records
+
+
 def split(text: str) -> list[str]:
     return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def present(names: Iterable[str], argo: Path) -> list[str]:
+    """Return the workloads, without the Argo files where there are none."""
+    for name in names:
+        if name not in (*WORKLOADS, ARGO):
+            raise typer.BadParameter(f"unknown workload {name!r}; use {', '.join((*WORKLOADS, ARGO))}")
+    if ARGO in names and not argo.is_dir():
+        console.print(f"{argo} is not there: the Argo files are left out")
+        return [name for name in names if name != ARGO]
+    return list(names)
 
 
 def enlist(wanted: list[str], work: Path, in_place: bool) -> list[Contender]:
@@ -121,8 +133,8 @@ def source_of(step: Step, seed: int, work: Path, argo: Path) -> Data | ArgoFiles
     return ArgoFiles(argo, work) if step.workload is None else Data(step.workload, seed, work)
 
 
-def measure(step: Step, source: Source, runner: Runner, notice: Notice) -> list[Record]:
-    notice("making the data")
+def measure(step: Step, source: Source, runner: Runner) -> list[Record]:
+    runner.notice(f"{step}: making the data")
     source.make()
     return runner.write(source) if step.operation == "write" else runner.read(source, step.fraction, step.workers)
 

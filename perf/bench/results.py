@@ -43,9 +43,10 @@ class Finished:
         write_whole(self._path(step), json.dumps(records))
         return records
 
-    def forget(self, step: Step) -> None:
-        """Have the step measured again."""
-        self._path(step).unlink(missing_ok=True)
+    def forget(self, steps: Sequence[Step]) -> None:
+        """Have these steps measured again."""
+        for step in steps:
+            self._path(step).unlink(missing_ok=True)
 
 
 def write_whole(path: Path, text: str) -> None:

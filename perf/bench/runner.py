@@ -85,6 +85,8 @@ class Runner:
         self.contenders = contenders
         self.pace = pace
         self.notice = notice
+        # What could not be stored, by contender and collection: it is not tried again for every read.
+        self._unstored: dict[tuple[str, str], str] = {}
 
     def write(self, source: Source) -> list[dict[str, Any]]:
         """Measure storing the collection, durable when the clock stops, in a fresh process each time."""
@@ -105,18 +107,19 @@ class Runner:
             worker.ask(self.pace.limit, {"do": "forget"})  # the adapter is imported now
             peak = stack.enter_context(PeakMemory(worker.pid)) if sample else None
             before = cpu_seconds(worker.pid)
-            seconds = self._ask(worker, place, request)["seconds"]
+            seconds = self._store(cell, worker, source, request)["seconds"]
             used = cpu_seconds(worker.pid) - before
         cell.measured |= size(place)
         if peak:
             cell.measured["write peak"] = peak.peak
         return {"write": seconds, "write cpu": used}
 
-    def _ask(self, worker: Worker, place: Path, request: dict[str, Any]) -> dict[str, Any]:
+    def _store(self, cell: Cell, worker: Worker, source: Source, request: dict[str, Any]) -> dict[str, Any]:
         try:
             return worker.ask(self.pace.limit, request)
-        except WorkerFailed:
-            remove(place)  # half a store must not be read later
+        except WorkerFailed as failure:
+            remove(cell.contender.store(source.key))  # half a store must not be read later
+            self._unstored[cell.contender.label, source.key] = f"not stored: {failure}"
             raise
 
     def read(self, source: Source, fraction: float, workers: int | None = None) -> list[dict[str, Any]]:
@@ -124,9 +127,12 @@ class Runner:
         cells = [Cell(contender) for contender in self.contenders]
         request, truth = source.read_request(fraction), source.truth(fraction)
         for cell in cells:
+            cell.error = self._unstored.get((cell.contender.label, source.key))
             if workers is not None and not cell.contender.system.workers:
                 cell.error = "takes no number of workers"
-            elif not cell.contender.store(source.key).exists():
+            if cell.error:
+                continue
+            if not cell.contender.store(source.key).exists():
                 self.notice(f"{cell.contender.label}: store")
                 with cell.failing():
                     self._write(cell, source)

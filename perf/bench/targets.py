@@ -107,7 +107,9 @@ def _row(target: Target, records: Sequence[Record]) -> list[str] | None:
         return None
     times, nearest = min(found, key=lambda item: item[0])
     against = f"{nearest['system']} {nearest['codec']}" + (", the fastest of all" if not target.peers else "")
-    work = target.work if target.codec == "zstd" else f"{target.work}, {target.codec}"
+    work = f"{target.work}, {target.codec}" if target.codec != "zstd" else target.work
+    if "datasets" in nearest:
+        work = work.replace(target.workload, f"{target.workload} ×{nearest['datasets']:,}")
     verdict = "yes" if times >= target.reach else "**no**"
     return [
         work,
@@ -146,7 +148,7 @@ def _memory_rows(records: Sequence[Record]) -> list[list[str]]:
             verdict = "yes" if record["peak"] <= allowed else "**no**"
             rows.append(
                 [
-                    f"{record['workload']}, full, peak memory",
+                    f"{record['workload']} ×{record['datasets']:,}, full, peak memory",
                     "size of the result",
                     f"≤ {allowed / 1e6:.0f} MB",
                     f"{record['peak'] / 1e6:.0f} MB",

@@ -67,7 +67,13 @@ class Session:
         return self.timed_write(place, lambda: self.adapter.write(place, data, layout, codec))
 
     def ingest(self, place, files, codec):
+        self.need("ingest")
         return self.timed_write(place, lambda: self.adapter.ingest(place, files, codec))
+
+    def need(self, work):
+        """Say plainly what a system's model has no place for."""
+        if not hasattr(self.adapter, work):
+            raise NotImplementedError("one stacked array cannot hold datasets of unequal shapes")
 
     def timed_write(self, place, work):
         began = time.perf_counter()
