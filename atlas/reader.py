@@ -275,7 +275,9 @@ class Snapshot:
     def _shared_job(
         self, sources: tuple[Source, ...], dtype: DType, buffer: NDArray[np.uint8], tables: dict[str, Any], size: int
     ) -> DecodeJob | None:
-        if self.workers == 1 or self.mode in ("serial", "threads") or size < settings().parallel_threshold:
+        if self.workers == 1 or self.mode in ("serial", "threads"):
+            return None
+        if self.mode is None and size < settings().parallel_threshold:
             return None
         if any(source.path is None for source in sources):
             return None
