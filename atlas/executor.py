@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
+from atlas import kernels
 from atlas.arena import SegmentGone
 from atlas.config import settings
 from atlas.errors import InvalidArgument
@@ -337,6 +338,8 @@ def shutdown() -> None:
 
 
 def warm_up(workers: int | None = None) -> None:
-    """Start the worker processes now, so that the first large read finds them ready."""
+    """Load the kernels, compiled if they never were, and start the workers: the first large read finds both ready."""
+    # Here first: workers that find nothing compiled would each do it.
+    kernels.pick(0, compiled=True).load()
     if may_start_processes():
         _pool.warm_up(workers or settings().workers)
