@@ -124,7 +124,7 @@ SYSTEMS = {
             (NETCDF, XARRAY, DASK, NUMPY),
             'One file per dataset; `open_mfdataset` with nested combination, `compat="override"`, '
             '`coords="minimal"`, `join="override"`, one task per file and variable. Not `parallel=True`: the library '
-            "has one lock, so threads gain nothing, and it crashed now and then. Unequal files are read in a "
+            "has one lock, and it crashed once in a run. Unequal files are read in a "
             "loop of `open_dataset`.",
             workers=True,
         ),

@@ -49,7 +49,7 @@ def together(paths):
         compat="override",
         coords="minimal",
         join="override",
-        # Opening in threads gained nothing, since the library has one lock, and crashed it now and then.
+        # Not opened in threads: the library has one lock, and it crashed once in a run.
         parallel=False,
         engine="netcdf4",
         mask_and_scale=False,
