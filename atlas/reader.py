@@ -322,9 +322,10 @@ class Snapshot:
         if error.row < 0:
             return CorruptChunk(f"array {array!r} in {self.storage.describe()}: {error}")
         file = self.index(array).files[int(plan.columns["file"][error.row])]
+        # What a repair could not bring back takes no bytes.
+        state = f"is damaged: {error}" if plan.columns["length"][error.row] else "is lost: its file was damaged"
         return _DamagedChunk(
-            f"chunk {plan.numbers[error.row]} of array {array!r} in {file.key} of {self.storage.describe()} "
-            f"is damaged: {error}",
+            f"chunk {plan.numbers[error.row]} of array {array!r} in {file.key} of {self.storage.describe()} {state}",
             int(plan.owners[error.row]),
         )
 

@@ -73,6 +73,11 @@ class Root:
         """Every file that the state refers to."""
         return [*(file for files in self.arrays.values() for file in files.files), *self.catalog.tables]
 
+    @property
+    def commits(self) -> set[str]:
+        """The commits whose records are of use: those of its files, and its own."""
+        return {file.commit for file in self.files if file.commit} | {self.commit}
+
     def successor(self, commit: str, **changes: Any) -> Root:
         """Return the next committed state."""
         return replace(self, generation=self.generation + 1, commit=commit, parent=self.commit, **changes)

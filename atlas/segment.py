@@ -20,7 +20,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from atlas.columnfile import ColumnFile, DataFile, write_columns
+from atlas.columnfile import ColumnFile, DataFile, finish_file
 from atlas.columns import Texts
 from atlas.errors import CorruptIndex
 from atlas.storage import DataWriter
@@ -61,6 +61,8 @@ class SegmentWriter:
         self._writer = writer
         self._key = key
         writer.write(MAGIC + file_id)
+        # Once the file is finished: its entry in the root, and a copy of its index.
+        self.written: tuple[DataFile, bytes] | None = None
 
     def append(self, payload: Any) -> int:
         """Write a payload and return its offset."""
@@ -82,8 +84,8 @@ class SegmentWriter:
             What else the directory says.
         """
         cast = {name: _cast(name, values) for name, values in columns.items()}
-        place = write_columns(self._writer, {"array": array, **(head or {})}, cast)
-        return DataFile(self._key, self._writer.position, *place)
+        self.written = finish_file(self._writer, self._key, {"array": array, **(head or {})}, cast)
+        return self.written[0]
 
 
 def _cast(name: str, values: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from atlas.columnfile import ColumnFile, DataFile, write_columns
+from atlas.columnfile import ColumnFile, DataFile, finish_file
 from atlas.columns import Column, Texts, cell_type
 from atlas.errors import CorruptIndex, InvalidArgument
 from atlas.layer import Group, Layer, LazyColumns, check_extents
@@ -22,8 +22,10 @@ MAGIC = b"ATLASAT1"
 DIRECTORY = "_catalog"
 
 
-def write_table(writer: DataWriter, key: str, file_id: bytes, layer: Layer, head: dict[str, Any]) -> DataFile:
-    """Write a layer as a table file, which is not yet durable.
+def write_table(
+    writer: DataWriter, key: str, file_id: bytes, layer: Layer, head: dict[str, Any]
+) -> tuple[DataFile, bytes]:
+    """Write a layer as a table file, which is not yet durable; return the file, and a copy of its index.
 
     Parameters
     ----------
@@ -31,8 +33,7 @@ def write_table(writer: DataWriter, key: str, file_id: bytes, layer: Layer, head
         What the file says of itself: the store, the commit and so on.
     """
     writer.write(MAGIC + file_id)
-    place = write_columns(writer, head | layer_head(layer), layer_columns(layer))
-    return DataFile(key, writer.position, *place)
+    return finish_file(writer, key, head | layer_head(layer), layer_columns(layer))
 
 
 def layer_head(layer: Layer) -> dict[str, Any]:

@@ -150,8 +150,11 @@ class LocalStorage(Storage):
 
     def _place(self, key: str) -> str:
         place = os.path.join(self._path, *check_key(key).split("/"))
-        if os.path.islink(place) or (os.path.islink(os.path.dirname(place)) and "/" in key):
-            raise CorruptStore(f"{place} is a symbolic link; a store does not follow links")
+        above = place
+        for _ in range(key.count("/") + 1):
+            if os.path.islink(above):
+                raise CorruptStore(f"{above} is a symbolic link; a store does not follow links")
+            above = os.path.dirname(above)
         return place
 
     def data_path(self, key: str) -> str:
@@ -198,6 +201,12 @@ class LocalStorage(Storage):
         except OSError as error:
             # Not being able to look is not the same as there being nothing.
             raise StorageError(f"looking for {place}: {error.strerror}") from error
+
+    def size(self, key: str) -> int:
+        """Return the length of a file."""
+        place = self._place(key)
+        with _translated(place, "looking at"), self._open_data(key) as file:
+            return os.fstat(file.fileno()).st_size
 
     def list_dir(self, prefix: str) -> list[str]:
         """Return the names in a directory of the store."""
@@ -308,6 +317,13 @@ class LocalStorage(Storage):
                 interrupted = held.enter_context(locks.writer_lock(self._path, timeout))
             yield interrupted
 
+    def was_interrupted(self) -> bool:
+        """Return whether the lock file has a writer's mark."""
+        try:
+            return self.size(locks.LOCK_NAME) > 0
+        except FileNotFoundError:
+            return False
+
     def pin(self, generation: int) -> Pin:
         """Claim the files of a generation."""
         return locks.pin(self._path, generation)
@@ -323,6 +339,31 @@ class LocalStorage(Storage):
         with _translated(place, "retiring"), contextlib.suppress(FileNotFoundError):
             make_directories(os.path.dirname(aside))
             os.rename(place, aside)
+
+    def keep_copy(self, key: str, copy: str) -> None:
+        """Link the file to a second place, or copy it where there are no links."""
+        source, place = self.data_path(key), self._place(copy)
+        with _translated(place, "keeping"):
+            make_directories(os.path.dirname(place))
+            try:
+                os.link(source, place)
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                self._copy(source, place)
+            _sync_parent(place)
+
+    @staticmethod
+    def _copy(source: str, place: str) -> None:
+        writer = LocalWriter(place)
+        try:
+            with open(source, "rb") as file:
+                while piece := file.read(_BUFFER_BYTES):
+                    writer.write(piece)
+            writer.finish(sync_directory=False)
+        except BaseException:
+            writer.abort()
+            raise
 
     def purge(self, key: str) -> None:
         """Remove a data file, and its directory when that was the last."""
