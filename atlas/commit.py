@@ -23,7 +23,7 @@ from atlas.catalog import Catalog
 from atlas.columnfile import ColumnFile, DataFile
 from atlas.commitfiles import CommitFiles, settle
 from atlas.config import StoreConfig
-from atlas.errors import AtlasError, ConflictError, CorruptRoot, StorageError, StoreNotFound
+from atlas.errors import AtlasError, ConflictError, CorruptChunk, CorruptRoot, StorageError, StoreNotFound
 from atlas.layer import Layer
 from atlas.reader import Snapshot, read_index
 from atlas.record import RECORD_NAME, record_key
@@ -368,7 +368,14 @@ def _stored_chunks(snapshot: Snapshot, schema: ArraySchema, ordinal: int) -> lis
 
 
 def _stored_statistics(snapshot: Snapshot, schema: ArraySchema, ordinal: int, number: int) -> Statistics:
-    cells = snapshot.read_box(schema, ordinal, schema.grid.extent(number))
+    extent = schema.grid.extent(number)
+    try:
+        cells = snapshot.read_box(schema, ordinal, extent)
+    except CorruptChunk:
+        # A chunk that is damaged must not keep the others from being written anew: what was known of the whole
+        # array bounds it.
+        known = snapshot.statistics(schema.name, schema.dtype, ordinal) or Statistics(0, 0)
+        return replace(known, rows=extent.cells, nulls=0)
     return cell_statistics(schema.dtype, schema.fill, cells)
 
 

@@ -58,6 +58,11 @@ class FileFound:
     unrecorded: bool
 
 
+def newer(root: Root, known: Root) -> bool:
+    """Whether a state of the same store came after another."""
+    return root.store == known.store and root.generation > known.generation
+
+
 class Damage:
     """All that is to be known before anything is changed."""
 
@@ -104,27 +109,36 @@ class Damage:
         """Return the newest state that there is, and the record that it is from, or nothing for the root itself."""
         intact = [root for root in self.roots.values() if root is not None]
         known = max(intact, key=lambda root: root.generation, default=None)
-        found: list[tuple[bool, int, str, Root]] = []
-        for key, record in self.records.items():
-            with suppress(CorruptRoot):
-                root = record.root(self._load_table)
-                if known is None or root.generation > known.generation:
-                    found.append((self._there(root), root.generation, key, root))
         # A writer that died may have left the record of a commit that never happened. Where that cannot be told
         # (on object stores), a root that is intact is believed.
         if known is not None and (self.interrupted or not self.storage.is_local):
             return known, ""
-        best = max(found, default=None, key=lambda item: item[:2])
-        if best is None or (known is not None and not best[0]):
-            if known is None:
-                raise CorruptRoot(
-                    f"the root of {self.storage.describe()} is lost or damaged, and there is no record of a commit "
-                    "that could bring it back"
-                )
+        found = [(root, key) for key, root in self._recorded_states() if known is None or newer(root, known)]
+        if found:
+            return max(found, key=lambda item: (self._has_files(item[0]), self._got_done(item[0]), item[0].generation))
+        if known is not None:
             return known, ""
-        return best[3], best[2]
+        raise CorruptRoot(
+            f"the root of {self.storage.describe()} is lost or damaged, and there is no record of a commit "
+            "that could bring it back"
+        )
 
-    def _there(self, root: Root) -> bool:
+    def _recorded_states(self) -> Iterator[tuple[str, Root]]:
+        for key, record in self.records.items():
+            with suppress(CorruptRoot):
+                yield key, record.root(self._load_table)
+
+    def _has_files(self, root: Root) -> bool:
+        """Whether a state is one of this store: a record of another may have been put here."""
+        return not root.files or any(map(self._exists, root.files))
+
+    def _exists(self, file: DataFile) -> bool:
+        try:
+            return self.storage.size(file.key) >= 0
+        except FileNotFoundError:
+            return False
+
+    def _got_done(self, root: Root) -> bool:
         """Whether a commit got as far as having all of its own files, where there may be one that did not."""
         own = [
             (name, file)

@@ -111,7 +111,7 @@ def _keep_replaced(found: Damage, root: Root, replaced: list[str]) -> str:
     keys += [key for key, there in found.roots.items() if there is None or found.from_record]
     if found.from_record:
         # What belongs to commits that nothing is known of any more.
-        keys += strays(found.storage, root)
+        keys += sorted({*strays(found.storage, found.root)} & {*strays(found.storage, root)})
     place, kept = f"{DAMAGED}/{root.commit}", ""
     for key in dict.fromkeys(keys):
         with suppress(FileNotFoundError):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
 from atlas.columns import column_values
-from atlas.errors import AtlasError, CorruptIndex, CorruptStore
+from atlas.commit import load_root, load_table
+from atlas.errors import AtlasError, CorruptIndex, CorruptRoot, CorruptStore
 from atlas.examine import check_file
 from atlas.reader import Snapshot
-from atlas.record import read_record, record_key
+from atlas.record import RECORD_NAME, read_record, record_key
 from atlas.schema import ArraySchema
+from atlas.table import DIRECTORY
 
 # Called with the datasets done, those there are, and the array.
 Progress = Callable[[int, int, str], None]
@@ -87,8 +90,28 @@ def _verify_records(snapshot: Snapshot, report: VerifyReport) -> None:
     root = snapshot.root
     # A store without files has nothing that a record could bring back, and need not have one.
     wanted = sorted(root.commits) if any(file.commit for file in root.files) else []
+    _noted(report, "", "", -1, partial(_check_for_newer, snapshot))
     for commit in wanted:
         _noted(report, "", "", -1, partial(_check_record, snapshot, commit))
+
+
+def _check_for_newer(snapshot: Snapshot) -> None:
+    storage = snapshot.storage
+    known = {record_key(commit) for commit in snapshot.root.commits}
+    strange = {f"{DIRECTORY}/{name}" for name in storage.list_dir(DIRECTORY) if RECORD_NAME.fullmatch(name)} - known
+    # Of a commit that is under way, or was cut off, the record is there before the root.
+    if not strange or not storage.is_local or storage.was_interrupted():
+        return
+    root = load_root(storage)
+    for key in sorted(strange):
+        recorded = None
+        with suppress(CorruptStore, FileNotFoundError):
+            recorded = read_record(storage, key).root(partial(load_table, storage))
+        if recorded is not None and recorded.store == root.store and recorded.generation > root.generation:
+            raise CorruptRoot(
+                f"the root is of commit {root.generation}, but {key} is of a newer one, {recorded.generation}: "
+                "an older root was put in its place"
+            )
 
 
 def _check_record(snapshot: Snapshot, commit: str) -> None:
