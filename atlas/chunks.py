@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.errors import InvalidArgument, SelectionError
+from atlas.errors import CorruptIndex, InvalidArgument, SelectionError
 
 Shape = tuple[int, ...]
 Integers = NDArray[np.int64]
@@ -100,7 +100,10 @@ class ChunkGrid:
 
     def extent(self, number: int) -> Selection:
         """Return the box of the array that a chunk covers."""
-        position = np.unravel_index(number, self.counts) if self.shape else ()
+        try:
+            position = np.unravel_index(number, self.counts) if self.shape else ()
+        except ValueError:
+            raise CorruptIndex(f"there is a chunk {number}, but a grid of {self.counts} has {self.count}") from None
         start = tuple(int(p) * c for p, c in zip(position, self.chunk_shape, strict=True))
         shape = tuple(min(c, n - s) for s, c, n in zip(start, self.chunk_shape, self.shape, strict=True))
         return Selection(start, shape)

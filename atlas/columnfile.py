@@ -25,6 +25,10 @@ from atlas.storage import DataWriter
 # Columns above this size stay uncompressed: they are mapped, and only touched pages are read.
 COMPRESS_BELOW = 4 << 20
 
+# Rows that are believed of any file, and bytes of one text repeated.
+_FREE_ROWS = 16 << 20
+_MOST_REPEATED = 512 << 20
+
 
 @dataclass(frozen=True)
 class DataFile:
@@ -180,6 +184,8 @@ class ColumnFile:
         size = int.from_bytes(area[-8:].tobytes(), "little")
         self.expect(size <= len(area) - 8, "it is truncated")
         self._directory_length = size
+        # Columns of one value, or of equal steps, take no bytes a row; real ones come with others that do.
+        self._most_rows = max(file.length, _FREE_ROWS)
         packed = area[len(area) - 8 - size : len(area) - 8].tobytes()
         self.expect(xxhash.xxh3_64_hexdigest(packed) == file.index_hash, "its hash is not the one the root vouches for")
         try:
@@ -220,13 +226,20 @@ class ColumnFile:
         try:
             offset, length, count = (int(entry[k]) for k in ("offset", "length", "count"))
             self.expect(0 <= offset <= offset + length <= len(self._area), f"column {name!r} lies outside it")
-            self.expect(0 <= count < 1 << 40, f"column {name!r} has an absurd length")
+            self.expect(0 <= count <= self._most_rows, f"column {name!r} has an absurd length")
             data = self._area[offset : offset + length].data
             self.expect(xxhash.xxh3_64_intdigest(data) == entry["hash"], f"column {name!r} does not match its hash")
             encoding = str(entry["encoding"])
             return _decode(str(entry["dtype"]), encoding, data, 1 if constant and encoding == "constant" else count)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, MemoryError) as error:
             raise CorruptIndex(f"the index of {self._key} is damaged: column {name!r}: {error}") from None
+
+    def integers(self, name: str) -> NDArray[Any]:
+        """Return a column of unsigned integers."""
+        values = self.column(name)
+        fits = isinstance(values, np.ndarray) and values.dtype.kind == "u" and values.ndim == 1
+        self.expect(fits, f"column {name!r} does not hold counts")
+        return np.asarray(values)
 
 
 def _decode(dtype: str, encoding: str, data: memoryview | bytes, count: int) -> Any:
@@ -256,6 +269,8 @@ def _decompress(data: memoryview | bytes, count: int) -> bytes:
 
 def _texts(data: NDArray[np.uint8], encoding: str, count: int) -> Texts:
     if encoding == "constant":
+        if count * len(data) > _MOST_REPEATED:
+            raise ValueError("it repeats a text absurdly often")
         return Texts(np.tile(data, count), np.arange(1, count + 1) * len(data))
     ends = np.cumsum(np.frombuffer(data, "<u4", count), dtype=np.int64)
     if (int(ends[-1]) if count else 0) != len(data) - 4 * count:

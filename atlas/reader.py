@@ -111,7 +111,10 @@ class Snapshot:
             row = int(np.searchsorted(segment.entries, ordinal))
             if row < len(segment.entries) and segment.entries[row] == ordinal:
                 columns = segment.statistics
-                return from_columns(dtype, *(column[row] for column in columns))
+                try:
+                    return from_columns(dtype, *(column[row] for column in columns))
+                except (TypeError, ValueError, OverflowError) as error:
+                    raise CorruptIndex(f"a statistic of array {array!r} makes no sense: {error}") from None
         return None
 
     def _files(self, array: str) -> ArrayFiles:

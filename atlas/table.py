@@ -68,13 +68,13 @@ def read_layer(file: ColumnFile, slots: int) -> Layer:
     CorruptIndex
         If it makes no sense.
     """
-    ordinals = file.column("ordinal").astype(np.int64)
-    deleted = file.column("deleted").astype(np.int64)
+    ordinals = file.integers("ordinal").astype(np.int64)
+    deleted = file.integers("deleted").astype(np.int64)
     size = len(ordinals)
     for values in (ordinals, deleted):
         file.expect((np.diff(values) > 0).all() and (not len(values) or values[-1] < slots), "its ordinals are wrong")
-    texts, hashes, order = file.column("name"), file.column("hash"), file.column("order")
-    group, row = file.column("group"), file.column("row")
+    texts, hashes, order = file.column("name"), file.integers("hash"), file.integers("order")
+    group, row = file.integers("group"), file.integers("row")
     lengths = {len(texts), len(hashes), len(order), len(group), len(row)}
     file.expect(lengths == {size}, "its columns differ in length")
     file.expect(isinstance(texts, Texts) and (order < size).all() and (texts.lengths > 1).all(), "its names are wrong")

@@ -76,6 +76,16 @@ def sync_ancestors(path: str) -> None:
             sync_directory(path)
 
 
+def _open_file(path: str) -> BinaryIO:
+    """Open a file for reading; what is no file, and may keep whoever opens it waiting, is refused."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise CorruptStore(f"{path} is no regular file")
+    return os.fdopen(descriptor, "rb")
+
+
 class LocalWriter:
     """Writes one new file; implements :class:`~atlas.storage.base.DataWriter`."""
 
@@ -168,15 +178,15 @@ class LocalStorage(Storage):
     def _open_data(self, key: str) -> BinaryIO:
         # Asking first and opening then would miss a file that is put aside in between.
         try:
-            return open(self._place(key), "rb")
+            return _open_file(self._place(key))
         except FileNotFoundError:
-            return open(self._place(f"{_RETIRED}/{key.rsplit('/', 1)[-1]}"), "rb")
+            return _open_file(self._place(f"{_RETIRED}/{key.rsplit('/', 1)[-1]}"))
 
     def read(self, key: str) -> bytes:
         """Return a whole file."""
         with _translated(self._path, f"reading {key} of"):
             try:
-                with open(self._place(key), "rb") as file:
+                with _open_file(self._place(key)) as file:
                     return file.read()
             except NotADirectoryError:
                 raise FileNotFoundError(key) from None
