@@ -35,6 +35,10 @@ RESET = 1  # the array was defined anew: what older files hold for the dataset i
 STATISTICS = 2  # min and max are valid
 
 _ENTRY_COLUMNS = {"ordinal": "<u4", "count": "<u4", "flags": "|u1", "rows": "<u8", "nulls": "<u8"}
+# Payloads from this size on begin where the words in them can be read in place, without a copy.
+_ALIGNED_FROM = 1024
+_ALIGNMENT = 8
+
 _CHUNK_COLUMNS = {"number": "<u8", "offset": "<u8", "length": "<u8", "raw_length": "<u8"}
 _EXACT_COLUMNS = {"pipeline": "|u1", "checksum": "<u8"}
 
@@ -64,6 +68,8 @@ class SegmentWriter:
 
     def append(self, payload: Any) -> int:
         """Write a payload and return its offset."""
+        if len(payload) >= _ALIGNED_FROM:
+            self._writer.write(bytes(-self._writer.position % _ALIGNMENT))
         offset = self._writer.position
         self._writer.write(payload)
         return offset

@@ -153,13 +153,13 @@ def emit_box(
         run *= block[inner]
         strip *= extent[inner]
     # Rows of short runs are converted together, with what lies between them.
-    rows = np.int64(1)
+    rows: Any = np.int64(1)
     pitch = strip
     stride = np.int64(0)
     if inner > 0 and run < _LONG_RUN and strip <= STRIP:
         inner -= 1
         rows, stride = block[inner], strides[inner]
-    most = max(STRIP // pitch, 1)
+    most: Any = max(STRIP // pitch, 1)
     first = np.int64(0)
     for i in range(ndim):
         first += begin[i] * inner_of(ndim, extent, i)

@@ -13,7 +13,6 @@ from numba import types
 from numba.core.cgutils import raw_memcpy
 from numba.extending import intrinsic
 
-
 # Without the instruction, a fused multiplication and addition is a slow call.
 HAS_FMA = bool(binding.get_host_cpu_features().get("fma")) or not binding.get_process_triple().startswith("x86_64")
 

@@ -220,9 +220,7 @@ def _predicted(
         return numbers
     begin, box, no = np.int64(0), np.int64(0), np.int64(0)
     while True:
-        move_box(
-            like, other + begin * size, numbers, cast, size, no, no, ndim, extent, extent, box, mask, position
-        )
+        move_box(like, other + begin * size, numbers, cast, size, no, no, ndim, extent, extent, box, mask, position)
         begin += box_cells(ndim, extent, box, mask)
         box = next_box(box, mask)
         if box == 0:

@@ -57,7 +57,7 @@ def _restore(
     in_order = mask & ~1 == 0
     # Those along one other axis are added up on their way to their place.
     single = not in_order and mask & (mask - 1) == 0
-    axis = np.int64(0)
+    axis: Any = np.int64(0)
     while single and mask >> axis != 1:
         axis += 1
     target = numbers if in_order else stream
