@@ -36,6 +36,7 @@ ORDER = [
     "table",
     "catalog",
     "root",
+    "conflicts",
     "segment",
     "arena",
     "executor",
