@@ -1,4 +1,4 @@
-"""What a store must hold, in plain dictionaries: datasets, two writers' views of them, and statistics by brute force."""
+"""What a store must hold, in plain dictionaries: datasets, two writers' views, and statistics by brute force."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Kind(NamedTuple):
         """What cells hold that nobody wrote."""
         if self.fill is not None:
             return self.fill
-        return {"string": "", "binary": b""}.get(self.dtype, self.numpy.type(0) if self.numpy != object else None)
+        return "" if self.dtype == "string" else np.zeros((), self.numpy)[()]
 
 
 KINDS = {
@@ -51,16 +51,21 @@ class Array:
     @staticmethod
     def unwritten(name: str, shape: tuple[int, ...]) -> Array:
         kind = KINDS[name]
-        cell = np.zeros((), kind.numpy)[()] if kind.fill is None and kind.numpy != object else kind.unwritten
-        return Array(kind, np.full(shape, cell, kind.numpy))
+        return Array(kind, np.full(shape, kind.unwritten, kind.numpy))
+
+    def plain(self) -> list[Any]:
+        """Return the cells as Python values; times as integers, and no time as nothing."""
+        if self.kind.numpy.kind == "M":
+            return [cell for cell in self.cells.reshape(-1).view("i8").tolist() if cell != np.iinfo("i8").min]
+        return self.cells.reshape(-1).tolist()
 
     def statistics(self) -> dict[str, Any]:
         """Return what ``array_stats`` must say, counted one by one."""
         nulls, values = 0, []
-        for cell in self.cells.reshape(-1).tolist():
+        for cell in self.plain():
             if self.kind.fill is not None and (cell == self.kind.fill or (cell != cell and math.isnan(self.kind.fill))):
                 nulls += 1
-            elif cell == cell and not (self.kind.numpy.kind == "M" and cell == np.iinfo("i8").min):
+            elif cell == cell:
                 values.append(cell.encode() if isinstance(cell, str) else cell)
         values = [] if self.kind.numpy.kind == "c" else values
         low, high = min(values, default=None), max(values, default=None)
@@ -68,8 +73,7 @@ class Array:
 
     def counted(self) -> list[Any]:
         """Return the cells that conditions are about."""
-        cells = self.cells.reshape(-1).tolist()
-        return [cell for cell in cells if cell == cell and (self.kind.fill is None or cell != self.kind.fill)]
+        return [cell for cell in self.plain() if cell == cell and (self.kind.fill is None or cell != self.kind.fill)]
 
 
 @dataclass
