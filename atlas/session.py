@@ -24,6 +24,7 @@ from atlas.errors import (
     TypeMismatch,
 )
 from atlas.executor import MODES
+from atlas.forks import free_in_children
 from atlas.layer import Layer
 from atlas.reader import Snapshot
 from atlas.root import Root
@@ -56,7 +57,7 @@ class Session:
         self.mode = mode
         self._workers = workers
         self._executor = None if executor is None else choice(executor, MODES, "executor")
-        self.lock = threading.RLock()
+        self.lock = free_in_children(threading.RLock())
         self.pending = Pending()
         self.adopt(root)
 

@@ -21,6 +21,7 @@ from atlas import kernels
 from atlas.arena import SegmentHandle, attach
 from atlas.codecs import PACKED, decode, is_shuffled
 from atlas.errors import CorruptChunk, SnapshotExpired
+from atlas.forks import free_in_children
 from atlas.storage.local import put_aside
 
 Bytes = NDArray[np.uint8]
@@ -62,7 +63,7 @@ class _MapCache:
     def __init__(self, capacity: int = 128) -> None:
         self._capacity = capacity
         self._maps: OrderedDict[tuple[str, int], tuple[Any, Bytes]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = free_in_children(threading.Lock())
 
     def get(self, path: str, length: int) -> Bytes:
         key = (path, length)
