@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, overload
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from atlas.chunks import MAX_CELLS
 from atlas.columns import Column, Integers, cell_value, column_values, distinct, integer_column, runs, values_column
 from atlas.errors import CorruptStore, InvalidArgument
+from atlas.forks import cached_property
 from atlas.names import Names
 from atlas.schema import DatasetRecord, Template, split_record
 

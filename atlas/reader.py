@@ -19,6 +19,7 @@ from atlas.config import settings
 from atlas.dtypes import DType, fill_cell
 from atlas.errors import CorruptChunk, CorruptIndex, CorruptStore, SnapshotExpired
 from atlas.executor import run
+from atlas.forks import free_in_children
 from atlas.plan import Member, ReadPlan, plan_reads
 from atlas.root import ArrayFiles, Root
 from atlas.schema import ArraySchema
@@ -80,7 +81,7 @@ class Snapshot:
         self.workers = workers
         self.mode = mode
         self.pin = pin
-        self._lock = threading.Lock()
+        self._lock = free_in_children(threading.Lock())
         self._segments: dict[str, tuple[SegmentIndex, ...]] = {}
         self._indexes: dict[str, ArrayIndex] = {}
         self._paths: dict[str, str | None] = {}

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import msgpack
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from atlas.columnfile import ColumnFile, DataFile, write_columns
 from atlas.columns import Texts
 from atlas.errors import CorruptIndex
+from atlas.forks import cached_property
 from atlas.storage import DataWriter
 
 Integers = NDArray[np.int64]

@@ -127,6 +127,19 @@ def _sync_parent(path: str) -> None:
     sync_directory(os.path.dirname(path))
 
 
+def put_aside(place: str) -> str:
+    """Return where a data file is once it has been replaced while readers needed it."""
+    aside = os.path.join(os.path.dirname(os.path.dirname(place)), _RETIRED, os.path.basename(place))
+    _refuse_link(aside)
+    _refuse_link(os.path.dirname(aside))
+    return aside
+
+
+def _refuse_link(place: str) -> None:
+    if os.path.islink(place):
+        raise CorruptStore(f"{place} is a symbolic link; a store does not follow links")
+
+
 class LocalStorage(Storage):
     """A store in a local directory.
 
@@ -150,24 +163,26 @@ class LocalStorage(Storage):
 
     def _place(self, key: str) -> str:
         place = os.path.join(self._path, *check_key(key).split("/"))
-        if os.path.islink(place) or (os.path.islink(os.path.dirname(place)) and "/" in key):
-            raise CorruptStore(f"{place} is a symbolic link; a store does not follow links")
+        _refuse_link(place)
+        if "/" in key:
+            _refuse_link(os.path.dirname(place))
         return place
 
     def data_path(self, key: str) -> str:
         """Return where a data file is, put aside or not."""
         place = self._place(key)
         if not os.path.exists(place):
-            aside = self._place(f"{_RETIRED}/{os.path.basename(place)}")
+            aside = put_aside(place)
             return aside if os.path.exists(aside) else place
         return place
 
     def _open_data(self, key: str) -> BinaryIO:
         # Asking first and opening then would miss a file that is put aside in between.
+        place = self._place(key)
         try:
-            return open(self._place(key), "rb")
+            return open(place, "rb")
         except FileNotFoundError:
-            return open(self._place(f"{_RETIRED}/{key.rsplit('/', 1)[-1]}"), "rb")
+            return open(put_aside(place), "rb")
 
     def read(self, key: str) -> bytes:
         """Return a whole file."""
@@ -319,7 +334,7 @@ class LocalStorage(Storage):
     def retire(self, key: str) -> None:
         """Move a data file out of its array's directory."""
         place = self._place(key)
-        aside = self._place(f"{_RETIRED}/{os.path.basename(place)}")
+        aside = put_aside(place)
         with _translated(place, "retiring"), contextlib.suppress(FileNotFoundError):
             make_directories(os.path.dirname(aside))
             os.rename(place, aside)
@@ -327,7 +342,7 @@ class LocalStorage(Storage):
     def purge(self, key: str) -> None:
         """Remove a data file, and its directory when that was the last."""
         place = self._place(key)
-        aside = self._place(f"{_RETIRED}/{os.path.basename(place)}")
+        aside = put_aside(place)
         for path in (place, aside):
             with _translated(path, "removing"), contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
