@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,9 @@ def as_extents(values: Any, what: str, minimum: int = 0) -> Shape:
         raise InvalidArgument(f"{what} must be a sequence of integers, not {values!r}")
     result = []
     for value in values:
+        if type(value) is int and value >= minimum:
+            result.append(value)
+            continue
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
             raise InvalidArgument(f"{what} must hold integers, not {value!r}")
         if value < minimum:
@@ -88,7 +92,7 @@ class ChunkGrid:
     shape: Shape
     chunk_shape: Shape
 
-    @property
+    @cached_property
     def counts(self) -> Shape:
         """Chunks along each axis; 0 where the axis is empty."""
         return tuple(-(-n // c) for n, c in zip(self.shape, self.chunk_shape, strict=True))
@@ -100,11 +104,13 @@ class ChunkGrid:
 
     def extent(self, number: int) -> Selection:
         """Return the box of the array that a chunk covers."""
-        try:
-            position = np.unravel_index(number, self.counts) if self.shape else ()
-        except ValueError:
-            raise CorruptIndex(f"there is a chunk {number}, but a grid of {self.counts} has {self.count}") from None
-        start = tuple(int(p) * c for p, c in zip(position, self.chunk_shape, strict=True))
+        position = []
+        for count in reversed(self.counts):
+            number, last = divmod(number, count)
+            position.append(last)
+        if number:
+            raise CorruptIndex(f"there is a chunk of a number that a grid of {self.count} chunks does not have")
+        start = tuple(p * c for p, c in zip(reversed(position), self.chunk_shape, strict=True))
         shape = tuple(min(c, n - s) for s, c, n in zip(start, self.chunk_shape, self.shape, strict=True))
         return Selection(start, shape)
 

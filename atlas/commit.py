@@ -23,7 +23,8 @@ from atlas.catalog import Catalog
 from atlas.columnfile import ColumnFile, DataFile
 from atlas.commitfiles import CommitFiles, settle
 from atlas.config import StoreConfig
-from atlas.errors import AtlasError, ConflictError, CorruptChunk, CorruptRoot, StorageError, StoreNotFound
+from atlas.conflicts import Attempt, check_conflicts
+from atlas.errors import AtlasError, CorruptChunk, CorruptRoot, StorageError, StoreNotFound
 from atlas.layer import Layer
 from atlas.reader import Snapshot, read_index
 from atlas.record import RECORD_NAME, record_key
@@ -229,13 +230,13 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
         current = load_root(storage)
         if interrupted:
             recover(storage, current)
+        pending.recognise(current)
         if current.commit != snapshot.root.commit:
-            # A commit of these very changes may have been reported as failed after it had happened.
-            if current.commit != pending.attempt:
-                _check_conflicts(snapshot.root, current, pending)
             snapshot = Snapshot(storage, current, snapshot.workers, snapshot.mode)
         replaced, recorded = [], current.commits
-        if pending.layout is not None:
+        if pending.layout is None:
+            check_conflicts(current, pending.seen)
+        else:
             replaced = [file.key for file in current.files]
             current = emptied(current, pending.layout)
             snapshot = Snapshot(storage, current, snapshot.workers, snapshot.mode)
@@ -255,27 +256,17 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
             # From here on the root may refer to them. Were it not replaced after all, the next
             # writer finds the lock's mark and removes them.
             files.keep()
-        pending.attempt = root.commit
-        root = publish(storage, root, replaced + merged, recorded)
+        pending.attempt = Attempt(root, frozenset(pending.seen))
+        try:
+            root = publish(storage, root, replaced + merged, recorded)
+        except BaseException:
+            # Best known while no other writer can add to it; the next flush asks once more.
+            with suppress(AtlasError):
+                pending.recognise(load_root(storage))
+            raise
         if pending.layout is not None:
             delete_other_roots(storage, root.config)
         return root
-
-
-def _check_conflicts(base: Root, current: Root, pending: Pending) -> None:
-    names = sorted({*pending.records, *pending.deleted})
-    before, now = base.catalog.find(names), current.catalog.find(names)
-    changed = np.zeros(len(names), bool)
-    there = now >= 0
-    changed[there] = current.catalog.changed(now[there]) > base.generation
-    clashes = [names[i] for i in np.flatnonzero(((before < 0) != ~there) | (there & changed)).tolist()]
-    if clashes:
-        shown = ", ".join(map(repr, clashes[:5])) + ("…" if len(clashes) > 5 else "")
-        raise ConflictError(
-            f"another writer committed changes to {len(clashes)} of the same datasets first: {shown}; "
-            "open the store anew and apply your changes to what is there now",
-            clashes,
-        )
 
 
 def _assign_ordinals(catalog: Catalog, pending: Pending) -> dict[str, int]:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import MAX_CELLS
-from atlas.columns import Column, Integers, cell_value, column_values, integer_column, runs, values_column
+from atlas.columns import Column, Integers, cell_value, column_values, distinct, integer_column, runs, values_column
 from atlas.errors import CorruptStore, InvalidArgument
+from atlas.forks import cached_property
 from atlas.names import Names
 from atlas.schema import DatasetRecord, Template, split_record
 
@@ -233,7 +233,7 @@ class Layer:
 
     def deleting(self, deleted: Integers) -> Layer:
         """Return the layer that takes these ordinals of older ones away."""
-        return self._replaced(deleted=np.unique(deleted))
+        return self._replaced(deleted=distinct(deleted))
 
     # ── as text ──────────────────────────────────────────────────────────────────────────────
 
@@ -310,7 +310,7 @@ def joined(layers: Sequence[Layer], bottom: bool = True) -> Layer:
     merged = _stacked([piece for piece in pieces if len(piece)])
     if bottom:
         return merged
-    deleted = np.unique(np.concatenate([layer.deleted for layer in layers]))
+    deleted = distinct(np.concatenate([layer.deleted for layer in layers]))
     return merged.deleting(deleted[merged.rows_of(deleted) < 0])
 
 

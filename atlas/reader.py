@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -13,10 +14,12 @@ from atlas.arena import shared_arena
 from atlas.chunks import Integers, Selection
 from atlas.codecs import decode, decode_numbers, element_of
 from atlas.columnfile import DataFile
+from atlas.columns import distinct
 from atlas.config import settings
 from atlas.dtypes import DType, fill_cell
 from atlas.errors import CorruptChunk, CorruptIndex, CorruptStore, SnapshotExpired
 from atlas.executor import run
+from atlas.forks import free_in_children
 from atlas.plan import Member, ReadPlan, plan_reads
 from atlas.root import ArrayFiles, Root
 from atlas.schema import ArraySchema
@@ -78,9 +81,10 @@ class Snapshot:
         self.workers = workers
         self.mode = mode
         self.pin = pin
-        self._lock = threading.Lock()
+        self._lock = free_in_children(threading.Lock())
         self._segments: dict[str, tuple[SegmentIndex, ...]] = {}
         self._indexes: dict[str, ArrayIndex] = {}
+        self._paths: dict[str, str | None] = {}
 
     # ── indexes ──────────────────────────────────────────────────────────────────────────────
 
@@ -303,7 +307,7 @@ class Snapshot:
         pieces = min(plan.tasks, self.workers * 2)
         ends = np.cumsum(plan.columns["raw_length"] + 64)
         cuts = np.searchsorted(ends, np.linspace(0, ends[-1], pieces + 1)[1:-1])
-        edges = np.unique(np.concatenate([[0], cuts, [plan.tasks]]))
+        edges = distinct(np.concatenate([[0], cuts, [plan.tasks]]))
         return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
 
     def _sources(self, array: str, tables: dict[str, Any]) -> tuple[Source, ...]:
@@ -319,7 +323,11 @@ class Snapshot:
         return tuple(sources)
 
     def _source(self, file: DataFile) -> Source:
-        return Source(file.key, self.storage.data_path(file.key), file.length)
+        path = self._paths.get(file.key)
+        # Compaction by another process moves files aside while they are read.
+        if path is None or not os.path.exists(path):
+            path = self._paths[file.key] = self.storage.data_path(file.key)
+        return Source(file.key, path, file.length)
 
     def _named(self, error: CorruptChunk, array: str, plan: ReadPlan) -> CorruptStore:
         if error.row < 0:

@@ -36,7 +36,7 @@ _NONSENSE = (
 # A root is refused that claims to grow more than this: real ones shrink to a tenth.
 _PLAIN_BYTES = 64 << 20
 _PLAIN_RATIO = 100
-_LZ4_RATIO = 256  # the format allows no more
+_LZ4_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -229,13 +229,19 @@ def _decompress_zstd(data: bytes) -> bytes:
 def _decompress_lz4(data: bytes) -> bytes:
     import lz4.frame
 
+    limit = max(_PLAIN_BYTES, _PLAIN_RATIO * len(data))
     decompressor = lz4.frame.LZ4FrameDecompressor()
-    # The decompressor makes room for as much as it is allowed to return.
-    room = min(_LZ4_RATIO * len(data), max(_PLAIN_BYTES, _PLAIN_RATIO * len(data)))
-    plain = decompressor.decompress(data, max_length=room + 1)
+    # A piece at a time: the decompressor makes room for as much as it is allowed to return.
+    pieces = [decompressor.decompress(data, max_length=_LZ4_PIECE)]
+    size = len(pieces[0])
+    while pieces[-1] and not decompressor.eof:
+        pieces.append(decompressor.decompress(b"", max_length=_LZ4_PIECE))
+        size += len(pieces[-1])
+        if size > limit:
+            raise ValueError(f"it grows beyond {limit} bytes")
     if not decompressor.eof or decompressor.unused_data:
         raise ValueError("it is truncated or followed by junk")
-    return bytes(plain)
+    return b"".join(pieces)
 
 
 def _check_checksum(plain: bytes, meta_format: str, key: str) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from atlas.chunks import MAX_CELLS, ChunkGrid, Shape, as_extents
 from atlas.dtypes import DType, decode_fill, encode_fill, normalize_fill, parse_dtype, require_utf8, widen
 from atlas.errors import CorruptRoot, DataTypeError, InvalidArgument, InvalidName
+from atlas.forks import cached_property
 
 MAX_NAME_BYTES = 4096
 MAX_DIMENSIONS = 32

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import msgpack
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from atlas.columnfile import ColumnFile, DataFile, finish_file
 from atlas.columns import Texts
 from atlas.errors import CorruptIndex
+from atlas.forks import cached_property
 from atlas.storage import DataWriter
 
 Integers = NDArray[np.int64]
@@ -35,6 +35,10 @@ RESET = 1  # the array was defined anew: what older files hold for the dataset i
 STATISTICS = 2  # min and max are valid
 
 _ENTRY_COLUMNS = {"ordinal": "<u4", "count": "<u4", "flags": "|u1", "rows": "<u8", "nulls": "<u8"}
+# Payloads from this size on begin where the words in them can be read in place, without a copy.
+_ALIGNED_FROM = 1024
+_ALIGNMENT = 8
+
 _CHUNK_COLUMNS = {"number": "<u8", "offset": "<u8", "length": "<u8", "raw_length": "<u8"}
 _EXACT_COLUMNS = {"pipeline": "|u1", "checksum": "<u8"}
 
@@ -66,6 +70,8 @@ class SegmentWriter:
 
     def append(self, payload: Any) -> int:
         """Write a payload and return its offset."""
+        if len(payload) >= _ALIGNED_FROM:
+            self._writer.write(bytes(-self._writer.position % _ALIGNMENT))
         offset = self._writer.position
         self._writer.write(payload)
         return offset

@@ -12,10 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers, Selection
-from atlas.commit import commit, load_root
+from atlas.commit import commit, emptied, load_root
 from atlas.config import MISMATCH_POLICIES, choice, settings
-from atlas.errors import ArrayNotFound, CorruptChunk, DatasetNotFound, InvalidArgument, ReadOnlyStore, TypeMismatch
+from atlas.errors import (
+    ArrayNotFound,
+    CorruptChunk,
+    DatasetAlreadyExists,
+    DatasetNotFound,
+    InvalidArgument,
+    ReadOnlyStore,
+    TypeMismatch,
+)
 from atlas.executor import MODES
+from atlas.forks import free_in_children
 from atlas.layer import Layer
 from atlas.reader import Snapshot
 from atlas.root import Root
@@ -48,7 +57,7 @@ class Session:
         self.mode = mode
         self._workers = workers
         self._executor = None if executor is None else choice(executor, MODES, "executor")
-        self.lock = threading.RLock()
+        self.lock = free_in_children(threading.RLock())
         self.pending = Pending()
         self.adopt(root)
 
@@ -100,6 +109,18 @@ class Session:
         """Have the merged schema made anew when it is next asked for."""
         self._merged = None
 
+    def refresh(self) -> None:
+        """Show the newest committed state; what is pending stays."""
+        with self.lock:
+            root = load_root(self.storage)
+            if root.commit != self.snapshot.root.commit:
+                self.follow(root)
+
+    def follow(self, root: Root) -> None:
+        """Take another committed state up under the pending changes."""
+        # A batch that begins a new store shows nothing of the one in whose place it will be.
+        self.adopt(root if self.pending.layout is None else emptied(root, self.pending.layout))
+
     def writable(self) -> None:
         """Raise :class:`ReadOnlyStore` unless changes are allowed."""
         if self.mode == "r":
@@ -133,8 +154,27 @@ class Session:
         """Return what a dataset declares as a record that may be changed."""
         self.writable()
         if name not in self.pending.records:
-            self.pending.records[name] = self.record(name).copy()
+            record = self.record(name).copy()
+            self.pending.seen.setdefault(name, self.snapshot.root)
+            self.pending.records[name] = record
         return self.pending.records[name]
+
+    def create(self, name: str) -> None:
+        """Add an empty dataset."""
+        self.writable()
+        if self.exists(name):
+            raise DatasetAlreadyExists(f"dataset already exists: {name!r}")
+        self.pending.seen.setdefault(name, self.snapshot.root)
+        self.pending.records[name] = DatasetRecord()
+        self.pending.created.add(name)
+
+    def delete(self, name: str) -> None:
+        """Take a dataset away."""
+        self.writable()
+        self.require(name)
+        self.pending.seen.setdefault(name, self.snapshot.root)
+        self.pending.delete(name)
+        self.forget_schema()
 
     def merged_schema(self) -> MergedSchema:
         """Return every array and attribute of the collection, pending ones included."""
@@ -158,6 +198,21 @@ class Session:
     def hidden(self) -> set[str]:
         """Committed datasets that pending changes replace or remove."""
         return self.pending.deleted | set(self.pending.records)
+
+    def names(self) -> list[str]:
+        """Return the names of all datasets: committed ones by ordinal, then new ones."""
+        with self.lock:
+            # Since a refresh, another writer's dataset may be there under the name of a new one.
+            gone = self.pending.deleted | self.pending.created
+            names = self.snapshot.root.catalog.names()
+            names = [name for name in names if name not in gone] if gone else names
+            return names + [name for name in self.pending.records if name in self.pending.created]
+
+    def count(self) -> int:
+        """Return the number of datasets."""
+        with self.lock:
+            catalog, gone = self.snapshot.root.catalog, self.pending.deleted | self.pending.created
+            return catalog.count - int((catalog.find(list(gone)) >= 0).sum()) + len(self.pending.created)
 
     def mismatch(self, what: str, known: str, found: str) -> None:
         """Warn of a type that cannot merge with the collection's, or raise, as the policy says."""

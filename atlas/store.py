@@ -15,7 +15,6 @@ from atlas.config import MISMATCH_POLICIES, StoreConfig, choice
 from atlas.damage import RepairReport
 from atlas.errors import (
     CorruptRoot,
-    DatasetAlreadyExists,
     InvalidArgument,
     StoreAlreadyExists,
 )
@@ -23,7 +22,7 @@ from atlas.pruning import array_bounds, attribute_bounds, pruning_index
 from atlas.query import Condition, all_of
 from atlas.repair import repair
 from atlas.root import ROOT_KEYS, root_key
-from atlas.schema import DatasetRecord, check_name
+from atlas.schema import check_name
 from atlas.selection import Selection, matching
 from atlas.session import Mode, Session
 from atlas.storage import Storage, open_storage
@@ -169,11 +168,11 @@ class Atlas:
         return Atlas.open(path)
 
     def refresh(self) -> None:
-        """Show the newest committed state; pending changes stay pending."""
-        with self._session.lock:
-            root = load_root(self._session.storage)
-            if root.commit != self._session.snapshot.root.commit:
-                self._session.adopt(root)
+        """Show the newest committed state; pending changes stay pending.
+
+        If another writer has committed changes to the same datasets, the flush says so.
+        """
+        self._session.refresh()
 
     def flush(self) -> None:
         """Commit every pending change; when it returns, they are on the disk.
@@ -200,7 +199,7 @@ class Atlas:
             self._session.writable()
             root = compact(self._session.storage, self._session.snapshot.workers)
             # Taking the new state up gives the pin on the old one back.
-            self._session.adopt(root)
+            self._session.follow(root)
             sweep(self._session.storage, root)
 
     def verify(self, progress: Progress | None = None) -> VerifyReport:
@@ -317,9 +316,7 @@ class Atlas:
         return f"<Atlas {self._session.storage.describe()} datasets={len(self)}>"
 
     def __len__(self) -> int:
-        with self._session.lock:
-            pending = self._session.pending
-            return self._session.snapshot.root.catalog.count - len(pending.deleted) + len(pending.created)
+        return self._session.count()
 
     @property
     def _inner(self) -> Atlas:
@@ -338,10 +335,7 @@ class Atlas:
         with self._session.lock:
             self._session.writable()
             name = check_name(name, "dataset")
-            if self.dataset_exists(name):
-                raise DatasetAlreadyExists(f"dataset already exists: {name!r}")
-            self._session.pending.records[name] = DatasetRecord()
-            self._session.pending.created.add(name)
+            self._session.create(name)
             return DatasetView(self._session, name)
 
     def open_dataset(self, name: str) -> DatasetView:
@@ -362,13 +356,7 @@ class Atlas:
         DatasetNotFound
         """
         with self._session.lock:
-            self._session.writable()
-            self._session.require(name)
-            created = name in self._session.pending.created
-            self._session.pending.drop(name)
-            if not created:
-                self._session.pending.deleted.add(name)
-            self._session.forget_schema()
+            self._session.delete(name)
 
     def dataset_exists(self, name: str) -> bool:
         """Return whether there is a dataset of that name."""
@@ -378,11 +366,7 @@ class Atlas:
 
     def list_datasets(self) -> list[str]:
         """Return the names of all datasets, in order of insertion."""
-        with self._session.lock:
-            gone = self._session.pending.deleted
-            names = self._session.snapshot.root.catalog.names()
-            names = [name for name in names if name not in gone] if gone else names
-            return names + [n for n in self._session.pending.records if n in self._session.pending.created]
+        return self._session.names()
 
     def list_arrays(self) -> list[str]:
         """Return the distinct array names of all datasets, sorted."""

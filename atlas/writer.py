@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from atlas.chunks import Selection
 from atlas.codecs import decode_numbers, encode, encode_numbers
 from atlas.config import StoreConfig
+from atlas.conflicts import Attempt
 from atlas.dtypes import fill_cell
 from atlas.reader import pack_text
+from atlas.root import Root
 from atlas.schema import ArraySchema, DatasetRecord
 from atlas.segment import chunk_checksum
 from atlas.statistics import Statistics, cell_statistics
@@ -127,30 +129,49 @@ class Pending:
     created : set of str
         Those of them that the committed state does not have (any more).
     deleted : set of str
-        Committed datasets that go.
+        Committed datasets that go, if they are there.
+    seen : dict of str to Root
+        The committed state in which each of all these datasets was first changed.
     arrays : dict of str to dict of str to PendingArray
         Chunks, by dataset and array.
     layout : StoreConfig or None
         When given, the batch begins a store of this layout in place of the one that is there.
-    attempt : str
-        Id of the last commit that these changes were put in; it may have happened although it failed.
+    attempt : Attempt or None
+        The last commit that these changes were put in, which failed, or seemed to.
     """
 
     records: dict[str, DatasetRecord] = field(default_factory=dict)
     created: set[str] = field(default_factory=set)
     deleted: set[str] = field(default_factory=set)
     arrays: dict[str, dict[str, PendingArray]] = field(default_factory=dict)
+    seen: dict[str, Root] = field(default_factory=dict)
     layout: StoreConfig | None = None
-    attempt: str = ""
+    attempt: Attempt | None = None
 
     def __bool__(self) -> bool:
         return bool(self.records or self.deleted or self.layout)
 
-    def drop(self, name: str) -> None:
-        """Forget a dataset's changes."""
+    def delete(self, name: str) -> None:
+        """Have a dataset go; one that was created in this batch is forgotten."""
+        attempted = self.attempt is not None and name in self.attempt.names
         self.records.pop(name, None)
         self.arrays.pop(name, None)
+        if name in self.created and not attempted:
+            # Unless another writer's dataset of that name went before it.
+            if name not in self.deleted:
+                del self.seen[name]
+        else:
+            self.deleted.add(name)
         self.created.discard(name)
+
+    def recognise(self, current: Root) -> None:
+        """See whether the last attempt was committed after all: then it is no other writer's work."""
+        if self.attempt is None:
+            return
+        if self.attempt.led_to(current):
+            self.seen |= dict.fromkeys(self.attempt.names, self.attempt.root)
+        elif current.generation <= self.attempt.root.generation + 1:
+            self.attempt = None
 
     def by_array(self) -> dict[str, list[tuple[str, PendingArray]]]:
         """Return the pending chunks as the data files want them: by array name."""

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
 import atlas
 from atlas import commitfiles, worker
+from atlas.storage import LocalStorage
 
 
 def field(seed: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -34,7 +36,9 @@ def build(place: Path, codec: str, count: int, shape: tuple[int, ...], chunks: l
             view = store.create_dataset(f"d{i}")
             view.define_array("t", "float32", [f"x{k}" for k in range(len(shape))], shape, chunks)
             cells = field(i, shape, "float32")
-            view.write_array("t", [0] * len(shape), np.random.default_rng(i).normal(size=shape).astype("f4") if random else cells)
+            view.write_array(
+                "t", [0] * len(shape), np.random.default_rng(i).normal(size=shape).astype("f4") if random else cells
+            )
     return atlas.Atlas.open(place).list_datasets()
 
 
@@ -117,15 +121,19 @@ def records(work: Path) -> None:
 
 def indexes(work: Path) -> None:
     print("\n| index of | mapped, ms | read, ms |\n|---|---|---|")
+    storage = LocalStorage(str(work))
     for megabytes in (5, 20, 100, 200):
-        place = work / f"index-{megabytes}"
-        place.write_bytes(os.urandom(megabytes << 20))
-        storage = atlas.storage.LocalStorage(str(work))
-        key, size = place.name, megabytes << 20
-        whole = lambda: int(storage.open_map(key, size)[::4096].sum())  # noqa: E731
-        copied = lambda: int(np.frombuffer(storage.read_range(key, 0, size), np.uint8)[::4096].sum())  # noqa: E731
-        mapped, taken = alternating(whole, copied, 7)
-        print(f"| {megabytes} MiB | {mapped * 1e3:.1f} | {taken * 1e3:.1f} |", flush=True)
+        key, size = f"index-{megabytes}", megabytes << 20
+        (work / key).write_bytes(os.urandom(size))
+
+        def mapped(key: str = key, size: int = size) -> int:
+            return xxhash.xxh3_64_intdigest(storage.open_map(key, size))
+
+        def taken(key: str = key, size: int = size) -> int:
+            return xxhash.xxh3_64_intdigest(storage.read_range(key, 0, size))
+
+        first, second = alternating(mapped, taken, 7)
+        print(f"| {megabytes} MiB | {first * 1e3:.1f} | {second * 1e3:.1f} |", flush=True)
 
 
 def main() -> None:

@@ -137,6 +137,19 @@ def _sync_parent(path: str) -> None:
     sync_directory(os.path.dirname(path))
 
 
+def put_aside(place: str) -> str:
+    """Return where a data file is once it has been replaced while readers needed it."""
+    aside = os.path.join(os.path.dirname(os.path.dirname(place)), _RETIRED, os.path.basename(place))
+    _refuse_link(aside)
+    _refuse_link(os.path.dirname(aside))
+    return aside
+
+
+def _refuse_link(place: str) -> None:
+    if os.path.islink(place):
+        raise CorruptStore(f"{place} is a symbolic link; a store does not follow links")
+
+
 class LocalStorage(Storage):
     """A store in a local directory.
 
@@ -160,27 +173,27 @@ class LocalStorage(Storage):
 
     def _place(self, key: str) -> str:
         place = os.path.join(self._path, *check_key(key).split("/"))
-        above = place
+        part = place
         for _ in range(key.count("/") + 1):
-            if os.path.islink(above):
-                raise CorruptStore(f"{above} is a symbolic link; a store does not follow links")
-            above = os.path.dirname(above)
+            _refuse_link(part)
+            part = os.path.dirname(part)
         return place
 
     def data_path(self, key: str) -> str:
         """Return where a data file is, put aside or not."""
         place = self._place(key)
         if not os.path.exists(place):
-            aside = self._place(f"{_RETIRED}/{os.path.basename(place)}")
+            aside = put_aside(place)
             return aside if os.path.exists(aside) else place
         return place
 
     def _open_data(self, key: str) -> BinaryIO:
         # Asking first and opening then would miss a file that is put aside in between.
+        place = self._place(key)
         try:
-            return _open_file(self._place(key))
+            return _open_file(place)
         except FileNotFoundError:
-            return _open_file(self._place(f"{_RETIRED}/{key.rsplit('/', 1)[-1]}"))
+            return _open_file(put_aside(place))
 
     def read(self, key: str) -> bytes:
         """Return a whole file."""
@@ -345,7 +358,7 @@ class LocalStorage(Storage):
     def retire(self, key: str) -> None:
         """Move a data file out of its array's directory."""
         place = self._place(key)
-        aside = self._place(f"{_RETIRED}/{os.path.basename(place)}")
+        aside = put_aside(place)
         with _translated(place, "retiring"), contextlib.suppress(FileNotFoundError):
             make_directories(os.path.dirname(aside))
             os.rename(place, aside)
@@ -378,7 +391,7 @@ class LocalStorage(Storage):
     def purge(self, key: str) -> None:
         """Remove a data file, and its directory when that was the last."""
         place = self._place(key)
-        aside = self._place(f"{_RETIRED}/{os.path.basename(place)}")
+        aside = put_aside(place)
         for path in (place, aside):
             with _translated(path, "removing"), contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
