@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import msgpack
@@ -81,7 +80,7 @@ class Record:
     head: dict[str, Any]
     indexes: dict[str, memoryview]
 
-    @cached_property
+    @property
     def object(self) -> str:
         """The name that the root object had."""
         return str(self.head["object"])

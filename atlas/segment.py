@@ -178,6 +178,8 @@ class SegmentIndex(ColumnFile):
         for name in _CHUNK_COLUMNS:
             columns[name] = columns[name].astype(np.int64)
             self.expect((columns[name] >= 0).all(), f"column {name!r} is out of range")
+        # First each by itself: a sum of forged numbers may wrap around.
+        self.expect(all((columns[n] <= self._limit).all() for n in ("offset", "length")), "a chunk lies outside")
         ends = columns["offset"] + columns["length"]
         self.expect((columns["offset"] >= HEADER_LENGTH).all() and (ends <= self._limit).all(), "a chunk lies outside")
         rising = np.diff(columns["number"]) > 0
