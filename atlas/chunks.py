@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from atlas.errors import CorruptIndex, InvalidArgument, SelectionError
+from atlas.forks import cached_property
 
 Shape = tuple[int, ...]
 Integers = NDArray[np.int64]

@@ -32,7 +32,8 @@ def compact(storage: Storage, workers: int) -> Root:
     """Compact the committed state and return the new one; pending changes are not touched."""
     with storage.writer_lock() as interrupted:
         current = load_root(storage)
-        if interrupted:
+        # A power cut may have taken the mark of an interrupted writer along with what it wrote.
+        if interrupted or storage.is_local:
             recover(storage, current)
         snapshot = Snapshot(storage, current, workers)
         catalog, moved = current.catalog.compacted()

@@ -182,6 +182,39 @@ def test_a_commit_that_never_happened_is_forgotten(place, monkeypatch):
     assert Atlas.open(place).list_datasets() == ["a", "b", "new"]
 
 
+# ── what is in nobody's state ─────────────────────────────────────────────────────────────────
+
+
+def test_compaction_removes_what_no_commit_refers_to(place):
+    """Also without the mark of an interrupted writer, which a power cut may have taken along."""
+    (left,) = (place / "t").glob("*.af")
+    stray, beside = left.with_name(f"data-{'0' * 32}.af"), place / f".atlas.json.tmp-{'0' * 32}"
+    for path in (stray, beside):
+        path.write_bytes(b"half a file")
+    reader = Atlas.open(place, mode="r")
+    Atlas.open(place).compact()
+    assert not stray.exists()
+    assert not beside.exists()
+    assert len(reader.read_array_across("t", ["a", "b"])) == 2
+
+
+def test_a_damaged_store_can_be_replaced(place):
+    (place / "atlas.json").write_bytes(b"{}")
+    Atlas.create(place, overwrite=True)
+    assert Atlas.open(place).list_datasets() == []
+
+
+def test_only_an_untouched_new_store_is_discarded(tmp_path):
+    one, other = Atlas.create(tmp_path / "s"), Atlas.open(tmp_path / "s")
+    with other:
+        other.create_dataset("a")
+    one.discard_if_new()
+    assert Atlas.open(tmp_path / "s").list_datasets() == ["a"]
+    Atlas.create(tmp_path / "n").discard_if_new()
+    with pytest.raises(atlas.StoreNotFound):
+        Atlas.open(tmp_path / "n")
+
+
 # ── readers beside a compaction ───────────────────────────────────────────────────────────────
 
 

@@ -62,7 +62,9 @@ def check_rows(tasks: int, offset: Any, length: Any, size: int) -> None:
     """Raise ValueError unless every task's bytes lie within a buffer of `size` bytes."""
     if len(offset) != tasks:
         raise ValueError("the columns of the tasks differ in length")
-    if tasks and (
-        offset.min() < 0 or length.min() < 0 or max(offset.max(), length.max()) > size or (offset + length).max() > size
-    ):
+    if not tasks:
+        return
+    # Each by itself first: a sum of forged numbers may wrap around.
+    alone = offset.min() >= 0 and length.min() >= 0 and offset.max() <= size and length.max() <= size
+    if not alone or (offset + length).max() > size:
         raise ValueError("a chunk leaves its buffer")
