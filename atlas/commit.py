@@ -143,6 +143,9 @@ def publish(storage: Storage, root: Root, retired: Sequence[str] = (), recorded:
     free = [entry for entry in root.retired if _is_free(storage, entry, now)]
     waiting = tuple(entry for entry in root.retired if entry not in free)
     added = tuple((key, root.generation, now) for key in retired)
+    # No reader needs a record: should its removal fail, the next commit makes up for it.
+    obsolete = [record_key(commit) for commit in sorted(set(recorded) - root.commits)]
+    added += tuple((key, 0, now) for key in obsolete)
     published = replace(root, retired=waiting + added)
     try:
         storage.replace(root_key(root.config), encode_root(published))
@@ -152,7 +155,6 @@ def publish(storage: Storage, root: Root, retired: Sequence[str] = (), recorded:
         if not _is_there(storage, published):
             raise
         storage.replace(root_key(root.config), encode_root(published))
-    obsolete = [record_key(commit) for commit in sorted(set(recorded) - published.commits)]
     _put_away(storage, [key for key, _, _ in free] + obsolete, retired)
     return published
 

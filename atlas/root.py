@@ -26,7 +26,7 @@ from atlas.schema import check_name
 FORMAT_VERSION = 1
 _SUFFIXES = {"none": "", "zstd": ".zst", "lz4": ".lz4"}
 _BLANK = "0" * 16
-_RETIRED_KEY = re.compile(r"[^/\0]+/(data-[0-9a-f]{32}\.af|table-[0-9a-f]{32}\.at)")
+_RETIRED_KEY = re.compile(r"[^/\0]+/(data-[0-9a-f]{32}\.af|table-[0-9a-f]{32}\.at|commit-[0-9a-f]{32}\.ar)")
 
 # What parsing a forged document can end in.
 _NONSENSE = (
