@@ -368,7 +368,9 @@ def test_the_records_of_commits_bring_lost_roots_and_indexes_back(tmp_path):
             at += length
         assert at == len(data)
     newest = copies[reader.root["commit"]]
-    assert newest | {"checksum": ""} == reader.root | {"checksum": ""}
+    # The record was written before it was known which records of older commits it makes useless.
+    own = {"checksum": "", "retired": []}
+    assert newest | own == reader.root | own
 
 
 @pytest.mark.parametrize("name", [*("-".join(case) for case in CASES), "tables"])
