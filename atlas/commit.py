@@ -134,11 +134,8 @@ def publish(storage: Storage, root: Root, retired: Sequence[str] = ()) -> Root:
         Data files that `root` no longer refers to. They are removed as soon as no reader of an
         older generation is left.
     """
-    now = int(time.time())
-    free = [entry for entry in root.retired if _is_free(storage, entry, now)]
-    waiting = tuple(entry for entry in root.retired if entry not in free)
-    added = tuple((key, root.generation, now) for key in retired)
-    published = replace(root, retired=waiting + added)
+    added = tuple((key, root.generation, int(time.time())) for key in retired)
+    published = replace(root, retired=sweep(storage, root) + added)
     try:
         storage.replace(root_key(root.config), encode_root(published))
     except StorageError:
@@ -147,25 +144,38 @@ def publish(storage: Storage, root: Root, retired: Sequence[str] = ()) -> Root:
         if load_root(storage).commit != published.commit:
             raise
         storage.replace(root_key(root.config), encode_root(published))
-    _put_away(storage, [key for key, _, _ in free], retired)
+    _put_aside(storage, retired)
     return published
 
 
-def _put_away(storage: Storage, free: Sequence[str], retired: Sequence[str]) -> None:
-    # The commit has happened: what cannot be put away now is no reason to call it a failure.
+def _put_aside(storage: Storage, retired: Sequence[str]) -> None:
+    # The commit has happened: what cannot be put aside now is no reason to call it a failure.
     try:
-        for key in free:
-            storage.purge(key)
         for key in retired:
             storage.retire(key)
     except AtlasError as error:
-        _log.warning("%s: old data files could not be put away: %s", storage.describe(), error)
+        _log.warning("%s: old data files could not be put aside: %s", storage.describe(), error)
 
 
-def sweep(storage: Storage, root: Root) -> None:
-    """Remove the retired files that no reader can need any more; the next commit forgets them."""
+def sweep(storage: Storage, root: Root) -> tuple[tuple[str, int, int], ...]:
+    """Remove the retired files that no reader can need any more; return those that stay, for the next commit to note.
+
+    No state refers to a retired file, so it may go before the next one is published. One that cannot be
+    removed stays noted, and somebody tries again.
+    """
     now = int(time.time())
-    _put_away(storage, [entry[0] for entry in root.retired if _is_free(storage, entry, now)], [])
+    return tuple(
+        entry for entry in root.retired if not (_is_free(storage, entry, now) and _is_removed(storage, entry[0]))
+    )
+
+
+def _is_removed(storage: Storage, key: str) -> bool:
+    try:
+        storage.purge(key)
+    except AtlasError as error:
+        _log.warning("%s: an old data file could not be removed: %s", storage.describe(), error)
+        return False
+    return True
 
 
 _DATA_NAME = re.compile(r"data-[0-9a-f]{32}\.af|table-[0-9a-f]{32}\.at")

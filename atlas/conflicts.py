@@ -58,7 +58,7 @@ def _changed(before: Root, now: Root, names: list[str]) -> list[str]:
     differ = was != is_now
     if before.store != now.store:
         # Generations of another store say nothing: only what is in neither is the same.
-        differ |= (was >= 0) | (is_now >= 0)
+        differ |= is_now != -1
     return [names[i] for i in np.flatnonzero(differ).tolist()]
 
 

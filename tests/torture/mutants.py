@@ -127,9 +127,9 @@ POWER = [
     Mutant(
         "old files are removed before the new root is there",
         COMMIT,
-        "    published = replace(root, retired=waiting + added)\n",
-        "    published = replace(root, retired=waiting + added)\n"
-        "    _put_away(storage, [key for key, _, _ in free] + list(retired), [])\n",
+        "    published = replace(root, retired=sweep(storage, root) + added)\n",
+        "    published = replace(root, retired=sweep(storage, root) + added)\n"
+        "    for key in retired:\n        storage.purge(key)\n",
     ),
     Mutant(
         "the root is published before its data files are durable",
