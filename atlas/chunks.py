@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.errors import InvalidArgument, SelectionError
+from atlas.errors import CorruptIndex, InvalidArgument, SelectionError
 from atlas.forks import cached_property
 
 Shape = tuple[int, ...]
@@ -109,7 +109,7 @@ class ChunkGrid:
             number, last = divmod(number, count)
             position.append(last)
         if number:
-            raise ValueError("there is no chunk of that number")
+            raise CorruptIndex(f"there is a chunk of a number that a grid of {self.count} chunks does not have")
         start = tuple(p * c for p, c in zip(reversed(position), self.chunk_shape, strict=True))
         shape = tuple(min(c, n - s) for s, c, n in zip(start, self.chunk_shape, self.shape, strict=True))
         return Selection(start, shape)

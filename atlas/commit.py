@@ -10,7 +10,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,9 +24,10 @@ from atlas.columnfile import ColumnFile, DataFile
 from atlas.commitfiles import CommitFiles, settle
 from atlas.config import StoreConfig
 from atlas.conflicts import Attempt, check_conflicts
-from atlas.errors import AtlasError, CorruptRoot, StorageError, StoreNotFound
+from atlas.errors import AtlasError, CorruptChunk, CorruptRoot, StorageError, StoreNotFound
 from atlas.layer import Layer
 from atlas.reader import Snapshot, read_index
+from atlas.record import RECORD_NAME, record_key
 from atlas.root import ROOT_KEYS, ArrayFiles, Root, decode_root, encode_root, root_key
 from atlas.schema import ArraySchema
 from atlas.segment import RESET, STATISTICS
@@ -71,7 +72,7 @@ def _roots(storage: Storage) -> list[Root]:
     found = []
     for key in ROOT_KEYS:
         with suppress(FileNotFoundError):
-            found.append(decode_root(storage.read(key), key, partial(_load_table, storage)))
+            found.append(decode_root(storage.read(key), key, partial(load_table, storage)))
     return found
 
 
@@ -79,7 +80,8 @@ def _roots(storage: Storage) -> list[Root]:
 _tables: WeakValueDictionary[tuple[str, DataFile], Layer] = WeakValueDictionary()
 
 
-def _load_table(storage: Storage, store: str, file: DataFile, slots: int) -> Layer:
+def load_table(storage: Storage, store: str, file: DataFile, slots: int) -> Layer:
+    """Return the layer that a table file of a store holds."""
     place = storage.describe(), file
     layer = _tables.get(place)
     if layer is None:
@@ -102,8 +104,9 @@ def overwrite_root(storage: Storage, config: StoreConfig) -> Root:
         old = load_root(storage)
     except (StoreNotFound, CorruptRoot):
         old = Root(config, 0, "", "", Catalog(), {})
-    root = publish(storage, emptied(old, config).successor(new_commit_id()), [file.key for file in old.files])
-    _delete_other_roots(storage, config)
+    root = emptied(old, config).successor(new_commit_id())
+    root = publish(storage, root, [file.key for file in old.files], old.commits)
+    delete_other_roots(storage, config)
     return root
 
 
@@ -112,7 +115,8 @@ def emptied(root: Root, config: StoreConfig) -> Root:
     return replace(root, config=config, catalog=Catalog(), arrays={}, store=new_commit_id())
 
 
-def _delete_other_roots(storage: Storage, config: StoreConfig) -> None:
+def delete_other_roots(storage: Storage, config: StoreConfig) -> None:
+    """Remove the root objects of other encodings, which the one of this encoding has replaced."""
     for key in ROOT_KEYS:
         if key != root_key(config):
             storage.delete(key)
@@ -125,14 +129,15 @@ def discard_root(storage: Storage, root: Root) -> None:
             storage.delete(root_key(root.config))
 
 
-def publish(storage: Storage, root: Root, retired: Sequence[str] = ()) -> Root:
-    """Replace the root object, then take away data files that nobody needs any more.
+def publish(storage: Storage, root: Root, retired: Sequence[str] = (), recorded: Collection[str] = ()) -> Root:
+    """Replace the root object, then take away files that nobody needs any more.
 
     Parameters
     ----------
     retired : sequence of str
-        Data files that `root` no longer refers to. They are removed as soon as no reader of an
-        older generation is left.
+        Files that `root` no longer refers to. They are removed as soon as no reader of an older generation is left.
+    recorded : collection of str
+        The commits whose records are there; of those that tell nothing more, they are removed.
     """
     added = tuple((key, root.generation, int(time.time())) for key in retired)
     published = replace(root, retired=sweep(storage, root) + added)
@@ -141,11 +146,19 @@ def publish(storage: Storage, root: Root, retired: Sequence[str] = ()) -> Root:
     except StorageError:
         # Renamed, but not known to be durable: the changes are committed, so they must not be
         # applied again. Trying once more makes them durable, or fails for good.
-        if load_root(storage).commit != published.commit:
+        if not _is_there(storage, published):
             raise
         storage.replace(root_key(root.config), encode_root(published))
     _put_aside(storage, retired)
+    for commit in sorted(set(recorded) - published.commits):
+        _is_removed(storage, record_key(commit))
     return published
+
+
+def _is_there(storage: Storage, root: Root) -> bool:
+    with suppress(StoreNotFound, CorruptRoot):
+        return load_root(storage).commit == root.commit
+    return False
 
 
 def _put_aside(storage: Storage, retired: Sequence[str]) -> None:
@@ -178,7 +191,7 @@ def _is_removed(storage: Storage, key: str) -> bool:
     return True
 
 
-_DATA_NAME = re.compile(r"data-[0-9a-f]{32}\.af|table-[0-9a-f]{32}\.at")
+_FILE_NAME = re.compile(r"data-[0-9a-f]{32}\.af|table-[0-9a-f]{32}\.at|" + RECORD_NAME.pattern)
 _BESIDE_NAME = re.compile(r"\.atlas\..*\.tmp-[0-9a-f]{32}")
 
 
@@ -189,16 +202,24 @@ def recover(storage: Storage, root: Root) -> None:
     """
     # What it made and did not sync is relied on from here on.
     storage.sync_directories([root_key(root.config)])
-    known = {file.key for file in root.files}
-    aside = {key.rsplit("/", 1)[-1] for key, _, _ in root.retired}
     for name in storage.list_dir(""):
         # A root of another name was overwritten, and the writer died before it could remove it.
         if _BESIDE_NAME.fullmatch(name) or (name in ROOT_KEYS and name != root_key(root.config)):
             storage.delete(name)
-        for file in storage.list_dir(name):
-            kept = file in aside or f"{name}/{file}" in known
-            if _DATA_NAME.fullmatch(file) and not kept:
-                storage.purge(f"{name}/{file}")
+    for key in strays(storage, root):
+        storage.purge(key)
+
+
+def strays(storage: Storage, root: Root) -> list[str]:
+    """Return the files of a store that `root` does not know."""
+    known = {file.key for file in root.files} | {record_key(commit) for commit in root.commits}
+    aside = {key.rsplit("/", 1)[-1] for key, _, _ in root.retired}
+    return [
+        f"{name}/{file}"
+        for name in storage.list_dir("")
+        for file in storage.list_dir(name)
+        if _FILE_NAME.fullmatch(file) and file not in aside and f"{name}/{file}" not in known
+    ]
 
 
 def _is_free(storage: Storage, entry: tuple[str, int, int], now: int) -> bool:
@@ -223,7 +244,7 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
         pending.recognise(current)
         if current.commit != snapshot.root.commit:
             snapshot = Snapshot(storage, current, snapshot.workers, snapshot.mode)
-        replaced: list[str] = []
+        replaced, recorded = [], current.commits
         if pending.layout is None:
             check_conflicts(current, pending.seen)
         else:
@@ -235,29 +256,27 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
         with CommitFiles(storage, successor) as files:
             catalog, merged = settle(files, current.catalog.with_layer(_layer(current, pending, ordinals)))
             arrays = dict(current.arrays)
-            by_array = sorted(pending.by_array().items())
-            for name, items in by_array:
+            for name, items in sorted(pending.by_array().items()):
                 rows = sorted((ordinals[dataset], dataset, array) for dataset, array in items)
-                last = name == by_array[-1][0]
-                head = files.origin_and_root(catalog, arrays) if last else files.origin
-                arrays[name] = _write_array(snapshot, files, arrays, name, rows, workers, head)
+                arrays[name] = _write_array(snapshot, files, arrays, name, rows, workers)
+            # A store that was emptied has another id than the one that its table files were read with.
+            catalog = replace(catalog, load=partial(load_table, storage, successor.store))
+            root = replace(successor, catalog=catalog, arrays=arrays)
+            files.write_record(root, replaced + merged)
             files.make_durable()
             # From here on the root may refer to them. Were it not replaced after all, the next
             # writer finds the lock's mark and removes them.
             files.keep()
-        # A store that was emptied has another id than the one that its table files were read with.
-        catalog = replace(catalog, load=partial(_load_table, storage, successor.store))
-        root = replace(successor, catalog=catalog, arrays=arrays)
         pending.attempt = Attempt(root, frozenset(pending.seen))
         try:
-            root = publish(storage, root, replaced + merged)
+            root = publish(storage, root, replaced + merged, recorded)
         except BaseException:
             # Best known while no other writer can add to it; the next flush asks once more.
             with suppress(AtlasError):
                 pending.recognise(load_root(storage))
             raise
         if pending.layout is not None:
-            _delete_other_roots(storage, root.config)
+            delete_other_roots(storage, root.config)
         return root
 
 
@@ -292,7 +311,6 @@ def _write_array(
     name: str,
     rows: list[tuple[int, str, PendingArray]],
     workers: int,
-    head: Mapping[str, Any],
 ) -> ArrayFiles:
     directory = directory_for(arrays, name)
     segment = files.create(directory)
@@ -308,7 +326,7 @@ def _write_array(
         position += len(array.chunks)
         entries.append(_Entry(ordinal, array, [chunk.encoded.statistics for chunk in own]))
     columns = _index_columns(snapshot, entries, written)
-    file = segment.finish(name, columns, head)
+    file = segment.finish(name, columns, files.origin)
     known = arrays[name].files if name in arrays else ()
     return ArrayFiles(directory, (*known, file))
 
@@ -352,7 +370,14 @@ def _stored_chunks(snapshot: Snapshot, schema: ArraySchema, ordinal: int) -> lis
 
 
 def _stored_statistics(snapshot: Snapshot, schema: ArraySchema, ordinal: int, number: int) -> Statistics:
-    cells = snapshot.read_box(schema, ordinal, schema.grid.extent(number))
+    extent = schema.grid.extent(number)
+    try:
+        cells = snapshot.read_box(schema, ordinal, extent)
+    except CorruptChunk:
+        # A chunk that is damaged must not keep the others from being written anew: what was known of the whole
+        # array bounds it.
+        known = snapshot.statistics(schema.name, schema.dtype, ordinal) or Statistics(0, 0)
+        return replace(known, rows=extent.cells, nulls=0)
     return cell_statistics(schema.dtype, schema.fill, cells)
 
 

@@ -45,15 +45,16 @@ def compact(storage: Storage, workers: int) -> Root:
         with CommitFiles(storage, successor) as files:
             catalog, _ = settle(files, catalog)
             arrays: dict[str, ArrayFiles] = {}
-            kept = [name for name in current.arrays if len(live[name])]
-            for name in kept:
-                directory = current.arrays[name].directory
-                head = files.origin_and_root(catalog, arrays) if name == kept[-1] else files.origin
-                file = _copy(snapshot, name, live[name], moved, files.create(directory), head)
-                arrays[name] = ArrayFiles(directory, (file,))
+            for name in current.arrays:
+                if len(live[name]):
+                    directory = current.arrays[name].directory
+                    file = _copy(snapshot, name, live[name], moved, files.create(directory), files.origin)
+                    arrays[name] = ArrayFiles(directory, (file,))
+            root = replace(successor, catalog=catalog, arrays=arrays)
+            files.write_record(root, retired)
             files.make_durable()
             files.keep()
-        return publish(storage, replace(successor, catalog=catalog, arrays=arrays), retired)
+        return publish(storage, root, retired, current.commits)
 
 
 def _is_compact(snapshot: Snapshot, compacted: Catalog, live: dict[str, Integers]) -> bool:

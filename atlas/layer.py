@@ -260,13 +260,16 @@ class Layer:
         return schemas, parts
 
     @staticmethod
-    def from_json(schemas: Any, parts: Any, deleted: Any, slots: int) -> Layer:
-        """Inverse of :attr:`written`, checking everything; raises :class:`InvalidArgument`."""
+    def from_json(schemas: Any, parts: Any, deleted: Any, slots: int, older: int) -> Layer:
+        """Inverse of :attr:`written`, checking everything; raises :class:`InvalidArgument`.
+
+        `older` is the most datasets that there can be in older layers.
+        """
         _expect(isinstance(schemas, list) and isinstance(parts, list), "the dataset table is malformed")
         layer = _stacked([_part_layer(schemas, part, slots) for part in parts])
         _expect((np.diff(layer.ordinals) > 0).all(), "an ordinal is used twice")
         _expect(len(set(layer.names.tolist())) == len(layer), "two datasets have the same name")
-        return layer.deleting(runs_from_json(deleted, slots))
+        return layer.deleting(runs_from_json(deleted, slots, min(slots, older)))
 
 
 def _group_of(template: Template, members: list[tuple[tuple[int, ...], list[Any]]]) -> Group:
@@ -364,11 +367,12 @@ def _part_layer(schemas: list[Any], part: Any, slots: int) -> Layer:
     _expect(isinstance(part, dict) and is_count(part.get("schema"), len(schemas) - 1), "bad schema number")
     written = schemas[part["schema"]]
     template = Template.from_json(written)
-    ordinals = runs_from_json(part.get("ordinals"), slots)
+    names = part.get("names")
+    _expect(isinstance(names, list), "names are malformed")
+    ordinals = runs_from_json(part.get("ordinals"), slots, len(names))
     rows = len(ordinals)
     _expect((np.diff(ordinals) > 0).all(), "ordinals are not ascending")
-    names = part.get("names")
-    _expect(isinstance(names, list) and len(names) == rows, "names do not match their ordinals")
+    _expect(len(names) == rows, "names do not match their ordinals")
     sizes = [_integers(column, rows) for column in _listed(part.get("sizes"), len(template.dims))]
     values = zip(template.slots, _listed(part.get("attributes"), len(template.slots)), strict=True)
     columns = [_column(tag, column, rows) for (_, _, tag), column in values]
@@ -417,13 +421,13 @@ def runs_json(ordinals: Integers) -> list[list[int]]:
     return np.stack([firsts, counts], axis=1).tolist() if len(firsts) else []
 
 
-def runs_from_json(value: Any, slots: int) -> Integers:
-    """Inverse of :func:`runs_json`, checked against the number of ordinals."""
+def runs_from_json(value: Any, slots: int, limit: int) -> Integers:
+    """Inverse of :func:`runs_json`, checked against the number of ordinals, and of those that there may be here."""
     _expect(isinstance(value, list), "ordinals are malformed")
     total = 0
     for run in value:
         _expect(isinstance(run, list) and len(run) == 2 and all(is_count(n, slots) for n in run), "bad ordinals")
         total += run[1]
-        _expect(run[0] + run[1] <= slots and total <= slots, "an ordinal is out of range")
+        _expect(run[0] + run[1] <= slots and total <= limit, "an ordinal is out of range")
     pieces = [np.arange(first, first + count, dtype=np.int64) for first, count in value]
     return np.concatenate(pieces) if pieces else np.zeros(0, np.int64)

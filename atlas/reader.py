@@ -30,8 +30,8 @@ from atlas.worker import DecodeJob, Source, decode_range, pack_layout, unpack_ta
 
 _ALIGNMENT = 64
 
-# Smaller indexes are read: sooner done than a map, and safe from files that are cut short later.
-_MAPPED_ABOVE = 4 << 20
+# Smaller indexes are read (7 ms for this much): a file that is cut short under its map ends the process.
+_MAPPED_ABOVE = 32 << 20
 
 # Up to this size, planning the read of a chunk costs more than decoding all of it.
 _SMALL_CHUNK = 1 << 20
@@ -115,7 +115,10 @@ class Snapshot:
             row = int(np.searchsorted(segment.entries, ordinal))
             if row < len(segment.entries) and segment.entries[row] == ordinal:
                 columns = segment.statistics
-                return from_columns(dtype, *(column[row] for column in columns))
+                try:
+                    return from_columns(dtype, *(column[row] for column in columns))
+                except (TypeError, ValueError, OverflowError) as error:
+                    raise CorruptIndex(f"a statistic of array {array!r} makes no sense: {error}") from None
         return None
 
     def _files(self, array: str) -> ArrayFiles:
@@ -330,9 +333,10 @@ class Snapshot:
         if error.row < 0:
             return CorruptChunk(f"array {array!r} in {self.storage.describe()}: {error}")
         file = self.index(array).files[int(plan.columns["file"][error.row])]
+        # What a repair could not bring back takes no bytes.
+        state = f"is damaged: {error}" if plan.columns["length"][error.row] else "is lost: its file was damaged"
         return _DamagedChunk(
-            f"chunk {plan.numbers[error.row]} of array {array!r} in {file.key} of {self.storage.describe()} "
-            f"is damaged: {error}",
+            f"chunk {plan.numbers[error.row]} of array {array!r} in {file.key} of {self.storage.describe()} {state}",
             int(plan.owners[error.row]),
         )
 

@@ -270,6 +270,8 @@ def _attribute_layout(value: Any, what: str) -> tuple[tuple[str, str], ...]:
             f"an attribute of {what!r} is not [key, type]",
         )
     layout = tuple((key, tag) for key, tag in value)
+    for _, tag in layout:
+        parse_dtype(tag.removeprefix("np.").removesuffix("[]"))
     _expect(len({key for key, _ in layout}) == len(layout), f"an attribute of {what!r} is declared twice")
     return layout
 

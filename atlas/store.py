@@ -12,6 +12,7 @@ from atlas.across import read_list, read_stacked
 from atlas.commit import create_root, discard_root, emptied, load_root, overwrite_root, recover, sweep
 from atlas.compaction import compact
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice
+from atlas.damage import RepairReport
 from atlas.errors import (
     CorruptRoot,
     InvalidArgument,
@@ -19,6 +20,7 @@ from atlas.errors import (
 )
 from atlas.pruning import array_bounds, attribute_bounds, pruning_index
 from atlas.query import Condition, all_of
+from atlas.repair import repair
 from atlas.root import ROOT_KEYS, root_key
 from atlas.schema import check_name
 from atlas.selection import Selection, matching
@@ -221,6 +223,73 @@ class Atlas:
         True
         """
         return verify(self._session.snapshot, progress)
+
+    @staticmethod
+    def repair(
+        source: Any,
+        *,
+        dry_run: bool = False,
+        drop_lost: bool = False,
+        prefix: str | None = None,
+        storage_options: dict[str, Any] | None = None,
+    ) -> RepairReport:
+        """Bring a damaged store back: its root, the indexes of its files, and every chunk that is intact.
+
+        A lost or damaged root comes back from the records that commits leave, and so do the indexes of
+        data files that are damaged, cut short or gone. What is replaced is kept in ``_damaged/`` within the
+        store, for you to remove. Chunks that are lost read as errors until they are written anew or their
+        arrays are deleted. A repair is one commit, and as safe from crashes; a store without damage is
+        not changed.
+
+        Parameters
+        ----------
+        source, prefix, storage_options
+            As for :meth:`open`.
+        dry_run : bool
+            Write nothing, and say what would be done.
+        drop_lost : bool
+            Delete the arrays that lost chunks from the datasets concerned, in a commit of its own.
+
+        Returns
+        -------
+        RepairReport
+            ``ok``, ``actions``, ``lost``, ``dropped`` and ``kept``.
+
+        Raises
+        ------
+        StoreNotFound
+            If there is neither a root nor a record.
+        CorruptStore
+            If there is nothing to bring the root or the dataset table back from.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> place = tempfile.mkdtemp()
+        >>> with Atlas.create(place) as store:
+        ...     store.create_dataset("a").set_attribute("k", 1)
+        >>> os.remove(f"{place}/atlas.json")
+        >>> Atlas.repair(place).ok, Atlas.open(place).list_datasets()
+        (True, ['a'])
+        """
+        storage = open_storage(source, prefix, storage_options, create=False)
+        report = repair(storage, dry_run)
+        if drop_lost and not dry_run and report.lost:
+            store = Atlas(Session.load(storage, "warn", "a", None, None))
+            report.dropped = store._delete_lost(report)
+            # Files without an index are in nobody's way now.
+            report.actions += repair(storage).actions
+            report.lost = []
+        return report
+
+    def _delete_lost(self, report: RepairReport) -> list[tuple[str, str]]:
+        views = {name: self.open_dataset(name) for name in self.list_datasets()}
+        lost = dict.fromkeys((name, p.array) for p in report.lost for name in ([p.dataset] if p.dataset else views))
+        dropped = [(name, array) for name, array in lost if array in views[name].list_arrays()]
+        for name, array in dropped:
+            views[name].delete_array(array)
+        self.flush()
+        return dropped
 
     def discard_if_new(self) -> None:
         """Drop the pending changes, and the store itself when nothing was ever committed to it."""

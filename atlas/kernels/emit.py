@@ -8,7 +8,7 @@ import numpy as np
 
 from atlas.kernels.compile import helper
 from atlas.kernels.layout import FLOAT32
-from atlas.kernels.memory import copy, f32, f64, i32, i64, u8, u16, u32, u64
+from atlas.kernels.memory import f32, f64, i32, i64, move4, move8, move16, move32, u8, u16
 from atlas.kernels.numbers import quotient
 from atlas.kernels.predict import inner_of
 
@@ -104,17 +104,35 @@ def _convert(
 
 
 @helper
-def _copy_rows(source: Any, pitch: Any, rows: Any, run: Any, item: Any, out: Any, stride: Any) -> None:
-    """Copy the first `run` cells of rows that are `pitch` cells apart to places that are `stride` bytes apart."""
-    if run == 1 and item == 4:
-        for i in range(rows):
-            u32(out + i * stride)[0] = u32(source)[i * pitch]
-    elif run == 1 and item == 8:
-        for i in range(rows):
-            u64(out + i * stride)[0] = u64(source)[i * pitch]
+def _copy_short(target: Any, source: Any, length: Any) -> None:
+    """Copy a few cells; a call of the library's function would take longer than that."""
+    # The last block overlaps the one before where the length is no multiple.
+    last = length - 32
+    if last >= 0:
+        for at in range(0, last, 32):
+            move32(target + at, source + at)
+        move32(target + last, source + last)
+    elif length >= 16:
+        move16(target, source)
+        move16(target + length - 16, source + length - 16)
+    elif length >= 8:
+        move8(target, source)
+        move8(target + length - 8, source + length - 8)
+    elif length >= 4:
+        move4(target, source)
+        move4(target + length - 4, source + length - 4)
     else:
-        for i in range(rows):
-            copy(out + i * stride, source + i * pitch * item, run * item)
+        for at in range(length):
+            u8(target)[at] = u8(source)[at]
+
+
+@helper
+def _copy_rows(source: Any, pitch: Any, rows: Any, length: Any, target: Any, stride: Any) -> None:
+    """Copy the first `length` bytes of rows that are `pitch` bytes apart to places that are `stride` bytes apart."""
+    for _ in range(rows):
+        _copy_short(target, source, length)
+        source += pitch
+        target += stride
 
 
 @helper
@@ -196,7 +214,7 @@ def emit_box(
                     hole,
                     special,
                 )
-                _copy_rows(room, pitch, several, run, item, target + row * stride, stride)
+                _copy_rows(room, pitch * item, several, run * item, target + row * stride, stride)
         i = inner - 1
         while i >= 0:
             step = inner_of(ndim, extent, i)

@@ -66,6 +66,25 @@ def copy(typing: Any, target: Any, source: Any, length: Any) -> Any:
     return types.void(types.int64, types.int64, types.int64), generate
 
 
+def _mover(size: int) -> Any:
+    @intrinsic  # type: ignore[untyped-decorator]
+    def move(typing: Any, target: Any, source: Any) -> Any:
+        """Copy a fixed number of bytes between addresses, in one instruction or a few."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            place = ir.VectorType(ir.IntType(8), size).as_pointer()
+            block = builder.load(builder.inttoptr(args[1], place), align=1)
+            builder.store(block, builder.inttoptr(args[0], place), align=1)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64), generate
+
+    return move
+
+
+move4, move8, move16, move32 = (_mover(size) for size in (4, 8, 16, 32))
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def fma(typing: Any, first: Any, second: Any, third: Any) -> Any:
     """Return ``first * second + third`` of three floats of one type, rounded once."""

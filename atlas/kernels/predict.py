@@ -47,7 +47,8 @@ def sum_run(like: Any, cast: Any, size: Any, out: Any, source: Any, lag: Any, ru
             total = add(total, numbers[i])
             to[i] = total
         return
-    for begin in range(0, run, lag):
+    begin = np.int64(0)
+    while begin < run:
         # Rows are taken apart alike, so that what is read was written by a single instruction.
         length = min(lag, run - begin)
         row, addend = out + begin * size, source + begin * size
@@ -56,6 +57,7 @@ def sum_run(like: Any, cast: Any, size: Any, out: Any, source: Any, lag: Any, ru
         to, numbers, before = cast(row), cast(addend), cast(row - lag * size)
         for i in range(length // FEW * FEW, length):
             to[i] = add(numbers[i], before[i])
+        begin += lag
 
 
 @helper

@@ -34,6 +34,8 @@ from atlas.kernels.memory import copy, i32, i64, u8, u32, u64
 from atlas.kernels.numbers import HOLE32, HOLE64, may_multiply, scale_of
 from atlas.kernels.predict import accumulate, box_begin, box_cells, box_end, inner_of, move_box, next_box, split_blocks
 
+_SHORT_ROW = 256
+
 
 @helper
 def _restore(
@@ -176,6 +178,9 @@ def _unpack_chunk(
         cells *= extent[i]
         wanted *= block[i]
         stop[i] = begin[i] + block[i]
+    if ndim > 0 and extent[ndim - 1] <= _SHORT_ROW:
+        # Leaving out part of so short a row would take longer than restoring all of it.
+        stop[ndim - 1] = extent[ndim - 1]
     if wanted == 0:
         return 0
     if length < 4:

@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from torture import concurrency, faults, flips, hostile, machine, mutants, mutation, powerloss, processes
+from torture import concurrency, faults, flips, fuzz, hostile, machine, mutants, mutation, powerloss, processes
+from torture.corpus import FORGERIES
 from torture.scenes import in_child, warm_up
 
 
@@ -46,7 +47,19 @@ def run_hostile(work: Path) -> str:
     """Forge every value of a root."""
     place, forged = hostile.corpus(work)
     ends = Counter(hostile.survive(place, *case) for case in forged)
-    return f"{ends.total():,} forged roots: {dict(ends)}"
+    for name in FORGERIES:
+        ended = hostile.judge(name, work / "case")
+        assert ended == "refused", f"{name}: {ended}"
+    return f"{len(FORGERIES)} forgeries, all refused; {ends.total():,} roots with one value exchanged: {dict(ends)}"
+
+
+def run_fuzz(work: Path) -> str:
+    """Mutate everything that is parsed."""
+    total = 0
+    for name, ends in fuzz.campaign(100_000):
+        total += ends.total()
+        print(f"{name}: {dict(ends)}", flush=True)
+    return f"{total:,} mutations"
 
 
 def run_machine(work: Path) -> str:
@@ -96,6 +109,7 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "mutants": run_mutants,
     "flips": run_flips,
     "hostile": run_hostile,
+    "fuzz": run_fuzz,
     "machine": run_machine,
     "concurrency": run_concurrency,
     "processes": run_processes,
