@@ -177,6 +177,19 @@ def test_own_work_is_no_conflict_under_that_of_others(place, monkeypatch, how, e
     assert [Atlas.open(place).open_dataset(name).get_attribute("k") for name in "ab"] == [1, 9]
 
 
+def test_own_work_is_known_by_its_files(place, monkeypatch):
+    """Nothing could be read when the flush failed, and others committed more than once since."""
+    store = Atlas.open(place)
+    store.open_dataset("a").write_array("t", [0], np.ones(4, "int64"))
+    with monkeypatch.context() as broken:
+        broken.setattr(type(store._session.pending), "recognise", lambda pending, current: None)
+        fails_after_the_root_was_replaced(store, broken)
+    for value in range(3):
+        change(place, "b", value)
+    store.flush()
+    assert Atlas.open(place).open_dataset("a").read_array("t").tolist() == [1] * 4
+
+
 def test_what_others_did_to_own_work_is_a_conflict(place, monkeypatch):
     store = Atlas.open(place)
     store.open_dataset("a").set_attribute("k", 1)

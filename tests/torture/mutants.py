@@ -142,8 +142,8 @@ POWER = [
     Mutant(
         "the old root is removed before the new one is published",
         COMMIT,
-        "    root = publish(storage, emptied(",
-        "    for key in ROOT_KEYS:\n        storage.delete(key)\n    root = publish(storage, emptied(",
+        "    root = publish(storage, root, [file.key for",
+        "    for key in ROOT_KEYS:\n        storage.delete(key)\n    root = publish(storage, root, [file.key for",
     ),
     Mutant("compaction does not sync", COMPACTION, "            files.make_durable()\n", ""),
     Mutant(
