@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,9 @@ from atlas.table import DIRECTORY, write_table
 # and every open reads, into a table file; and how much larger older table files are that stay.
 INLINE_BYTES = 1 << 16
 TABLE_RATIO = 4
+
+
+Head = Callable[[ArrayFiles], dict[str, Any]]
 
 
 class CommitFiles:
@@ -64,16 +67,23 @@ class CommitFiles:
         key = f"{DIRECTORY}/table-{file_id.hex}.at"
         return write_table(self._begin(key), key, file_id.bytes, layer, self.origin | {"slots": slots})
 
-    def origin_and_root(self, catalog: Catalog, arrays: Mapping[str, ArrayFiles]) -> dict[str, Any]:
-        """Return what the last data file of the commit says: where it belongs, and what the root will say.
+    def head_of(self, array: str, catalog: Catalog, arrays: Mapping[str, ArrayFiles], last: bool) -> Head:
+        """Return what gives, from its files that stay, what the directory of an array's new file says.
 
+        That is where it belongs; in the last data file of the commit also what the root will say.
         Should the root object be lost, the newest of these copies, which lacks only the entry of
         the file that holds it, brings it back.
         """
-        import zstandard
 
-        document = root_document(replace(self._root, catalog=catalog, arrays=arrays))
-        return self.origin | {"root": zstandard.compress(msgpack.packb(document))}
+        def head(staying: ArrayFiles) -> dict[str, Any]:
+            if not last:
+                return self.origin
+            import zstandard
+
+            document = root_document(replace(self._root, catalog=catalog, arrays={**arrays, array: staying}))
+            return self.origin | {"root": zstandard.compress(msgpack.packb(document))}
+
+        return head
 
     def _begin(self, key: str) -> DataWriter:
         writer = self._storage.create(key)

@@ -21,7 +21,7 @@ from atlas.errors import (
 from atlas.pruning import array_bounds, attribute_bounds, pruning_index
 from atlas.query import Condition, all_of
 from atlas.root import ROOT_KEYS, root_key
-from atlas.schema import DatasetRecord, check_name
+from atlas.schema import check_name
 from atlas.selection import Selection, matching
 from atlas.session import Mode, Session
 from atlas.storage import Storage, open_storage
@@ -74,6 +74,7 @@ class Atlas:
         storage_options: dict[str, Any] | None = None,
         workers: int | None = None,
         executor: str | None = None,
+        pending_bytes: int | None = None,
     ) -> Atlas:
         """Make a new store; directories are made like ``mkdir -p``.
 
@@ -96,6 +97,9 @@ class Atlas:
             Tasks that may run at once; by default the cores this process may use.
         executor : {"serial", "threads", "processes"}, optional
             How large reads run; chosen by size when not given.
+        pending_bytes : int, optional
+            How much of what waits for a flush is kept in memory, 512 MiB by default; the rest waits in
+            a file without a name.
 
         Raises
         ------
@@ -122,7 +126,7 @@ class Atlas:
                 root = overwrite_root(storage, layout) if there else create_root(storage, layout)
             if interrupted:
                 recover(storage, load_root(storage))
-        session = Session(storage, root, on_type_mismatch, "a", workers, executor)
+        session = Session(storage, root, on_type_mismatch, "a", workers, executor, pending_bytes)
         session.pending.layout = layout if later else None
         return Atlas(session)
 
@@ -136,6 +140,7 @@ class Atlas:
         storage_options: dict[str, Any] | None = None,
         workers: int | None = None,
         executor: str | None = None,
+        pending_bytes: int | None = None,
     ) -> Atlas:
         """Open an existing store; its format, compression and codec are found out.
 
@@ -143,6 +148,8 @@ class Atlas:
         ----------
         mode : {"a", "r"}
             With ``"r"`` every change raises :class:`ReadOnlyStore`.
+        workers, executor, pending_bytes
+            As for :meth:`create`.
 
         Raises
         ------
@@ -154,7 +161,7 @@ class Atlas:
         if mode not in ("a", "r"):
             raise InvalidArgument(f"unknown mode: {mode!r}; use 'a' or 'r'")
         storage = open_storage(source, prefix, storage_options, create=False)
-        return Atlas(Session.load(storage, on_type_mismatch, mode, workers, executor))
+        return Atlas(Session.load(storage, on_type_mismatch, mode, workers, executor, pending_bytes))
 
     @staticmethod
     def create_path(path: Any, config: StoreConfig | None = None) -> Atlas:
@@ -250,7 +257,7 @@ class Atlas:
     def __len__(self) -> int:
         with self._session.lock:
             pending = self._session.pending
-            return self._session.snapshot.root.catalog.count - len(pending.deleted) + len(pending.created)
+            return self._session.snapshot.root.catalog.count - len(pending.deleted) + pending.created_count()
 
     @property
     def _inner(self) -> Atlas:
@@ -271,8 +278,7 @@ class Atlas:
             name = check_name(name, "dataset")
             if self.dataset_exists(name):
                 raise DatasetAlreadyExists(f"dataset already exists: {name!r}")
-            self._session.pending.records[name] = DatasetRecord()
-            self._session.pending.created.add(name)
+            self._session.pending.create(name)
             return DatasetView(self._session, name)
 
     def open_dataset(self, name: str) -> DatasetView:
@@ -295,9 +301,7 @@ class Atlas:
         with self._session.lock:
             self._session.writable()
             self._session.require(name)
-            created = name in self._session.pending.created
-            self._session.pending.drop(name)
-            if not created:
+            if not self._session.pending.drop(name):
                 self._session.pending.deleted.add(name)
             self._session.forget_schema()
 
@@ -313,7 +317,7 @@ class Atlas:
             gone = self._session.pending.deleted
             names = self._session.snapshot.root.catalog.names()
             names = [name for name in names if name not in gone] if gone else names
-            return names + [n for n in self._session.pending.records if n in self._session.pending.created]
+            return names + self._session.pending.created_names()
 
     def list_arrays(self) -> list[str]:
         """Return the distinct array names of all datasets, sorted."""
@@ -338,15 +342,15 @@ class Atlas:
     def dataset_row(self, name: str) -> int | None:
         """Return a dataset's ordinal, stable until :meth:`compact`; ``None`` when there is none."""
         with self._session.lock:
-            if name in self._session.pending.created:
-                order = [n for n in self._session.pending.records if n in self._session.pending.created]
-                return self._session.snapshot.root.catalog.slots + order.index(name)
-            return self._session.snapshot.root.catalog.ordinal(name) if self.dataset_exists(name) else None
+            catalog, new = self._session.snapshot.root.catalog, self._session.pending.created_names()
+            if name in new:
+                return catalog.slots + new.index(name)
+            return catalog.ordinal(name) if self.dataset_exists(name) else None
 
     def row_slots(self) -> int:
         """Return the number of ordinals in use, those of deleted datasets included."""
         with self._session.lock:
-            return self._session.snapshot.root.catalog.slots + len(self._session.pending.created)
+            return self._session.snapshot.root.catalog.slots + self._session.pending.created_count()
 
     def info(self) -> dict[str, Any]:
         """Return a description of the committed state, without I/O.

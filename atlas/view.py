@@ -78,7 +78,7 @@ class DatasetView:
             ordinal = session.snapshot.root.catalog.ordinal(self._name)
             if found is None or ordinal < 0 or self._name in session.pending.created:
                 return None
-            if name in session.pending.arrays.get(self._name, {}):
+            if session.pending.array(self._name, name) is not None:
                 return None
             snapshot = session.snapshot
         statistics = snapshot.statistics(name, found.dtype, ordinal)
@@ -172,9 +172,11 @@ class DatasetView:
             self._session.change(self._name)
             arrays = session.pending.arrays.setdefault(self._name, {})
             pending = arrays.setdefault(name, PendingArray(schema, reset=False))
-            snapshot = session.snapshot
+            snapshot, config = session.snapshot, session.snapshot.root.config
+            session.pending.make_room(cells.nbytes, config, snapshot.workers)
             read_chunk = partial(self._stored_chunk, schema, pending)
-            pending.write(box, cells, read_chunk, snapshot.root.config, snapshot.workers)
+            pending.write(box, cells, read_chunk, session.pending.heap, config, snapshot.workers)
+            session.pending.note(pending, cells.nbytes)
 
     def _stored_chunk(self, schema: ArraySchema, pending: PendingArray, number: int) -> NDArray[Any]:
         session, box = self._session, schema.grid.extent(number)
@@ -198,7 +200,7 @@ class DatasetView:
             if schema is None:
                 return None
             snapshot = session.snapshot
-            pending = session.pending.arrays.get(self._name, {}).get(name)
+            pending = session.pending.array(self._name, name)
         box = resolve_selection(schema.shape, start, shape, f"array {name!r} of {self._name!r}")
         with naming([self._name], np.zeros(1, np.int64)):
             return session.pending_box(snapshot, schema, pending, self._name, box)

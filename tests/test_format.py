@@ -355,10 +355,11 @@ def test_the_last_data_file_of_a_commit_brings_a_lost_root_back(tmp_path):
             assert head["array"] == array
             if "root" in head:
                 newest[head["generation"]] = msgpack.unpackb(zstandard.decompress(head["root"])), array, file
-    assert sorted(newest) == [1, 2]
+    assert max(newest) == 2
     document, array, file = newest[2]
     document["arrays"].setdefault(array, {"directory": array, "files": []})["files"].append(file)
-    document["checksum"] = reader.root["checksum"]
+    # What this commit replaced is put aside when the root is written.
+    document |= {key: reader.root[key] for key in ("checksum", "retired")}
     assert document == reader.root
 
 
