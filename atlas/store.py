@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
 
 from atlas.across import read_list, read_stacked
+from atlas.bulk import create_datasets, write_stacked
 from atlas.commit import create_root, discard_root, emptied, load_root, overwrite_root, recover, sweep
 from atlas.compaction import compact
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice
@@ -281,6 +282,44 @@ class Atlas:
             self._session.pending.create(name)
             return DatasetView(self._session, name)
 
+    def create_datasets(
+        self,
+        names: Iterable[str],
+        arrays: Mapping[str, Mapping[str, Any]] | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Make many datasets of one schema, by column.
+
+        Parameters
+        ----------
+        names : iterable of str
+        arrays : mapping, optional
+            By array name, the arguments of :meth:`DatasetView.define_array`: ``dtype``, ``dims``,
+            ``shape``, ``chunk_shape``, ``fill_value``; also ``attributes``, and ``data``, a
+            (len(names), *shape) array that is written at once and that type and shape follow from.
+        attributes : mapping, optional
+            By key. A single value is for all datasets; a list, an array or a pandas column holds
+            one value for each name.
+
+        Raises
+        ------
+        DatasetAlreadyExists, InvalidName, ShapeMismatch, InvalidArgument, DataTypeError
+            Nothing was recorded then.
+
+        Examples
+        --------
+        >>> import numpy as np, tempfile
+        >>> store = Atlas.create(tempfile.mkdtemp())
+        >>> store.create_datasets(
+        ...     ["a", "b"],
+        ...     {"t": {"dims": ["hour"], "data": np.arange(48.0).reshape(2, 24)}},
+        ...     {"lat": [12.5, 13.0], "kind": "buoy"},
+        ... )
+        >>> store.open_dataset("b").attributes()
+        {'lat': 13.0, 'kind': 'buoy'}
+        """
+        create_datasets(self._session, names, arrays, attributes)
+
     def open_dataset(self, name: str) -> DatasetView:
         """Return a view of a dataset, without any I/O.
 
@@ -525,6 +564,31 @@ class Atlas:
             If the datasets' shapes or types differ, naming the first two that do.
         """
         return read_stacked(self._session, array, dataset_names, start, shape, out, on_missing)
+
+    def write_stacked(
+        self, array: str, dataset_names: Iterable[str], data: Any, start: Sequence[int] | None = None
+    ) -> None:
+        """Write the same box of an array of many datasets from one array.
+
+        The inverse of :meth:`read_array_across_stacked`; what it does is what :meth:`DatasetView.write_array`
+        for one name after another does, without an object for each.
+
+        Parameters
+        ----------
+        array : str
+        dataset_names : iterable of str
+            Of a name that repeats, the last row counts.
+        data : (len(dataset_names), *box) array_like
+            Of the declared type; nothing is cast.
+        start : sequence of int, optional
+            First cell of the box, the same in every dataset.
+
+        Raises
+        ------
+        DatasetNotFound, ArrayNotFound, DataTypeError, SelectionError, ShapeMismatch
+            Nothing was recorded then.
+        """
+        write_stacked(self._session, array, dataset_names, data, start)
 
     # ── xarray ───────────────────────────────────────────────────────────────────────────────
 

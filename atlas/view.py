@@ -229,7 +229,7 @@ class DatasetView:
         ------
         DataTypeError, ValueOutOfRange, InvalidArgument
         """
-        encoded = encode_attribute(value, dtype, f"attribute {_check_key(key)!r}")
+        encoded = encode_attribute(value, dtype, f"attribute {check_key(key)!r}")
         with self._session.lock:
             self._session.writable()
             self._merge_attribute(None, key, encoded[0])
@@ -237,7 +237,7 @@ class DatasetView:
 
     def get_attribute(self, key: str) -> Any:
         """Return an attribute of the dataset, or ``None``."""
-        return self.attributes().get(_check_key(key))
+        return self.attributes().get(check_key(key))
 
     def attributes(self) -> dict[str, Any]:
         """Return all attributes of the dataset."""
@@ -251,7 +251,7 @@ class DatasetView:
         ------
         ArrayNotFound
         """
-        encoded = encode_attribute(value, dtype, f"attribute {_check_key(key)!r} of array {array!r}")
+        encoded = encode_attribute(value, dtype, f"attribute {check_key(key)!r} of array {array!r}")
         with self._session.lock:
             self._session.writable()
             self._schema(array)
@@ -260,7 +260,7 @@ class DatasetView:
 
     def get_array_attribute(self, array: str, key: str) -> Any:
         """Return an attribute of one array, or ``None``."""
-        return self.array_attributes(array).get(_check_key(key))
+        return self.array_attributes(array).get(check_key(key))
 
     def array_attributes(self, array: str) -> dict[str, Any]:
         """Return all attributes of one array; none for an array the dataset lacks."""
@@ -278,7 +278,8 @@ def _decoded(attributes: Attributes) -> dict[str, Any]:
     return {key: decode_attribute(tag, value) for key, (tag, value) in attributes.items()}
 
 
-def _check_key(key: Any) -> str:
+def check_key(key: Any) -> str:
+    """Return an attribute's key that the store accepts."""
     if not isinstance(key, str):
         raise InvalidArgument(f"attribute keys are strings, not {type(key).__name__}")
     return require_utf8(key, "attribute key")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from atlas.encoding import BATCH_BYTES, EncodedRows, encode_batches
 from atlas.heap import Heap
 from atlas.reader import unpack_text
 from atlas.schema import ArraySchema
+from atlas.segment import StatisticsColumns
 
 _BATCH_CHUNKS = 4096
 
@@ -64,6 +65,19 @@ class HeldRows:
         """The columns that a data file has of them, and their statistics."""
         chunks = {name: getattr(self.encoded, name) for name in ("length", "raw_length", "pipeline", "checksum")}
         return {"offset": self.offset, **chunks, **self.encoded.statistics._asdict()}
+
+    @staticmethod
+    def of(heap: Heap, columns: Mapping[str, NDArray[Any]]) -> HeldRows:
+        """Inverse of :attr:`columns`."""
+        statistics = StatisticsColumns(*(columns[name] for name in StatisticsColumns._fields))
+        fields: Any = {name: columns[name] for name in ("length", "raw_length", "pipeline", "checksum")}
+        return HeldRows(
+            heap, columns["offset"], EncodedRows(payloads=np.zeros(0, np.uint8), statistics=statistics, **fields)
+        )
+
+    def take(self, rows: Integers) -> HeldRows:
+        """Return some of the chunks."""
+        return HeldRows.of(self.heap, {name: column[rows] for name, column in self.columns.items()})
 
     def cells(self, row: int, schema: ArraySchema, shape: tuple[int, ...]) -> Cells:
         """Decode one chunk."""

@@ -62,6 +62,7 @@ ORDER = [
     "session",
     "across",
     "view",
+    "bulk",
     "accessor",
     "_hooks",
     "store",
