@@ -47,10 +47,9 @@ def create_datasets(
     count = len(listed)
     specs = {name: _array_spec(name, spec) for name, spec in _mapping(arrays, "arrays").items()}
     schemas = {name: _schema(name, spec, count) for name, spec in specs.items()}
-    values = {None: _attribute_values(attributes, count, "attribute")}
-    values |= {
-        name: _attribute_values(spec.get("attributes"), count, f"array {name!r}") for name, spec in specs.items()
-    }
+    values: dict[str | None, dict[str, _Values]] = {None: _attribute_values(attributes, count, "the datasets")}
+    for name, spec in specs.items():
+        values[name] = _attribute_values(spec.get("attributes"), count, f"array {name!r}")
     data = {
         name: _rows(schemas[name], spec["data"], count) for name, spec in specs.items() if spec.get("data") is not None
     }
@@ -74,8 +73,8 @@ def _mapping(value: Any, what: str) -> dict[str, Any]:
     return dict(value)
 
 
-def _array_spec(name: str, spec: Any) -> Mapping[str, Any]:
-    spec = _mapping(spec, f"the description of array {name!r}")
+def _array_spec(name: str, described: Any) -> Mapping[str, Any]:
+    spec = _mapping(described, f"the description of array {name!r}")
     unknown = set(spec) - _ARRAY_KEYS
     if unknown or "dims" not in spec:
         wrong = f"it has {sorted(unknown)}" if unknown else "it lacks 'dims'"
@@ -108,15 +107,13 @@ def _rows(schema: ArraySchema, data: Any, count: int) -> NDArray[Any]:
 def _attribute_values(attributes: Any, count: int, what: str) -> dict[str, _Values]:
     found = {}
     for key, value in _mapping(attributes, f"attributes of {what}").items():
-        found[check_key(key)] = _values(
-            value, count, f"{what} {key!r}" if what == "attribute" else f"{key!r} of {what}"
-        )
+        found[check_key(key)] = _values(value, count, f"attribute {key!r} of {what}")
     return found
 
 
 def _values(value: Any, count: int, what: str) -> _Values:
     """Return what is given for all datasets, or for each in a list, an array or a pandas column."""
-    if isinstance(value, (str, bytes)) or (np.ndim(value) == 0 and not isinstance(value, Sequence)):
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__len__") or getattr(value, "ndim", 1) == 0:
         tag, one = encode_attribute(value, None, what)
         return _Values(tag, Column(count, values_column(tag, [one]).cells))
     if len(value) != count:

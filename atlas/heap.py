@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import tempfile
 from bisect import bisect_right
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterator
+from typing import Any
+from weakref import finalize
 
 from atlas.errors import StorageError
 
@@ -35,7 +36,8 @@ class Heap:
         self._pieces: list[Any] = []
         self._starts: list[int] = []
         self._filed = 0
-        self._file: BinaryIO | None = None
+        self._file = -1
+        self._close: Callable[[], object] = lambda: None
         self._owner = os.getpid()
         self.size = 0
 
@@ -53,7 +55,7 @@ class Heap:
             If memory is full and the file cannot take more; what was taken before is still there.
         """
         held = self.size - self._filed
-        if held and held + len(data) > (self._limit if self._file is None else min(self._limit, PIECE_BYTES)):
+        if held and held + len(data) > (self._limit if self._file < 0 else min(self._limit, PIECE_BYTES)):
             self._spill()
         offset = self.size
         self._starts.append(offset)
@@ -87,9 +89,8 @@ class Heap:
             number += 1
 
     def _read_file(self, offset: int, length: int) -> bytes:
-        assert self._file is not None
         try:
-            data = os.pread(self._file.fileno(), length, offset)
+            data = os.pread(self._file, length, offset)
         except OSError as error:
             raise StorageError(f"reading pending changes back: {error.strerror or error}") from error
         if len(data) != length:
@@ -103,7 +104,7 @@ class Heap:
             position = self._filed
             for view in self._gathered():
                 while len(view):
-                    written = os.pwrite(file.fileno(), view, position)
+                    written = os.pwrite(file, view, position)
                     position, view = position + written, view[written:]
         except OSError as error:
             place = self._directory or tempfile.gettempdir()
@@ -125,12 +126,16 @@ class Heap:
                 group, size = [], 0
         yield memoryview(b"".join(group))
 
-    def _own_file(self) -> BinaryIO:
+    def _own_file(self) -> int:
         """Return the file; a forked child copies its parent's, which both would otherwise write to."""
-        if self._file is not None and self._owner == os.getpid():
+        if self._file >= 0 and self._owner == os.getpid():
             return self._file
-        file = tempfile.TemporaryFile(prefix=".atlas.spill-", dir=self._directory)  # noqa: SIM115
-        for offset in range(0, self._filed, PIECE_BYTES):
-            os.pwrite(file.fileno(), self._read_file(offset, min(PIECE_BYTES, self._filed - offset)), offset)
-        self._file, self._owner = file, os.getpid()
-        return file
+        with tempfile.TemporaryFile(prefix=".atlas.spill-", dir=self._directory) as file:
+            for offset in range(0, self._filed, PIECE_BYTES):
+                os.pwrite(file.fileno(), self._read_file(offset, min(PIECE_BYTES, self._filed - offset)), offset)
+            descriptor = os.dup(file.fileno())
+        self._close()
+        self._file, self._owner = descriptor, os.getpid()
+        # The file goes with the heap.
+        self._close = finalize(self, os.close, descriptor)
+        return descriptor
