@@ -223,7 +223,7 @@ def _by_schema(session: Session, array: str, names: list[str]) -> list[tuple[Arr
     groups: dict[tuple[ArraySchema, str], list[int]] = {}
     for position, (schema, _) in overlays.items():
         groups.setdefault((schema, repr(schema.fill)), []).append(position)
-    parts += [(schema, np.array(positions)) for (schema, _), positions in groups.items()]
+    parts += [(schema, np.sort(positions)) for (schema, _), positions in groups.items()]
     if sum(len(positions) for _, positions in parts) < len(names):
         present = np.zeros(len(names), bool)
         for _, positions in parts:
