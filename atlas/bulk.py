@@ -15,9 +15,9 @@ from atlas.chunks import Integers, Selection, resolve_selection
 from atlas.columns import Column, integer_column, values_column
 from atlas.dtypes import as_elements, from_numpy
 from atlas.encoding import BATCH_BYTES, encode_batches
-from atlas.errors import ArrayNotFound, DatasetAlreadyExists, InvalidArgument, ShapeMismatch
+from atlas.errors import ArrayNotFound, DatasetAlreadyExists, DatasetNotFound, InvalidArgument, ShapeMismatch
 from atlas.layer import Group
-from atlas.names import Names
+from atlas.names import Names, seek
 from atlas.pending import Block
 from atlas.schema import ArraySchema, Attributes, DatasetRecord, make_array_schema, split_record
 from atlas.segment import joined_cells
@@ -176,6 +176,28 @@ def _merge_schema(
             if known is not None:
                 of = f" of array {owner!r}" if owner else ""
                 session.mismatch(f"attribute {key!r}{of}", known, found.tag)
+
+
+def delete_datasets(session: Session, names: Iterable[str]) -> None:
+    """Delete datasets; all of them, or none when one is not there."""
+    listed = list(dict.fromkeys(name_list(names)))
+    with session.lock:
+        session.writable()
+        pending, sought = session.pending, seek(listed)
+        committed = session.snapshot.root.catalog.find_sought(sought) >= 0
+        numbers = pending.table.find(sought)
+        for i in range(len(listed)):
+            if (
+                listed[i] not in pending.records
+                and numbers[i] < 0
+                and (not committed[i] or listed[i] in pending.deleted)
+            ):
+                raise DatasetNotFound(f"dataset not found: {listed[i]!r} in {session.storage.describe()}")
+        for name, number in zip(listed, numbers.tolist(), strict=True):
+            if (number >= 0 or name in pending.records) and pending.drop(name):
+                continue
+            pending.deleted.add(name)
+        session.forget_schema()
 
 
 # ── writing ──────────────────────────────────────────────────────────────────────────────────────

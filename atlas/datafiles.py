@@ -133,7 +133,8 @@ def pick_entries(piece: Piece, entries: Integers) -> Piece:
     starts = np.concatenate([[0], np.cumsum(counts)])
     rows = np.repeat(piece.starts[entries] - starts[:-1], counts) + np.arange(starts[-1])
     columns = {name: column[rows] for name, column in piece.columns.items()}
-    return Piece(piece.entries[entries], starts, np.intersect1d(piece.reset, piece.entries[entries]), columns)
+    reset = piece.reset[np.isin(piece.reset, piece.entries[entries])]
+    return Piece(piece.entries[entries], starts, reset, columns)
 
 
 # ── statistics of what is stored ─────────────────────────────────────────────────────────────────

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from numpy.typing import NDArray
 
 from atlas.across import read_list, read_stacked
-from atlas.bulk import create_datasets, write_stacked
+from atlas.bulk import create_datasets, delete_datasets, write_stacked
 from atlas.commit import create_root, discard_root, emptied, load_root, overwrite_root, recover, sweep
 from atlas.compaction import compact
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice
@@ -343,6 +343,16 @@ class Atlas:
             if not self._session.pending.drop(name):
                 self._session.pending.deleted.add(name)
             self._session.forget_schema()
+
+    def delete_datasets(self, names: Iterable[str]) -> None:
+        """Delete many datasets, by one look-up; see :meth:`delete_dataset`.
+
+        Raises
+        ------
+        DatasetNotFound
+            Nothing was deleted then.
+        """
+        delete_datasets(self._session, names)
 
     def dataset_exists(self, name: str) -> bool:
         """Return whether there is a dataset of that name."""

@@ -220,6 +220,26 @@ def test_what_is_refused_leaves_no_trace(place):
     assert not store._session.pending.blocks
 
 
+def test_deleting_many(place):
+    store = Atlas.create(place)
+    store.create_datasets(NAMES, {"t": {"dims": ["x"], "data": np.arange(12.0).reshape(6, 2)}})
+    store.flush()
+    store.create_dataset("loose")
+    store.create_datasets(["new", "newer"])
+    with pytest.raises(DatasetNotFound, match="absent"):
+        store.delete_datasets(["d1", "loose", "absent"])
+    store.write_stacked("t", ["d3"], np.zeros((1, 2)))
+    store.delete_datasets(["d1", "loose", "d3", "new", "d1"])
+    with pytest.raises(DatasetNotFound, match="d1"):
+        store.delete_datasets(["d0", "d1"])
+    for _ in range(3):
+        assert store.list_datasets() == ["d0", "d2", "d4", "d5", "newer"]
+        assert len(store) == 5
+        store.flush()
+        store.compact()
+    assert store.read_array_across_stacked("t", ["d2", "d5"])[:, 0].tolist() == [4, 10]
+
+
 def test_two_writers_of_many_datasets(place):
     with Atlas.create(place) as store:
         store.create_datasets(["a", "b", "c"], {"t": {"dims": ["x"], "data": np.arange(9.0).reshape(3, 3)}})
