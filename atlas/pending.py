@@ -290,7 +290,8 @@ class Pending:
 
     def array_names(self) -> list[str]:
         """Return the arrays that there is something to store of, sorted."""
-        found = set(self.blocks)
+        alive = self.table.alive
+        found = {array for array, blocks in self.blocks.items() if any(alive[block.ids].any() for block in blocks)}
         for name, arrays in self.arrays.items():
             found |= {array for array, pending in arrays.items() if self.is_stored(name, pending)}
         return sorted(found)
