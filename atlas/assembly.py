@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.chunks import Integers
+from atlas.chunks import Integers, Selection
 from atlas.columns import Texts
 from atlas.dtypes import DType
+from atlas.errors import CorruptChunk
 from atlas.pending import Block, Pending
 from atlas.reader import Snapshot
 from atlas.schema import ArraySchema
 from atlas.segment import CHUNK_COLUMNS, RESET, STATISTICS, Piece, StatisticsColumns, joined_cells
-from atlas.statistics import cell_statistics, fill_statistics, row_statistics, statistics_dtype, statistics_of
+from atlas.statistics import (
+    Statistics,
+    cell_statistics,
+    fill_statistics,
+    row_statistics,
+    statistics_dtype,
+    statistics_of,
+)
 from atlas.writer import Held, HeldRows, PendingArray
 
 # Cells that are read at a time when only some chunks of arrays are written and the statistics need the others.
@@ -180,13 +188,31 @@ def _add_stored(
         step = max(1, _READ_BYTES // max(1, box.cells * schema.dtype.itemsize))
         for first in range(0, len(holders), step):
             own = holders[first : first + step]
-            wanted = [(schema, box, np.arange(len(own)), ordinals[own])]
-            parts = snapshot.read_boxes(schema.name, schema.dtype, wanted)
-            if schema.dtype.is_text:
-                found_in = [cell_statistics(schema.dtype, schema.fill, part) for part in parts]
-                totals.add(own, statistics_of(found_in, schema.dtype))
-            else:
-                totals.add(own, row_statistics(schema.dtype, schema.fill, np.stack(parts)))
+            try:
+                totals.add(own, _stored_statistics(snapshot, schema, box, ordinals[own]))
+            except CorruptChunk:
+                for entry in own:
+                    totals.add(np.array([entry]), _bounded_statistics(snapshot, schema, box, int(ordinals[entry])))
+
+
+def _stored_statistics(
+    snapshot: Snapshot, schema: ArraySchema, box: Selection, ordinals: Integers
+) -> StatisticsColumns:
+    wanted = [(schema, box, np.arange(len(ordinals)), ordinals)]
+    parts = snapshot.read_boxes(schema.name, schema.dtype, wanted)
+    if schema.dtype.is_text:
+        return statistics_of([cell_statistics(schema.dtype, schema.fill, part) for part in parts], schema.dtype)
+    return row_statistics(schema.dtype, schema.fill, np.stack(parts))
+
+
+def _bounded_statistics(snapshot: Snapshot, schema: ArraySchema, box: Selection, ordinal: int) -> StatisticsColumns:
+    try:
+        return _stored_statistics(snapshot, schema, box, np.array([ordinal]))
+    except CorruptChunk:
+        # A chunk that is damaged must not keep the others from being written anew: what was known of the whole
+        # array bounds it.
+        known = snapshot.statistics(schema.name, schema.dtype, ordinal) or Statistics(0, 0)
+        return statistics_of([replace(known, rows=box.cells, nulls=0)], schema.dtype)
 
 
 class _Totals:

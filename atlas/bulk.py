@@ -60,7 +60,7 @@ def create_datasets(
         _refuse_known(session, listed, checked)
         _merge_schema(session, schemas, values)
         encoded = [_encode(session, schemas[name], _whole(schemas[name]), rows) for name, rows in data.items()]
-        ids = session.pending.create_batch(checked, group)
+        ids = session.pending.create_batch(checked, group, session.snapshot.root)
         for schema, numbers, held in encoded:
             session.pending.add_block(Block(schema, ids, numbers, held))
 
@@ -193,10 +193,8 @@ def delete_datasets(session: Session, names: Iterable[str]) -> None:
                 and (not committed[i] or listed[i] in pending.deleted)
             ):
                 raise DatasetNotFound(f"dataset not found: {listed[i]!r} in {session.storage.describe()}")
-        for name, number in zip(listed, numbers.tolist(), strict=True):
-            if (number >= 0 or name in pending.records) and pending.drop(name):
-                continue
-            pending.deleted.add(name)
+        for name in listed:
+            pending.delete(name, session.snapshot.root)
         session.forget_schema()
 
 
@@ -344,7 +342,7 @@ def _add_block(session: Session, names: list[str], schema: ArraySchema, numbers:
     checked = Names.of(names)
     ids = pending.table.find(checked.sought)
     unknown = np.flatnonzero(ids < 0)
-    ids[unknown] = pending.table.add(checked.take(unknown)) if len(unknown) else ids[unknown]
+    ids[unknown] = pending.table.add(checked.take(unknown), session.snapshot.root) if len(unknown) else ids[unknown]
     order = np.argsort(ids, kind="stable")
     if (np.diff(ids) > 0).all():
         pending.add_block(Block(schema, ids, numbers, held))

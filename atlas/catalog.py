@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from atlas.columnfile import DataFile
 from atlas.columns import Column, Integers
+from atlas.forks import cached_property
 from atlas.layer import Layer, joined, stacked
 from atlas.names import Sought, seek
 from atlas.schema import ArraySchema, DatasetRecord, Template

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.errors import InvalidArgument, SelectionError
+from atlas.errors import CorruptIndex, InvalidArgument, SelectionError
+from atlas.forks import cached_property
 
 Shape = tuple[int, ...]
 Integers = NDArray[np.int64]
@@ -25,6 +26,9 @@ def as_extents(values: Any, what: str, minimum: int = 0) -> Shape:
         raise InvalidArgument(f"{what} must be a sequence of integers, not {values!r}")
     result = []
     for value in values:
+        if type(value) is int and value >= minimum:
+            result.append(value)
+            continue
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
             raise InvalidArgument(f"{what} must hold integers, not {value!r}")
         if value < minimum:
@@ -88,7 +92,7 @@ class ChunkGrid:
     shape: Shape
     chunk_shape: Shape
 
-    @property
+    @cached_property
     def counts(self) -> Shape:
         """Chunks along each axis; 0 where the axis is empty."""
         return tuple(-(-n // c) for n, c in zip(self.shape, self.chunk_shape, strict=True))
@@ -100,8 +104,13 @@ class ChunkGrid:
 
     def extent(self, number: int) -> Selection:
         """Return the box of the array that a chunk covers."""
-        position = np.unravel_index(number, self.counts) if self.shape else ()
-        start = tuple(int(p) * c for p, c in zip(position, self.chunk_shape, strict=True))
+        position = []
+        for count in reversed(self.counts):
+            number, last = divmod(number, count)
+            position.append(last)
+        if number:
+            raise CorruptIndex(f"there is a chunk of a number that a grid of {self.count} chunks does not have")
+        start = tuple(p * c for p, c in zip(reversed(position), self.chunk_shape, strict=True))
         shape = tuple(min(c, n - s) for s, c, n in zip(start, self.chunk_shape, self.shape, strict=True))
         return Selection(start, shape)
 

@@ -263,6 +263,27 @@ def verify(store: StoreArgument, as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 
+@app.command()
+def repair(
+    store: StoreArgument,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    drop_lost: Annotated[bool, typer.Option("--drop-lost", help="Delete arrays that lost chunks.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a damaged store back, and list the chunks that are lost; exit status 1 if any are."""
+    report = Atlas.repair(store, dry_run=dry_run, drop_lost=drop_lost)
+    if as_json:
+        print(_json(asdict(report)))
+    else:
+        print("\n".join([*report.actions, *map(str, report.lost)]) or "no damage found")
+        for dataset, array in report.dropped:
+            print(f"array {array!r} deleted from dataset {dataset!r}")
+        if report.kept:
+            print(f"what was replaced is kept in {report.kept}")
+    if not report.ok:
+        raise typer.Exit(1)
+
+
 def _json(value: Any) -> str:
     return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
 

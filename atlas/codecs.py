@@ -217,8 +217,9 @@ def _decompress_zstd(payload: Any, raw_length: int) -> bytes:
         if size != raw_length:
             raise CorruptChunk(f"its zstd frame declares {size} bytes, not {raw_length}")
         return bytes(_contexts.decompressor.decompress(payload, allow_extra_data=False))
-    except zstandard.ZstdError as error:
-        raise CorruptChunk(f"zstd: {error}") from None
+    except (zstandard.ZstdError, MemoryError) as error:
+        # Text may be of any length; what does not fit into memory is taken for a lie.
+        raise CorruptChunk(f"zstd: {error or f'there is no room for {raw_length} bytes'}") from None
 
 
 def _decompress_lz4(payload: Any, raw_length: int) -> bytes:
@@ -229,5 +230,5 @@ def _decompress_lz4(payload: Any, raw_length: int) -> bytes:
         raise CorruptChunk(f"its lz4 block declares {size} bytes, not {raw_length}")
     try:
         return bytes(lz4.block.decompress(payload))
-    except (lz4.block.LZ4BlockError, ValueError) as error:
+    except (lz4.block.LZ4BlockError, ValueError, OverflowError, MemoryError) as error:
         raise CorruptChunk(f"lz4: {error}") from None

@@ -9,8 +9,9 @@ The root vouches for the directory by its hash, the directory for every column.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -23,6 +24,10 @@ from atlas.storage import DataWriter
 
 # Columns above this size stay uncompressed: they are mapped, and only touched pages are read.
 COMPRESS_BELOW = 4 << 20
+
+# Rows that are believed of any file, and bytes of one text repeated.
+_FREE_ROWS = 16 << 20
+_MOST_REPEATED = 512 << 20
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class DataFile:
         Where its columns and their directory are.
     index_hash : str
         xxh3-64 of the directory, 16 hex digits.
+    commit : str
+        The commit that wrote it: its record holds a copy of the index. Empty where there is none.
     """
 
     key: str
@@ -46,15 +53,17 @@ class DataFile:
     index_offset: int
     index_length: int
     index_hash: str
+    commit: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry as the root keeps it."""
-        return {
+        entry = {
             "file": self.key,
             "length": self.length,
             "index": [self.index_offset, self.index_length],
             "hash": self.index_hash,
         }
+        return entry | ({"commit": self.commit} if self.commit else {})
 
     @staticmethod
     def from_json(value: Any, ending: str = ".af") -> DataFile:
@@ -68,7 +77,9 @@ class DataFile:
         _expect(all(is_size(n) for n in (length, *index)), f"bad sizes of {key!r}")
         _expect(index[0] + index[1] <= length, f"the index of {key!r} lies outside it")
         _expect(isinstance(digest, str) and len(digest) == 16, f"bad hash of {key!r}")
-        return DataFile(key, length, index[0], index[1], digest)
+        commit = value.get("commit", "")
+        _expect(isinstance(commit, str) and re.fullmatch(r"([0-9a-f]{32})?", commit), f"bad commit of {key!r}")
+        return DataFile(key, length, index[0], index[1], digest, commit)
 
 
 def _expect(condition: Any, message: str) -> None:
@@ -81,41 +92,34 @@ def is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
 
 
-class Place(NamedTuple):
-    """Where columns were written, and the hash of their directory."""
-
-    offset: int
-    length: int
-    digest: str
-
-
-def write_columns(writer: DataWriter, head: dict[str, Any], columns: dict[str, Any]) -> Place:
-    """Write columns and their directory.
+def finish_file(writer: DataWriter, key: str, head: dict[str, Any], columns: dict[str, Any]) -> tuple[DataFile, bytes]:
+    """Write columns and their directory, the index that a file ends in; return the file, and the index once more.
 
     Parameters
     ----------
     writer : DataWriter
+    key : str
+        The file's place in the store.
     head : dict
-        What the directory says besides ``columns``.
+        What the directory says besides ``columns``; its ``commit`` is the one that the file belongs to.
     columns : dict of str to array, Texts, Column or list of bytes
     """
-    _align(writer)
+    # NumPy copies a whole mapped column for one look-up in it when its numbers are not aligned.
+    writer.write(bytes(-writer.position % 8))
     start = writer.position
+    area = bytearray()
     directory = []
     for name, values in columns.items():
         entry, data = encode_column(name, values)
-        _align(writer)
-        entry["offset"] = writer.position - start
+        area += bytes(-len(area) % 8)
+        entry["offset"] = len(area)
         directory.append(entry)
-        writer.write(data)
+        area += data
     packed = msgpack.packb(head | {"columns": directory})
-    writer.write(packed + len(packed).to_bytes(8, "little"))
-    return Place(start, writer.position - start, xxhash.xxh3_64_hexdigest(packed))
-
-
-def _align(writer: DataWriter) -> None:
-    # NumPy copies a whole mapped column for one look-up in it when its numbers are not aligned.
-    writer.write(bytes(-writer.position % 8))
+    area += packed + len(packed).to_bytes(8, "little")
+    writer.write(area)
+    digest = xxhash.xxh3_64_hexdigest(packed)
+    return DataFile(key, writer.position, start, len(area), digest, head.get("commit", "")), bytes(area)
 
 
 def encode_column(name: str, values: Any) -> tuple[dict[str, Any], Any]:
@@ -179,6 +183,9 @@ class ColumnFile:
         self.expect(len(area) >= 8, "it is truncated")
         size = int.from_bytes(area[-8:].tobytes(), "little")
         self.expect(size <= len(area) - 8, "it is truncated")
+        self._directory_length = size
+        # Columns of one value, or of equal steps, take no bytes a row; real ones come with others that do.
+        self._most_rows = max(file.length, _FREE_ROWS)
         packed = area[len(area) - 8 - size : len(area) - 8].tobytes()
         self.expect(xxhash.xxh3_64_hexdigest(packed) == file.index_hash, "its hash is not the one the root vouches for")
         try:
@@ -195,6 +202,19 @@ class ColumnFile:
     def __contains__(self, name: str) -> bool:
         return name in self._columns
 
+    @property
+    def names(self) -> list[str]:
+        """The names of its columns."""
+        return list(self._columns)
+
+    def expect_no_junk(self) -> None:
+        """Refuse bytes between the columns that no hash covers and that are not zero."""
+        spare = np.ones(len(self._area), bool)
+        for entry in self._columns.values():
+            spare[int(entry["offset"]) :][: int(entry["length"])] = False
+        spare[len(self._area) - 8 - self._directory_length :] = False
+        self.expect(not self._area[spare].any(), "there is something between its columns")
+
     def column(self, name: str, constant: bool = False) -> Any:
         """Return a column: an array, or :class:`Texts`.
 
@@ -206,13 +226,20 @@ class ColumnFile:
         try:
             offset, length, count = (int(entry[k]) for k in ("offset", "length", "count"))
             self.expect(0 <= offset <= offset + length <= len(self._area), f"column {name!r} lies outside it")
-            self.expect(0 <= count < 1 << 40, f"column {name!r} has an absurd length")
+            self.expect(0 <= count <= self._most_rows, f"column {name!r} has an absurd length")
             data = self._area[offset : offset + length].data
             self.expect(xxhash.xxh3_64_intdigest(data) == entry["hash"], f"column {name!r} does not match its hash")
             encoding = str(entry["encoding"])
             return _decode(str(entry["dtype"]), encoding, data, 1 if constant and encoding == "constant" else count)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, MemoryError) as error:
             raise CorruptIndex(f"the index of {self._key} is damaged: column {name!r}: {error}") from None
+
+    def integers(self, name: str) -> NDArray[Any]:
+        """Return a column of unsigned integers."""
+        values = self.column(name)
+        fits = isinstance(values, np.ndarray) and values.dtype.kind == "u" and values.ndim == 1
+        self.expect(fits, f"column {name!r} does not hold counts")
+        return np.asarray(values)
 
 
 def _decode(dtype: str, encoding: str, data: memoryview | bytes, count: int) -> Any:
@@ -242,6 +269,8 @@ def _decompress(data: memoryview | bytes, count: int) -> bytes:
 
 def _texts(data: NDArray[np.uint8], encoding: str, count: int) -> Texts:
     if encoding == "constant":
+        if count * len(data) > _MOST_REPEATED:
+            raise ValueError("it repeats a text absurdly often")
         return Texts(np.tile(data, count), np.arange(1, count + 1) * len(data))
     ends = np.cumsum(np.frombuffer(data, "<u4", count), dtype=np.int64)
     if (int(ends[-1]) if count else 0) != len(data) - 4 * count:

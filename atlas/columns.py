@@ -24,6 +24,12 @@ def runs(rows: NDArray[Any]) -> tuple[Integers, Integers]:
     return rows[begins], np.diff(np.append(begins, len(rows)))
 
 
+def distinct(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the values in order, each once. NumPy's own function would load masked arrays for it."""
+    ordered = np.sort(values)
+    return ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])] if len(ordered) else ordered
+
+
 class Texts:
     """Byte strings back to back.
 

@@ -10,7 +10,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -23,11 +23,13 @@ from atlas.catalog import Catalog
 from atlas.columnfile import ColumnFile, DataFile
 from atlas.commitfiles import CommitFiles, settle
 from atlas.config import StoreConfig
+from atlas.conflicts import check_conflicts
 from atlas.datafiles import Target, write_array
-from atlas.errors import AtlasError, ConflictError, CorruptRoot, StorageError, StoreNotFound
+from atlas.errors import AtlasError, CorruptRoot, StorageError, StoreNotFound
 from atlas.layer import Layer, stacked
 from atlas.pending import Pending
 from atlas.reader import Snapshot, read_index
+from atlas.record import RECORD_NAME, record_key
 from atlas.root import ROOT_KEYS, ArrayFiles, Root, decode_root, encode_root, root_key
 from atlas.storage import Storage, array_directory
 from atlas.table import read_layer
@@ -68,7 +70,7 @@ def _roots(storage: Storage) -> list[Root]:
     found = []
     for key in ROOT_KEYS:
         with suppress(FileNotFoundError):
-            found.append(decode_root(storage.read(key), key, partial(_load_table, storage)))
+            found.append(decode_root(storage.read(key), key, partial(load_table, storage)))
     return found
 
 
@@ -76,7 +78,8 @@ def _roots(storage: Storage) -> list[Root]:
 _tables: WeakValueDictionary[tuple[str, DataFile], Layer] = WeakValueDictionary()
 
 
-def _load_table(storage: Storage, store: str, file: DataFile, slots: int) -> Layer:
+def load_table(storage: Storage, store: str, file: DataFile, slots: int) -> Layer:
+    """Return the layer that a table file of a store holds."""
     place = storage.describe(), file
     layer = _tables.get(place)
     if layer is None:
@@ -99,8 +102,9 @@ def overwrite_root(storage: Storage, config: StoreConfig) -> Root:
         old = load_root(storage)
     except (StoreNotFound, CorruptRoot):
         old = Root(config, 0, "", "", Catalog(), {})
-    root = publish(storage, emptied(old, config).successor(new_commit_id()), [file.key for file in old.files])
-    _delete_other_roots(storage, config)
+    root = emptied(old, config).successor(new_commit_id())
+    root = publish(storage, root, [file.key for file in old.files], old.commits)
+    delete_other_roots(storage, config)
     return root
 
 
@@ -109,7 +113,8 @@ def emptied(root: Root, config: StoreConfig) -> Root:
     return replace(root, config=config, catalog=Catalog(), arrays={}, store=new_commit_id())
 
 
-def _delete_other_roots(storage: Storage, config: StoreConfig) -> None:
+def delete_other_roots(storage: Storage, config: StoreConfig) -> None:
+    """Remove the root objects of other encodings, which the one of this encoding has replaced."""
     for key in ROOT_KEYS:
         if key != root_key(config):
             storage.delete(key)
@@ -122,14 +127,15 @@ def discard_root(storage: Storage, root: Root) -> None:
             storage.delete(root_key(root.config))
 
 
-def publish(storage: Storage, root: Root, retired: Sequence[str] = ()) -> Root:
-    """Replace the root object, then take away data files that nobody needs any more.
+def publish(storage: Storage, root: Root, retired: Sequence[str] = (), recorded: Collection[str] = ()) -> Root:
+    """Replace the root object, then take away files that nobody needs any more.
 
     Parameters
     ----------
     retired : sequence of str
-        Data files that `root` no longer refers to. They are removed as soon as no reader of an
-        older generation is left.
+        Files that `root` no longer refers to. They are removed as soon as no reader of an older generation is left.
+    recorded : collection of str
+        The commits whose records are there; of those that tell nothing more, they are removed.
     """
     now = int(time.time())
     free = [entry for entry in root.retired if _is_free(storage, entry, now)]
@@ -141,11 +147,18 @@ def publish(storage: Storage, root: Root, retired: Sequence[str] = ()) -> Root:
     except StorageError:
         # Renamed, but not known to be durable: the changes are committed, so they must not be
         # applied again. Trying once more makes them durable, or fails for good.
-        if load_root(storage).commit != published.commit:
+        if not _is_there(storage, published):
             raise
         storage.replace(root_key(root.config), encode_root(published))
-    _put_away(storage, [key for key, _, _ in free], retired)
+    obsolete = [record_key(commit) for commit in sorted(set(recorded) - published.commits)]
+    _put_away(storage, [key for key, _, _ in free] + obsolete, retired)
     return published
+
+
+def _is_there(storage: Storage, root: Root) -> bool:
+    with suppress(StoreNotFound, CorruptRoot):
+        return load_root(storage).commit == root.commit
+    return False
 
 
 def _put_away(storage: Storage, free: Sequence[str], retired: Sequence[str]) -> None:
@@ -165,7 +178,7 @@ def sweep(storage: Storage, root: Root) -> None:
     _put_away(storage, [entry[0] for entry in root.retired if _is_free(storage, entry, now)], [])
 
 
-_DATA_NAME = re.compile(r"data-[0-9a-f]{32}\.af|table-[0-9a-f]{32}\.at")
+_FILE_NAME = re.compile(r"data-[0-9a-f]{32}\.af|table-[0-9a-f]{32}\.at|" + RECORD_NAME.pattern)
 _BESIDE_NAME = re.compile(r"\.atlas\..*\.tmp-[0-9a-f]{32}")
 
 
@@ -176,16 +189,24 @@ def recover(storage: Storage, root: Root) -> None:
     """
     # What it made and did not sync is relied on from here on.
     storage.sync_directories([root_key(root.config)])
-    known = {file.key for file in root.files}
-    aside = {key.rsplit("/", 1)[-1] for key, _, _ in root.retired}
     for name in storage.list_dir(""):
         # A root of another name was overwritten, and the writer died before it could remove it.
         if _BESIDE_NAME.fullmatch(name) or (name in ROOT_KEYS and name != root_key(root.config)):
             storage.delete(name)
-        for file in storage.list_dir(name):
-            kept = file in aside or f"{name}/{file}" in known
-            if _DATA_NAME.fullmatch(file) and not kept:
-                storage.purge(f"{name}/{file}")
+    for key in strays(storage, root):
+        storage.purge(key)
+
+
+def strays(storage: Storage, root: Root) -> list[str]:
+    """Return the files of a store that `root` does not know."""
+    known = {file.key for file in root.files} | {record_key(commit) for commit in root.commits}
+    aside = {key.rsplit("/", 1)[-1] for key, _, _ in root.retired}
+    return [
+        f"{name}/{file}"
+        for name in storage.list_dir("")
+        for file in storage.list_dir(name)
+        if _FILE_NAME.fullmatch(file) and file not in aside and f"{name}/{file}" not in known
+    ]
 
 
 def _is_free(storage: Storage, entry: tuple[str, int, int], now: int) -> bool:
@@ -207,13 +228,13 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
         current = load_root(storage)
         if interrupted:
             recover(storage, current)
+        pending.recognise(current)
         if current.commit != snapshot.root.commit:
-            # A commit of these very changes may have been reported as failed after it had happened.
-            if current.commit != pending.attempt:
-                _check_conflicts(snapshot.root, current, pending)
             snapshot = Snapshot(storage, current, snapshot.workers, snapshot.mode)
-        replaced: list[str] = []
-        if pending.layout is not None:
+        replaced, recorded = [], current.commits
+        if pending.layout is None:
+            check_conflicts(current, pending.all_seen(current))
+        else:
             replaced = [file.key for file in current.files]
             current = emptied(current, pending.layout)
             snapshot = Snapshot(storage, current, snapshot.workers, snapshot.mode)
@@ -224,42 +245,30 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
             after = current.catalog.with_layer(_layer(current, pending, ordinals))
             catalog, merged = settle(files, after)
             arrays = dict(current.arrays)
-            names = pending.array_names()
-            for name in names:
+            for name in pending.array_names():
+                target = Target(files, name, directory_for(arrays, name), after)
                 written = gather(pending, name, ordinals)
-                head = files.head_of(name, catalog, arrays, name == names[-1])
-                target = Target(files, name, directory_for(arrays, name), after, head)
                 arrays[name], superseded = write_array(snapshot, target, written, pending.heap)
                 merged += superseded
+            # A store that was emptied has another id than the one that its table files were read with.
+            catalog = replace(catalog, load=partial(load_table, storage, successor.store))
+            root = replace(successor, catalog=catalog, arrays=arrays)
+            files.write_record(root, replaced + merged)
             files.make_durable()
             # From here on the root may refer to them. Were it not replaced after all, the next
             # writer finds the lock's mark and removes them.
             files.keep()
-        # A store that was emptied has another id than the one that its table files were read with.
-        catalog = replace(catalog, load=partial(_load_table, storage, successor.store))
-        root = replace(successor, catalog=catalog, arrays=arrays)
-        pending.attempt = root.commit
-        root = publish(storage, root, replaced + merged)
+        pending.tried(root)
+        try:
+            root = publish(storage, root, replaced + merged, recorded)
+        except BaseException:
+            # Best known while no other writer can add to it; the next flush asks once more.
+            with suppress(AtlasError):
+                pending.recognise(load_root(storage))
+            raise
         if pending.layout is not None:
-            _delete_other_roots(storage, root.config)
+            delete_other_roots(storage, root.config)
         return root
-
-
-def _check_conflicts(base: Root, current: Root, pending: Pending) -> None:
-    together = pending.table.names(np.flatnonzero(pending.table.alive)).tolist()
-    names = sorted({*pending.records, *pending.deleted, *together})
-    before, now = base.catalog.find(names), current.catalog.find(names)
-    changed = np.zeros(len(names), bool)
-    there = now >= 0
-    changed[there] = current.catalog.changed(now[there]) > base.generation
-    clashes = [names[i] for i in np.flatnonzero(((before < 0) != ~there) | (there & changed)).tolist()]
-    if clashes:
-        shown = ", ".join(map(repr, clashes[:5])) + ("…" if len(clashes) > 5 else "")
-        raise ConflictError(
-            f"another writer committed changes to {len(clashes)} of the same datasets first: {shown}; "
-            "open the store anew and apply your changes to what is there now",
-            clashes,
-        )
 
 
 def _assign_ordinals(catalog: Catalog, pending: Pending) -> Ordinals:

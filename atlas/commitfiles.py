@@ -1,18 +1,18 @@
-"""The new files of one commit: data files, and table files that take over what the root cannot hold."""
+"""The new files of one commit: data files, table files that take over what the root cannot hold, and its record."""
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
-
-import msgpack
 
 from atlas.catalog import Catalog
 from atlas.columnfile import DataFile
 from atlas.layer import Layer, joined
-from atlas.root import ArrayFiles, Root, root_document
+from atlas.record import record_key, write_record
+from atlas.root import Root
 from atlas.segment import SegmentWriter
 from atlas.storage import DataWriter, Storage
 from atlas.table import DIRECTORY, write_table
@@ -23,11 +23,8 @@ INLINE_BYTES = 1 << 16
 TABLE_RATIO = 4
 
 
-Head = Callable[[ArrayFiles], dict[str, Any]]
-
-
 class CommitFiles:
-    """The data files and table files of one commit: durable together, or gone together."""
+    """The files of one commit: durable together, or gone together."""
 
     def __init__(self, storage: Storage, root: Root) -> None:
         self._storage = storage
@@ -40,6 +37,8 @@ class CommitFiles:
             "parent": root.parent,
         }
         self._writers: list[tuple[str, DataWriter]] = []
+        self._segments: list[SegmentWriter] = []
+        self._indexes: dict[str, bytes] = {}
         self._kept = False
 
     def __enter__(self) -> CommitFiles:
@@ -54,7 +53,9 @@ class CommitFiles:
         """Begin a new data file."""
         file_id = uuid.uuid4()
         key = f"{directory}/data-{file_id.hex}.af"
-        return SegmentWriter(self._begin(key), key, file_id.bytes)
+        segment = SegmentWriter(self._begin(key), key, file_id.bytes)
+        self._segments.append(segment)
+        return segment
 
     @property
     def single_table(self) -> bool:
@@ -65,25 +66,29 @@ class CommitFiles:
         """Write a layer of the dataset table."""
         file_id = uuid.uuid4()
         key = f"{DIRECTORY}/table-{file_id.hex}.at"
-        return write_table(self._begin(key), key, file_id.bytes, layer, self.origin | {"slots": slots})
+        head = self.origin | {"slots": slots}
+        file, self._indexes[key] = write_table(self._begin(key), key, file_id.bytes, layer, head)
+        return file
 
-    def head_of(self, array: str, catalog: Catalog, arrays: Mapping[str, ArrayFiles], last: bool) -> Head:
-        """Return what gives, from its files that stay, what the directory of an array's new file says.
+    def adopt(self, file: DataFile, index: bytes) -> DataFile:
+        """Take an older file's index into this commit's record; return the file as the root is to name it."""
+        self._indexes[file.key] = index
+        return replace(file, commit=self._root.commit)
 
-        That is where it belongs; in the last data file of the commit also what the root will say.
-        Should the root object be lost, the newest of these copies, which lacks only the entry of
-        the file that holds it, brings it back.
+    def write_record(self, root: Root, retired: Sequence[str] = ()) -> None:
+        """Write what brings the root and the indexes of the commit's files back, should they be lost.
+
+        Parameters
+        ----------
+        root : Root
+            The state that the commit makes.
+        retired : sequence of str
+            Files that it will no longer refer to.
         """
-
-        def head(staying: ArrayFiles) -> dict[str, Any]:
-            if not last:
-                return self.origin
-            import zstandard
-
-            document = root_document(replace(self._root, catalog=catalog, arrays={**arrays, array: staying}))
-            return self.origin | {"root": zstandard.compress(msgpack.packb(document))}
-
-        return head
+        finished = [segment.written for segment in self._segments if segment.written is not None]
+        indexes = {file.key: index for file, index in finished} | self._indexes
+        waiting = tuple((key, root.generation, int(time.time())) for key in retired)
+        write_record(self._begin(record_key(root.commit)), replace(root, retired=root.retired + waiting), indexes)
 
     def _begin(self, key: str) -> DataWriter:
         writer = self._storage.create(key)

@@ -24,7 +24,8 @@ def compact(storage: Storage, workers: int) -> Root:
     """Compact the committed state and return the new one; pending changes are not touched."""
     with storage.writer_lock() as interrupted:
         current = load_root(storage)
-        if interrupted:
+        # A power cut may have taken the mark of an interrupted writer along with what it wrote.
+        if interrupted or storage.is_local:
             recover(storage, current)
         snapshot = Snapshot(storage, current, workers)
         catalog, moved = current.catalog.compacted()
@@ -36,16 +37,17 @@ def compact(storage: Storage, workers: int) -> Root:
         with CommitFiles(storage, successor) as files:
             catalog, _ = settle(files, catalog)
             arrays: dict[str, ArrayFiles] = {}
-            kept = [name for name in current.arrays if len(live[name])]
-            for name in kept:
-                head = files.head_of(name, catalog, arrays, name == kept[-1])
-                target = Target(files, name, current.arrays[name], catalog, head)
-                arrays[name] = _copy(snapshot, name, live[name], moved, target)
-                # What is read of one array would otherwise stay in memory with that of all others.
-                snapshot.forget(name)
+            for name in current.arrays:
+                if len(live[name]):
+                    target = Target(files, name, current.arrays[name], current.catalog)
+                    arrays[name] = _copy(snapshot, name, live[name], moved, target)
+                    # What is read of one array would otherwise stay in memory with that of all others.
+                    snapshot.forget(name)
+            root = replace(successor, catalog=catalog, arrays=arrays)
+            files.write_record(root, retired)
             files.make_durable()
             files.keep()
-        return publish(storage, replace(successor, catalog=catalog, arrays=arrays), retired)
+        return publish(storage, root, retired, current.commits)
 
 
 def _is_compact(snapshot: Snapshot, compacted: Catalog, live: dict[str, Integers]) -> bool:

@@ -7,7 +7,7 @@ each payload is copied a few times at most.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from atlas.chunks import Integers
 from atlas.columnfile import DataFile
 from atlas.columns import Texts
 from atlas.commitfiles import CommitFiles
+from atlas.errors import CorruptStore, SnapshotExpired
 from atlas.heap import Heap
 from atlas.payloads import Read, copy_payloads
 from atlas.reader import Snapshot
@@ -46,15 +47,12 @@ class Target:
         Its directory, and the files it has.
     catalog : Catalog
         The dataset table after the commit.
-    head : callable
-        Gives what the directory of the file says besides, from the array's files that stay.
     """
 
     files: CommitFiles
     array: str
     known: ArrayFiles
     catalog: Catalog
-    head: Callable[[ArrayFiles], Mapping[str, Any]]
 
 
 def write_array(snapshot: Snapshot, target: Target, written: Written, heap: Heap) -> tuple[ArrayFiles, list[str]]:
@@ -69,7 +67,8 @@ def write_array(snapshot: Snapshot, target: Target, written: Written, heap: Heap
     """
     known = target.known.files
     kept = _count_kept(known, int(written.piece.columns["length"].sum()) if written.piece.columns else 0)
-    tail = snapshot.segments(target.array)[kept:]
+    kept = kept if _are_whole(snapshot, target.array, known[kept:]) else len(known)
+    tail = [snapshot.segment(target.array, file) for file in known[kept:]]
     totals = total_statistics(snapshot, written)
     chunks = dict(written.piece.columns) or dict.fromkeys(CHUNK_COLUMNS, np.zeros(0, np.int64))
     chunks["file"] = np.full(len(chunks["number"]), len(tail), np.int32)
@@ -97,6 +96,17 @@ def _count_kept(files: Sequence[DataFile], size: int) -> int:
     return kept
 
 
+def _are_whole(snapshot: Snapshot, array: str, files: Sequence[DataFile]) -> bool:
+    """Return whether files can be taken into another: damage must not keep anything else from being written."""
+    try:
+        for file in files:
+            Piece.load(0, snapshot.segment(array, file))
+            snapshot.storage.read_range(file.key, file.length - 1, 1)
+    except (CorruptStore, SnapshotExpired, FileNotFoundError):
+        return False
+    return True
+
+
 def reader(snapshot: Snapshot, file: DataFile) -> Read:
     """Return what reads a data file, by offset and length."""
     return lambda offset, length: snapshot.storage.read_range(file.key, offset, length)
@@ -122,7 +132,7 @@ def write_file(
     entries = entry_columns(
         piece.entries, np.diff(piece.starts), piece.reset, [schema.dtype for schema in schemas], found
     )
-    return segment.finish(target.array, entries | columns, target.head(staying))
+    return segment.finish(target.array, entries | columns, target.files.origin)
 
 
 def pick_entries(piece: Piece, entries: Integers) -> Piece:

@@ -26,6 +26,12 @@ _WORKER_MARK = "ATLAS_WORKER_PROCESS"
 _IDLE_SECONDS = 300
 _WATCH_SECONDS = 0.5
 
+# Up to this cost a read is over before processes have been told of it and have answered.
+_THREADS_UP_TO = 64 << 20
+
+# Threads help several reads at once; no more start than are needed.
+_MOST_THREADS = 64
+
 _log = logging.getLogger("atlas")
 
 
@@ -68,7 +74,7 @@ def run(
 def _choose(workers: int, ranges: int, cost: int) -> str:
     if workers == 1 or ranges < 2 or cost < settings().parallel_threshold:
         return "serial"
-    return "processes" if _pool.is_warm else "threads"
+    return "processes" if cost > _THREADS_UP_TO and _pool.is_warm else "threads"
 
 
 def is_nested() -> bool:
@@ -137,30 +143,73 @@ def _begin_worker(parent: int) -> None:
 
 
 def _run_threads(task: Task, job: Any, ranges: Sequence[Range], workers: int) -> list[Any]:
-    futures: list[Future[Any]] = []
-    # Leaving the block waits too, so an interrupt while submitting leaves no task behind.
-    with ThreadPoolExecutor(workers, "atlas") as pool:
+    """Run ranges in the calling thread and in helping ones, each taking the next as it is done with one."""
+    results: dict[int, Any] = {}
+    errors: dict[int, BaseException] = {}
+    left = list(enumerate(ranges))[::-1]
+
+    def take_turns() -> None:
+        while left:
+            try:
+                number, item = left.pop()
+            except IndexError:
+                return
+            try:
+                results[number] = task(job, *item)
+            except BaseException as error:
+                errors[number] = error
+                left.clear()
+
+    helping: list[Future[None]] = []
+    try:
+        _threads.help(take_turns, min(workers, len(ranges)) - 1, helping)
+        take_turns()
+    finally:
+        # No task runs any more when this is left, also by an interrupt.
+        left.clear()
+        _insist(lambda: _finish(helping))
+    for error in errors.values():
+        if not isinstance(error, Exception):
+            raise error
+    if errors:
+        # Ranges are begun in order, so all those before the first that failed have run.
+        raise errors[min(errors)]
+    return [results[number] for number in range(len(ranges))]
+
+
+def _finish(futures: Sequence[Future[Any]]) -> None:
+    for future in futures:
+        future.cancel()
+    wait(futures)
+
+
+class _Threads:
+    """The threads that help the calling one. Started when first needed, kept: starting one takes as long as a chunk."""
+
+    def __init__(self) -> None:
+        self._executor: ThreadPoolExecutor | None = None
+
+    def help(self, action: Callable[[], None], count: int, futures: list[Future[None]]) -> None:
+        """Have `action` run in up to `count` threads besides the calling one, and add their futures to `futures`."""
         try:
-            for low, high in ranges:
-                futures.append(pool.submit(task, job, low, high))
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(_MOST_THREADS, "atlas")
+            for _ in range(count):
+                futures.append(self._executor.submit(action))
         except RuntimeError as error:
             _log.debug("no more threads here (%s); the calling one does the rest", error)
-        _settle(futures)
-    return [future.result() for future in futures] + [task(job, low, high) for low, high in ranges[len(futures) :]]
+
+    def after_fork(self) -> None:
+        """Make the child begin without threads: it inherits none."""
+        self._executor = None
 
 
 def _settle(futures: Sequence[Future[Any]]) -> None:
     """Wait until no task runs; an interrupt is raised after that, and cancels what has not begun."""
-
-    def cancel_and_wait() -> None:
-        for future in futures:
-            future.cancel()
-        wait(futures)
-
     try:
         wait(futures)
     except BaseException:
-        _insist(cancel_and_wait)
+        _insist(lambda: _finish(futures))
         raise
 
 
@@ -327,9 +376,11 @@ def _warm_worker() -> int:
 
 
 _pool = _Pool()
+_threads = _Threads()
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.after_fork)
+    os.register_at_fork(after_in_child=_threads.after_fork)
 
 
 def shutdown() -> None:

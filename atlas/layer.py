@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import MAX_CELLS
-from atlas.columns import Column, Integers, cell_value, column_values, integer_column, runs, values_column
+from atlas.columns import Column, Integers, cell_value, column_values, distinct, integer_column, runs, values_column
 from atlas.errors import CorruptStore, InvalidArgument
+from atlas.forks import cached_property
 from atlas.names import Names
 from atlas.schema import DatasetRecord, Template, split_record
 
@@ -244,7 +244,7 @@ class Layer:
 
     def deleting(self, deleted: Integers) -> Layer:
         """Return the layer that takes these ordinals of older ones away."""
-        return self._replaced(deleted=np.unique(deleted))
+        return self._replaced(deleted=distinct(deleted))
 
     # ── as text ──────────────────────────────────────────────────────────────────────────────
 
@@ -271,13 +271,16 @@ class Layer:
         return schemas, parts
 
     @staticmethod
-    def from_json(schemas: Any, parts: Any, deleted: Any, slots: int) -> Layer:
-        """Inverse of :attr:`written`, checking everything; raises :class:`InvalidArgument`."""
+    def from_json(schemas: Any, parts: Any, deleted: Any, slots: int, older: int) -> Layer:
+        """Inverse of :attr:`written`, checking everything; raises :class:`InvalidArgument`.
+
+        `older` is the most datasets that there can be in older layers.
+        """
         _expect(isinstance(schemas, list) and isinstance(parts, list), "the dataset table is malformed")
         layer = stacked([_part_layer(schemas, part, slots) for part in parts])
         _expect((np.diff(layer.ordinals) > 0).all(), "an ordinal is used twice")
         _expect(len(set(layer.names.tolist())) == len(layer), "two datasets have the same name")
-        return layer.deleting(runs_from_json(deleted, slots))
+        return layer.deleting(runs_from_json(deleted, slots, min(slots, older)))
 
 
 def _group_of(template: Template, members: list[tuple[tuple[int, ...], list[Any]]]) -> Group:
@@ -318,7 +321,7 @@ def joined(layers: Sequence[Layer], bottom: bool = True) -> Layer:
     merged = stacked([piece for piece in pieces if len(piece)])
     if bottom:
         return merged
-    deleted = np.unique(np.concatenate([layer.deleted for layer in layers]))
+    deleted = distinct(np.concatenate([layer.deleted for layer in layers]))
     return merged.deleting(deleted[merged.rows_of(deleted) < 0])
 
 
@@ -375,11 +378,12 @@ def _part_layer(schemas: list[Any], part: Any, slots: int) -> Layer:
     _expect(isinstance(part, dict) and is_count(part.get("schema"), len(schemas) - 1), "bad schema number")
     written = schemas[part["schema"]]
     template = Template.from_json(written)
-    ordinals = runs_from_json(part.get("ordinals"), slots)
+    names = part.get("names")
+    _expect(isinstance(names, list), "names are malformed")
+    ordinals = runs_from_json(part.get("ordinals"), slots, len(names))
     rows = len(ordinals)
     _expect((np.diff(ordinals) > 0).all(), "ordinals are not ascending")
-    names = part.get("names")
-    _expect(isinstance(names, list) and len(names) == rows, "names do not match their ordinals")
+    _expect(len(names) == rows, "names do not match their ordinals")
     sizes = [_integers(column, rows) for column in _listed(part.get("sizes"), len(template.dims))]
     values = zip(template.slots, _listed(part.get("attributes"), len(template.slots)), strict=True)
     columns = [_column(tag, column, rows) for (_, _, tag), column in values]
@@ -428,13 +432,13 @@ def runs_json(ordinals: Integers) -> list[list[int]]:
     return np.stack([firsts, counts], axis=1).tolist() if len(firsts) else []
 
 
-def runs_from_json(value: Any, slots: int) -> Integers:
-    """Inverse of :func:`runs_json`, checked against the number of ordinals."""
+def runs_from_json(value: Any, slots: int, limit: int) -> Integers:
+    """Inverse of :func:`runs_json`, checked against the number of ordinals, and of those that there may be here."""
     _expect(isinstance(value, list), "ordinals are malformed")
     total = 0
     for run in value:
         _expect(isinstance(run, list) and len(run) == 2 and all(is_count(n, slots) for n in run), "bad ordinals")
         total += run[1]
-        _expect(run[0] + run[1] <= slots and total <= slots, "an ordinal is out of range")
+        _expect(run[0] + run[1] <= slots and total <= limit, "an ordinal is out of range")
     pieces = [np.arange(first, first + count, dtype=np.int64) for first, count in value]
     return np.concatenate(pieces) if pieces else np.zeros(0, np.int64)

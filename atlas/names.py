@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from atlas.columns import Integers, Texts
 from atlas.errors import CorruptStore
+from atlas.forks import cached_property
 from atlas.schema import MAX_NAME_BYTES, check_name
 
 Hashes = NDArray[np.uint64]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from atlas.chunks import Integers
-from atlas.segment import SegmentWriter
+from atlas.segment import ALIGNED_FROM, SegmentWriter
 
 # Payloads are read in windows of at most this many bytes.
 _WINDOW_BYTES = 8 << 20
@@ -54,6 +54,10 @@ def _windows(begins: Integers, sizes: Integers) -> list[slice]:
 
 def _copy_window(read: Read, begins: Integers, sizes: Integers, segment: SegmentWriter) -> Integers:
     begin, end = int(begins[0]), int((begins + sizes).max())
+    if len(begins) > 1 and int(sizes.max()) >= ALIGNED_FROM:
+        # Each by itself, so that each begins where the writer wants large ones to begin.
+        pairs = zip(begins.tolist(), sizes.tolist(), strict=True)
+        return np.array([_copy_bytes(read, offset, size, segment) for offset, size in pairs], np.int64)
     if len(begins) == 1 or int(sizes.sum()) == end - begin:
         position = _copy_bytes(read, begin, end - begin, segment)
         return begins - begin + position

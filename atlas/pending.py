@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from atlas.chunks import Integers
 from atlas.config import StoreConfig
+from atlas.conflicts import Attempt
 from atlas.heap import Heap
 from atlas.layer import Group
 from atlas.names import Names, Sought, seek
+from atlas.root import Root
 from atlas.schema import ArraySchema, DatasetRecord
 from atlas.writer import Held, HeldRows, PendingArray, encode_into
 
@@ -74,11 +76,14 @@ class NameTable:
 
     def __init__(self) -> None:
         self.pieces: list[tuple[int, Names]] = []
+        self._roots: list[tuple[int, Root]] = []
         self.alive: NDArray[np.bool_] = np.zeros(0, bool)
 
-    def add(self, names: Names) -> Integers:
-        """Number more names, and return the numbers."""
+    def add(self, names: Names, root: Root) -> Integers:
+        """Number more names, first changed in a committed state; return the numbers."""
         first = len(self.alive)
+        if not self._roots or self._roots[-1][1] is not root:
+            self._roots.append((first, root))
         self.alive = np.concatenate([self.alive, np.ones(len(names), bool)])
         self.pieces.append((first, names))
         # Few pieces, each name copied a few times for all that come after it.
@@ -96,6 +101,22 @@ class NameTable:
             hits = hits[self.alive[rows[hits] + first]]
             found[hits] = rows[hits] + first
         return found
+
+    def root_of(self, number: int) -> Root:
+        """Return the committed state in which a dataset was first changed."""
+        return self._roots[bisect_right(self._roots, number, key=lambda item: item[0]) - 1][1]
+
+    def by_root(self) -> Iterator[tuple[Root, Integers]]:
+        """Yield these states, each with the numbers of its datasets."""
+        ends = [first for first, _ in self._roots[1:]] + [len(self.alive)]
+        for (first, root), end in zip(self._roots, ends, strict=True):
+            yield root, first + np.flatnonzero(self.alive[first:end])
+
+    def seen_in(self, root: Root, end: int) -> None:
+        """Take a committed state as that of all numbers below `end`."""
+        if end:
+            following = self.root_of(end) if end < len(self.alive) else root
+            self._roots = [(0, root), (end, following), *(item for item in self._roots if item[0] > end)]
 
     def names(self, ids: Integers) -> Names:
         """Return the names of ascending numbers."""
@@ -134,8 +155,10 @@ class Pending:
     batches : list of Batch
     blocks : dict of str to list of Block
         By array, oldest first.
-    attempt : str
-        Id of the last commit that these changes were put in; it may have happened although it failed.
+    seen : dict of str to Root
+        The committed state in which each dataset that is, or was, loose was first changed.
+    attempt : Attempt or None
+        The last commit that these changes were put in, which failed, or seemed to.
     """
 
     def __init__(self, heap: Heap, limit: int, layout: StoreConfig | None = None) -> None:
@@ -148,7 +171,9 @@ class Pending:
         self.table = NameTable()
         self.batches: list[Batch] = []
         self.blocks: dict[str, list[Block]] = {}
-        self.attempt = ""
+        self.seen: dict[str, Root] = {}
+        self.attempt: Attempt | None = None
+        self._attempted = 0
         self._sequence = 0
         self._limit = limit
         self._waiting = 0
@@ -159,28 +184,58 @@ class Pending:
 
     # ── datasets ─────────────────────────────────────────────────────────────────────────────
 
-    def create(self, name: str) -> None:
-        """Add a loose, empty dataset."""
+    def create(self, name: str, root: Root) -> None:
+        """Add a loose, empty dataset; `root` is the committed state that it is added to."""
+        self.seen.setdefault(name, root)
         self.records[name] = DatasetRecord()
         self.created[name] = self._sequence
         self._sequence += 1
 
-    def create_batch(self, names: Names, group: Group) -> Integers:
+    def create_batch(self, names: Names, group: Group, root: Root) -> Integers:
         """Add datasets of one schema, and return their numbers."""
-        ids = self.table.add(names)
+        ids = self.table.add(names, root)
         self.batches.append(Batch(int(ids[0]), self._sequence, group))
         self._sequence += len(ids)
         return ids
 
-    def drop(self, name: str) -> bool:
-        """Forget a dataset's changes; return whether it was created by them."""
+    def delete(self, name: str, root: Root) -> None:
+        """Have a dataset go; one that was created in this batch is forgotten."""
         number = self.number(name)
-        if number >= 0:
-            self.table.alive[number] = False
-            return self.batch_of(number) is not None
+        attempted = self.attempt is not None and (name in self.attempt.names or 0 <= number < self._attempted)
+        created = name in self.created if number < 0 else self.batch_of(number) is not None
+        self.seen.setdefault(name, root if number < 0 else self.table.root_of(number))
         self.records.pop(name, None)
         self.arrays.pop(name, None)
-        return self.created.pop(name, None) is not None
+        self.created.pop(name, None)
+        if number >= 0:
+            self.table.alive[number] = False
+        if not created or attempted:
+            self.deleted.add(name)
+        elif name not in self.deleted:
+            # Unless another writer's dataset of that name went before it.
+            del self.seen[name]
+
+    def all_seen(self, current: Root) -> dict[str, Root]:
+        """Return the state in which each changed dataset was first changed, unless that is the current one."""
+        seen = {name: root for name, root in self.seen.items() if root.commit != current.commit}
+        for root, ids in self.table.by_root():
+            if root.commit != current.commit:
+                seen |= dict.fromkeys(self.table.names(ids).tolist(), root)
+        return seen
+
+    def tried(self, root: Root) -> None:
+        """Take note of a commit that is begun."""
+        self.attempt, self._attempted = Attempt(root, frozenset(self.seen)), len(self.table.alive)
+
+    def recognise(self, current: Root) -> None:
+        """See whether the last attempt was committed after all: then it is no other writer's work."""
+        if self.attempt is None:
+            return
+        if self.attempt.led_to(current):
+            self.seen |= dict.fromkeys(self.attempt.names, self.attempt.root)
+            self.table.seen_in(self.attempt.root, self._attempted)
+        elif current.generation <= self.attempt.root.generation + 1:
+            self.attempt, self._attempted = None, 0
 
     def number(self, name: str) -> int:
         """Return a dataset's number in the name table, or -1."""
@@ -205,9 +260,10 @@ class Pending:
         batch = self.batch_of(number)
         return None if batch is None else batch.group.record(number - batch.first)
 
-    def loosen(self, name: str, record: DatasetRecord) -> None:
+    def loosen(self, name: str, record: DatasetRecord, root: Root) -> None:
         """Make a dataset loose, with what is pending for it so far."""
         number = self.number(name)
+        self.seen.setdefault(name, root if number < 0 else self.table.root_of(number))
         if number >= 0:
             batch = self.batch_of(number)
             arrays = record.arrays if batch is not None else self.blocks

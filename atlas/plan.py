@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from atlas.chunks import Integers, Overlap, Selection
 from atlas.codecs import PACKED
 from atlas.dtypes import DType
 from atlas.errors import CorruptIndex
+from atlas.forks import cached_property
 from atlas.schema import ArraySchema
 from atlas.segment import ArrayIndex
 

@@ -182,9 +182,9 @@ class _Compared(Condition):
         cells, there = self.value.cells(facts)
         if isinstance(self.other, Value):
             others, also = self.other.cells(facts)
-            if (cells.dtype.kind == "S") != (others.dtype.kind == "S"):
-                raise DataTypeError(f"{self.value} and {self.other} cannot be compared: one is text")
             there = there & also
+            if there.any() and (cells.dtype.kind == "S") != (others.dtype.kind == "S"):
+                raise DataTypeError(f"{self.value} and {self.other} cannot be compared: one is text")
             return Truth.known(_compare(cells, self.op, others, there), there)
         return Truth.known(_compare(cells, self.op, self.value.literal(facts, self.other), there), there)
 
@@ -254,6 +254,8 @@ class _OtherCell(Condition):
 def _compare(cells: NDArray[Any], op: str, other: Any, there: Mask) -> Mask:
     """Compare element by element where something is there; False elsewhere."""
     result = np.zeros(len(cells), bool)
+    if not there.any():
+        return result  # a column without values has no type of its own to compare by
     if isinstance(other, float) and cells.dtype.kind in "iu":
         op, other = as_integer_bound(op, other)
     if cells.dtype.kind == "O" or (isinstance(other, bytes) and other.endswith(b"\0")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -13,10 +14,12 @@ from atlas.arena import shared_arena
 from atlas.chunks import Integers, Selection
 from atlas.codecs import decode, decode_numbers, element_of
 from atlas.columnfile import DataFile
+from atlas.columns import distinct
 from atlas.config import settings
 from atlas.dtypes import DType, fill_cell
 from atlas.errors import CorruptChunk, CorruptIndex, CorruptStore, SnapshotExpired
 from atlas.executor import run
+from atlas.forks import free_in_children
 from atlas.plan import Member, ReadPlan, plan_reads
 from atlas.root import ArrayFiles, Root
 from atlas.schema import ArraySchema
@@ -27,8 +30,8 @@ from atlas.worker import DecodeJob, Source, decode_range, pack_layout, unpack_ta
 
 _ALIGNMENT = 64
 
-# Smaller indexes are read: sooner done than a map, and safe from files that are cut short later.
-_MAPPED_ABOVE = 4 << 20
+# Smaller indexes are read (7 ms for this much): a file that is cut short under its map ends the process.
+_MAPPED_ABOVE = 32 << 20
 
 # Up to this size, planning the read of a chunk costs more than decoding all of it.
 _SMALL_CHUNK = 1 << 20
@@ -86,9 +89,10 @@ class Snapshot:
         self.workers = workers
         self.mode = mode
         self.pin = pin
-        self._lock = threading.Lock()
+        self._lock = free_in_children(threading.Lock())
         self._segments: dict[str, tuple[SegmentIndex, ...]] = {}
         self._indexes: dict[str, ArrayIndex] = {}
+        self._paths: dict[str, str | None] = {}
         self._known: dict[DataFile, SegmentIndex] = {}
         if before is not None:
             self._take_over(before)
@@ -119,11 +123,19 @@ class Snapshot:
             found = self._segments.get(array)
         if found is None:
             files = self._files(array).files
-            found = tuple(
-                self._known.get(file) or SegmentIndex(read_index(self.storage, file), file, array) for file in files
-            )
+            found = tuple(self.segment(array, file) for file in files)
             with self._lock:
                 self._segments[array] = found
+        return found
+
+    def segment(self, array: str, file: DataFile) -> SegmentIndex:
+        """Return the index of one data file."""
+        with self._lock:
+            found = self._known.get(file)
+        if found is None:
+            found = SegmentIndex(read_index(self.storage, file), file, array)
+            with self._lock:
+                self._known[file] = found
         return found
 
     def index(self, array: str) -> ArrayIndex:
@@ -150,7 +162,10 @@ class Snapshot:
             row = int(np.searchsorted(segment.entries, ordinal))
             if row < len(segment.entries) and segment.entries[row] == ordinal:
                 columns = segment.statistics
-                return from_columns(dtype, *(column[row] for column in columns))
+                try:
+                    return from_columns(dtype, *(column[row] for column in columns))
+                except (TypeError, ValueError, OverflowError) as error:
+                    raise CorruptIndex(f"a statistic of array {array!r} makes no sense: {error}") from None
         return None
 
     def _files(self, array: str) -> ArrayFiles:
@@ -339,7 +354,7 @@ class Snapshot:
         pieces = min(plan.tasks, self.workers * 2)
         ends = np.cumsum(plan.columns["raw_length"] + 64)
         cuts = np.searchsorted(ends, np.linspace(0, ends[-1], pieces + 1)[1:-1])
-        edges = np.unique(np.concatenate([[0], cuts, [plan.tasks]]))
+        edges = distinct(np.concatenate([[0], cuts, [plan.tasks]]))
         return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
 
     def _sources(self, array: str, tables: dict[str, Any]) -> tuple[Source, ...]:
@@ -355,15 +370,20 @@ class Snapshot:
         return tuple(sources)
 
     def _source(self, file: DataFile) -> Source:
-        return Source(file.key, self.storage.data_path(file.key), file.length)
+        path = self._paths.get(file.key)
+        # Compaction by another process moves files aside while they are read.
+        if path is None or not os.path.exists(path):
+            path = self._paths[file.key] = self.storage.data_path(file.key)
+        return Source(file.key, path, file.length)
 
     def _named(self, error: CorruptChunk, array: str, plan: ReadPlan) -> CorruptStore:
         if error.row < 0:
             return CorruptChunk(f"array {array!r} in {self.storage.describe()}: {error}")
         file = self.index(array).files[int(plan.columns["file"][error.row])]
+        # What a repair could not bring back takes no bytes.
+        state = f"is damaged: {error}" if plan.columns["length"][error.row] else "is lost: its file was damaged"
         return _DamagedChunk(
-            f"chunk {plan.numbers[error.row]} of array {array!r} in {file.key} of {self.storage.describe()} "
-            f"is damaged: {error}",
+            f"chunk {plan.numbers[error.row]} of array {array!r} in {file.key} of {self.storage.describe()} {state}",
             int(plan.owners[error.row]),
         )
 

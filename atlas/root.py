@@ -7,6 +7,7 @@ document itself with those 16 digits written as zeros. So every byte of it is co
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,11 +26,17 @@ from atlas.schema import check_name
 FORMAT_VERSION = 1
 _SUFFIXES = {"none": "", "zstd": ".zst", "lz4": ".lz4"}
 _BLANK = "0" * 16
+_RETIRED_KEY = re.compile(r"[^/\0]+/(data-[0-9a-f]{32}\.af|table-[0-9a-f]{32}\.at)")
 
-# A root is refused that claims to grow more than this: real ones shrink to a tenth or a hundredth.
+# What parsing a forged document can end in.
+_NONSENSE = (
+    ValueError, TypeError, KeyError, RecursionError, OverflowError, MemoryError, msgpack.UnpackException,
+)  # fmt: skip
+
+# A root is refused that claims to grow more than this: real ones shrink to a tenth.
 _PLAIN_BYTES = 64 << 20
-_PLAIN_RATIO = 1000
-_LZ4_RATIO = 256  # the format allows no more
+_PLAIN_RATIO = 100
+_LZ4_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,11 @@ class Root:
     def files(self) -> list[DataFile]:
         """Every file that the state refers to."""
         return [*(file for files in self.arrays.values() for file in files.files), *self.catalog.tables]
+
+    @property
+    def commits(self) -> set[str]:
+        """The commits whose records are of use: those of its files, and its own."""
+        return {file.commit for file in self.files if file.commit} | {self.commit}
 
     def successor(self, commit: str, **changes: Any) -> Root:
         """Return the next committed state."""
@@ -179,7 +191,15 @@ def decode_root(data: bytes, key: str, load_table: LoadTable) -> Root:
     try:
         document = _parse_json(plain) if meta_format == "json" else _parse_msgpack(plain)
         return _root_of(document, meta_format, compression, load_table)
-    except (ValueError, TypeError, KeyError, RecursionError, OverflowError, msgpack.UnpackException) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        RecursionError,
+        OverflowError,
+        MemoryError,
+        msgpack.UnpackException,
+    ) as error:
         raise CorruptRoot(f"root object {key} is not valid: {error}") from None
 
 
@@ -209,12 +229,19 @@ def _decompress_zstd(data: bytes) -> bytes:
 def _decompress_lz4(data: bytes) -> bytes:
     import lz4.frame
 
+    limit = max(_PLAIN_BYTES, _PLAIN_RATIO * len(data))
     decompressor = lz4.frame.LZ4FrameDecompressor()
-    # The decompressor makes room for as much as it is allowed to return.
-    plain = decompressor.decompress(data, max_length=_LZ4_RATIO * len(data) + 1)
+    # A piece at a time: the decompressor makes room for as much as it is allowed to return.
+    pieces = [decompressor.decompress(data, max_length=_LZ4_PIECE)]
+    size = len(pieces[0])
+    while pieces[-1] and not decompressor.eof:
+        pieces.append(decompressor.decompress(b"", max_length=_LZ4_PIECE))
+        size += len(pieces[-1])
+        if size > limit:
+            raise ValueError(f"it grows beyond {limit} bytes")
     if not decompressor.eof or decompressor.unused_data:
         raise ValueError("it is truncated or followed by junk")
-    return bytes(plain)
+    return b"".join(pieces)
 
 
 def _check_checksum(plain: bytes, meta_format: str, key: str) -> None:
@@ -261,7 +288,7 @@ def _root_of(document: Any, meta_format: str, compression: str, load_table: Load
     _expect(all(isinstance(document.get(k), str) for k in ("store", "commit", "parent", "codec")), "bad commit ids")
     arrays, retired = document.get("arrays"), document.get("retired")
     _expect(isinstance(arrays, dict) and isinstance(retired, list), "bad array table")
-    return Root(
+    root = Root(
         StoreConfig(document["codec"], meta_format, compression, document.get("level", 1)),
         document["generation"],
         document["commit"],
@@ -271,6 +298,9 @@ def _root_of(document: Any, meta_format: str, compression: str, load_table: Load
         tuple(_retired(entry) for entry in retired),
         document["store"],
     )
+    # Whoever writes next removes what is retired.
+    _expect(not {key for key, _, _ in root.retired} & {file.key for file in root.files}, "a retired file is in use")
+    return root
 
 
 def _catalog(document: Any, load_table: LoadTable) -> Catalog:
@@ -279,7 +309,9 @@ def _catalog(document: Any, load_table: LoadTable) -> Catalog:
     slots, count = table.get("slots"), table.get("count")
     _expect(is_count(slots, MAX_SLOTS) and is_count(count, slots), "the dataset table is malformed")
     tables = tuple(DataFile.from_json(file, ".at") for file in table["tables"])
-    top = Layer.from_json(document.get("schemas"), table.get("parts"), table.get("deleted"), slots)
+    # Each dataset takes a table file 8 bytes for the hash of its name alone.
+    older = sum(file.length for file in tables) // 8
+    top = Layer.from_json(document.get("schemas"), table.get("parts"), table.get("deleted"), slots, older)
     _expect(tables or len(top) == count, "the dataset table is malformed")
     return Catalog(slots, count, tables, top, partial(load_table, store))
 
@@ -295,5 +327,6 @@ def _array_files(value: Any) -> ArrayFiles:
 
 def _retired(entry: Any) -> tuple[str, int, int]:
     _expect(isinstance(entry, list) and len(entry) == 3 and isinstance(entry[0], str), "bad retired file")
+    _expect(_RETIRED_KEY.fullmatch(entry[0]), "bad retired file")
     _expect(is_size(entry[1]) and is_size(entry[2]), "bad retired file")
     return entry[0], entry[1], entry[2]

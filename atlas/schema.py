@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from atlas.chunks import MAX_CELLS, ChunkGrid, Shape, as_extents
 from atlas.dtypes import DType, decode_fill, encode_fill, normalize_fill, parse_dtype, require_utf8, widen
 from atlas.errors import CorruptRoot, DataTypeError, InvalidArgument, InvalidName
+from atlas.forks import cached_property
 
 MAX_NAME_BYTES = 4096
 MAX_DIMENSIONS = 32
@@ -270,6 +270,8 @@ def _attribute_layout(value: Any, what: str) -> tuple[tuple[str, str], ...]:
             f"an attribute of {what!r} is not [key, type]",
         )
     layout = tuple((key, tag) for key, tag in value)
+    for _, tag in layout:
+        parse_dtype(tag.removeprefix("np.").removesuffix("[]"))
     _expect(len({key for key, _ in layout}) == len(layout), f"an attribute of {what!r} is declared twice")
     return layout
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import msgpack
@@ -20,9 +19,10 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from atlas.columnfile import ColumnFile, DataFile, write_columns
+from atlas.columnfile import ColumnFile, DataFile, finish_file
 from atlas.columns import Texts
 from atlas.errors import CorruptIndex
+from atlas.forks import cached_property
 from atlas.storage import DataWriter
 
 Integers = NDArray[np.int64]
@@ -35,6 +35,10 @@ RESET = 1  # the array was defined anew: what older files hold for the dataset i
 STATISTICS = 2  # min and max are valid
 
 _ENTRY_COLUMNS = {"ordinal": "<u4", "count": "<u4", "flags": "|u1", "rows": "<u8", "nulls": "<u8"}
+# Payloads from this size on begin where the words in them can be read in place, without a copy.
+ALIGNED_FROM = 1024
+_ALIGNMENT = 8
+
 _CHUNK_COLUMNS = {"number": "<u8", "offset": "<u8", "length": "<u8", "raw_length": "<u8"}
 _EXACT_COLUMNS = {"pipeline": "|u1", "checksum": "<u8"}
 
@@ -63,9 +67,13 @@ class SegmentWriter:
         self._writer = writer
         self._key = key
         writer.write(MAGIC + file_id)
+        # Once the file is finished: its entry in the root, and a copy of its index.
+        self.written: tuple[DataFile, bytes] | None = None
 
     def append(self, payload: Any) -> int:
         """Write a payload and return its offset."""
+        if len(payload) >= ALIGNED_FROM:
+            self._writer.write(bytes(-self._writer.position % _ALIGNMENT))
         offset = self._writer.position
         self._writer.write(payload)
         return offset
@@ -84,8 +92,8 @@ class SegmentWriter:
             What else the directory says.
         """
         cast = {name: _cast(name, values) for name, values in columns.items()}
-        place = write_columns(self._writer, {"array": array, **(head or {})}, cast)
-        return DataFile(self._key, self._writer.position, *place)
+        self.written = finish_file(self._writer, self._key, {"array": array, **(head or {})}, cast)
+        return self.written[0]
 
 
 def _cast(name: str, values: Any) -> Any:
@@ -135,7 +143,7 @@ class SegmentIndex(ColumnFile):
     @cached_property
     def statistics(self) -> StatisticsColumns:
         """The statistics of every dataset in the file."""
-        rows, nulls, flags = (self.column(name) for name in ("rows", "nulls", "flags"))
+        rows, nulls, flags = (self.integers(name) for name in ("rows", "nulls", "flags"))
         columns = StatisticsColumns(rows, nulls, (flags & STATISTICS) != 0, self._bound("min"), self._bound("max"))
         self.expect({len(column) for column in columns} == {len(self.entries)}, "its columns differ in length")
         return columns
@@ -143,36 +151,53 @@ class SegmentIndex(ColumnFile):
     def _bound(self, name: str) -> Any:
         if name in self:
             return self.column(name)
+        cells = self.column(f"{name}_any")
+        self.expect(isinstance(cells, Texts), f"column '{name}_any' holds no values")
         try:
-            return [msgpack.unpackb(cell) for cell in self.column(f"{name}_any").tolist()]
+            return [msgpack.unpackb(cell) for cell in cells.tolist()]
         except (ValueError, msgpack.UnpackException) as error:
             raise CorruptIndex(f"a statistic of array {self.head['array']!r} cannot be decoded: {error}") from None
 
     @cached_property
     def entries(self) -> Integers:
         """Ordinals of the datasets in the file, ascending."""
-        ordinals = self.column("ordinal").astype(np.int64)
+        ordinals = self.integers("ordinal").astype(np.int64)
         self.expect((np.diff(ordinals) > 0).all(), "its entries are out of order")
         return np.asarray(ordinals)
 
     @cached_property
     def starts(self) -> Integers:
         """First chunk row of every entry, and the number of rows at the end."""
-        counts = self.column("count").astype(np.int64)
+        counts = self.integers("count").astype(np.int64)
         self.expect(len(counts) == len(self.entries), "its columns differ in length")
         return np.concatenate([[0], np.cumsum(counts)])
 
     def chunk_columns(self) -> dict[str, Integers]:
         """Return the chunk columns, checked to lie within the file's payloads."""
-        columns = {name: self.column(name) for name in CHUNK_COLUMNS}
+        columns = {name: self.integers(name) for name in CHUNK_COLUMNS}
         rows = int(self.starts[-1])
         self.expect(all(len(column) == rows for column in columns.values()), "its columns differ in length")
         for name in _CHUNK_COLUMNS:
             columns[name] = columns[name].astype(np.int64)
             self.expect((columns[name] >= 0).all(), f"column {name!r} is out of range")
+        # First each by itself: a sum of forged numbers may wrap around.
+        self.expect(all((columns[n] <= self._limit).all() for n in ("offset", "length")), "a chunk lies outside")
         ends = columns["offset"] + columns["length"]
         self.expect((columns["offset"] >= HEADER_LENGTH).all() and (ends <= self._limit).all(), "a chunk lies outside")
+        rising = np.diff(columns["number"]) > 0
+        rising[self.starts[1:-1][(self.starts[1:-1] > 0) & (self.starts[1:-1] < rows)] - 1] = True
+        self.expect(rising.all(), "chunks are out of order")
+        self.expect(_apart(columns["offset"], ends), "chunks overlap")
         return columns
+
+
+def _apart(offsets: Integers, ends: Integers) -> bool:
+    """Whether no two payloads share bytes; they are written one behind the other as a rule."""
+    if (offsets[1:] >= ends[:-1]).all():
+        return True
+    stored = ends > offsets
+    order = np.argsort(offsets[stored], kind="stable")
+    return bool((offsets[stored][order][1:] >= ends[stored][order][:-1]).all())
 
 
 @dataclass(frozen=True)
@@ -262,7 +287,7 @@ class Piece:
         """Return what a data file says; `number` goes into the column ``file``."""
         columns: dict[str, NDArray[Any]] = dict(index.chunk_columns())
         columns["file"] = np.broadcast_to(np.int32(number), (int(index.starts[-1]),))
-        flags = index.column("flags")
+        flags = index.integers("flags")
         return Piece(index.entries, index.starts, index.entries[(flags & RESET) != 0], columns)
 
     @property

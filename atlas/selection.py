@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from atlas.chunks import Selection as Box
 from atlas.columns import Integers
+from atlas.forks import cached_property
 from atlas.query import Condition, Facts, Mask, SomeCell, Truth
 from atlas.reader import Snapshot
 

@@ -12,10 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers, Selection
-from atlas.commit import commit, load_root
+from atlas.columns import distinct
+from atlas.commit import commit, emptied, load_root
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice, settings
-from atlas.errors import ArrayNotFound, CorruptChunk, DatasetNotFound, InvalidArgument, ReadOnlyStore, TypeMismatch
+from atlas.errors import (
+    ArrayNotFound,
+    CorruptChunk,
+    DatasetAlreadyExists,
+    DatasetNotFound,
+    InvalidArgument,
+    ReadOnlyStore,
+    TypeMismatch,
+)
 from atlas.executor import MODES
+from atlas.forks import free_in_children
 from atlas.heap import Heap
 from atlas.layer import Layer
 from atlas.names import seek
@@ -59,7 +69,7 @@ class Session:
         self._workers = workers
         self._executor = None if executor is None else choice(executor, MODES, "executor")
         self._pending_bytes = pending_limit(pending_bytes)
-        self.lock = threading.RLock()
+        self.lock = free_in_children(threading.RLock())
         self.pending = self._nothing_pending()
         self.adopt(root)
 
@@ -123,6 +133,18 @@ class Session:
         """Have the merged schema made anew when it is next asked for."""
         self._merged = None
 
+    def refresh(self) -> None:
+        """Show the newest committed state; what is pending stays."""
+        with self.lock:
+            root = load_root(self.storage)
+            if root.commit != self.snapshot.root.commit:
+                self.follow(root)
+
+    def follow(self, root: Root) -> None:
+        """Take another committed state up under the pending changes."""
+        # A batch that begins a new store shows nothing of the one in whose place it will be.
+        self.adopt(root if self.pending.layout is None else emptied(root, self.pending.layout))
+
     def writable(self) -> None:
         """Raise :class:`ReadOnlyStore` unless changes are allowed."""
         if self.mode == "r":
@@ -159,8 +181,23 @@ class Session:
         """Return what a dataset declares as a record that may be changed."""
         self.writable()
         if name not in self.pending.records:
-            self.pending.loosen(name, self.record(name).copy())
+            record = self.record(name).copy()
+            self.pending.loosen(name, record, self.snapshot.root)
         return self.pending.records[name]
+
+    def create(self, name: str) -> None:
+        """Add an empty dataset."""
+        self.writable()
+        if self.exists(name):
+            raise DatasetAlreadyExists(f"dataset already exists: {name!r}")
+        self.pending.create(name, self.snapshot.root)
+
+    def delete(self, name: str) -> None:
+        """Take a dataset away."""
+        self.writable()
+        self.require(name)
+        self.pending.delete(name, self.snapshot.root)
+        self.forget_schema()
 
     def merged_schema(self) -> MergedSchema:
         """Return every array and attribute of the collection, pending ones included."""
@@ -187,6 +224,29 @@ class Session:
     def hidden(self) -> set[str]:
         """Committed datasets that single changes replace or remove."""
         return self.pending.deleted | set(self.pending.records)
+
+    def names(self) -> list[str]:
+        """Return the names of all datasets: committed ones by ordinal, then new ones."""
+        with self.lock:
+            catalog, gone = self.snapshot.root.catalog, self._replaced()
+            names = catalog.names()
+            hidden = set(catalog.names_of(gone)) if len(gone) else set()
+            names = [name for name in names if name not in hidden] if hidden else names
+            return names + self.pending.created_names()
+
+    def count(self) -> int:
+        """Return the number of datasets."""
+        with self.lock:
+            return self.snapshot.root.catalog.count - len(self._replaced()) + self.pending.created_count()
+
+    def _replaced(self) -> Integers:
+        """Return the committed datasets that go, or in whose place there are new ones."""
+        # Since a refresh, another writer's dataset may be there under the name of a new one.
+        catalog, pending = self.snapshot.root.catalog, self.pending
+        found = [catalog.find(list(pending.deleted | set(pending.created)))]
+        found += [catalog.find_sought(pending.table.names(ids).sought) for _, ids in pending.new_in_batches()]
+        ordinals = np.concatenate(found)
+        return distinct(ordinals[ordinals >= 0])
 
     def mismatch(self, what: str, known: str, found: str) -> None:
         """Warn of a type that cannot merge with the collection's, or raise, as the policy says."""

@@ -13,14 +13,15 @@ from atlas.bulk import create_datasets, delete_datasets, write_stacked
 from atlas.commit import create_root, discard_root, emptied, load_root, overwrite_root, recover, sweep
 from atlas.compaction import compact
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice
+from atlas.damage import RepairReport
 from atlas.errors import (
     CorruptRoot,
-    DatasetAlreadyExists,
     InvalidArgument,
     StoreAlreadyExists,
 )
 from atlas.pruning import array_bounds, attribute_bounds, pruning_index
 from atlas.query import Condition, all_of
+from atlas.repair import repair
 from atlas.root import ROOT_KEYS, root_key
 from atlas.schema import check_name
 from atlas.selection import Selection, matching
@@ -175,11 +176,11 @@ class Atlas:
         return Atlas.open(path)
 
     def refresh(self) -> None:
-        """Show the newest committed state; pending changes stay pending."""
-        with self._session.lock:
-            root = load_root(self._session.storage)
-            if root.commit != self._session.snapshot.root.commit:
-                self._session.adopt(root)
+        """Show the newest committed state; pending changes stay pending.
+
+        If another writer has committed changes to the same datasets, the flush says so.
+        """
+        self._session.refresh()
 
     def flush(self) -> None:
         """Commit every pending change; when it returns, they are on the disk.
@@ -206,7 +207,7 @@ class Atlas:
             self._session.writable()
             root = compact(self._session.storage, self._session.snapshot.workers)
             # Taking the new state up gives the pin on the old one back.
-            self._session.adopt(root)
+            self._session.follow(root)
             sweep(self._session.storage, root)
 
     def verify(self, progress: Progress | None = None) -> VerifyReport:
@@ -230,6 +231,73 @@ class Atlas:
         True
         """
         return verify(self._session.snapshot, progress)
+
+    @staticmethod
+    def repair(
+        source: Any,
+        *,
+        dry_run: bool = False,
+        drop_lost: bool = False,
+        prefix: str | None = None,
+        storage_options: dict[str, Any] | None = None,
+    ) -> RepairReport:
+        """Bring a damaged store back: its root, the indexes of its files, and every chunk that is intact.
+
+        A lost or damaged root comes back from the records that commits leave, and so do the indexes of
+        data files that are damaged, cut short or gone. What is replaced is kept in ``_damaged/`` within the
+        store, for you to remove. Chunks that are lost read as errors until they are written anew or their
+        arrays are deleted. A repair is one commit, and as safe from crashes; a store without damage is
+        not changed.
+
+        Parameters
+        ----------
+        source, prefix, storage_options
+            As for :meth:`open`.
+        dry_run : bool
+            Write nothing, and say what would be done.
+        drop_lost : bool
+            Delete the arrays that lost chunks from the datasets concerned, in a commit of its own.
+
+        Returns
+        -------
+        RepairReport
+            ``ok``, ``actions``, ``lost``, ``dropped`` and ``kept``.
+
+        Raises
+        ------
+        StoreNotFound
+            If there is neither a root nor a record.
+        CorruptStore
+            If there is nothing to bring the root or the dataset table back from.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> place = tempfile.mkdtemp()
+        >>> with Atlas.create(place) as store:
+        ...     store.create_dataset("a").set_attribute("k", 1)
+        >>> os.remove(f"{place}/atlas.json")
+        >>> Atlas.repair(place).ok, Atlas.open(place).list_datasets()
+        (True, ['a'])
+        """
+        storage = open_storage(source, prefix, storage_options, create=False)
+        report = repair(storage, dry_run)
+        if drop_lost and not dry_run and report.lost:
+            store = Atlas(Session.load(storage, "warn", "a", None, None))
+            report.dropped = store._delete_lost(report)
+            # Files without an index are in nobody's way now.
+            report.actions += repair(storage).actions
+            report.lost = []
+        return report
+
+    def _delete_lost(self, report: RepairReport) -> list[tuple[str, str]]:
+        views = {name: self.open_dataset(name) for name in self.list_datasets()}
+        lost = dict.fromkeys((name, p.array) for p in report.lost for name in ([p.dataset] if p.dataset else views))
+        dropped = [(name, array) for name, array in lost if array in views[name].list_arrays()]
+        for name, array in dropped:
+            views[name].delete_array(array)
+        self.flush()
+        return dropped
 
     def discard_if_new(self) -> None:
         """Drop the pending changes, and the store itself when nothing was ever committed to it."""
@@ -256,9 +324,7 @@ class Atlas:
         return f"<Atlas {self._session.storage.describe()} datasets={len(self)}>"
 
     def __len__(self) -> int:
-        with self._session.lock:
-            pending = self._session.pending
-            return self._session.snapshot.root.catalog.count - len(pending.deleted) + pending.created_count()
+        return self._session.count()
 
     @property
     def _inner(self) -> Atlas:
@@ -277,9 +343,7 @@ class Atlas:
         with self._session.lock:
             self._session.writable()
             name = check_name(name, "dataset")
-            if self.dataset_exists(name):
-                raise DatasetAlreadyExists(f"dataset already exists: {name!r}")
-            self._session.pending.create(name)
+            self._session.create(name)
             return DatasetView(self._session, name)
 
     def create_datasets(
@@ -338,11 +402,7 @@ class Atlas:
         DatasetNotFound
         """
         with self._session.lock:
-            self._session.writable()
-            self._session.require(name)
-            if not self._session.pending.drop(name):
-                self._session.pending.deleted.add(name)
-            self._session.forget_schema()
+            self._session.delete(name)
 
     def delete_datasets(self, names: Iterable[str]) -> None:
         """Delete many datasets, by one look-up; see :meth:`delete_dataset`.
@@ -362,11 +422,7 @@ class Atlas:
 
     def list_datasets(self) -> list[str]:
         """Return the names of all datasets, in order of insertion."""
-        with self._session.lock:
-            gone = self._session.pending.deleted
-            names = self._session.snapshot.root.catalog.names()
-            names = [name for name in names if name not in gone] if gone else names
-            return names + self._session.pending.created_names()
+        return self._session.names()
 
     def list_arrays(self) -> list[str]:
         """Return the distinct array names of all datasets, sorted."""

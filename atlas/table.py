@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from atlas.columnfile import ColumnFile, DataFile, write_columns
+from atlas.columnfile import ColumnFile, DataFile, finish_file
 from atlas.columns import Column, Texts, cell_type
 from atlas.errors import CorruptIndex, InvalidArgument
 from atlas.layer import Group, Layer, LazyColumns, check_extents
@@ -22,8 +22,10 @@ MAGIC = b"ATLASAT1"
 DIRECTORY = "_catalog"
 
 
-def write_table(writer: DataWriter, key: str, file_id: bytes, layer: Layer, head: dict[str, Any]) -> DataFile:
-    """Write a layer as a table file, which is not yet durable.
+def write_table(
+    writer: DataWriter, key: str, file_id: bytes, layer: Layer, head: dict[str, Any]
+) -> tuple[DataFile, bytes]:
+    """Write a layer as a table file, which is not yet durable; return the file, and a copy of its index.
 
     Parameters
     ----------
@@ -31,8 +33,7 @@ def write_table(writer: DataWriter, key: str, file_id: bytes, layer: Layer, head
         What the file says of itself: the store, the commit and so on.
     """
     writer.write(MAGIC + file_id)
-    place = write_columns(writer, head | layer_head(layer), layer_columns(layer))
-    return DataFile(key, writer.position, *place)
+    return finish_file(writer, key, head | layer_head(layer), layer_columns(layer))
 
 
 def layer_head(layer: Layer) -> dict[str, Any]:
@@ -67,13 +68,13 @@ def read_layer(file: ColumnFile, slots: int) -> Layer:
     CorruptIndex
         If it makes no sense.
     """
-    ordinals = file.column("ordinal").astype(np.int64)
-    deleted = file.column("deleted").astype(np.int64)
+    ordinals = file.integers("ordinal").astype(np.int64)
+    deleted = file.integers("deleted").astype(np.int64)
     size = len(ordinals)
     for values in (ordinals, deleted):
         file.expect((np.diff(values) > 0).all() and (not len(values) or values[-1] < slots), "its ordinals are wrong")
-    texts, hashes, order = file.column("name"), file.column("hash"), file.column("order")
-    group, row = file.column("group"), file.column("row")
+    texts, hashes, order = file.column("name"), file.integers("hash"), file.integers("order")
+    group, row = file.integers("group"), file.integers("row")
     lengths = {len(texts), len(hashes), len(order), len(group), len(row)}
     file.expect(lengths == {size}, "its columns differ in length")
     file.expect(isinstance(texts, Texts) and (order < size).all() and (texts.lengths > 1).all(), "its names are wrong")

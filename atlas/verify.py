@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
-from atlas.catalog import Catalog
 from atlas.columns import column_values
-from atlas.errors import AtlasError, CorruptIndex, CorruptStore
+from atlas.commit import load_root, load_table
+from atlas.errors import AtlasError, CorruptIndex, CorruptRoot, CorruptStore
+from atlas.examine import check_file
 from atlas.reader import Snapshot
+from atlas.record import RECORD_NAME, read_record, record_key
 from atlas.schema import ArraySchema
-from atlas.segment import HEADER_LENGTH, MAGIC
+from atlas.table import DIRECTORY
 
 # Called with the datasets done, those there are, and the array.
 Progress = Callable[[int, int, str], None]
@@ -65,15 +68,16 @@ class VerifyReport:
 def verify(snapshot: Snapshot, progress: Progress | None = None) -> VerifyReport:
     """Read and decode every chunk of a committed state; a damaged one hides no other."""
     report = VerifyReport()
+    _verify_records(snapshot, report)
     # Without the dataset table nothing says what any chunk is.
-    if not _noted(report, "", "", -1, partial(_load_table, snapshot.root.catalog)):
+    if not _noted(report, "", "", -1, partial(_load_table, snapshot)):
         return report
     names = snapshot.root.catalog.names()
     arrays = sorted(snapshot.root.arrays)
     report.datasets = len(names)
     for position, array in enumerate(arrays):
         # An index that cannot be trusted says nothing about any of its chunks.
-        usable = _noted(report, array, "", -1, partial(_load_index, snapshot, array))
+        usable = _noted(report, array, "", -1, partial(_check_files, snapshot, array))
         for row, name in enumerate(names):
             if usable:
                 _verify_dataset(snapshot, report, array, name)
@@ -82,7 +86,49 @@ def verify(snapshot: Snapshot, progress: Progress | None = None) -> VerifyReport
     return report
 
 
-def _load_table(catalog: Catalog) -> None:
+def _verify_records(snapshot: Snapshot, report: VerifyReport) -> None:
+    root = snapshot.root
+    # A store without files has nothing that a record could bring back, and need not have one.
+    wanted = sorted(root.commits) if any(file.commit for file in root.files) else []
+    _noted(report, "", "", -1, partial(_check_for_newer, snapshot))
+    for commit in wanted:
+        _noted(report, "", "", -1, partial(_check_record, snapshot, commit))
+
+
+def _check_for_newer(snapshot: Snapshot) -> None:
+    storage = snapshot.storage
+    known = {record_key(commit) for commit in snapshot.root.commits}
+    strange = {f"{DIRECTORY}/{name}" for name in storage.list_dir(DIRECTORY) if RECORD_NAME.fullmatch(name)} - known
+    # Of a commit that is under way, or was cut off, the record is there before the root.
+    if not strange or not storage.is_local or storage.was_interrupted():
+        return
+    root = load_root(storage)
+    for key in sorted(strange):
+        recorded = None
+        with suppress(CorruptStore, FileNotFoundError):
+            recorded = read_record(storage, key).root(partial(load_table, storage))
+        if recorded is not None and recorded.store == root.store and recorded.generation > root.generation:
+            raise CorruptRoot(
+                f"the root is of commit {root.generation}, but {key} is of a newer one, {recorded.generation}: "
+                "an older root was put in its place"
+            )
+
+
+def _check_record(snapshot: Snapshot, commit: str) -> None:
+    key = record_key(commit)
+    try:
+        record = read_record(snapshot.storage, key)
+    except FileNotFoundError:
+        raise CorruptIndex(f"record {key} is gone; the store is whole, but for this copy of its metadata") from None
+    missing = {file.key for file in snapshot.root.files if file.commit == commit} - record.indexes.keys()
+    if missing:
+        raise CorruptIndex(f"record {key} lacks the index of {min(missing)}")
+
+
+def _load_table(snapshot: Snapshot) -> None:
+    catalog = snapshot.root.catalog
+    for file in catalog.tables:
+        check_file(snapshot.storage, file, None)
     catalog.names()
     for layer in catalog.layers:
         for group in layer.groups:
@@ -91,15 +137,9 @@ def _load_table(catalog: Catalog) -> None:
             list(group.sizes)
 
 
-def _load_index(snapshot: Snapshot, array: str) -> None:
+def _check_files(snapshot: Snapshot, array: str) -> None:
     for file in snapshot.index(array).files:
-        name = file.key.rsplit("-", 1)[-1].removesuffix(".af")
-        head = snapshot.storage.read_range(file.key, 0, HEADER_LENGTH)
-        if not head.startswith(MAGIC) or head[len(MAGIC) :].hex() != name:
-            raise CorruptIndex(f"the head of {file.key} is damaged: it is not the file of that name")
-    for segment in snapshot.segments(array):
-        # Decoding them checks their hashes.
-        assert len(segment.statistics.rows) == len(segment.entries)
+        check_file(snapshot.storage, file, array)
 
 
 def _verify_dataset(snapshot: Snapshot, report: VerifyReport, array: str, name: str) -> None:

@@ -9,6 +9,7 @@ import mmap
 import os
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,8 @@ from atlas import kernels
 from atlas.arena import SegmentHandle, attach
 from atlas.codecs import PACKED, decode, is_shuffled
 from atlas.errors import CorruptChunk, SnapshotExpired
+from atlas.forks import free_in_children
+from atlas.storage.local import put_aside
 
 Bytes = NDArray[np.uint8]
 
@@ -60,7 +63,7 @@ class _MapCache:
     def __init__(self, capacity: int = 128) -> None:
         self._capacity = capacity
         self._maps: OrderedDict[tuple[str, int], tuple[Any, Bytes]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = free_in_children(threading.Lock())
 
     def get(self, path: str, length: int) -> Bytes:
         key = (path, length)
@@ -89,16 +92,23 @@ def _identity(path: str, length: int) -> tuple[int, int] | None:
 
 
 def _map_file(path: str, length: int) -> Bytes:
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        raise SnapshotExpired(f"data file {path} is gone; call refresh() to see the store as it is now") from None
+    descriptor = _open(path)
     try:
         if os.fstat(descriptor).st_size < length:
             raise CorruptChunk(f"data file {path} is truncated: {length} bytes were committed")
         return np.frombuffer(mmap.mmap(descriptor, length, access=mmap.ACCESS_READ), np.uint8)
     finally:
         os.close(descriptor)
+
+
+def _open(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        # Another process may have compacted the store since the path was looked up.
+        with suppress(FileNotFoundError):
+            return os.open(put_aside(path), os.O_RDONLY)
+    raise SnapshotExpired(f"data file {path} is gone; call refresh() to see the store as it is now")
 
 
 _maps = _MapCache()

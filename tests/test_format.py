@@ -345,22 +345,30 @@ def test_table_files_are_read_from_the_specification_alone(tmp_path, monkeypatch
     check(Reader(tmp_path / "store"), tables=1)
 
 
-def test_the_last_data_file_of_a_commit_brings_a_lost_root_back(tmp_path):
+def test_the_records_of_commits_bring_lost_roots_and_indexes_back(tmp_path):
     build(tmp_path / "store", "json", "none", "zstd")
     reader = Reader(tmp_path / "store")
-    newest = {}
-    for array, entry in reader.root["arrays"].items():
-        for file in entry["files"]:
-            head, _ = reader.columns(file, b"ATLASAF1", "data-", ".af")
-            assert head["array"] == array
-            if "root" in head:
-                newest[head["generation"]] = msgpack.unpackb(zstandard.decompress(head["root"])), array, file
-    assert max(newest) == 2
-    document, array, file = newest[2]
-    document["arrays"].setdefault(array, {"directory": array, "files": []})["files"].append(file)
-    # What this commit replaced is put aside when the root is written.
-    document |= {key: reader.root[key] for key in ("checksum", "retired")}
-    assert document == reader.root
+    copies = {}
+    commits = {file["commit"] for entry in reader.root["arrays"].values() for file in entry["files"]}
+    assert reader.root["commit"] in commits
+    assert len(commits) == 2
+    for commit in commits:
+        data = (tmp_path / "store" / f"_catalog/commit-{commit}.ar").read_bytes()
+        assert data[:8] == b"ATLASRC1"
+        assert xxhash.xxh3_64_intdigest(data[16:]) == int.from_bytes(data[8:16], "little")
+        size = int.from_bytes(data[16:24], "little")
+        head = msgpack.unpackb(data[24 : 24 + size])
+        assert head["object"] == "atlas.json"
+        copies[commit], at = msgpack.unpackb(zstandard.decompress(head["root"])), 24 + size
+        for key, length in head["indexes"]:
+            (file,) = (f for e in reader.root["arrays"].values() for f in e["files"] if f["file"] == key)
+            assert file["commit"] == commit
+            first, size = file["index"]
+            assert data[at : at + length] == (tmp_path / "store" / key).read_bytes()[first : first + size]
+            at += length
+        assert at == len(data)
+    newest = copies[reader.root["commit"]]
+    assert newest | {"checksum": ""} == reader.root | {"checksum": ""}
 
 
 @pytest.mark.parametrize("name", [*("-".join(case) for case in CASES), "tables"])

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 import atlas
-from atlas import Atlas, arena, executor
+from atlas import Atlas, arena, executor, worker
+from atlas.forks import cached_property
 from atlas.storage import locks, open_storage
 
 SHAPE = (40, 50, 24)
@@ -190,6 +191,52 @@ def test_a_forked_child_reads_and_writes_through_the_parents_handle(tmp_path, bi
     other.flush()
     assert Atlas.open(tmp_path / "s").list_datasets() == ["from_child", "from_parent"]
     assert store.read_array_across_stacked("t", NAMES).tobytes() == expected.tobytes()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_does_not_wait_for_the_parents_threads(big):
+    """It is forked while another thread holds whatever a read needs."""
+    store = Atlas.open(big, workers=1)
+    held = [store._session.lock, store._session.snapshot._lock, worker._maps._lock]
+    taken, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with held[0], held[1], held[2]:
+            taken.set()
+            over.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    taken.wait()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            signal.alarm(20)
+            status = 0 if len(store.read_array_across_stacked("t", NAMES[:2])) == 2 else 2
+        finally:
+            os._exit(status)
+    over.set()
+    holder.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_values_are_computed_once_and_without_a_lock():
+    """Until Python 3.11 the one of functools has a lock, which a forked child may find taken for ever."""
+
+    class Once:
+        calls = 0
+
+        @cached_property
+        def value(self) -> int:
+            """Doc."""
+            self.calls += 1
+            return self.calls
+
+    once = Once()
+    assert (once.value, once.value, Once().value) == (1, 1, 1)
+    assert Once.value.__doc__ == "Doc."
+    assert not hasattr(Once.value, "lock")
 
 
 def test_exit_with_results_alive_is_silent(big):

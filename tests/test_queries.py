@@ -299,3 +299,12 @@ def test_only_the_files_of_what_is_asked_are_read(fleet):
     assert opened == []
     store.select(col("t").max() > 1)
     assert opened == ["t"]
+
+
+def test_conditions_on_text_that_nobody_has_written(tmp_path):
+    with Atlas.create(tmp_path / "s") as store:
+        view = store.create_dataset("empty")
+        view.define_array("s", "string", ["x"], [0])
+        view.define_array("other", "string", ["x"], [1], None, "")
+    assert list(store.select(col("s") > "a")) == []
+    assert list(store.select(col("s").max() != col("other").max())) == []

@@ -62,5 +62,7 @@ def check_rows(tasks: int, offset: Any, length: Any, size: int) -> None:
     """Raise ValueError unless every task's bytes lie within a buffer of `size` bytes."""
     if len(offset) != tasks:
         raise ValueError("the columns of the tasks differ in length")
-    if tasks and (offset.min() < 0 or length.min() < 0 or (offset + length).max() > size):
+    if tasks and (
+        offset.min() < 0 or length.min() < 0 or max(offset.max(), length.max()) > size or (offset + length).max() > size
+    ):
         raise ValueError("a chunk leaves its buffer")

@@ -24,6 +24,8 @@ from typing import Any, TypeVar
 
 import xxhash
 
+from atlas.forks import free_in_children
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _log = logging.getLogger("atlas")
@@ -48,7 +50,7 @@ class Library:
     """The kernels of this process, loaded on first use."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = free_in_children(threading.Lock())
         self._functions: dict[str, Callable[..., int]] = {}
         self._engine: Any = None
 

@@ -13,6 +13,9 @@ from numba.extending import intrinsic
 
 LANES = 32
 
+# As many as a sum of rows takes at once: rows are often short.
+FEW = 8
+
 _WORDS = ir.VectorType(ir.IntType(32), LANES)
 
 
@@ -98,3 +101,32 @@ def _numbers(builder: Any, values: Any, base: Any, down: Any, mask: Any) -> Any:
     if base.type.width == 64:
         row = builder.trunc(builder.lshr(row, _splat(builder, down)), _WORDS)
     return builder.and_(row, _splat(builder, mask))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def add_few(typing: Any, like: Any, out: Any, source: Any, before: Any) -> Any:
+    """Write the sums of the :data:`FEW` integers at `source` and at `before` at `out`, of the type of `like`."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        row = ir.VectorType(args[0].type, FEW)
+        first, second = (
+            builder.load(builder.inttoptr(address, row.as_pointer()), align=4) for address in (args[2], args[3])
+        )
+        _store(builder, args[1], builder.add(first, second))
+        return context.get_dummy_value()
+
+    return types.void(like, types.int64, types.int64, types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def punch_row(typing: Any, hole: Any, bits: Any, out: Any) -> Any:
+    """Write `hole` over those of 32 integers at `out` whose bit is set in the 32 bits at `bits`."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = builder.load(builder.inttoptr(args[1], ir.IntType(32).as_pointer()), align=1)
+        chosen = builder.bitcast(word, ir.VectorType(ir.IntType(1), LANES))
+        numbers = _load(builder, args[2], args[0].type)
+        _store(builder, args[2], builder.select(chosen, _splat(builder, args[0]), numbers))
+        return context.get_dummy_value()
+
+    return types.void(hole, types.int64, types.int64), generate

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core.cgutils import raw_memcpy
 from numba.extending import intrinsic
+
+# Without the instruction, a fused multiplication and addition is a slow call.
+HAS_FMA = bool(binding.get_host_cpu_features().get("fma")) or not binding.get_process_triple().startswith("x86_64")
 
 
 def _caster(item: Any) -> Any:
@@ -61,6 +64,35 @@ def copy(typing: Any, target: Any, source: Any, length: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64), generate
+
+
+def _mover(size: int) -> Any:
+    @intrinsic  # type: ignore[untyped-decorator]
+    def move(typing: Any, target: Any, source: Any) -> Any:
+        """Copy a fixed number of bytes between addresses, in one instruction or a few."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            place = ir.VectorType(ir.IntType(8), size).as_pointer()
+            block = builder.load(builder.inttoptr(args[1], place), align=1)
+            builder.store(block, builder.inttoptr(args[0], place), align=1)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64), generate
+
+    return move
+
+
+move4, move8, move16, move32 = (_mover(size) for size in (4, 8, 16, 32))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def fma(typing: Any, first: Any, second: Any, third: Any) -> Any:
+    """Return ``first * second + third`` of three floats of one type, rounded once."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fma(*args)
+
+    return first(first, first, first), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -8,7 +8,7 @@ import numpy as np
 
 from atlas.kernels.compile import helper
 from atlas.kernels.layout import BINARY, DIVIDED, FLOAT32
-from atlas.kernels.memory import f32, f64, u32, u64
+from atlas.kernels.memory import HAS_FMA, f32, f64, fma, u32, u64
 
 # No integer of a chunk is one of these: they mark the cells that hold the special value.
 HOLE32 = np.int32(-(1 << 31))
@@ -36,6 +36,33 @@ def power_of(code: Any) -> Any:
 def scale_of(kind: Any, code: Any) -> Any:
     """Return the number that integers are divided or multiplied by."""
     return power_of(code) if kind == DIVIDED else 1.0 / power_of(code)
+
+
+# Up to these powers of ten a quotient may be found without dividing, see `quotient`.
+_EXACT32 = 8
+_EXACT64 = 20
+
+
+@helper
+def may_multiply(code: Any, element: Any) -> Any:
+    """Return whether :func:`quotient` is exact for a scale."""
+    return HAS_FMA and (code >= BINARY or code <= (_EXACT32 if element == FLOAT32 else _EXACT64))
+
+
+@helper
+def quotient(number: Any, scale: Any, inverse: Any, correction: Any) -> Any:
+    """Return ``number / scale`` to the last bit, several times faster than a division.
+
+    `inverse` is ``1 / scale``, `correction` the same; with a `correction` of 0 the result is the
+    product ``number * inverse``.
+
+    The product is off by a few units in the last place at most, so its remainder, which is a multiple of
+    the last place of the product and of `scale`, is exact as long as 5**code has a bit less than a
+    mantissa. The corrected quotient, before it is rounded, is then closer to the true one than any
+    number half-way between two floats can be, as that differs by at least 1 / 5**code of a half unit.
+    """
+    rough = number * inverse
+    return fma(fma(-rough, scale, number), correction, rough)
 
 
 @helper

@@ -200,7 +200,16 @@ def _measure(numbers: Any, starts: Any, blocks: Any, bases: Any, widths: Any, un
 
 @helper
 def _predicted(
-    numbers: Any, other: Any, cells: Any, ndim: Any, extent: Any, mask: Any, cast: Any, size: Any, position: Any
+    like: Any,
+    numbers: Any,
+    other: Any,
+    cells: Any,
+    ndim: Any,
+    extent: Any,
+    mask: Any,
+    cast: Any,
+    size: Any,
+    position: Any,
 ) -> Any:
     """Turn numbers into differences in the order of the boxes; return the address that they are at."""
     for axis in range(min(ndim, MAX_AXES)):
@@ -209,9 +218,9 @@ def _predicted(
             numbers, other = other, numbers
     if mask & ~1 == 0:
         return numbers
-    begin, box, inward = np.int64(0), np.int64(0), np.int64(0)
+    begin, box, no = np.int64(0), np.int64(0), np.int64(0)
     while True:
-        move_box(other + begin * size, numbers, np.int64(size), inward, ndim, extent, extent, box, mask, position)
+        move_box(like, other + begin * size, numbers, cast, size, no, no, ndim, extent, extent, box, mask, position)
         begin += box_cells(ndim, extent, box, mask)
         box = next_box(box, mask)
         if box == 0:
@@ -382,7 +391,7 @@ def pack(
     special_at = src + first * item if first >= 0 else np.int64(0)
     header = kind | code << 8 | mask << 16
     if wide:
-        stream = _predicted(numbers, other, cells, ndim, axes, mask, u64, 8, position)
+        stream = _predicted(np.uint64(0), numbers, other, cells, ndim, axes, mask, u64, 8, position)
         other = numbers if stream == other else other
         return _write(
             stream,
@@ -404,7 +413,7 @@ def pack(
             bitmap,
             other,
         )
-    stream = _predicted(numbers, other, cells, ndim, axes, mask, u32, 4, position)
+    stream = _predicted(np.uint32(0), numbers, other, cells, ndim, axes, mask, u32, 4, position)
     other = numbers if stream == other else other
     return _write(
         stream,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from atlas.kernels.compile import helper
+from atlas.kernels.lanes import FEW, add_few
 from atlas.kernels.layout import BLOCK
 from atlas.kernels.memory import add, copy, sub
 
@@ -37,22 +38,38 @@ def difference(values: Any, out: Any, cells: Any, ndim: Any, extent: Any, axis: 
 
 
 @helper
-def _add_run(values: Any, address: Any, at: Any, inner: Any, run: Any, cast: Any, size: Any) -> None:
-    # Two pointers, so that the compiler may test once that they are apart and use vectors.
-    out, before = cast(address + at * size), cast(address + (at - inner) * size)
-    for i in range(run):
-        out[i] = add(out[i], before[i])
+def sum_run(like: Any, cast: Any, size: Any, out: Any, source: Any, lag: Any, run: Any) -> None:
+    """Write the `run` integers at address `source`, each plus the one `lag` before it at address `out`, there."""
+    if lag == 1:
+        to, numbers = cast(out), cast(source)
+        total = cast(out - size)[0]
+        for i in range(run):
+            total = add(total, numbers[i])
+            to[i] = total
+        return
+    begin = np.int64(0)
+    while begin < run:
+        # Rows are taken apart alike, so that what is read was written by a single instruction.
+        length = min(lag, run - begin)
+        row, addend = out + begin * size, source + begin * size
+        for i in range(0, length - (FEW - 1), FEW):
+            add_few(like, row + i * size, addend + i * size, row + (i - lag) * size)
+        to, numbers, before = cast(row), cast(addend), cast(row - lag * size)
+        for i in range(length // FEW * FEW, length):
+            to[i] = add(numbers[i], before[i])
+        begin += lag
 
 
 @helper
-def accumulate(address: Any, cast: Any, size: Any, ndim: Any, extent: Any, stop: Any, axis: Any, position: Any) -> None:
+def accumulate(
+    like: Any, address: Any, cast: Any, size: Any, ndim: Any, extent: Any, stop: Any, axis: Any, position: Any
+) -> None:
     """Undo :func:`difference` for the cells before `stop` along every axis."""
-    values = cast(address)
     inner = inner_of(ndim, extent, axis)
     # Cells of one run lie one behind the other: those of all later axes, when none is cut.
-    run = stop[ndim - 1]
-    strip = extent[ndim - 1]
-    last = ndim - 2
+    run = np.int64(1)
+    strip = np.int64(1)
+    last = ndim - 1
     while last > axis and run == strip:
         run *= stop[last]
         strip *= extent[last]
@@ -61,14 +78,13 @@ def accumulate(address: Any, cast: Any, size: Any, ndim: Any, extent: Any, stop:
         position[i] = 0
     first = np.int64(0)
     while True:
-        if axis == ndim - 1:
-            total = values[first]
-            for i in range(first + 1, first + stop[axis]):
-                total = add(total, values[i])
-                values[i] = total
+        begin = address + (first + inner) * size
+        if run == inner:
+            sum_run(like, cast, size, begin, begin, inner, inner * (stop[axis] - 1))
         else:
-            for step in range(1, stop[axis]):
-                _add_run(values, address, first + step * inner, inner, run, cast, size)
+            for _ in range(1, stop[axis]):
+                sum_run(like, cast, size, begin, begin, inner, run)
+                begin += inner * size
         # The next run: count up the axes that are not covered by it.
         i = last
         while i >= 0:
@@ -105,10 +121,13 @@ def next_box(box: Any, mask: Any) -> Any:
 
 @helper
 def move_box(
+    like: Any,
     stream: Any,
     cells: Any,
+    cast: Any,
     size: Any,
     inward: Any,
+    lag: Any,
     ndim: Any,
     extent: Any,
     stop: Any,
@@ -119,7 +138,7 @@ def move_box(
     """Copy the cells of a box before `stop` between their order in the stream and their place in the chunk.
 
     `stream` and `cells` are addresses, of the box's first cell in the stream and of the chunk; cells go
-    into the chunk when `inward`, out of it otherwise.
+    into the chunk when `inward`, out of it otherwise. With a `lag`, the cell so much before is added to each.
     """
     # The run: trailing axes that the box covers whole.
     last = ndim - 1
@@ -139,7 +158,9 @@ def move_box(
         first += begin * inner_of(ndim, extent, i)
     source = np.int64(0)
     while True:
-        if inward:
+        if lag != 0:
+            sum_run(like, cast, size, cells + first * size, stream + source * size, lag, run)
+        elif inward:
             copy(cells + first * size, stream + source * size, run * size)
         else:
             copy(stream + source * size, cells + first * size, run * size)

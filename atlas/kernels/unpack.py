@@ -12,6 +12,8 @@ import numpy as np
 
 from atlas.kernels.bits import block_words, unpack_block, unpack_high
 from atlas.kernels.compile import helper
+from atlas.kernels.emit import DIVIDE, MULTIPLY, emit_box
+from atlas.kernels.lanes import LANES, punch_row
 from atlas.kernels.layout import (
     BAD_POSITION,
     BINARY,
@@ -28,123 +30,16 @@ from atlas.kernels.layout import (
     WIDE,
     WRONG_LENGTH,
 )
-from atlas.kernels.memory import copy, f32, f64, i32, i64, u8, u16, u32, u64
-from atlas.kernels.numbers import HOLE32, HOLE64, scale_of
+from atlas.kernels.memory import copy, i32, i64, u8, u32, u64
+from atlas.kernels.numbers import HOLE32, HOLE64, may_multiply, scale_of
 from atlas.kernels.predict import accumulate, box_begin, box_cells, box_end, inner_of, move_box, next_box, split_blocks
 
-
-@helper
-def _emit_floats(values: Any, run: Any, out: Any, divided: Any, scale: Any, cast: Any) -> None:
-    if divided:
-        for i in range(run):
-            out[i] = cast(values[i]) / scale
-    else:
-        for i in range(run):
-            out[i] = cast(values[i]) * scale
-
-
-@helper
-def _emit_masked(values: Any, run: Any, out: Any, divided: Any, scale: Any, cast: Any, hole: Any, special: Any) -> None:
-    if divided:
-        for i in range(run):
-            n = values[i]
-            out[i] = special if n == hole else cast(n) / scale
-    else:
-        for i in range(run):
-            n = values[i]
-            out[i] = special if n == hole else cast(n) * scale
-
-
-@helper
-def _emit_integers(values: Any, run: Any, out: Any, masked: Any, hole: Any, special: Any) -> None:
-    if masked:
-        for i in range(run):
-            n = values[i]
-            out[i] = special if n == hole else n
-    else:
-        for i in range(run):
-            out[i] = values[i]
-
-
-@helper
-def _emit(
-    values: Any, run: Any, out: Any, element: Any, divided: Any, scale: Any, masked: Any, hole: Any, special: Any
-) -> None:
-    """Write a run of cells at address `out`; `special` is the address of the special value."""
-    if element == FLOAT32:
-        if masked:
-            _emit_masked(values, run, f32(out), divided, np.float32(scale), np.float32, hole, f32(special)[0])
-        else:
-            _emit_floats(values, run, f32(out), divided, np.float32(scale), np.float32)
-    elif element > FLOAT32:
-        if masked:
-            _emit_masked(values, run, f64(out), divided, scale, np.float64, hole, f64(special)[0])
-        else:
-            _emit_floats(values, run, f64(out), divided, scale, np.float64)
-    elif element < 2:
-        _emit_integers(values, run, u8(out), masked, hole, u8(special)[0])
-    elif element < 4:
-        _emit_integers(values, run, u16(out), masked, hole, u16(special)[0])
-    elif element < 6:
-        _emit_integers(values, run, i32(out), masked, hole, i32(special)[0])
-    else:
-        _emit_integers(values, run, i64(out), masked, hole, i64(special)[0])
-
-
-@helper
-def _emit_box(
-    numbers: Any,
-    signed: Any,
-    size: Any,
-    hole: Any,
-    ndim: Any,
-    extent: Any,
-    begin: Any,
-    block: Any,
-    out: Any,
-    strides: Any,
-    item: Any,
-    position: Any,
-    element: Any,
-    divided: Any,
-    scale: Any,
-    masked: Any,
-    special: Any,
-) -> None:
-    """Write the cells of a box, whose integers are at address `numbers`, to a strided output."""
-    # Merge trailing axes that are contiguous in both, so that the inner run is long.
-    inner = ndim
-    run = 1
-    strip = 1
-    while inner > 0 and strides[inner - 1] == run * item and strip == run:
-        inner -= 1
-        run *= block[inner]
-        strip *= extent[inner]
-    first = 0
-    for i in range(ndim):
-        first += begin[i] * inner_of(ndim, extent, i)
-        position[i] = 0
-    target = out
-    while True:
-        _emit(signed(numbers + first * size), run, target, element, divided, scale, masked, hole, special)
-        i = inner - 1
-        while i >= 0:
-            step = inner_of(ndim, extent, i)
-            position[i] += 1
-            first += step
-            target += strides[i]
-            if position[i] < block[i]:
-                break
-            first -= position[i] * step
-            target -= position[i] * strides[i]
-            position[i] = 0
-            i -= 1
-        if i < 0:
-            return
+_SHORT_ROW = 256
 
 
 @helper
 def _restore(
+    like: Any,
     bases: Any,
     words: Any,
     widths: Any,
@@ -162,6 +57,11 @@ def _restore(
     """Write a chunk's integers, as far as cells before `stop` need them, at address `numbers`."""
     # Differences along the first axis alone lie in the order of the cells.
     in_order = mask & ~1 == 0
+    # Those along one other axis are added up on their way to their place.
+    single = not in_order and mask & (mask - 1) == 0
+    axis: Any = np.int64(0)
+    while single and mask >> axis != 1:
+        axis += 1
     target = numbers if in_order else stream
     at = words
     top, inward = np.int64(0), np.int64(1)
@@ -185,27 +85,43 @@ def _restore(
                 at += 4 * block_words(n, width)
                 block += 1
             if not in_order:
+                lag = inner_of(ndim, extent, axis) if single and box != 0 else np.int64(0)
                 move_box(
-                    stream + begin * size, numbers, np.int64(size), inward, ndim, extent, stop, box, mask, position
+                    like,
+                    stream + begin * size,
+                    numbers,
+                    cast,
+                    size,
+                    inward,
+                    lag,
+                    ndim,
+                    extent,
+                    stop,
+                    box,
+                    mask,
+                    position,
                 )
         begin += count
         box = next_box(box, mask)
         if box == 0:
             break
+    if single:
+        return
     for axis in range(min(ndim, MAX_AXES)):
         if mask & (1 << axis):
-            accumulate(numbers, cast, size, ndim, extent, stop, axis, position)
+            accumulate(like, numbers, cast, size, ndim, extent, stop, axis, position)
 
 
 @helper
-def _punch(numbers: Any, bitmap: Any, cells: Any, hole: Any) -> None:
-    """Mark the cells whose bit is set."""
-    for byte in range((cells + 7) >> 3):
-        bits = bitmap[byte]
-        if bits != 0:
-            for i in range(min(8, cells - 8 * byte)):
-                if (bits >> i) & 1:
-                    numbers[8 * byte + i] = hole
+def _punch(numbers: Any, signed: Any, size: Any, bitmap: Any, cells: Any, hole: Any) -> None:
+    """Mark the first `cells` cells, at address `numbers`, whose bit is set."""
+    rows = cells // LANES * LANES
+    for i in range(0, rows, LANES):
+        punch_row(hole, bitmap + (i >> 3), numbers + i * size)
+    bits, target = u8(bitmap), signed(numbers)
+    for i in range(rows, cells):
+        if (bits[i >> 3] >> (i & 7)) & 1:
+            target[i] = hole
 
 
 @helper
@@ -262,6 +178,9 @@ def _unpack_chunk(
         cells *= extent[i]
         wanted *= block[i]
         stop[i] = begin[i] + block[i]
+    if ndim > 0 and extent[ndim - 1] <= _SHORT_ROW:
+        # Leaving out part of so short a row would take longer than restoring all of it.
+        stop[ndim - 1] = extent[ndim - 1]
     if wanted == 0:
         return 0
     if length < 4:
@@ -303,14 +222,22 @@ def _unpack_chunk(
         return WRONG_LENGTH
     numbers = room
     stream = room + 8 * cells
+    # What lies behind the last wanted row along the first axis is never looked at.
+    seen = cells // extent[0] * stop[0] if ndim > 0 else cells
     masked = flags & MASKED != 0
-    divided = kind == DIVIDED
     scale = scale_of(kind, code)
+    inverse = 1.0 / scale
+    how = MULTIPLY if may_multiply(code, element) or kind != DIVIDED else DIVIDE
+    if kind != DIVIDED:
+        inverse = scale
+    correction = inverse if kind == DIVIDED else 0.0
     if wide:
-        _restore(bases, words, u8(widths), starts, ndim, extent, stop, mask, stream, numbers, u64, 8, position)
+        _restore(
+            np.uint64(0), bases, words, u8(widths), starts, ndim, extent, stop, mask, stream, numbers, u64, 8, position
+        )
         if masked:
-            _punch(i64(numbers), u8(bitmap), cells, HOLE64)
-        _emit_box(
+            _punch(numbers, i64, 8, bitmap, seen, HOLE64)
+        emit_box(
             numbers,
             i64,
             8,
@@ -324,16 +251,21 @@ def _unpack_chunk(
             item,
             position,
             element,
-            divided,
+            how,
             scale,
+            inverse,
+            correction,
             masked,
             special,
+            stream,
         )
     else:
-        _restore(bases, words, u8(widths), starts, ndim, extent, stop, mask, stream, numbers, u32, 4, position)
+        _restore(
+            np.uint32(0), bases, words, u8(widths), starts, ndim, extent, stop, mask, stream, numbers, u32, 4, position
+        )
         if masked:
-            _punch(i32(numbers), u8(bitmap), cells, HOLE32)
-        _emit_box(
+            _punch(numbers, i32, 4, bitmap, seen, HOLE32)
+        emit_box(
             numbers,
             i32,
             4,
@@ -347,10 +279,13 @@ def _unpack_chunk(
             item,
             position,
             element,
-            divided,
+            how,
             scale,
+            inverse,
+            correction,
             masked,
             special,
+            stream,
         )
     return _patch(
         u32(positions), positions + 4 * patches, patches, cells, ndim, extent, begin, block, out, strides, item
@@ -388,9 +323,13 @@ def unpack(
         row = i64(rows)[task]
         at = np.int64(i32(geometry)[row]) * ndim * 8
         size = i64(length)[row]
-        payload = room + 16 * ndim + 8 * most_blocks
-        # Files place payloads anywhere; numbers are read from aligned memory.
-        copy(payload, src + i64(offset)[row], size)
+        payload = src + i64(offset)[row]
+        place = room + 16 * ndim + 8 * most_blocks
+        if payload & 7 != 0:
+            # Numbers are read from aligned memory.
+            copy(place, payload, size)
+            payload = place
+            place += (size + 15) // 8 * 8
         problem = _unpack_chunk(
             payload,
             size,
@@ -405,7 +344,7 @@ def unpack(
             stop,
             position,
             starts,
-            payload + (size + 15) // 8 * 8,
+            place,
         )
         if problem:
             i64(failed)[0] = row

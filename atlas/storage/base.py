@@ -70,6 +70,10 @@ class Storage(ABC):
         """Return whether there is such an object."""
 
     @abstractmethod
+    def size(self, key: str) -> int:
+        """Return the length of an object, put aside or not."""
+
+    @abstractmethod
     def list_dir(self, prefix: str) -> list[str]:
         """Return the names below a prefix. For maintenance; data is never found by listing."""
 
@@ -111,6 +115,10 @@ class Storage(ABC):
     def writer_lock(self, timeout: float = 60.0) -> AbstractContextManager[bool]:
         """Exclude every other writer; gives whether the one before may have left something unfinished."""
 
+    def was_interrupted(self) -> bool:
+        """Return whether a writer may have left something unfinished, or be at work; asked without the lock."""
+        return False
+
     @abstractmethod
     def pin(self, generation: int) -> Pin:
         """Claim the files of a generation for as long as the pin is held."""
@@ -122,6 +130,10 @@ class Storage(ABC):
     @abstractmethod
     def retire(self, key: str) -> None:
         """Put a data file aside; readers of older generations still find it."""
+
+    @abstractmethod
+    def keep_copy(self, key: str, copy: str) -> None:
+        """Make an object, put aside or not, durable under a second key as well."""
 
     @abstractmethod
     def purge(self, key: str) -> None:

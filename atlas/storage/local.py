@@ -76,6 +76,16 @@ def sync_ancestors(path: str) -> None:
             sync_directory(path)
 
 
+def _open_file(path: str) -> BinaryIO:
+    """Open a file for reading; what is no file, and may keep whoever opens it waiting, is refused."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise CorruptStore(f"{path} is no regular file")
+    return os.fdopen(descriptor, "rb")
+
+
 class LocalWriter:
     """Writes one new file; implements :class:`~atlas.storage.base.DataWriter`."""
 
@@ -127,6 +137,19 @@ def _sync_parent(path: str) -> None:
     sync_directory(os.path.dirname(path))
 
 
+def put_aside(place: str) -> str:
+    """Return where a data file is once it has been replaced while readers needed it."""
+    aside = os.path.join(os.path.dirname(os.path.dirname(place)), _RETIRED, os.path.basename(place))
+    _refuse_link(aside)
+    _refuse_link(os.path.dirname(aside))
+    return aside
+
+
+def _refuse_link(place: str) -> None:
+    if os.path.islink(place):
+        raise CorruptStore(f"{place} is a symbolic link; a store does not follow links")
+
+
 class LocalStorage(Storage):
     """A store in a local directory.
 
@@ -150,30 +173,33 @@ class LocalStorage(Storage):
 
     def _place(self, key: str) -> str:
         place = os.path.join(self._path, *check_key(key).split("/"))
-        if os.path.islink(place) or (os.path.islink(os.path.dirname(place)) and "/" in key):
-            raise CorruptStore(f"{place} is a symbolic link; a store does not follow links")
+        part = place
+        for _ in range(key.count("/") + 1):
+            _refuse_link(part)
+            part = os.path.dirname(part)
         return place
 
     def data_path(self, key: str) -> str:
         """Return where a data file is, put aside or not."""
         place = self._place(key)
         if not os.path.exists(place):
-            aside = self._place(f"{_RETIRED}/{os.path.basename(place)}")
+            aside = put_aside(place)
             return aside if os.path.exists(aside) else place
         return place
 
     def _open_data(self, key: str) -> BinaryIO:
         # Asking first and opening then would miss a file that is put aside in between.
+        place = self._place(key)
         try:
-            return open(self._place(key), "rb")
+            return _open_file(place)
         except FileNotFoundError:
-            return open(self._place(f"{_RETIRED}/{key.rsplit('/', 1)[-1]}"), "rb")
+            return _open_file(put_aside(place))
 
     def read(self, key: str) -> bytes:
         """Return a whole file."""
         with _translated(self._path, f"reading {key} of"):
             try:
-                with open(self._place(key), "rb") as file:
+                with _open_file(self._place(key)) as file:
                     return file.read()
             except NotADirectoryError:
                 raise FileNotFoundError(key) from None
@@ -198,6 +224,12 @@ class LocalStorage(Storage):
         except OSError as error:
             # Not being able to look is not the same as there being nothing.
             raise StorageError(f"looking for {place}: {error.strerror}") from error
+
+    def size(self, key: str) -> int:
+        """Return the length of a file."""
+        place = self._place(key)
+        with _translated(place, "looking at"), self._open_data(key) as file:
+            return os.fstat(file.fileno()).st_size
 
     def list_dir(self, prefix: str) -> list[str]:
         """Return the names in a directory of the store."""
@@ -308,6 +340,13 @@ class LocalStorage(Storage):
                 interrupted = held.enter_context(locks.writer_lock(self._path, timeout))
             yield interrupted
 
+    def was_interrupted(self) -> bool:
+        """Return whether the lock file has a writer's mark."""
+        try:
+            return self.size(locks.LOCK_NAME) > 0
+        except FileNotFoundError:
+            return False
+
     def pin(self, generation: int) -> Pin:
         """Claim the files of a generation."""
         return locks.pin(self._path, generation)
@@ -319,15 +358,40 @@ class LocalStorage(Storage):
     def retire(self, key: str) -> None:
         """Move a data file out of its array's directory."""
         place = self._place(key)
-        aside = self._place(f"{_RETIRED}/{os.path.basename(place)}")
+        aside = put_aside(place)
         with _translated(place, "retiring"), contextlib.suppress(FileNotFoundError):
             make_directories(os.path.dirname(aside))
             os.rename(place, aside)
 
+    def keep_copy(self, key: str, copy: str) -> None:
+        """Link the file to a second place, or copy it where there are no links."""
+        source, place = self.data_path(key), self._place(copy)
+        with _translated(place, "keeping"):
+            make_directories(os.path.dirname(place))
+            try:
+                os.link(source, place)
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                self._copy(source, place)
+            _sync_parent(place)
+
+    @staticmethod
+    def _copy(source: str, place: str) -> None:
+        writer = LocalWriter(place)
+        try:
+            with open(source, "rb") as file:
+                while piece := file.read(_BUFFER_BYTES):
+                    writer.write(piece)
+            writer.finish(sync_directory=False)
+        except BaseException:
+            writer.abort()
+            raise
+
     def purge(self, key: str) -> None:
         """Remove a data file, and its directory when that was the last."""
         place = self._place(key)
-        aside = self._place(f"{_RETIRED}/{os.path.basename(place)}")
+        aside = put_aside(place)
         for path in (place, aside):
             with _translated(path, "removing"), contextlib.suppress(FileNotFoundError):
                 os.unlink(path)

@@ -98,7 +98,7 @@ def _acquire(path: str, timeout: float) -> int:
 
 def _open_inherited(path: str) -> int:
     # Links are not followed: the file's content is changed, and a store from elsewhere could aim it at any file.
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     with _fork_guard:
         descriptor = os.open(path, flags, 0o666)
         _inherited.add(descriptor)
@@ -182,12 +182,15 @@ def _flock(kind: int, start: int, length: int) -> bytes:
     return struct.pack("hhqqi4x", kind, os.SEEK_SET, start, length, 0)
 
 
+# A pipe in the lock file's place must not keep anybody waiting.
+_READING = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
 # By the lock file's identity, not its path, where another store may be by now. A board lives as long as its pins.
 _boards: weakref.WeakValueDictionary[tuple[int, int], PinBoard] = weakref.WeakValueDictionary()
 
 
 def _board(path: str) -> PinBoard:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    descriptor = os.open(path, _READING)
     status = os.fstat(descriptor)
     with _threads_guard:
         board = _boards.get((status.st_dev, status.st_ino))
@@ -242,7 +245,7 @@ def pinned_below(directory: str, generation: int) -> bool:
     if generation <= 0:
         return False  # a length of 0 would mean "to the end"
     try:
-        with open(os.path.join(directory, LOCK_NAME), "rb") as file:
+        with os.fdopen(os.open(os.path.join(directory, LOCK_NAME), _READING), "rb") as file:
             # Through its own open file description, so that pins of this process count too.
             probe = fcntl.fcntl(file, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, _PIN_BASE, generation))
     except OSError:

@@ -132,6 +132,12 @@ class FsspecStorage(Storage):
             self._filesystem.invalidate_cache(self._prefix)
             return bool(self._filesystem.exists(self._place(key)))
 
+    def size(self, key: str) -> int:
+        """Return the length of an object."""
+        with _translated(self.describe(), f"looking at {key} of"):
+            self._filesystem.invalidate_cache(self._prefix)
+            return int(self._filesystem.size(self._place(key)))
+
     def list_dir(self, prefix: str) -> list[str]:
         """Return the names below a prefix."""
         place = self._place(prefix) if prefix else self._prefix
@@ -215,6 +221,12 @@ class FsspecStorage(Storage):
 
     def retire(self, key: str) -> None:
         """Leave the object where it is; it is removed after the grace period."""
+
+    def keep_copy(self, key: str, copy: str) -> None:
+        """Copy the object."""
+        with _translated(self.describe(), f"copying {key} of"):
+            self._filesystem.makedirs(self._place(copy).rsplit("/", 1)[0], exist_ok=True)
+            self._filesystem.cp_file(self._place(key), self._place(copy))
 
     def purge(self, key: str) -> None:
         """Remove an object."""

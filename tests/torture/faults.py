@@ -11,7 +11,7 @@ from typing import Any
 
 import atlas
 from torture.disk import KINDS, Disk, Fault, Step
-from torture.scenes import OPERATIONS, Operation, fill_dataset, in_child, leftovers, state_of
+from torture.scenes import DAMAGED, OPERATIONS, Operation, fill_dataset, in_child, leftovers, seen_at, state_of
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def subject(name: str, work: Path) -> Subject:
     template = work / f"{name} template"
     in_child(lambda: operation.start(template / "store") and None)
     template.mkdir(exist_ok=True)
-    before = in_child(lambda: state_of(template / "store"))
+    before = in_child(lambda: seen_at(template / "store"))
     trial = work / f"{name} trial"
     shutil.copytree(template, trial)
     steps, escaped = in_child(lambda: _counted(operation, trial))
@@ -80,12 +80,13 @@ def _inject(subject: Subject, fault: Fault, top: Path) -> str:
 
 
 def _judge(subject: Subject, ended: str, place: Path) -> None:
-    seen = state_of(place)
+    seen = seen_at(place)
     assert seen in (subject.before, subject.after), f"neither the old nor the new state ({ended}): {seen}"
     if ended in ("done", "failed, then done"):
         assert seen == subject.after, f"{ended}, but the new state is not there"
-    if seen is None:
+    if seen in (None, DAMAGED):
         subject.operation.act(subject.operation.prepare(place))
+        assert state_of(place) == subject.after, "what was done again after the fault is not there"
     # Whoever comes next is not hindered by what is left, and takes it away.
     with atlas.Atlas.open(place, workers=1) as store:
         fill_dataset(store, "afterwards", 5)
@@ -122,10 +123,11 @@ def inject_again(
     try:
         if in_child(lambda: _act(subject.operation, first, hurt)) != "killed":
             return []
-        before = in_child(lambda: state_of(hurt / "store"))
-        if before is None:
-            return []
+        before = in_child(lambda: seen_at(hurt / "store"))
         recovery = Operation(lambda place: None, _with_more, atlas.Atlas.flush)
+        if before in (None, DAMAGED):
+            # Nothing can be opened: what was done is done again.
+            recovery = subject.operation
         shutil.copytree(hurt, trial)
         steps, _ = in_child(lambda: _counted(recovery, trial))
         after = in_child(lambda: state_of(trial / "store"))

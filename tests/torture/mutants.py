@@ -59,6 +59,7 @@ def _live(module: types.ModuleType) -> Iterator[tuple[str, Any]]:
 
 
 LOCAL, COMMIT, COMPACTION = "atlas.storage.local", "atlas.commit", "atlas.compaction"
+COMMITFILES = "atlas.commitfiles"
 
 POWER = [
     Mutant("directories are never synced", LOCAL, "        os.fsync(descriptor)\n", "        pass\n"),
@@ -107,13 +108,13 @@ POWER = [
     ),
     Mutant(
         "data files are closed, not synced",
-        COMMIT,
+        COMMITFILES,
         "            writer.finish(sync_directory=False)\n",
         "            writer._file.close()\n",
     ),
     Mutant(
         "data files are synced, their directories are not",
-        COMMIT,
+        COMMITFILES,
         "        self._storage.sync_directories([key for key, _ in self._writers])\n",
         "",
     ),
@@ -134,15 +135,15 @@ POWER = [
         "the root is published before its data files are durable",
         COMMIT,
         "            files.make_durable()\n            # From",
-        "            publish(storage, _successor(current, pending, ordinals, arrays))\n"
+        "            for _, writer in files._writers:\n                writer._file.flush()\n"
+        "            publish(storage, replace(successor, catalog=catalog, arrays=arrays), replaced + merged)\n"
         "            files.make_durable()\n            # From",
     ),
     Mutant(
         "the old root is removed before the new one is published",
         COMMIT,
-        "    root = publish(storage, root, retired)\n    for key in ROOT_KEYS:",
-        "    for key in ROOT_KEYS:\n        storage.delete(key)\n    root = publish(storage, root, retired)\n"
-        "    for key in ROOT_KEYS:",
+        "    root = publish(storage, emptied(",
+        "    for key in ROOT_KEYS:\n        storage.delete(key)\n    root = publish(storage, emptied(",
     ),
     Mutant("compaction does not sync", COMPACTION, "            files.make_durable()\n", ""),
     Mutant(
@@ -150,7 +151,7 @@ POWER = [
         COMPACTION,
         "            files.make_durable()\n            files.keep()\n",
         "            for _, writer in files._writers:\n                writer._file.flush()\n"
-        "            publish(storage, current.successor(new_commit_id(), catalog=catalog, arrays=arrays), retired)\n"
+        "            publish(storage, replace(successor, catalog=catalog, arrays=arrays), retired)\n"
         "            files.make_durable()\n            files.keep()\n",
     ),
 ]

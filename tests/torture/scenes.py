@@ -16,6 +16,7 @@ import numpy as np
 
 import atlas
 
+DAMAGED = "damaged"
 State = Any  # what state_of returns; None: there is no store
 
 
@@ -54,6 +55,14 @@ def state_of(place: Path) -> State:
     except atlas.StoreNotFound:
         return None
     return state(store)
+
+
+def seen_at(place: Path) -> State:
+    """Return all that a reader can see, "damaged" where that is an error."""
+    try:
+        return state_of(place)
+    except atlas.CorruptStore:
+        return DAMAGED
 
 
 def state(store: atlas.Atlas) -> State:
@@ -152,6 +161,30 @@ def nothing(place: Path) -> None:
     """There is no store."""
 
 
+def build_without_root(place: Path) -> None:
+    """A store whose last commit changed attributes only, and whose root is gone."""
+    build(place)
+    with _opened(place) as store:
+        store.open_dataset("d0").set_attribute("seed", 5)
+    (place / "atlas.json").unlink()
+
+
+def build_damaged(place: Path) -> None:
+    """A store with damage to its root, to the index of one data file, and to the record of another's commit."""
+    build(place)
+    newest, oldest = sorted((place / "t").iterdir(), key=lambda path: path.stat().st_size)
+    files = _opened(place)._session.snapshot.root.arrays["t"].files
+    for path in (place / "atlas.json", oldest, place / f"_catalog/commit-{files[1].commit}.ar"):
+        data = bytearray(path.read_bytes())
+        data[-20] ^= 4
+        path.write_bytes(data)
+    assert files[1].key.endswith(newest.name)
+
+
+def repair(place: Path) -> None:
+    assert atlas.Atlas.repair(place).ok
+
+
 class Operation:
     """Something that changes a store: how it begins, what it works on, what it does."""
 
@@ -180,6 +213,8 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "overwrite": Operation(build, _same, overwrite),
     "overwrite elsewhere": Operation(build, _same, overwrite_elsewhere),
+    "repair without root": Operation(build_without_root, _same, repair),
+    "repair": Operation(build_damaged, _same, repair),
 }
 
 
@@ -190,14 +225,15 @@ def leftovers(place: Path) -> list[str]:
     """Return the files that a store at rest does not need."""
     store = atlas.Atlas.open(place, mode="r")
     root = store._session.snapshot.root
-    known = {file.key for files in root.arrays.values() for file in files.files}
+    known = {file.key for file in root.files} | {f"_catalog/commit-{commit}.ar" for commit in root.commits}
     aside = {key.rsplit("/", 1)[-1] for key, _, _ in root.retired}
     found = []
     for directory, _, files in os.walk(place):
         for name in files:
             key = os.path.relpath(os.path.join(directory, name), place)
             at_rest = key in known or name in aside or key in (store.info()["root"], ".atlas.lock")
-            if not at_rest and re.search(r"\.af$|\.tmp-|^atlas\.", name):
+            kept = key.startswith("_damaged/")
+            if not at_rest and not kept and re.search(r"\.a[frt]$|\.tmp-|^atlas\.", name):
                 found.append(key)
     return found
 

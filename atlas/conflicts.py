@@ -1,0 +1,70 @@
+"""Which datasets two writers both changed.
+
+A handle remembers, for every dataset that it changes, the committed state in which it first did. At the
+flush that dataset must not have changed since. When the handle itself moves on to a newer state, by
+``refresh`` or ``compact``, what it changed before is still compared with what it had seen then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from atlas.chunks import Integers
+from atlas.errors import ConflictError
+from atlas.root import Root
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A commit that was begun; it may have happened although it was reported as failed.
+
+    Attributes
+    ----------
+    root : Root
+    names : frozenset of str
+        The datasets that it changed.
+    """
+
+    root: Root
+    names: frozenset[str]
+
+    def led_to(self, current: Root) -> bool:
+        """Whether a committed state is that of this attempt, or the one right after it."""
+        return self.root.commit in (current.commit, current.parent)
+
+
+def check_conflicts(current: Root, seen: Mapping[str, Root]) -> None:
+    """Raise :class:`ConflictError` if a dataset is not what it was in the state in which it was seen."""
+    by_state: dict[str, tuple[Root, list[str]]] = {}
+    for name, root in seen.items():
+        by_state.setdefault(root.commit, (root, []))[1].append(name)
+    clashes = sorted(name for root, names in by_state.values() for name in _changed(root, current, names))
+    if clashes:
+        shown = ", ".join(map(repr, clashes[:5])) + ("…" if len(clashes) > 5 else "")
+        raise ConflictError(
+            f"another writer committed changes to {len(clashes)} of the same datasets first: {shown}; "
+            "open the store anew and apply your changes to what is there now",
+            clashes,
+        )
+
+
+def _changed(before: Root, now: Root, names: list[str]) -> list[str]:
+    if before.commit == now.commit:
+        return []
+    was, is_now = _generations(before, names), _generations(now, names)
+    differ = was != is_now
+    if before.store != now.store:
+        # Generations of another store say nothing: only what is in neither is the same.
+        differ |= (was >= 0) | (is_now >= 0)
+    return [names[i] for i in np.flatnonzero(differ).tolist()]
+
+
+def _generations(root: Root, names: list[str]) -> Integers:
+    """Return the generation in which each dataset last changed, -1 where there is none."""
+    found = root.catalog.find(names)
+    there = found >= 0
+    found[there] = root.catalog.changed(found[there])
+    return found

@@ -1,0 +1,243 @@
+"""What is damaged in a store, and what is left of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from atlas.columnfile import ColumnFile, DataFile
+from atlas.commit import load_table
+from atlas.errors import CorruptRoot, CorruptStore
+from atlas.examine import check_file, intact_rows, open_index
+from atlas.record import RECORD_NAME, Record, read_record, record_key
+from atlas.root import ROOT_KEYS, ArrayFiles, Root, decode_root
+from atlas.segment import ArrayIndex, SegmentIndex
+from atlas.storage import Storage
+from atlas.table import DIRECTORY, read_layer
+from atlas.verify import Problem
+
+
+@dataclass
+class RepairReport:
+    """What :meth:`atlas.Atlas.repair` found and did.
+
+    Attributes
+    ----------
+    actions : list of str
+        What was done, or would be done: one sentence each. Empty when there was nothing to do.
+    lost : list of Problem
+        The chunks that cannot be brought back, by array, dataset and chunk. They read as errors.
+    dropped : list of (dataset, array)
+        What was removed because chunks of it were lost, when that was asked for.
+    kept : str
+        Where the files that were replaced are kept, within the store.
+    """
+
+    actions: list[str] = field(default_factory=list)
+    lost: list[Problem] = field(default_factory=list)
+    dropped: list[tuple[str, str]] = field(default_factory=list)
+    kept: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the store is whole: nothing was damaged, or all of it was brought back."""
+        return not self.lost
+
+
+@dataclass
+class FileFound:
+    """A file that the root names: its index, as it is or as the record of its commit has it, and what is wrong."""
+
+    file: DataFile
+    index: ColumnFile | None
+    problem: str
+    unrecorded: bool
+
+
+def newer(root: Root, known: Root) -> bool:
+    """Whether a state of the same store came after another."""
+    return root.store == known.store and root.generation > known.generation
+
+
+class Damage:
+    """All that is to be known before anything is changed."""
+
+    def __init__(self, storage: Storage, interrupted: bool) -> None:
+        self.storage = storage
+        self.interrupted = interrupted
+        self.report = RepairReport()
+        self.roots: dict[str, Root | None] = {}
+        self.records: dict[str, Record] = {}
+        self.damaged_records: list[str] = []
+        self._read_roots()
+        self._read_records()
+        self.root, self.from_record = self._choose()
+        self.tables = [self._look(file, None) for file in self.root.catalog.tables]
+        self.arrays = {
+            name: [self._look(file, name) for file in files.files] for name, files in self.root.arrays.items()
+        }
+        self._require_tables()
+        for name in self.arrays:
+            self._find_lost(name)
+        self._describe()
+
+    # ── which state ──────────────────────────────────────────────────────────────────────────
+
+    def _read_roots(self) -> None:
+        for key in ROOT_KEYS:
+            with suppress(FileNotFoundError):
+                data = self.storage.read(key)
+                try:
+                    self.roots[key] = decode_root(data, key, self._load_table)
+                except CorruptStore as error:
+                    self.roots[key] = None
+                    self.report.actions.append(f"replace root object {key}: {error}")
+
+    def _read_records(self) -> None:
+        for name in filter(RECORD_NAME.fullmatch, self.storage.list_dir(DIRECTORY)):
+            key = f"{DIRECTORY}/{name}"
+            try:
+                self.records[key] = read_record(self.storage, key)
+            except CorruptStore:
+                self.damaged_records.append(key)
+
+    def _choose(self) -> tuple[Root, str]:
+        """Return the newest state that there is, and the record that it is from, or nothing for the root itself."""
+        intact = [root for root in self.roots.values() if root is not None]
+        known = max(intact, key=lambda root: root.generation, default=None)
+        # A writer that died may have left the record of a commit that never happened. Where that cannot be told
+        # (on object stores), a root that is intact is believed.
+        if known is not None and (self.interrupted or not self.storage.is_local):
+            return known, ""
+        found = [(root, key) for key, root in self._recorded_states() if known is None or newer(root, known)]
+        if found:
+            return max(found, key=lambda item: (self._has_files(item[0]), self._got_done(item[0]), item[0].generation))
+        if known is not None:
+            return known, ""
+        raise CorruptRoot(
+            f"the root of {self.storage.describe()} is lost or damaged, and there is no record of a commit "
+            "that could bring it back"
+        )
+
+    def _recorded_states(self) -> Iterator[tuple[str, Root]]:
+        for key, record in self.records.items():
+            with suppress(CorruptRoot):
+                yield key, record.root(self._load_table)
+
+    def _has_files(self, root: Root) -> bool:
+        """Whether a state is one of this store: a record of another may have been put here."""
+        return not root.files or any(map(self._exists, root.files))
+
+    def _exists(self, file: DataFile) -> bool:
+        try:
+            return self.storage.size(file.key) >= 0
+        except FileNotFoundError:
+            return False
+
+    def _got_done(self, root: Root) -> bool:
+        """Whether a commit got as far as having all of its own files, where there may be one that did not."""
+        own = [
+            (name, file)
+            for name, files in [*root.arrays.items(), (None, ArrayFiles("", root.catalog.tables))]
+            for file in files.files
+            if file.commit == root.commit
+        ]
+        return not self.interrupted or all(self._is_whole(file, name) for name, file in own)
+
+    def _is_whole(self, file: DataFile, array: str | None) -> bool:
+        try:
+            index = check_file(self.storage, file, array)
+        except CorruptStore:
+            return False
+        if not isinstance(index, SegmentIndex):
+            return True
+        return bool(intact_rows(self.storage, file, index.chunk_columns()).all())
+
+    # ── what is damaged ──────────────────────────────────────────────────────────────────────
+
+    def _look(self, file: DataFile, array: str | None) -> FileFound:
+        unrecorded = bool(file.commit) and record_key(file.commit) not in self.records
+        try:
+            return FileFound(file, check_file(self.storage, file, array), "", unrecorded)
+        except CorruptStore as error:
+            return FileFound(file, self._copied_index(file, array), str(error), unrecorded)
+
+    def _copied_index(self, file: DataFile, array: str | None) -> ColumnFile | None:
+        record = self.records.get(record_key(file.commit))
+        copy = None if record is None else record.indexes.get(file.key)
+        if copy is None:
+            return None
+        try:
+            return open_index(np.frombuffer(copy, np.uint8), file, array)
+        except CorruptStore:
+            return None
+
+    def _load_table(self, store: str, file: DataFile, slots: int) -> Any:
+        found = self._look(file, None)
+        if found.index is None:
+            return load_table(self.storage, store, file, slots)
+        return read_layer(found.index, slots)
+
+    def _require_tables(self) -> None:
+        for table in self.tables:
+            if table.index is None:
+                raise CorruptRoot(
+                    f"{table.problem}, and its copy in {record_key(table.file.commit)} is damaged, too: "
+                    "what the datasets are cannot be brought back"
+                )
+
+    def _find_lost(self, array: str) -> None:
+        files = self.arrays[array]
+        if not files:
+            return
+        unknown = [found for found in files if found.index is None]
+        if unknown:
+            owners = int(self.root.catalog.having(array).sum())
+            message = f"{unknown[0].problem}, and there is no copy of its index: nothing of the array can be read"
+            if owners:
+                self.report.lost.append(Problem(array, "", -1, f"array {array!r}, in {owners} datasets: {message}"))
+            return
+        indexes = [found.index for found in files if isinstance(found.index, SegmentIndex)]
+        merged = ArrayIndex.merge([found.file for found in files], indexes)
+        ordinals = np.repeat(merged.entries, np.diff(merged.starts))
+        intact = np.ones(len(ordinals), bool)
+        for number, found in enumerate(files):
+            rows = np.flatnonzero(merged.columns["file"] == number)
+            chunks = {name: column[rows] for name, column in merged.columns.items()}
+            intact[rows] = intact_rows(self.storage, found.file, chunks)
+        owned = self.root.catalog.having(array)
+        rows = np.flatnonzero(~intact & owned[ordinals])
+        names = self.root.catalog.names_of(ordinals[rows]) if len(rows) else []
+        for name, row in zip(names, rows.tolist(), strict=True):
+            number, key = int(merged.columns["number"][row]), files[int(merged.columns["file"][row])].file.key
+            message = f"dataset {name!r}: chunk {number} of array {array!r} in {key} is lost"
+            self.report.lost.append(Problem(array, name, number, message))
+
+    def useless(self, array: str) -> bool:
+        """Whether an array's files are of no use: none can be read without one that is lost, and no dataset has it."""
+        return any(found.index is None for found in self.arrays[array]) and not self.root.catalog.having(array).any()
+
+    def _describe(self) -> None:
+        if self.from_record:
+            self.report.actions.append(f"bring the state of commit {self.root.generation} back from {self.from_record}")
+        for array, files in self.arrays.items():
+            for found in files:
+                if self.useless(array):
+                    self.report.actions.append(f"forget {found.file.key}: no dataset has array {array!r}")
+                elif found.problem and found.index is not None:
+                    self.report.actions.append(f"write {found.file.key} anew: {found.problem}")
+        for found in self.tables:
+            if found.problem:
+                self.report.actions.append(f"write {found.file.key} anew: {found.problem}")
+        missing = {record_key(f.file.commit) for f in self._all() if f.unrecorded}
+        for key in sorted({*missing, *self.damaged_records}):
+            self.report.actions.append(f"write record {key} anew: it is {'gone' if key in missing else 'damaged'}")
+
+    def _all(self) -> Iterator[FileFound]:
+        yield from self.tables
+        for files in self.arrays.values():
+            yield from files

@@ -1,0 +1,109 @@
+"""Looking at the files of a store as if nothing that they say could be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlas.columnfile import ColumnFile, DataFile
+from atlas.errors import CorruptIndex
+from atlas.reader import read_index
+from atlas.segment import HEADER_LENGTH, MAGIC, SegmentIndex, chunk_checksum
+from atlas.storage import Storage
+from atlas.table import MAGIC as TABLE_MAGIC
+
+
+def open_index(area: NDArray[np.uint8], file: DataFile, array: str | None) -> ColumnFile:
+    """Return an index with every column of it checked.
+
+    Parameters
+    ----------
+    area : (n,) uint8
+        The index, or a copy of it.
+    file : DataFile
+    array : str or None
+        The array that the file belongs to; ``None`` for a table file.
+
+    Raises
+    ------
+    CorruptIndex
+        If anything is not as it was committed.
+    """
+    if array is None:
+        table = ColumnFile(area, file)
+        for name in table.names:
+            table.column(name, constant=True)
+        table.expect_no_junk()
+        return table
+    index = SegmentIndex(area, file, array)
+    for name in index.names:
+        index.column(name)
+    index.expect(len(index.statistics.rows) == len(index.entries), "its columns differ in length")
+    index.chunk_columns()
+    index.expect_no_junk()
+    return index
+
+
+def check_file(storage: Storage, file: DataFile, array: str | None) -> ColumnFile:
+    """Return the index of a file that is, but perhaps for its payloads, as it was committed.
+
+    Raises
+    ------
+    CorruptIndex
+        If it is gone, has another length, or its head or index are damaged.
+    """
+    try:
+        size = storage.size(file.key)
+    except FileNotFoundError:
+        raise CorruptIndex(f"{file.key} is gone") from None
+    if size != file.length:
+        wrong = "it is truncated" if size < file.length else "there is something behind it"
+        raise CorruptIndex(f"{file.key} is damaged: {wrong}: {size} bytes, not {file.length}")
+    magic = MAGIC if array is not None else TABLE_MAGIC
+    head = storage.read_range(file.key, 0, HEADER_LENGTH)
+    name = file.key.rsplit("-", 1)[-1].rsplit(".", 1)[0]
+    if not head.startswith(magic) or head[len(magic) :].hex() != name:
+        raise CorruptIndex(f"the head of {file.key} is damaged: it is not the file of that name")
+    index = open_index(read_index(storage, file), file, array)
+    if isinstance(index, SegmentIndex):
+        _expect_no_gaps(storage, file, index)
+    return index
+
+
+def _expect_no_gaps(storage: Storage, file: DataFile, index: SegmentIndex) -> None:
+    """Refuse bytes around the payloads that no checksum covers and that are not zero."""
+    columns = index.chunk_columns()
+    stored = np.flatnonzero(columns["length"])
+    stored = stored[np.argsort(columns["offset"][stored], kind="stable")]
+    offsets, lengths = columns["offset"][stored], columns["length"][stored]
+    begins = np.append(HEADER_LENGTH, offsets + lengths)
+    sizes = np.append(offsets, file.index_offset) - begins
+    if not storage.is_local:
+        # Between the chunks of an object that is not local one cannot look without fetching it whole.
+        begins, sizes = begins[-1:], sizes[-1:]
+    data, places = storage.fetch_ranges(file.key, begins, sizes)
+    within = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    index.expect(not data[np.repeat(places, sizes) + within].any(), "there is something between its chunks")
+
+
+def intact_rows(storage: Storage, file: DataFile, chunks: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
+    """Return which payloads of a data file, whatever is left of it, have their checksums.
+
+    Parameters
+    ----------
+    chunks : mapping
+        Columns ``offset, length, checksum`` of the chunks to look at, all of them in that file.
+    """
+    offsets, lengths, checksums = (chunks[name].tolist() for name in ("offset", "length", "checksum"))
+    intact = np.zeros(len(offsets), bool)
+    try:
+        data = memoryview(storage.open_map(file.key, min(storage.size(file.key), file.length)))  # type: ignore[arg-type]
+    except FileNotFoundError:
+        return intact
+    for row, (offset, length, checksum) in enumerate(zip(offsets, lengths, checksums, strict=True)):
+        payload = data[offset : offset + length]
+        intact[row] = len(payload) == length and chunk_checksum(payload) == checksum
+    return intact

@@ -1,0 +1,231 @@
+"""From integers to cells: convert the numbers of a chunk, and lay a box of them in a strided output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from atlas.kernels.compile import helper
+from atlas.kernels.layout import FLOAT32
+from atlas.kernels.memory import f32, f64, i32, i64, move4, move8, move16, move32, u8, u16
+from atlas.kernels.numbers import quotient
+from atlas.kernels.predict import inner_of
+
+# How integers become floats: by a division, or by a product that is corrected where it stands for a division.
+DIVIDE, MULTIPLY = range(2)
+
+# Cells converted at once where the runs of a box are short: they stay in the first-level cache.
+STRIP = 1024
+
+# Runs from this length on are worth converting one by one.
+_LONG_RUN = 128
+
+
+@helper
+def _floats(values: Any, run: Any, out: Any, how: Any, scale: Any, inverse: Any, correction: Any, cast: Any) -> None:
+    if how == DIVIDE:
+        for i in range(run):
+            out[i] = cast(values[i]) / scale
+    else:
+        for i in range(run):
+            out[i] = quotient(cast(values[i]), scale, inverse, correction)
+
+
+@helper
+def _masked_floats(
+    values: Any,
+    run: Any,
+    out: Any,
+    how: Any,
+    scale: Any,
+    inverse: Any,
+    correction: Any,
+    cast: Any,
+    hole: Any,
+    special: Any,
+) -> None:
+    if how == DIVIDE:
+        for i in range(run):
+            n = values[i]
+            out[i] = special if n == hole else cast(n) / scale
+    else:
+        for i in range(run):
+            n = values[i]
+            value = quotient(cast(n), scale, inverse, correction)
+            out[i] = special if n == hole else value
+
+
+@helper
+def _integers(values: Any, run: Any, out: Any, masked: Any, hole: Any, special: Any) -> None:
+    if masked:
+        for i in range(run):
+            n = values[i]
+            out[i] = special if n == hole else n
+    else:
+        for i in range(run):
+            out[i] = values[i]
+
+
+@helper
+def _convert(
+    values: Any,
+    run: Any,
+    out: Any,
+    element: Any,
+    how: Any,
+    scale: Any,
+    inverse: Any,
+    correction: Any,
+    masked: Any,
+    hole: Any,
+    special: Any,
+) -> None:
+    """Write a run of cells at address `out`; `special` is the address of the special value."""
+    if element == FLOAT32:
+        small, back, residue = np.float32(scale), np.float32(inverse), np.float32(correction)
+        if masked:
+            _masked_floats(values, run, f32(out), how, small, back, residue, np.float32, hole, f32(special)[0])
+        else:
+            _floats(values, run, f32(out), how, small, back, residue, np.float32)
+    elif element > FLOAT32:
+        if masked:
+            _masked_floats(values, run, f64(out), how, scale, inverse, correction, np.float64, hole, f64(special)[0])
+        else:
+            _floats(values, run, f64(out), how, scale, inverse, correction, np.float64)
+    elif element < 2:
+        _integers(values, run, u8(out), masked, hole, u8(special)[0])
+    elif element < 4:
+        _integers(values, run, u16(out), masked, hole, u16(special)[0])
+    elif element < 6:
+        _integers(values, run, i32(out), masked, hole, i32(special)[0])
+    else:
+        _integers(values, run, i64(out), masked, hole, i64(special)[0])
+
+
+@helper
+def _copy_short(target: Any, source: Any, length: Any) -> None:
+    """Copy a few cells; a call of the library's function would take longer than that."""
+    # The last block overlaps the one before where the length is no multiple.
+    last = length - 32
+    if last >= 0:
+        for at in range(0, last, 32):
+            move32(target + at, source + at)
+        move32(target + last, source + last)
+    elif length >= 16:
+        move16(target, source)
+        move16(target + length - 16, source + length - 16)
+    elif length >= 8:
+        move8(target, source)
+        move8(target + length - 8, source + length - 8)
+    elif length >= 4:
+        move4(target, source)
+        move4(target + length - 4, source + length - 4)
+    else:
+        for at in range(length):
+            u8(target)[at] = u8(source)[at]
+
+
+@helper
+def _copy_rows(source: Any, pitch: Any, rows: Any, length: Any, target: Any, stride: Any) -> None:
+    """Copy the first `length` bytes of rows that are `pitch` bytes apart to places that are `stride` bytes apart."""
+    for _ in range(rows):
+        _copy_short(target, source, length)
+        source += pitch
+        target += stride
+
+
+@helper
+def emit_box(
+    numbers: Any,
+    signed: Any,
+    size: Any,
+    hole: Any,
+    ndim: Any,
+    extent: Any,
+    begin: Any,
+    block: Any,
+    out: Any,
+    strides: Any,
+    item: Any,
+    position: Any,
+    element: Any,
+    how: Any,
+    scale: Any,
+    inverse: Any,
+    correction: Any,
+    masked: Any,
+    special: Any,
+    room: Any,
+) -> None:
+    """Write the cells of a box, whose integers are at address `numbers`, to a strided output.
+
+    At address `room` there is space for STRIP cells, or for all cells of a smaller chunk.
+    """
+    # Merge trailing axes that are contiguous in both, so that the inner run is long.
+    inner = ndim
+    run = np.int64(1)
+    strip = np.int64(1)
+    while inner > 0 and strides[inner - 1] == run * item and strip == run:
+        inner -= 1
+        run *= block[inner]
+        strip *= extent[inner]
+    # Rows of short runs are converted together, with what lies between them.
+    rows: Any = np.int64(1)
+    pitch = strip
+    stride = np.int64(0)
+    if inner > 0 and run < _LONG_RUN and strip <= STRIP:
+        inner -= 1
+        rows, stride = block[inner], strides[inner]
+    most: Any = max(STRIP // pitch, 1)
+    first = np.int64(0)
+    for i in range(ndim):
+        first += begin[i] * inner_of(ndim, extent, i)
+        position[i] = 0
+    target = out
+    while True:
+        if rows == 1:
+            _convert(
+                signed(numbers + first * size),
+                run,
+                target,
+                element,
+                how,
+                scale,
+                inverse,
+                correction,
+                masked,
+                hole,
+                special,
+            )
+        else:
+            for row in range(0, rows, most):
+                several = min(most, rows - row)
+                _convert(
+                    signed(numbers + (first + row * pitch) * size),
+                    (several - 1) * pitch + run,
+                    room,
+                    element,
+                    how,
+                    scale,
+                    inverse,
+                    correction,
+                    masked,
+                    hole,
+                    special,
+                )
+                _copy_rows(room, pitch * item, several, run * item, target + row * stride, stride)
+        i = inner - 1
+        while i >= 0:
+            step = inner_of(ndim, extent, i)
+            position[i] += 1
+            first += step
+            target += strides[i]
+            if position[i] < block[i]:
+                break
+            first -= position[i] * step
+            target -= position[i] * strides[i]
+            position[i] = 0
+            i -= 1
+        if i < 0:
+            return

@@ -1,0 +1,126 @@
+"""Records (``.ar``): what a commit leaves so that neither the root nor an index is the only copy of anything.
+
+::
+
+    magic "ATLASRC1" | xxh3-64 of the rest, u64 | length of the head, u64 | head | index | index | …
+
+The head is a MessagePack map: the root object's name, the root as ``atlas.msgpack.zst`` would hold it, and
+which file's index each of those that follow is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgpack
+import xxhash
+
+from atlas.columnfile import is_size
+from atlas.errors import CorruptIndex
+from atlas.root import ROOT_KEYS, LoadTable, Root, decode_root, encode_root, root_key
+from atlas.storage import DataWriter, Storage
+from atlas.table import DIRECTORY
+
+MAGIC = b"ATLASRC1"
+_HEAD_AT = len(MAGIC) + 16
+_PLAIN_KEY = "atlas.msgpack.zst"
+
+RECORD_NAME = re.compile(r"commit-[0-9a-f]{32}\.ar")
+
+
+def record_key(commit: str) -> str:
+    """Return where the record of a commit is."""
+    return f"{DIRECTORY}/commit-{commit}.ar"
+
+
+def write_record(writer: DataWriter, root: Root, indexes: Mapping[str, bytes]) -> None:
+    """Write the record of a commit.
+
+    Parameters
+    ----------
+    writer : DataWriter
+    root : Root
+        The state that the commit makes.
+    indexes : mapping of str to bytes
+        The index of each of the commit's files, by the file's key.
+    """
+    meta_format, compression = ROOT_KEYS[_PLAIN_KEY]
+    plain = replace(root, config=replace(root.config, meta_format=meta_format, meta_compression=compression))
+    head = msgpack.packb(
+        {
+            "object": root_key(root.config),
+            "root": encode_root(plain),
+            "indexes": [[key, len(index)] for key, index in indexes.items()],
+        }
+    )
+    pieces = [len(head).to_bytes(8, "little"), head, *indexes.values()]
+    digest = xxhash.xxh3_64()
+    for piece in pieces:
+        digest.update(piece)
+    for piece in (MAGIC, digest.intdigest().to_bytes(8, "little"), *pieces):
+        writer.write(piece)
+
+
+@dataclass(frozen=True)
+class Record:
+    """The record of one commit, whole and undamaged.
+
+    Attributes
+    ----------
+    key : str
+    head : dict
+    indexes : dict of str to memoryview
+        Copies of the indexes of the commit's files.
+    """
+
+    key: str
+    head: dict[str, Any]
+    indexes: dict[str, memoryview]
+
+    @property
+    def object(self) -> str:
+        """The name that the root object had."""
+        return str(self.head["object"])
+
+    def root(self, load_table: LoadTable) -> Root:
+        """Return the state that the commit made; raises :class:`CorruptRoot` when it makes no sense."""
+        root = decode_root(self.head["root"], _PLAIN_KEY, load_table)
+        meta_format, compression = ROOT_KEYS[self.object]
+        return replace(root, config=replace(root.config, meta_format=meta_format, meta_compression=compression))
+
+
+def read_record(storage: Storage, key: str) -> Record:
+    """Read a record.
+
+    Raises
+    ------
+    CorruptIndex
+        If it is damaged.
+    FileNotFoundError
+        If there is none.
+    """
+    data = storage.read(key)
+    _expect(data[: len(MAGIC)] == MAGIC and len(data) >= _HEAD_AT, key, "it is cut short, or no record")
+    digest, size = (int.from_bytes(data[at : at + 8], "little") for at in (len(MAGIC), len(MAGIC) + 8))
+    _expect(xxhash.xxh3_64_intdigest(memoryview(data)[len(MAGIC) + 8 :]) == digest, key, "its hash does not match")
+    try:
+        head = msgpack.unpackb(data[_HEAD_AT : _HEAD_AT + size])
+        named = [(name, length) for name, length in head["indexes"]]
+        plausible = head["object"] in ROOT_KEYS and isinstance(head["root"], bytes)
+    except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+        raise CorruptIndex(f"record {key} is damaged: {error}") from None
+    _expect(plausible and all(isinstance(name, str) and is_size(n) for name, n in named), key, "its head is malformed")
+    indexes, at = {}, _HEAD_AT + size
+    for name, length in named:
+        indexes[name] = memoryview(data)[at : at + length]
+        at += length
+    _expect(at == len(data), key, "its parts do not add up")
+    return Record(key, head, indexes)
+
+
+def _expect(condition: Any, key: str, message: str) -> None:
+    if not condition:
+        raise CorruptIndex(f"record {key} is damaged: {message}")

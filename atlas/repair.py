@@ -1,0 +1,120 @@
+"""Bringing a damaged store back: the root and indexes from the records of commits, and every chunk that is intact.
+
+A repair is a commit. What is damaged is written anew beside it, what is replaced is kept in ``_damaged/``,
+and only then is the root replaced. Chunks that are lost stay listed, without bytes: they read as errors.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from atlas.columnfile import DataFile
+from atlas.commit import delete_other_roots, load_table, new_commit_id, publish, recover, strays
+from atlas.commitfiles import CommitFiles
+from atlas.damage import Damage, FileFound, RepairReport
+from atlas.errors import StoreNotFound
+from atlas.examine import intact_rows
+from atlas.reader import read_index
+from atlas.record import RECORD_NAME
+from atlas.root import ROOT_KEYS, ArrayFiles, Root
+from atlas.segment import HEADER_LENGTH, SegmentIndex
+from atlas.storage import Storage
+from atlas.table import DIRECTORY, read_layer
+
+DAMAGED = "_damaged"
+
+
+def repair(storage: Storage, dry_run: bool = False) -> RepairReport:
+    """Repair a store; see :meth:`atlas.Atlas.repair`."""
+    names = storage.list_dir(DIRECTORY)
+    if not any(storage.exists(key) for key in ROOT_KEYS) and not any(map(RECORD_NAME.fullmatch, names)):
+        raise StoreNotFound(f"there is no Atlas store at {storage.describe()}, nor what is left of one")
+    if dry_run:
+        return Damage(storage, storage.was_interrupted()).report
+    with storage.writer_lock() as interrupted:
+        found = Damage(storage, interrupted)
+        if found.report.actions:
+            _carry_out(found)
+        return found.report
+
+
+def _carry_out(found: Damage) -> None:
+    """Write anew what is damaged, keep what is replaced, and publish."""
+    storage, old = found.storage, found.root
+    # Above everything that is there, so that no older state is taken for a newer one.
+    newest = max([old.generation, *(root.generation for root in found.roots.values() if root is not None)])
+    successor = replace(old, generation=newest).successor(new_commit_id())
+    with CommitFiles(storage, successor) as files:
+        tables = tuple(_table(found, files, table) for table in found.tables)
+        catalog = replace(
+            old.catalog.with_top(tables, old.catalog.top), load=partial(load_table, storage, successor.store)
+        )
+        arrays = {
+            name: ArrayFiles(old.arrays[name].directory, tuple(_data_file(found, files, name, item) for item in items))
+            for name, items in found.arrays.items()
+            if not found.useless(name)
+        }
+        root = replace(successor, catalog=catalog, arrays=arrays)
+        replaced = sorted({file.key for file in old.files} - {file.key for file in root.files})
+        files.write_record(root, replaced)
+        files.make_durable()
+        found.report.kept = _keep_replaced(found, root, replaced)
+        files.keep()
+    root = publish(storage, root, replaced, old.commits)
+    delete_other_roots(storage, root.config)
+    recover(storage, root)
+
+
+def _table(found: Damage, files: CommitFiles, table: FileFound) -> DataFile:
+    if table.problem and table.index is not None:
+        slots = found.root.catalog.slots
+        return files.write_table(read_layer(table.index, slots), slots)
+    return _recorded(found, files, table)
+
+
+def _data_file(found: Damage, files: CommitFiles, array: str, item: FileFound) -> DataFile:
+    if item.problem and isinstance(item.index, SegmentIndex):
+        directory = found.root.arrays[array].directory
+        return _rewritten(found.storage, files, array, directory, item.file, item.index)
+    return _recorded(found, files, item)
+
+
+def _recorded(found: Damage, files: CommitFiles, item: FileFound) -> DataFile:
+    """Return a file that stays; its index goes into this commit's record when it is in no other."""
+    if item.problem or not item.unrecorded:
+        return item.file
+    return files.adopt(item.file, read_index(found.storage, item.file).tobytes())
+
+
+def _rewritten(
+    storage: Storage, files: CommitFiles, array: str, directory: str, file: DataFile, index: SegmentIndex
+) -> DataFile:
+    """Write a data file anew, with the chunks of the damaged one that are intact; those that are not take no bytes."""
+    chunks = index.chunk_columns()
+    intact = intact_rows(storage, file, chunks)
+    segment = files.create(directory)
+    offsets, lengths = np.full(len(intact), HEADER_LENGTH, np.int64), np.where(intact, chunks["length"], 0)
+    for row in np.flatnonzero(intact).tolist():
+        payload = storage.read_range(file.key, int(chunks["offset"][row]), int(chunks["length"][row]))
+        offsets[row] = segment.append(payload)
+    columns = {name: index.column(name) for name in index.names}
+    return segment.finish(array, columns | {"offset": offsets, "length": lengths}, files.origin)
+
+
+def _keep_replaced(found: Damage, root: Root, replaced: list[str]) -> str:
+    """Give everything that is about to go a second name; return the directory, or nothing when there is nothing."""
+    keys = replaced + found.damaged_records
+    keys += [key for key, there in found.roots.items() if there is None or found.from_record]
+    if found.from_record:
+        # What belongs to commits that nothing is known of any more.
+        keys += sorted({*strays(found.storage, found.root)} & {*strays(found.storage, root)})
+    place, kept = f"{DAMAGED}/{root.commit}", ""
+    for key in dict.fromkeys(keys):
+        with suppress(FileNotFoundError):
+            found.storage.keep_copy(key, f"{place}/{key}")
+            kept = place
+    return kept

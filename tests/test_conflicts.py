@@ -1,0 +1,241 @@
+"""Two writers: what one did not see is never lost, and nobody is told of a conflict that is none."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import atlas
+from atlas import Atlas, StorageError, worker
+from atlas.storage import LocalStorage, local
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    with Atlas.create(tmp_path / "s") as store:
+        for name in ("a", "b"):
+            view = store.create_dataset(name)
+            view.define_array("t", "int64", ["x"], [4])
+            view.write_array("t", [0], np.arange(4))
+            view.set_attribute("k", 0)
+    return tmp_path / "s"
+
+
+def change(place: Path, name: str, value: int) -> None:
+    """Commit a change, as another writer does."""
+    with Atlas.open(place) as other:
+        other.open_dataset(name).set_attribute("k", value)
+
+
+@pytest.mark.parametrize("follow", [Atlas.refresh, Atlas.compact])
+def test_moving_on_does_not_hide_what_another_writer_did(place, follow):
+    store = Atlas.open(place)
+    store.open_dataset("a").set_attribute("mine", 1)
+    store.create_dataset("new")
+    change(place, "a", 7)
+    with Atlas.open(place) as other:
+        other.create_dataset("new").set_attribute("theirs", 1)
+        other.open_dataset("b").write_array("t", [0], np.ones(4, "int64"))
+    follow(store)
+    assert store.list_datasets() == ["a", "b", "new"]
+    assert len(store) == 3
+    with pytest.raises(atlas.ConflictError) as caught:
+        store.flush()
+    assert caught.value.datasets == ("a", "new")
+    again = Atlas.open(place)
+    assert again.open_dataset("a").attributes() == {"k": 7}
+    assert again.open_dataset("new").attributes() == {"theirs": 1}
+
+
+def test_what_was_seen_by_a_refresh_may_be_changed(place):
+    store = Atlas.open(place)
+    store.open_dataset("b").set_attribute("mine", 1)
+    change(place, "a", 7)
+    store.refresh()
+    store.open_dataset("a").set_attribute("mine", 2)
+    store.flush()
+    assert Atlas.open(place).open_dataset("a").attributes() == {"k": 7, "mine": 2}
+
+
+def test_a_dataset_that_another_writer_deleted(place):
+    store = Atlas.open(place)
+    store.delete_dataset("a")
+    with Atlas.open(place) as other:
+        other.delete_dataset("a")
+    store.refresh()
+    assert len(store) == 1
+    with pytest.raises(atlas.ConflictError):
+        store.flush()
+
+
+def test_a_created_dataset_that_was_deleted_again_concerns_nobody(place):
+    store = Atlas.open(place)
+    store.create_dataset("new")
+    store.delete_dataset("new")
+    store.open_dataset("b").set_attribute("k", 1)
+    with Atlas.open(place) as other:
+        other.create_dataset("new")
+    store.flush()
+    assert Atlas.open(place).list_datasets() == ["a", "b", "new"]
+
+
+def test_changes_to_a_store_that_was_replaced_are_not_put_into_the_new_one(place):
+    store = Atlas.open(place)
+    store.open_dataset("a").set_attribute("k", 5)
+    store.create_dataset("new")
+    with Atlas.create(place, overwrite=True) as other:
+        other.create_dataset("a")
+    with pytest.raises(atlas.ConflictError) as caught:
+        store.flush()
+    assert caught.value.datasets == ("a",)
+
+
+def test_a_store_begun_at_flush_replaces_whatever_is_there(place):
+    store = Atlas.create(place, overwrite="at flush")
+    store.create_dataset("a")
+    change(place, "b", 3)
+    store.refresh()
+    assert store.list_datasets() == ["a"]
+    store.flush()
+    assert Atlas.open(place).list_datasets() == ["a"]
+
+
+# ── commits that were reported as failed ──────────────────────────────────────────────────────
+
+
+def eio(*args: object) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def interrupt(*args: object) -> None:
+    raise KeyboardInterrupt
+
+
+def fails_after_the_root_was_replaced(store, monkeypatch, how=eio, error=StorageError):
+    with monkeypatch.context() as broken:
+        broken.setattr(local, "_sync_parent", how)
+        with pytest.raises(error):
+            store.flush()
+
+
+def fails_before(store, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "replace", eio)
+        with pytest.raises(StorageError):
+            store.flush()
+
+
+def test_own_work_is_no_conflict_after_a_second_failure(place, monkeypatch):
+    store = Atlas.open(place)
+    store.open_dataset("a").set_attribute("k", 1)
+    store.create_dataset("new")
+    fails_after_the_root_was_replaced(store, monkeypatch)
+    fails_before(store, monkeypatch)
+    store.flush()
+    assert Atlas.open(place).list_datasets() == ["a", "b", "new"]
+
+
+@pytest.mark.parametrize(("how", "error"), [(eio, StorageError), (interrupt, KeyboardInterrupt)])
+def test_own_work_is_no_conflict_under_that_of_others(place, monkeypatch, how, error):
+    store = Atlas.open(place)
+    store.open_dataset("a").set_attribute("k", 1)
+    fails_after_the_root_was_replaced(store, monkeypatch, how, error)
+    for value in range(3):
+        change(place, "b", value)
+    store.flush()
+    change(place, "b", 9)
+    assert [Atlas.open(place).open_dataset(name).get_attribute("k") for name in "ab"] == [1, 9]
+
+
+def test_what_others_did_to_own_work_is_a_conflict(place, monkeypatch):
+    store = Atlas.open(place)
+    store.open_dataset("a").set_attribute("k", 1)
+    fails_after_the_root_was_replaced(store, monkeypatch)
+    change(place, "a", 2)
+    with pytest.raises(atlas.ConflictError):
+        store.flush()
+
+
+def test_what_was_committed_after_all_can_be_deleted(place, monkeypatch):
+    store = Atlas.open(place)
+    store.create_dataset("new")
+    fails_after_the_root_was_replaced(store, monkeypatch)
+    store.delete_dataset("new")
+    assert len(store) == 2
+    store.flush()
+    assert Atlas.open(place).list_datasets() == ["a", "b"]
+
+
+def test_a_commit_that_never_happened_is_forgotten(place, monkeypatch):
+    store = Atlas.open(place)
+    store.create_dataset("new")
+    fails_before(store, monkeypatch)
+    store.delete_dataset("new")
+    with Atlas.open(place) as other:
+        other.create_dataset("new")
+    store.open_dataset("a").set_attribute("k", 1)
+    store.flush()
+    assert Atlas.open(place).list_datasets() == ["a", "b", "new"]
+
+
+# ── what is in nobody's state ─────────────────────────────────────────────────────────────────
+
+
+def test_compaction_removes_what_no_commit_refers_to(place):
+    """Also without the mark of an interrupted writer, which a power cut may have taken along."""
+    (left,) = (place / "t").glob("*.af")
+    stray, beside = left.with_name(f"data-{'0' * 32}.af"), place / f".atlas.json.tmp-{'0' * 32}"
+    for path in (stray, beside):
+        path.write_bytes(b"half a file")
+    reader = Atlas.open(place, mode="r")
+    Atlas.open(place).compact()
+    assert not stray.exists()
+    assert not beside.exists()
+    assert len(reader.read_array_across("t", ["a", "b"])) == 2
+
+
+def test_a_damaged_store_can_be_replaced(place):
+    (place / "atlas.json").write_bytes(b"{}")
+    Atlas.create(place, overwrite=True)
+    assert Atlas.open(place).list_datasets() == []
+
+
+def test_only_an_untouched_new_store_is_discarded(tmp_path):
+    one, other = Atlas.create(tmp_path / "s"), Atlas.open(tmp_path / "s")
+    with other:
+        other.create_dataset("a")
+    one.discard_if_new()
+    assert Atlas.open(tmp_path / "s").list_datasets() == ["a"]
+    Atlas.create(tmp_path / "n").discard_if_new()
+    with pytest.raises(atlas.StoreNotFound):
+        Atlas.open(tmp_path / "n")
+
+
+# ── readers beside a compaction ───────────────────────────────────────────────────────────────
+
+
+def test_a_file_that_is_put_aside_between_being_found_and_being_opened(place, monkeypatch):
+    change(place, "a", 1)
+    reader = Atlas.open(place, mode="r")
+    original, once = LocalStorage.data_path, []
+
+    def compacted_meanwhile(storage, key):
+        path = original(storage, key)
+        if not once:
+            once.append(key)
+            with Atlas.open(place) as other:
+                other.delete_dataset("b")
+            Atlas.open(place).compact()
+        return path
+
+    monkeypatch.setattr(LocalStorage, "data_path", compacted_meanwhile)
+    assert reader.read_array_across_stacked("t", ["a", "b"]).tolist() == [[0, 1, 2, 3]] * 2
+    monkeypatch.setattr(worker._maps, "_maps", type(worker._maps._maps)())
+    for file in (place / "_retired").iterdir():
+        file.unlink()
+    with pytest.raises(atlas.SnapshotExpired, match="refresh"):
+        reader.read_array_across_stacked("t", ["a", "b"])

@@ -1,0 +1,323 @@
+"""Repair: every chunk that is intact comes back, what is lost is named, and nothing else is touched."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+
+import atlas
+from atlas import commitfiles
+from torture import flips
+from torture.scenes import build, cells, fill_dataset, state_of
+
+ENCODINGS = [(fmt, compression) for fmt in ("json", "msgpack") for compression in ("none", "zstd", "lz4")]
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 16
+    path.unlink()
+    path.write_bytes(data)
+
+
+def root_of(place: Path) -> Path:
+    return next(place.glob("atlas.*"))
+
+
+def change_attributes(place: Path) -> None:
+    with atlas.Atlas.open(place) as store:
+        store.open_dataset("d0").set_attribute("seed", 11)
+
+
+def delete_only(place: Path) -> None:
+    with atlas.Atlas.open(place) as store:
+        store.delete_dataset("d2")
+
+
+def compact(place: Path) -> None:
+    atlas.Atlas.open(place).compact()
+
+
+def compact_to_nothing(place: Path) -> None:
+    store = atlas.Atlas.open(place)
+    for name in store.list_datasets():
+        store.delete_dataset(name)
+    store.create_dataset("empty").set_attribute("k", 1)
+    store.flush()
+    store.compact()
+
+
+@pytest.mark.parametrize("last", [change_attributes, delete_only, compact, compact_to_nothing])
+@pytest.mark.parametrize("loss", ["deleted", "damaged"])
+def test_the_root_of_every_kind_of_commit_comes_back(loss, last, tmp_path: Path):
+    build(tmp_path / "s")
+    last(tmp_path / "s")
+    right, root = state_of(tmp_path / "s"), root_of(tmp_path / "s")
+    root.unlink() if loss == "deleted" else flip(root, 40)
+    report = atlas.Atlas.repair(tmp_path / "s")
+    assert report.ok
+    assert len(report.actions) == (1 if loss == "deleted" else 2)
+    assert state_of(tmp_path / "s") == right
+    assert atlas.Atlas.open(tmp_path / "s").verify().ok
+    kept = [path.name for path in tmp_path.glob("s/_damaged/*/*")]
+    assert kept == ([] if loss == "deleted" else ["atlas.json"])
+
+
+@pytest.mark.parametrize(("fmt", "compression"), ENCODINGS)
+def test_the_root_comes_back_in_its_encoding(fmt, compression, tmp_path: Path):
+    place = flips.small_store(tmp_path / "s", meta_format=fmt, meta_compression=compression)
+    right, name = state_of(place), root_of(place).name
+    root_of(place).unlink()
+    assert atlas.Atlas.repair(place).ok
+    assert root_of(place).name == name
+    assert state_of(place) == right
+
+
+def test_a_store_without_damage_is_not_changed(tmp_path: Path):
+    build(tmp_path / "s")
+    before = {key: (tmp_path / "s" / key).read_bytes() for key in flips.objects(tmp_path / "s")}
+    report = atlas.Atlas.repair(tmp_path / "s")
+    assert report.ok
+    assert (report.actions, report.kept) == ([], "")
+    assert before == {key: (tmp_path / "s" / key).read_bytes() for key in flips.objects(tmp_path / "s")}
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path):
+    build(tmp_path / "s")
+    (tmp_path / "s/atlas.json").unlink()
+    os.truncate(next((tmp_path / "s/n").iterdir()), 60)
+    before = sorted(tmp_path.rglob("*"))
+    said = atlas.Atlas.repair(tmp_path / "s", dry_run=True)
+    assert sorted(tmp_path.rglob("*")) == before
+    done = atlas.Atlas.repair(tmp_path / "s")
+    assert (said.actions, said.lost) == (done.actions, done.lost)
+    assert done.lost
+
+
+@pytest.mark.parametrize("where", ["head", "column", "directory", "tail"])
+def test_an_index_comes_back(where, tmp_path: Path):
+    build(tmp_path / "s")
+    right = state_of(tmp_path / "s")
+    file = atlas.Atlas.open(tmp_path / "s")._session.snapshot.root.arrays["t"].files[0]
+    place = {"head": 12, "column": file.index_offset + 9, "directory": -50, "tail": -1}[where]
+    flip(tmp_path / "s" / file.key, place)
+    report = atlas.Atlas.repair(tmp_path / "s")
+    assert report.ok
+    assert state_of(tmp_path / "s") == right
+    assert atlas.Atlas.open(tmp_path / "s").verify().ok
+    assert (tmp_path / "s" / report.kept / file.key).exists()
+
+
+@pytest.mark.parametrize("length", [0, 24, 100, 200, 333, 500])
+def test_what_is_before_a_cut_comes_back_and_the_rest_is_named(length, tmp_path: Path):
+    build(tmp_path / "s")
+    right = flips.chunks(tmp_path / "s")
+    store = atlas.Atlas.open(tmp_path / "s")
+    index, key = store._session.snapshot.index("t"), store._session.snapshot.root.arrays["t"].files[0].key
+    ordinals = np.repeat(index.entries, np.diff(index.starts))
+    ends = (index.columns["offset"] + index.columns["length"]).tolist()
+    # The fourth dataset was deleted.
+    rows = zip(
+        [f"d{n}" for n in ordinals], index.columns["number"].tolist(), ends, index.columns["file"].tolist(), strict=True
+    )
+    gone = {("t", name, number) for name, number, end, file in rows if file == 0 and end > length and name != "d3"}
+    os.truncate(tmp_path / "s" / key, length)
+    report = atlas.Atlas.repair(tmp_path / "s")
+    assert {(p.array, p.dataset, p.chunk) for p in report.lost} == gone
+    assert flips.readable(tmp_path / "s", right) == set(right) - gone
+    found = atlas.Atlas.open(tmp_path / "s").verify()
+    assert {(p.array, p.dataset, p.chunk) for p in found.problems} == gone
+    assert all("is lost" in p.message for p in found.problems)
+    assert atlas.Atlas.repair(tmp_path / "s").actions == []
+
+
+def test_a_missing_file_costs_its_own_chunks_only_and_they_are_named(tmp_path: Path):
+    build(tmp_path / "s")
+    right = flips.chunks(tmp_path / "s")
+    files = atlas.Atlas.open(tmp_path / "s")._session.snapshot.root.arrays["t"].files
+    (tmp_path / "s" / files[1].key).unlink()
+    report = atlas.Atlas.repair(tmp_path / "s")
+    assert {(p.array, p.dataset, p.chunk) for p in report.lost} == {("t", "d1", 0)}
+    assert flips.readable(tmp_path / "s", right) == set(right) - {("t", "d1", 0)}
+
+
+def test_lost_chunks_are_errors_until_they_are_written_anew(tmp_path: Path):
+    build(tmp_path / "s")
+    files = atlas.Atlas.open(tmp_path / "s")._session.snapshot.root.arrays["t"].files
+    os.truncate(tmp_path / "s" / files[0].key, 60)
+    assert not atlas.Atlas.repair(tmp_path / "s").ok
+    store = atlas.Atlas.open(tmp_path / "s")
+    with pytest.raises(atlas.CorruptChunk, match=r"dataset 'd2'.*chunk 1 .*is lost"):
+        store.open_dataset("d2").read_array("t", [0, 4], [3, 4])
+    store.compact()
+    with pytest.raises(atlas.CorruptChunk, match="is lost"):
+        store.open_dataset("d2").read_array("t")
+    store.open_dataset("d2").write_array("t", [0, 0], cells(8))
+    store.flush()
+    assert np.array_equal(store.open_dataset("d2").read_array("t"), cells(8))
+    left = {p.dataset for p in store.verify().problems}
+    assert left == {"d0", "d1"}
+
+
+def test_one_chunk_of_several_lost_ones_can_be_written_anew(tmp_path: Path):
+    build(tmp_path / "s")
+    files = atlas.Atlas.open(tmp_path / "s")._session.snapshot.root.arrays["t"].files
+    os.truncate(tmp_path / "s" / files[0].key, 24)
+    atlas.Atlas.repair(tmp_path / "s")
+    store = atlas.Atlas.open(tmp_path / "s")
+    store.open_dataset("d2").write_array("t", [0, 0], cells(8, (3, 4)))
+    store.flush()
+    assert np.array_equal(store.open_dataset("d2").read_array("t", [0, 0], [3, 4]), cells(8, (3, 4)))
+    # What the lost chunks held is bounded by what was known of them.
+    stats = store.open_dataset("d2").array_stats("t")
+    assert (stats["row_count"], stats["min"], stats["max"]) == (48, min(cells(3).min(), 8), cells(3).max())
+
+
+def test_lost_arrays_are_dropped_on_request(tmp_path: Path):
+    build(tmp_path / "s")
+    next((tmp_path / "s/n").iterdir()).unlink()
+    report = atlas.Atlas.repair(tmp_path / "s", drop_lost=True)
+    assert report.ok
+    assert report.dropped == [("d0", "n"), ("d1", "n"), ("d2", "n")]
+    store = atlas.Atlas.open(tmp_path / "s")
+    assert store.verify().ok
+    assert store.list_arrays() == ["label", "t"]
+
+
+def test_an_index_and_its_copy_lost_leave_the_other_arrays_alone(tmp_path: Path):
+    place = flips.small_store(tmp_path / "s")
+    right = flips.chunks(place)
+    flip(next((place / "n").iterdir()), -40)
+    flip(next((place / "_catalog").iterdir()), -40)
+    report = atlas.Atlas.repair(place)
+    assert [(p.array, p.dataset) for p in report.lost] == [("n", "")]
+    assert "no copy of its index" in report.lost[0].message
+    assert flips.readable(place, right) == {key for key in right if key[0] != "n"}
+    # The other arrays' indexes have a copy again.
+    flip(next((place / "t").iterdir()), -40)
+    assert [p.array for p in atlas.Atlas.repair(place).lost] == ["n"]
+    assert atlas.Atlas.repair(place, drop_lost=True).ok
+    assert atlas.Atlas.open(place).verify().ok
+
+
+def test_a_damaged_record_is_found_and_written_anew(tmp_path: Path):
+    build(tmp_path / "s")
+    for record in sorted((tmp_path / "s/_catalog").iterdir()):
+        flip(record, 100)
+    assert len(atlas.Atlas.open(tmp_path / "s").verify().problems) == 2
+    report = atlas.Atlas.repair(tmp_path / "s")
+    assert report.ok
+    assert atlas.Atlas.open(tmp_path / "s").verify().ok
+    flip(next((tmp_path / "s/label").iterdir()), -20)
+    assert atlas.Atlas.repair(tmp_path / "s").ok
+
+
+@pytest.mark.parametrize("loss", ["flipped", "gone", "cut", "tail"])
+def test_the_dataset_table_comes_back(loss, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(commitfiles, "INLINE_BYTES", 0)
+    build(tmp_path / "s")
+    right = state_of(tmp_path / "s")
+    for table in (tmp_path / "s/_catalog").glob("*.at"):
+        data = table.read_bytes()
+        table.unlink()
+        if loss != "gone":
+            table.write_bytes({"flipped": data[:40] + b"?" + data[41:], "cut": data[:90], "tail": data + b"x"}[loss])
+    if loss != "tail":
+        with pytest.raises((atlas.CorruptStore, atlas.SnapshotExpired)):
+            state_of(tmp_path / "s")
+    assert not atlas.Atlas.open(tmp_path / "s").verify().ok
+    assert atlas.Atlas.repair(tmp_path / "s").ok
+    assert state_of(tmp_path / "s") == right
+    assert atlas.Atlas.open(tmp_path / "s").verify().ok
+
+
+def test_an_older_root_in_its_place_gives_way_to_the_newest_state(tmp_path: Path):
+    build(tmp_path / "s")
+    old = (tmp_path / "s/atlas.json").read_bytes()
+    change_attributes(tmp_path / "s")
+    right = state_of(tmp_path / "s")
+    (tmp_path / "s/atlas.json").write_bytes(old)
+    assert "newer" in str(atlas.Atlas.open(tmp_path / "s").verify().problems[0])
+    assert atlas.Atlas.repair(tmp_path / "s").ok
+    assert state_of(tmp_path / "s") == right
+
+
+def test_a_record_of_another_store_is_not_mistaken_for_one_of_this(tmp_path: Path):
+    build(tmp_path / "s")
+    for _ in range(3):
+        change_attributes(tmp_path / "s")
+    other = flips.small_store(tmp_path / "o")
+    right = state_of(other)
+    for record in (tmp_path / "s/_catalog").iterdir():
+        shutil.copy(record, other / "_catalog")
+    assert atlas.Atlas.repair(other).ok
+    assert state_of(other) == right
+    root_of(other).unlink()
+    assert atlas.Atlas.repair(other).ok
+    assert state_of(other) == right
+
+
+def test_what_was_overwritten_does_not_come_back(tmp_path: Path):
+    build(tmp_path / "s")
+    atlas.Atlas.create(tmp_path / "s", overwrite=True)
+    root_of(tmp_path / "s").unlink()
+    with pytest.raises(atlas.StoreNotFound):
+        atlas.Atlas.repair(tmp_path / "s")
+
+
+def test_nothing_to_repair_from(tmp_path: Path):
+    with pytest.raises(atlas.StoreNotFound):
+        atlas.Atlas.repair(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+    place = flips.small_store(tmp_path / "s")
+    flip(root_of(place), 40)
+    flip(next((place / "_catalog").iterdir()), 40)
+    before = sorted(place.rglob("*"))
+    with pytest.raises(atlas.CorruptRoot, match="no record"):
+        atlas.Atlas.repair(place)
+    assert sorted(place.rglob("*")) == before
+
+
+def test_stores_that_are_not_local_are_repaired_too(tmp_path: Path):
+    files = fsspec.filesystem("memory")
+    url = f"memory://{tmp_path.name}/s"
+    try:
+        with atlas.Atlas.create(url) as store:
+            fill_dataset(store, "a", 1)
+            fill_dataset(store, "b", 2)
+        files.rm_file(f"/{tmp_path.name}/s/atlas.json")
+        (key,) = files.ls(f"/{tmp_path.name}/s/t", detail=False)
+        files.pipe_file(key, files.cat_file(key)[:-30])
+        report = atlas.Atlas.repair(url)
+        assert report.ok
+        assert files.exists(f"/{tmp_path.name}/s/{report.kept}/t")
+        store = atlas.Atlas.open(url)
+        assert store.verify().ok
+        assert np.array_equal(store.open_dataset("a").read_array("t"), cells(1))
+    finally:
+        files.rm("/", recursive=True)
+
+
+def test_the_command(tmp_path: Path):
+    place = flips.small_store(tmp_path / "s")
+    root_of(place).unlink()
+    os.truncate(next((place / "n").iterdir()), 30)
+    run = [sys.executable, "-m", "atlas", "repair", str(place)]
+    would = subprocess.run([*run, "--dry-run"], capture_output=True, text=True)
+    assert would.returncode == 1
+    assert "chunk 0 of array 'n'" in would.stdout
+    assert not list(place.glob("atlas.*"))
+    done = subprocess.run([*run, "--drop-lost"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "deleted from dataset 'a'" in done.stdout
+    assert "_damaged/" in done.stdout
+    again = subprocess.run([*run, "--json"], capture_output=True, text=True)
+    assert json.loads(again.stdout) == {"actions": [], "lost": [], "dropped": [], "kept": ""}
