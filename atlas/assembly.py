@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers, Selection
-from atlas.columns import Texts
+from atlas.columns import Texts, distinct
 from atlas.dtypes import DType
 from atlas.errors import CorruptChunk
 from atlas.pending import Block, Pending
@@ -87,7 +87,9 @@ def gather(pending: Pending, array: str, ordinals: Ordinals) -> Written:
         codes = [known.setdefault(id(item.schema), len(schemas) + len(known)) for _, item in loose]
         schemas += list({id(item.schema): item.schema for _, item in loose}.values())
         owners.append((pieces[-1].entries, np.array(codes)))
-    piece = Piece.merged(pieces)
+    # Defined anew concerns what is stored: blocks of one dataset do not void each other.
+    reset = distinct(np.concatenate([np.zeros(0, np.int64), *(piece.reset for piece in pieces)]))
+    piece = replace(Piece.merged([replace(piece, reset=reset[:0]) for piece in pieces]), reset=reset)
     codes_of = np.zeros(len(piece.entries), np.int64)
     for entries, numbers in owners:
         codes_of[np.searchsorted(piece.entries, entries)] = numbers

@@ -108,7 +108,7 @@ class NameTable:
 
     def by_root(self) -> Iterator[tuple[Root, Integers]]:
         """Yield these states, each with the numbers of its datasets."""
-        ends = [first for first, _ in self._roots[1:]] + [len(self.alive)]
+        ends = [*(first for first, _ in self._roots), len(self.alive)][1:]
         for (first, root), end in zip(self._roots, ends, strict=True):
             yield root, first + np.flatnonzero(self.alive[first:end])
 

@@ -127,6 +127,14 @@ def test_stacked_writes_are_what_a_loop_of_single_ones_is(history):
         assert run(place + "/bulk", history, True) == run(place + "/loop", history, False)
 
 
+def test_chunks_that_only_an_earlier_block_wrote_stay(place):
+    with Atlas.create(place) as store:
+        store.create_datasets(["a", "b"], {"v": {"dtype": "int32", "dims": ["x"], "shape": [4], "chunk_shape": [2]}})
+        store.write_stacked("v", ["a", "b"], np.arange(8, dtype="i4").reshape(2, 4))
+        store.write_stacked("v", ["b"], np.array([[9, 9]], "i4"))
+    assert Atlas.open(place).read_array_across_stacked("v", ["a", "b"]).tolist() == [[0, 1, 2, 3], [9, 9, 6, 7]]
+
+
 def payloads(place: Path) -> list[bytes]:
     arrays = Atlas.open(place)._session.snapshot.root.arrays
     return [(place / f.key).read_bytes()[24 : f.index_offset] for name in sorted(arrays) for f in arrays[name].files]
