@@ -137,11 +137,8 @@ def publish(storage: Storage, root: Root, retired: Sequence[str] = (), recorded:
     recorded : collection of str
         The commits whose records are there; of those that tell nothing more, they are removed.
     """
-    now = int(time.time())
-    free = [entry for entry in root.retired if _is_free(storage, entry, now)]
-    waiting = tuple(entry for entry in root.retired if entry not in free)
-    added = tuple((key, root.generation, now) for key in retired)
-    published = replace(root, retired=waiting + added)
+    added = tuple((key, root.generation, int(time.time())) for key in retired)
+    published = replace(root, retired=sweep(storage, root) + added)
     try:
         storage.replace(root_key(root.config), encode_root(published))
     except StorageError:
@@ -150,8 +147,9 @@ def publish(storage: Storage, root: Root, retired: Sequence[str] = (), recorded:
         if not _is_there(storage, published):
             raise
         storage.replace(root_key(root.config), encode_root(published))
-    obsolete = [record_key(commit) for commit in sorted(set(recorded) - published.commits)]
-    _put_away(storage, [key for key, _, _ in free] + obsolete, retired)
+    _put_aside(storage, retired)
+    for commit in sorted(set(recorded) - published.commits):
+        _is_removed(storage, record_key(commit))
     return published
 
 
@@ -161,21 +159,34 @@ def _is_there(storage: Storage, root: Root) -> bool:
     return False
 
 
-def _put_away(storage: Storage, free: Sequence[str], retired: Sequence[str]) -> None:
-    # The commit has happened: what cannot be put away now is no reason to call it a failure.
+def _put_aside(storage: Storage, retired: Sequence[str]) -> None:
+    # The commit has happened: what cannot be put aside now is no reason to call it a failure.
     try:
-        for key in free:
-            storage.purge(key)
         for key in retired:
             storage.retire(key)
     except AtlasError as error:
-        _log.warning("%s: old data files could not be put away: %s", storage.describe(), error)
+        _log.warning("%s: old data files could not be put aside: %s", storage.describe(), error)
 
 
-def sweep(storage: Storage, root: Root) -> None:
-    """Remove the retired files that no reader can need any more; the next commit forgets them."""
+def sweep(storage: Storage, root: Root) -> tuple[tuple[str, int, int], ...]:
+    """Remove the retired files that no reader can need any more; return those that stay, for the next commit to note.
+
+    No state refers to a retired file, so it may go before the next one is published. One that cannot be
+    removed stays noted, and somebody tries again.
+    """
     now = int(time.time())
-    _put_away(storage, [entry[0] for entry in root.retired if _is_free(storage, entry, now)], [])
+    return tuple(
+        entry for entry in root.retired if not (_is_free(storage, entry, now) and _is_removed(storage, entry[0]))
+    )
+
+
+def _is_removed(storage: Storage, key: str) -> bool:
+    try:
+        storage.purge(key)
+    except AtlasError as error:
+        _log.warning("%s: an old data file could not be removed: %s", storage.describe(), error)
+        return False
+    return True
 
 
 _FILE_NAME = re.compile(r"data-[0-9a-f]{32}\.af|table-[0-9a-f]{32}\.at|" + RECORD_NAME.pattern)

@@ -32,8 +32,8 @@ class Attempt:
     names: frozenset[str]
 
     def led_to(self, current: Root) -> bool:
-        """Whether a committed state is that of this attempt, or the one right after it."""
-        return self.root.commit in (current.commit, current.parent)
+        """Whether a committed state is known to be that of this attempt, or one that came after it."""
+        return self.root.commit in {*current.commits, current.parent}
 
 
 def check_conflicts(current: Root, seen: Mapping[str, Root]) -> None:
@@ -58,7 +58,7 @@ def _changed(before: Root, now: Root, names: list[str]) -> list[str]:
     differ = was != is_now
     if before.store != now.store:
         # Generations of another store say nothing: only what is in neither is the same.
-        differ |= (was >= 0) | (is_now >= 0)
+        differ |= is_now != -1
     return [names[i] for i in np.flatnonzero(differ).tolist()]
 
 

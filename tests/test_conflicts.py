@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,31 @@ def test_changes_to_a_store_that_was_replaced_are_not_put_into_the_new_one(place
     assert caught.value.datasets == ("a",)
 
 
+def test_a_store_that_was_made_anew_is_another_one(place):
+    """Even where its datasets are of the same generations."""
+    store = Atlas.open(place)
+    store.open_dataset("a").set_attribute("k", 5)
+    store.create_dataset("new")
+    shutil.rmtree(place)
+    with Atlas.create(place) as other:
+        other.create_dataset("a")
+    with pytest.raises(atlas.ConflictError) as caught:
+        store.flush()
+    assert caught.value.datasets == ("a",)
+
+
+@pytest.mark.parametrize(("count", "shown"), [(5, "'n4';"), (6, "'n4'…;")])
+def test_the_message_names_five(place, count, shown):
+    one, two = Atlas.open(place), Atlas.open(place)
+    for store in (one, two):
+        for i in range(count):
+            store.create_dataset(f"n{i}")
+    one.flush()
+    with pytest.raises(atlas.ConflictError, match=shown) as caught:
+        two.flush()
+    assert len(caught.value.datasets) == count
+
+
 def test_a_store_begun_at_flush_replaces_whatever_is_there(place):
     store = Atlas.create(place, overwrite="at flush")
     store.create_dataset("a")
@@ -151,6 +177,19 @@ def test_own_work_is_no_conflict_under_that_of_others(place, monkeypatch, how, e
     assert [Atlas.open(place).open_dataset(name).get_attribute("k") for name in "ab"] == [1, 9]
 
 
+def test_own_work_is_known_by_its_files(place, monkeypatch):
+    """Nothing could be read when the flush failed, and others committed more than once since."""
+    store = Atlas.open(place)
+    store.open_dataset("a").write_array("t", [0], np.ones(4, "int64"))
+    with monkeypatch.context() as broken:
+        broken.setattr(type(store._session.pending), "recognise", lambda pending, current: None)
+        fails_after_the_root_was_replaced(store, broken)
+    for value in range(3):
+        change(place, "b", value)
+    store.flush()
+    assert Atlas.open(place).open_dataset("a").read_array("t").tolist() == [1] * 4
+
+
 def test_what_others_did_to_own_work_is_a_conflict(place, monkeypatch):
     store = Atlas.open(place)
     store.open_dataset("a").set_attribute("k", 1)
@@ -196,6 +235,21 @@ def test_compaction_removes_what_no_commit_refers_to(place):
     assert not stray.exists()
     assert not beside.exists()
     assert len(reader.read_array_across("t", ["a", "b"])) == 2
+
+
+def test_an_old_file_that_cannot_be_removed_stays_noted(place, monkeypatch):
+    reader = Atlas.open(place, mode="r")
+    with Atlas.open(place) as store:
+        store.delete_dataset("b")
+    Atlas.open(place).compact()
+    assert list((place / "_retired").iterdir())
+    del reader, store  # each holds the files of the state it shows
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "unlink", eio)
+        change(place, "a", 1)
+    assert list((place / "_retired").iterdir())
+    change(place, "a", 2)
+    assert not (place / "_retired").exists()
 
 
 def test_a_damaged_store_can_be_replaced(place):

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from torture import concurrency, faults, flips, fuzz, hostile, machine, mutants, powerloss, processes
+from torture import concurrency, faults, flips, fuzz, hostile, machine, mutants, mutation, powerloss, processes
 from torture.corpus import FORGERIES
 from torture.scenes import in_child, warm_up
 
@@ -96,6 +96,13 @@ def run_processes(work: Path) -> str:
     )
 
 
+def run_mutation(work: Path) -> str:
+    """Change the commit code in every small way."""
+    total, alive = mutation.survivors()
+    assert not alive, alive
+    return f"{total} mutants of the commit code, no survivor"
+
+
 PARTS: dict[str, Callable[[Path], str]] = {
     "faults": run_faults,
     "powerloss": run_powerloss,
@@ -106,6 +113,7 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "machine": run_machine,
     "concurrency": run_concurrency,
     "processes": run_processes,
+    "mutation": run_mutation,
 }
 
 

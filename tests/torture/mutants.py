@@ -127,9 +127,9 @@ POWER = [
     Mutant(
         "old files are removed before the new root is there",
         COMMIT,
-        "    published = replace(root, retired=waiting + added)\n",
-        "    published = replace(root, retired=waiting + added)\n"
-        "    _put_away(storage, [key for key, _, _ in free] + list(retired), [])\n",
+        "    published = replace(root, retired=sweep(storage, root) + added)\n",
+        "    published = replace(root, retired=sweep(storage, root) + added)\n"
+        "    for key in retired:\n        storage.purge(key)\n",
     ),
     Mutant(
         "the root is published before its data files are durable",
@@ -142,8 +142,8 @@ POWER = [
     Mutant(
         "the old root is removed before the new one is published",
         COMMIT,
-        "    root = publish(storage, emptied(",
-        "    for key in ROOT_KEYS:\n        storage.delete(key)\n    root = publish(storage, emptied(",
+        "    root = publish(storage, root, [file.key for",
+        "    for key in ROOT_KEYS:\n        storage.delete(key)\n    root = publish(storage, root, [file.key for",
     ),
     Mutant("compaction does not sync", COMPACTION, "            files.make_durable()\n", ""),
     Mutant(

@@ -1,0 +1,134 @@
+"""Mutation testing of the commit code: each comparison, condition, constant and call is changed, one at a time.
+
+A mutant that the suite lets live is code whose reason no test knows. Changes are made in forked children.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import importlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from torture.mutants import _functions, _live
+from torture.scenes import in_child
+
+MODULES = ("atlas.conflicts", "atlas.commitfiles", "atlas.commit", "atlas.compaction")
+TESTS = ("test_conflicts.py", "test_store.py", "test_scale.py", "torture/test_faults.py", "torture/test_powerloss.py")
+_SECONDS = 300
+
+_COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Lt: ast.GtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.LtE,
+    ast.GtE: ast.Gt,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+}
+_COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.FloorDiv,
+    ast.BitOr: ast.BitAnd,
+    ast.BitAnd: ast.BitOr,
+}
+
+# Changes that nobody can tell from outside, and why.
+EQUIVALENT: dict[str, str] = {}
+
+
+def mutated(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield the node with one thing about it changed."""
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in _COMPARED:
+        yield ast.Compare(node.left, [_COMPARED[type(node.ops[0])](), *node.ops[1:]], node.comparators)
+    elif isinstance(node, ast.BoolOp):
+        yield ast.BoolOp(ast.And() if isinstance(node.op, ast.Or) else ast.Or(), node.values)
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        yield node.operand
+    elif isinstance(node, (ast.BinOp, ast.AugAssign)) and type(node.op) in _COMPUTED:
+        changed = copy.copy(node)
+        changed.op = _COMPUTED[type(node.op)]()
+        yield changed
+    elif isinstance(node, ast.If):
+        yield ast.If(ast.UnaryOp(ast.Not(), node.test), node.body, node.orelse)
+    elif isinstance(node, ast.Constant) and type(node.value) is int:
+        yield ast.Constant(node.value + 1)
+    elif isinstance(node, ast.Constant) and type(node.value) is bool:
+        yield ast.Constant(not node.value)
+    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        yield ast.Pass()
+
+
+class _Replace(ast.NodeTransformer):
+    """Puts another node in the place of the `number`-th."""
+
+    def __init__(self, number: int, choice: int) -> None:
+        self._number, self._choice, self._seen = number, choice, -1
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        self._seen += 1
+        if self._seen == self._number:
+            return list(mutated(node))[self._choice]
+        return self.generic_visit(node)
+
+
+def mutants(source: str) -> Iterator[tuple[str, ast.Module]]:
+    """Yield every mutant of a module, and where it differs."""
+    lines = source.splitlines()
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    changeable = {line for node in functions for line in range(node.body[0].lineno, (node.end_lineno or 0) + 1)}
+    for number, node in enumerate(_walk(ast.parse(source))):
+        if getattr(node, "lineno", 0) not in changeable:
+            continue
+        for choice, _ in enumerate(mutated(node)):
+            tree = ast.fix_missing_locations(_Replace(number, choice).visit(ast.parse(source)))
+            shown = ast.unparse(list(mutated(node))[choice]).splitlines()[0]
+            yield f"{node.lineno}: {lines[node.lineno - 1].strip()} -> {shown}", tree
+
+
+def _walk(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes in the order in which a transformer visits them."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        yield from _walk(child)
+
+
+def survives(module: str, tree: ast.Module, tests: tuple[str, ...]) -> bool:
+    """Whether the tests pass although the module's functions have been changed."""
+    return in_child(lambda: _passes(module, tree, tests)) is True
+
+
+def _passes(name: str, tree: ast.Module, tests: tuple[str, ...]) -> bool:
+    signal.alarm(_SECONDS)  # a loop without an end is found too
+    module = importlib.import_module(name)
+    changed = dict(_functions(compile(tree, str(module.__file__), "exec")))
+    for qualified, function in _live(module):
+        if qualified in changed:
+            function.__code__ = changed[qualified]
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 1)
+    os.dup2(silent, 2)
+    top = Path(__file__).parents[1]
+    return pytest.main(["-x", "-q", "-p", "no:cacheprovider", *(str(top / test) for test in tests)]) == 0
+
+
+def survivors(modules: tuple[str, ...] = MODULES, tests: tuple[str, ...] = TESTS) -> tuple[int, list[str]]:
+    """Return how many mutants there are, and which of them live though they are not known to be equivalent."""
+    total, alive = 0, []
+    for name in modules:
+        source = Path(str(importlib.import_module(name).__file__)).read_text()
+        for what, tree in mutants(source):
+            total += 1
+            if what.split(": ", 1)[1] not in EQUIVALENT and survives(name, tree, tests):
+                alive.append(f"{name}:{what}")
+                print("alive:", alive[-1], flush=True)
+    return total, alive
