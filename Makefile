@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: test demo lint bench bench-headline bench-quick torture clean
+.PHONY: test demo lint bench bench-headline bench-quick scale torture clean
 
 test: lint
 	$(BIN)/python -m pytest -q
@@ -29,6 +29,10 @@ bench-headline: $(READY)
 
 bench-quick: $(READY)
 	$(BIN)/python -m perf.bench --quick
+
+# What a store costs as it grows to a million datasets: ten minutes.
+scale: $(READY)
+	$(BIN)/python -m perf.scale
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

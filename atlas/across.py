@@ -22,7 +22,7 @@ def read_list(
     session: Session, array: str, dataset_names: Iterable[str], start: Extents, shape: Extents
 ) -> list[NDArray[Any] | None]:
     """Return one array per name, ``None`` where a dataset lacks the array."""
-    names = _name_list(dataset_names)
+    names = name_list(dataset_names)
     snapshot, layout, overlays = session.resolve(array, names)
     results: list[NDArray[Any] | None] = [None] * len(names)
     by_type: dict[str, list[tuple[ArraySchema, Integers, Integers]]] = {}
@@ -55,7 +55,7 @@ def read_stacked(
     on_missing: str,
 ) -> NDArray[Any]:
     """Return one array with a row per name, in `out` if that is given."""
-    names = _name_list(dataset_names)
+    names = name_list(dataset_names)
     if on_missing not in ("raise", "fill"):
         raise InvalidArgument(f"unknown on_missing: {on_missing!r}; use 'raise' or 'fill'")
     snapshot, layout, overlays = session.resolve(array, names)
@@ -75,7 +75,8 @@ def read_stacked(
     return result if out is None else out
 
 
-def _name_list(names: Iterable[str]) -> list[str]:
+def name_list(names: Iterable[str]) -> list[str]:
+    """Return names as a list, which must not be empty."""
     if isinstance(names, (str, bytes)):
         raise InvalidArgument(f"dataset_names must be a sequence of names, not the single name {names!r}")
     if not isinstance(names, Iterable):

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from atlas.columnfile import DataFile
 from atlas.columns import Column, Integers
 from atlas.forks import cached_property
-from atlas.layer import Layer, joined
-from atlas.names import seek
+from atlas.layer import Layer, joined, stacked
+from atlas.names import Sought, seek
 from atlas.schema import ArraySchema, DatasetRecord, Template
 
 MAX_SLOTS = 1 << 31
@@ -65,8 +65,11 @@ class Catalog:
 
     def find(self, names: Sequence[object]) -> Integers:
         """Return the ordinal of every name, -1 where there is no such dataset."""
-        sought = seek(names)
-        found = np.full(len(names), -1, np.int64)
+        return self.find_sought(seek(names))
+
+    def find_sought(self, sought: Sought) -> Integers:
+        """Do the same for names that are hashed already."""
+        found = np.full(len(sought.hashes), -1, np.int64)
         for depth in range(len(self.layers) - 1, -1, -1):
             layer = self.layers[depth]
             rows = layer.names.find(sought)
@@ -230,6 +233,10 @@ class Catalog:
         fresh = int(np.count_nonzero(layer.ordinals >= self.slots))
         top = joined([self.top, layer], bottom=not self.tables)
         return Catalog(self.slots + fresh, self.count + fresh - len(layer.deleted), self.tables, top, self.load)
+
+    def excerpt(self, ordinals: Integers) -> Layer:
+        """Return some datasets, by ascending ordinal, as a layer."""
+        return stacked([layer.take(rows) for layer, _, rows in self.places(ordinals)])
 
     def with_top(self, tables: tuple[DataFile, ...], top: Layer) -> Catalog:
         """Return the same table, otherwise divided."""

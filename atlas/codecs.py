@@ -38,7 +38,7 @@ _SHUFFLED = 16
 _WORTH = 0.98
 
 # Packed chunks are decoded several times faster than compressed ones: these must be so much smaller to be taken.
-_SMALLER = 0.7
+SMALLER = 0.7
 
 # Packing must save this fraction, as it only pays where the numbers really are short.
 _PACKED_WORTH = 0.9
@@ -62,6 +62,16 @@ def element_of(dtype: np.dtype[Any]) -> int:
     return ELEMENTS.get(f"{dtype.kind}{dtype.itemsize}", -1)
 
 
+def may_be_packed(size: int, dtype: np.dtype[Any], codec: str) -> bool:
+    """Return whether chunks of so many bytes of a type are packed at all."""
+    return codec != "none" and element_of(dtype) >= 0 and size >= _PACKED_ABOVE
+
+
+def packed_limit(size: int) -> int:
+    """Return how many bytes a packed chunk of so many may take."""
+    return int(size * _PACKED_WORTH)
+
+
 def encode_numbers(
     raw: Any, dtype: np.dtype[Any], shape: tuple[int, ...], fill: Any, codec: str, level: int
 ) -> tuple[bytes, int]:
@@ -81,16 +91,16 @@ def encode_numbers(
         As for :func:`encode`.
     """
     element = element_of(dtype)
-    if codec == "none" or element < 0 or len(raw) < _PACKED_ABOVE or _is_constant(raw, dtype.itemsize):
+    if not may_be_packed(len(raw), dtype, codec) or _is_constant(raw, dtype.itemsize):
         return encode(raw, dtype.itemsize, codec, level)
     loops = kernels.pick(max(len(raw), _CALLS))
     packing = loops.choose(raw, shape, element, fill)
-    limit = int(len(raw) * _PACKED_WORTH)
+    limit = packed_limit(len(raw))
     packed = None if packing is None else loops.pack(raw, shape, element, fill, packing, limit)
     if packed is not None and not packing.repetitive:
         return packed, PACKED
     other, pipeline = encode(raw, dtype.itemsize, codec, level)
-    if packed is not None and len(other) > len(packed) * _SMALLER:
+    if packed is not None and len(other) > len(packed) * SMALLER:
         return packed, PACKED
     return other, pipeline
 

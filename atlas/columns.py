@@ -206,7 +206,7 @@ def values_column(tag: str, values: Sequence[Any]) -> Column:
     """
     try:
         return _shortened(_values_cells(cell_type(tag), values))
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, AttributeError) as error:
         raise InvalidArgument(f"a column of {tag!r} holds something else: {error}") from None
 
 

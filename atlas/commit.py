@@ -10,31 +10,29 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
 
+from atlas.assembly import Ordinals, gather
 from atlas.catalog import Catalog
 from atlas.columnfile import ColumnFile, DataFile
 from atlas.commitfiles import CommitFiles, settle
 from atlas.config import StoreConfig
-from atlas.conflicts import Attempt, check_conflicts
-from atlas.errors import AtlasError, CorruptChunk, CorruptRoot, StorageError, StoreNotFound
-from atlas.layer import Layer
+from atlas.conflicts import check_conflicts
+from atlas.datafiles import Target, write_array
+from atlas.errors import AtlasError, CorruptRoot, StorageError, StoreNotFound
+from atlas.layer import Layer, stacked
+from atlas.pending import Pending
 from atlas.reader import Snapshot, read_index
 from atlas.record import RECORD_NAME, record_key
 from atlas.root import ROOT_KEYS, ArrayFiles, Root, decode_root, encode_root, root_key
-from atlas.schema import ArraySchema
-from atlas.segment import RESET, STATISTICS
-from atlas.statistics import Statistics, cell_statistics, fill_statistics, merge_statistics, statistics_columns
 from atlas.storage import Storage, array_directory
 from atlas.table import read_layer
-from atlas.writer import EncodedChunk, Pending, PendingArray, encode_chunks
 
 _log = logging.getLogger("atlas")
 
@@ -249,19 +247,23 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
             snapshot = Snapshot(storage, current, snapshot.workers, snapshot.mode)
         replaced, recorded = [], current.commits
         if pending.layout is None:
-            check_conflicts(current, pending.seen)
+            check_conflicts(current, pending.all_seen(current))
         else:
             replaced = [file.key for file in current.files]
             current = emptied(current, pending.layout)
             snapshot = Snapshot(storage, current, snapshot.workers, snapshot.mode)
         ordinals = _assign_ordinals(current.catalog, pending)
+        pending.settle(current.config, workers)
         successor = current.successor(new_commit_id())
         with CommitFiles(storage, successor) as files:
-            catalog, merged = settle(files, current.catalog.with_layer(_layer(current, pending, ordinals)))
+            after = current.catalog.with_layer(_layer(current, pending, ordinals))
+            catalog, merged = settle(files, after)
             arrays = dict(current.arrays)
-            for name, items in sorted(pending.by_array().items()):
-                rows = sorted((ordinals[dataset], dataset, array) for dataset, array in items)
-                arrays[name] = _write_array(snapshot, files, arrays, name, rows, workers)
+            for name in pending.array_names():
+                target = Target(files, name, directory_for(arrays, name), after)
+                written = gather(pending, name, ordinals)
+                arrays[name], superseded = write_array(snapshot, target, written, pending.heap)
+                merged += superseded
             # A store that was emptied has another id than the one that its table files were read with.
             catalog = replace(catalog, load=partial(load_table, storage, successor.store))
             root = replace(successor, catalog=catalog, arrays=arrays)
@@ -270,7 +272,7 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
             # From here on the root may refer to them. Were it not replaced after all, the next
             # writer finds the lock's mark and removes them.
             files.keep()
-        pending.attempt = Attempt(root, frozenset(pending.seen))
+        pending.tried(root)
         try:
             root = publish(storage, root, replaced + merged, recorded)
         except BaseException:
@@ -283,122 +285,42 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
         return root
 
 
-def _assign_ordinals(catalog: Catalog, pending: Pending) -> dict[str, int]:
-    names = list(pending.records)
-    ordinals = dict(zip(names, catalog.find(names).tolist(), strict=True))
-    following = catalog.slots
-    for name in names:
-        if name in pending.created:
-            ordinals[name], following = following, following + 1
-    return ordinals
+def _assign_ordinals(catalog: Catalog, pending: Pending) -> Ordinals:
+    loose = list(pending.records)
+    ordinals = dict(zip(loose, catalog.find(loose).tolist(), strict=True))
+    table = np.full(len(pending.table.alive), -1, np.int64)
+    together = np.flatnonzero(pending.table.alive)
+    table[together] = catalog.find_sought(pending.table.names(together).sought)
+    # New datasets follow in the order of their creation, however they were created.
+    batches = [(batch, ids) for batch, ids in pending.new_in_batches()]
+    sequences = [ids - batch.first + batch.sequence for batch, ids in batches]
+    order = np.sort(np.concatenate([np.fromiter(pending.created.values(), np.int64), *sequences]))
+    for (_, ids), own in zip(batches, sequences, strict=True):
+        table[ids] = catalog.slots + np.searchsorted(order, own)
+    for name, sequence in pending.created.items():
+        ordinals[name] = catalog.slots + int(np.searchsorted(order, sequence))
+    return Ordinals(ordinals, table)
 
 
-def _layer(current: Root, pending: Pending, ordinals: dict[str, int]) -> Layer:
-    rows = ((ordinals[name], name, record) for name, record in pending.records.items())
+def _layer(current: Root, pending: Pending, ordinals: Ordinals) -> Layer:
+    generation = current.generation + 1
+    rows = ((ordinals.loose[name], name, record) for name, record in pending.records.items())
+    layers = [Layer.of_records(rows, generation)]
     # A dataset that is created and there already is from an earlier attempt to commit the same changes.
-    gone = current.catalog.find(sorted({*pending.deleted, *pending.created}))
-    return Layer.of_records(rows, current.generation + 1).deleting(gone[gone >= 0])
+    gone = [current.catalog.find(sorted({*pending.deleted, *pending.created}))]
+    alive = np.flatnonzero(pending.table.alive)
+    new = pending.by_batch(alive)
+    for batch, ids in pending.new_in_batches():
+        names = pending.table.names(ids)
+        gone.append(current.catalog.find_sought(names.sought))
+        layers.append(Layer.of_group(names, batch.group.take(ids - batch.first), ordinals.table[ids]))
+    layers.append(current.catalog.excerpt(np.sort(ordinals.table[alive[~new]])))
+    deleted = np.concatenate(gone)
+    return stacked([layer.changed_in(generation) for layer in layers if len(layer)]).deleting(deleted[deleted >= 0])
 
 
-def directory_for(arrays: dict[str, ArrayFiles], name: str) -> str:
-    """Return the directory of an array, a new one when it has none."""
+def directory_for(arrays: Mapping[str, ArrayFiles], name: str) -> ArrayFiles:
+    """Return the directory of an array, a new one when it has none, with its files."""
     known = arrays.get(name)
     taken = {files.directory.casefold() for files in arrays.values()}
-    return known.directory if known else array_directory(name, taken)
-
-
-def _write_array(
-    snapshot: Snapshot,
-    files: CommitFiles,
-    arrays: dict[str, ArrayFiles],
-    name: str,
-    rows: list[tuple[int, str, PendingArray]],
-    workers: int,
-) -> ArrayFiles:
-    directory = directory_for(arrays, name)
-    segment = files.create(directory)
-    chunks = [(number, array.schema) for _, _, array in rows for number in sorted(array.chunks)]
-    cells = ((array.schema, array.chunks[n]) for _, _, array in rows for n in sorted(array.chunks))
-    written = [
-        _Written(number, segment.append(chunk.payload), chunk._replace(payload=b""), len(chunk.payload))
-        for (number, _), chunk in zip(chunks, encode_chunks(cells, snapshot.root.config, workers), strict=True)
-    ]
-    entries, position = [], 0
-    for ordinal, _, array in rows:
-        own = written[position : position + len(array.chunks)]
-        position += len(array.chunks)
-        entries.append(_Entry(ordinal, array, [chunk.encoded.statistics for chunk in own]))
-    columns = _index_columns(snapshot, entries, written)
-    file = segment.finish(name, columns, files.origin)
-    known = arrays[name].files if name in arrays else ()
-    return ArrayFiles(directory, (*known, file))
-
-
-@dataclass(frozen=True)
-class _Written:
-    number: int
-    offset: int
-    encoded: EncodedChunk
-    length: int
-
-
-@dataclass(frozen=True)
-class _Entry:
-    ordinal: int
-    array: PendingArray
-    statistics: list[Statistics]
-
-    def total(self, snapshot: Snapshot) -> Statistics:
-        """Statistics of the whole array: of the pending chunks, and of those that stay as they are."""
-        schema = self.array.schema
-        parts = list(self.statistics)
-        missing = schema.cells - sum(part.rows for part in parts)
-        if missing and not self.array.reset:
-            for number in _stored_chunks(snapshot, schema, self.ordinal):
-                if number not in self.array.chunks:
-                    part = _stored_statistics(snapshot, schema, self.ordinal, number)
-                    parts.append(part)
-                    missing -= part.rows
-        if missing:
-            parts.append(fill_statistics(schema.dtype, schema.fill, missing))
-        return merge_statistics(parts)
-
-
-def _stored_chunks(snapshot: Snapshot, schema: ArraySchema, ordinal: int) -> list[int]:
-    index = snapshot.index(schema.name)
-    position = int(np.searchsorted(index.entries, ordinal))
-    if position == len(index.entries) or index.entries[position] != ordinal:
-        return []
-    return [int(n) for n in index.columns["number"][index.starts[position] : index.starts[position + 1]]]
-
-
-def _stored_statistics(snapshot: Snapshot, schema: ArraySchema, ordinal: int, number: int) -> Statistics:
-    extent = schema.grid.extent(number)
-    try:
-        cells = snapshot.read_box(schema, ordinal, extent)
-    except CorruptChunk:
-        # A chunk that is damaged must not keep the others from being written anew: what was known of the whole
-        # array bounds it.
-        known = snapshot.statistics(schema.name, schema.dtype, ordinal) or Statistics(0, 0)
-        return replace(known, rows=extent.cells, nulls=0)
-    return cell_statistics(schema.dtype, schema.fill, cells)
-
-
-def _index_columns(snapshot: Snapshot, entries: list[_Entry], written: list[_Written]) -> dict[str, Any]:
-    totals = [entry.total(snapshot) for entry in entries]
-    flags = [
-        (RESET if entry.array.reset else 0) | (STATISTICS if total.minimum is not None else 0)
-        for entry, total in zip(entries, totals, strict=True)
-    ]
-    return {
-        "ordinal": np.array([entry.ordinal for entry in entries], "<u4"),
-        "count": np.array([len(entry.statistics) for entry in entries], "<u4"),
-        "flags": np.array(flags, "u1"),
-        **statistics_columns([entry.array.schema.dtype for entry in entries], totals),
-        "number": np.array([chunk.number for chunk in written], "<u8"),
-        "offset": np.array([chunk.offset for chunk in written], "<u8"),
-        "length": np.array([chunk.length for chunk in written], "<u8"),
-        "raw_length": np.array([chunk.encoded.raw_length for chunk in written], "<u8"),
-        "pipeline": np.array([chunk.encoded.pipeline for chunk in written], "u1"),
-        "checksum": np.array([chunk.encoded.checksum for chunk in written], "<u8"),
-    }
+    return known or ArrayFiles(array_directory(name, taken), ())

@@ -5,27 +5,19 @@ Payloads are copied as they are; nothing is decoded, so nothing can change.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from atlas.catalog import Catalog
 from atlas.chunks import Integers
-from atlas.columnfile import DataFile
 from atlas.commit import load_root, new_commit_id, publish, recover
 from atlas.commitfiles import CommitFiles, settle
-from atlas.dtypes import DType
+from atlas.datafiles import Target, newest_statistics, pick_entries, reader, stored_statistics, write_file
 from atlas.reader import Snapshot
 from atlas.root import ArrayFiles, Root
-from atlas.segment import STATISTICS, SegmentWriter
-from atlas.statistics import Statistics, statistics_columns
+from atlas.segment import Piece
 from atlas.storage import Storage
-
-# Adjacent payloads are copied in pieces of at most this many bytes.
-_COPY_BYTES = 8 << 20
 
 
 def compact(storage: Storage, workers: int) -> Root:
@@ -47,9 +39,10 @@ def compact(storage: Storage, workers: int) -> Root:
             arrays: dict[str, ArrayFiles] = {}
             for name in current.arrays:
                 if len(live[name]):
-                    directory = current.arrays[name].directory
-                    file = _copy(snapshot, name, live[name], moved, files.create(directory), files.origin)
-                    arrays[name] = ArrayFiles(directory, (file,))
+                    target = Target(files, name, current.arrays[name], current.catalog)
+                    arrays[name] = _copy(snapshot, name, live[name], moved, target)
+                    # What is read of one array would otherwise stay in memory with that of all others.
+                    snapshot.forget(name)
             root = replace(successor, catalog=catalog, arrays=arrays)
             files.write_record(root, retired)
             files.make_durable()
@@ -72,54 +65,15 @@ def _live_entries(snapshot: Snapshot, array: str) -> Integers:
     return np.asarray(entries[codes >= 0])
 
 
-def _copy(
-    snapshot: Snapshot, array: str, live: Integers, moved: Integers, segment: SegmentWriter, head: Mapping[str, Any]
-) -> DataFile:
-    index = snapshot.index(array)
-    position = np.searchsorted(index.entries, live)
-    position = np.minimum(position, max(len(index.entries) - 1, 0))
-    found = index.entries[position] == live if len(index.entries) else np.zeros(len(live), bool)
-    first = np.where(found, index.starts[:-1][position] if len(index.entries) else 0, 0)
-    counts = np.where(found, np.diff(index.starts)[position] if len(index.entries) else 0, 0)
-    rows = np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
-    columns = {name: column[rows] for name, column in index.columns.items()}
-    columns["offset"] = _copy_payloads(snapshot, index.files, columns, segment)
-    del columns["file"]
-    schemas = _dtypes(snapshot, array, live)
-    statistics = [
-        snapshot.statistics(array, dtype, int(ordinal)) or Statistics(0, 0)
-        for dtype, ordinal in zip(schemas, live, strict=True)
-    ]
-    entries: dict[str, Any] = {
-        "ordinal": moved[live].astype("<u4"),
-        "count": counts.astype("<u4"),
-        "flags": np.array([STATISTICS if s.minimum is not None else 0 for s in statistics], "u1"),
-        **statistics_columns(schemas, statistics),
-    }
-    return segment.finish(array, entries | columns, head)
-
-
-def _dtypes(snapshot: Snapshot, array: str, ordinals: Integers) -> list[DType]:
-    codes, schemas = snapshot.root.catalog.layouts(array, ordinals)
-    return [schemas[code].dtype for code in codes.tolist()]
-
-
-def _copy_payloads(
-    snapshot: Snapshot, files: tuple[DataFile, ...], columns: dict[str, NDArray[Any]], segment: SegmentWriter
-) -> Integers:
-    offsets, lengths, numbers = columns["offset"], columns["length"], columns["file"]
-    placed = np.zeros(len(offsets), np.int64)
-    ends = offsets + lengths
-    adjacent = (offsets[1:] == ends[:-1]) & (numbers[1:] == numbers[:-1])
-    for run in np.split(np.arange(len(offsets)), np.flatnonzero(~adjacent) + 1):
-        if not len(run):
-            continue
-        key = files[int(numbers[run[0]])].key
-        begin, end = int(offsets[run[0]]), int(ends[run[-1]])
-        base = None
-        for start in range(begin, end, _COPY_BYTES) if end > begin else [begin]:
-            size = min(_COPY_BYTES, end - start)
-            position = segment.append(snapshot.storage.read_range(key, start, size) if size else b"")
-            base = position if base is None else base
-        placed[run] = offsets[run] - begin + (base or 0)
-    return placed
+def _copy(snapshot: Snapshot, array: str, live: Integers, moved: Integers, target: Target) -> ArrayFiles:
+    files = target.known.files
+    segments = snapshot.segments(array)
+    merged = Piece.merged([Piece.load(number, segment) for number, segment in enumerate(segments)])
+    merged = pick_entries(merged, np.searchsorted(merged.entries, live))
+    found = newest_statistics(stored_statistics(segments), live)
+    _, schemas = snapshot.root.catalog.layouts(array, live)
+    # Nothing is below the one file that is left, so that there is nothing to void.
+    final = Piece(moved[live], merged.starts, np.zeros(0, np.int64), merged.columns)
+    reads = [reader(snapshot, file) for file in files]
+    empty = ArrayFiles(target.known.directory, ())
+    return replace(empty, files=(write_file(target, empty, final, found, schemas, reads),))

@@ -79,12 +79,15 @@ class Settings:
         ``ATLAS_PARALLEL_THRESHOLD``. Reads that decode fewer bytes run in the calling thread.
     pool_threshold : int
         ``ATLAS_POOL_THRESHOLD``. Once this process has decoded so many bytes, worker processes start.
+    pending_bytes : int
+        ``ATLAS_PENDING_BYTES``. How much of what waits for a flush is kept in memory.
     """
 
     workers: int
     arena_bytes: int
     parallel_threshold: int
     pool_threshold: int
+    pending_bytes: int
 
 
 def _environment_int(name: str, default: int, minimum: int) -> int:
@@ -115,4 +118,5 @@ def settings() -> Settings:
         arena_bytes=_environment_int("ATLAS_ARENA_BYTES", 2 * GIB, 0),
         parallel_threshold=_environment_int("ATLAS_PARALLEL_THRESHOLD", 4 * MIB, 0),
         pool_threshold=_environment_int("ATLAS_POOL_THRESHOLD", 512 * MIB, 0),
+        pending_bytes=_environment_int("ATLAS_PENDING_BYTES", 512 * MIB, 0),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
 import numpy as np
@@ -137,6 +137,13 @@ class Layer:
         return Layer(_nothing(), Names.of([]), integer_column([]), _nothing(), _nothing(), [])
 
     @staticmethod
+    def of_group(names: Names, group: Group, ordinals: Integers) -> Layer:
+        """Return a layer of datasets that share a schema, with ascending ordinals."""
+        zeros = np.broadcast_to(np.int64(0), (group.rows,))
+        unchanged = Column(group.rows, np.zeros(min(group.rows, 1), np.int64))
+        return Layer(ordinals, names, unchanged, zeros, np.arange(group.rows), [group] if group.rows else [])
+
+    @staticmethod
     def of_records(rows: Iterable[tuple[int, str, DatasetRecord]], generation: int) -> Layer:
         """Return a layer of single datasets."""
         ordered = sorted(rows, key=lambda item: item[0])
@@ -231,6 +238,10 @@ class Layer:
         """Return the layer with other ordinals, as ascending as its own."""
         return self._replaced(ordinals=ordinals)
 
+    def changed_in(self, generation: int) -> Layer:
+        """Return the layer as if all its rows had changed in one generation."""
+        return replace(self, changed=Column(len(self), np.full(min(len(self), 1), generation, np.int64)))
+
     def deleting(self, deleted: Integers) -> Layer:
         """Return the layer that takes these ordinals of older ones away."""
         return self._replaced(deleted=distinct(deleted))
@@ -266,7 +277,7 @@ class Layer:
         `older` is the most datasets that there can be in older layers.
         """
         _expect(isinstance(schemas, list) and isinstance(parts, list), "the dataset table is malformed")
-        layer = _stacked([_part_layer(schemas, part, slots) for part in parts])
+        layer = stacked([_part_layer(schemas, part, slots) for part in parts])
         _expect((np.diff(layer.ordinals) > 0).all(), "an ordinal is used twice")
         _expect(len(set(layer.names.tolist())) == len(layer), "two datasets have the same name")
         return layer.deleting(runs_from_json(deleted, slots, min(slots, older)))
@@ -307,14 +318,14 @@ def joined(layers: Sequence[Layer], bottom: bool = True) -> Layer:
         for rows in hidden:
             keep[rows] = False
         pieces.append(layer.take(np.flatnonzero(keep)))
-    merged = _stacked([piece for piece in pieces if len(piece)])
+    merged = stacked([piece for piece in pieces if len(piece)])
     if bottom:
         return merged
     deleted = distinct(np.concatenate([layer.deleted for layer in layers]))
     return merged.deleting(deleted[merged.rows_of(deleted) < 0])
 
 
-def _stacked(layers: Sequence[Layer]) -> Layer:
+def stacked(layers: Sequence[Layer]) -> Layer:
     """Return layers of different ordinals as one."""
     if len(layers) < 2:
         return layers[0] if layers else Layer.empty()

@@ -132,6 +132,14 @@ class Names:
         merged, picks = _sorted(hashes)
         return Names(Texts.joined([part.texts for part in parts]), merged, order[picks])
 
+    @property
+    def sought(self) -> Sought:
+        """These names as look-ups elsewhere want them."""
+        hashes, order = self.index
+        by_row = np.empty(len(self), np.uint64)
+        by_row[order] = hashes
+        return Sought(self.texts, by_row)
+
     def find(self, sought: Sought) -> Integers:
         """Return the row of every sought name, -1 where it is not among these."""
         found = np.full(len(sought.hashes), -1, np.int64)

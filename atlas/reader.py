@@ -71,10 +71,18 @@ class Snapshot:
         How tasks run: ``"serial"``, ``"threads"``, ``"processes"``, or ``None`` to choose by size.
     pin : Pin, optional
         Keeps the files of the state from being removed for as long as the snapshot lives.
+    before : Snapshot, optional
+        An earlier state; the indexes of files that are still the same are taken from it.
     """
 
     def __init__(
-        self, storage: Storage, root: Root, workers: int, mode: str | None = None, pin: Pin | None = None
+        self,
+        storage: Storage,
+        root: Root,
+        workers: int,
+        mode: str | None = None,
+        pin: Pin | None = None,
+        before: Snapshot | None = None,
     ) -> None:
         self.storage = storage
         self.root = root
@@ -85,6 +93,27 @@ class Snapshot:
         self._segments: dict[str, tuple[SegmentIndex, ...]] = {}
         self._indexes: dict[str, ArrayIndex] = {}
         self._paths: dict[str, str | None] = {}
+        self._known: dict[DataFile, SegmentIndex] = {}
+        if before is not None:
+            self._take_over(before)
+
+    def _take_over(self, before: Snapshot) -> None:
+        for array, found in before._loaded_indexes():
+            if found.files == self._files(array).files:
+                self._indexes[array] = found
+        known = before._loaded_segments()
+        self._known = {file: known[file] for file in self.root.files if file in known}
+
+    def _loaded_indexes(self) -> list[tuple[str, ArrayIndex]]:
+        with self._lock:
+            return list(self._indexes.items())
+
+    def _loaded_segments(self) -> dict[DataFile, SegmentIndex]:
+        with self._lock:
+            found = dict(self._known)
+            for array, segments in self._segments.items():
+                found |= zip(self._files(array).files, segments, strict=True)
+            return found
 
     # ── indexes ──────────────────────────────────────────────────────────────────────────────
 
@@ -94,9 +123,19 @@ class Snapshot:
             found = self._segments.get(array)
         if found is None:
             files = self._files(array).files
-            found = tuple(SegmentIndex(read_index(self.storage, file), file, array) for file in files)
+            found = tuple(self.segment(array, file) for file in files)
             with self._lock:
                 self._segments[array] = found
+        return found
+
+    def segment(self, array: str, file: DataFile) -> SegmentIndex:
+        """Return the index of one data file."""
+        with self._lock:
+            found = self._known.get(file)
+        if found is None:
+            found = SegmentIndex(read_index(self.storage, file), file, array)
+            with self._lock:
+                self._known[file] = found
         return found
 
     def index(self, array: str) -> ArrayIndex:
@@ -108,6 +147,14 @@ class Snapshot:
             with self._lock:
                 self._indexes[array] = found
         return found
+
+    def forget(self, array: str) -> None:
+        """Let go of what was read of an array's indexes."""
+        with self._lock:
+            self._segments.pop(array, None)
+            self._indexes.pop(array, None)
+            for file in self._files(array).files:
+                self._known.pop(file, None)
 
     def statistics(self, array: str, dtype: DType, ordinal: int) -> Statistics | None:
         """Return the statistics of an array of one dataset; ``None`` when it was never written."""
@@ -353,7 +400,8 @@ class Snapshot:
         for schema, selection, positions, _ in wanted:
             cell = fill_cell(dtype, schema.fill)
             for position in positions.tolist():
-                results[position] = np.full(selection.shape, cell, object)
+                results[position] = np.empty(selection.shape, object)
+                results[position].fill(cell)
         for plan, _ in self._plans(array, dtype, wanted, np.zeros(total, np.int64)):
             if plan.tasks:
                 self._read_text(array, dtype, plan, results)

@@ -36,11 +36,13 @@ STATISTICS = 2  # min and max are valid
 
 _ENTRY_COLUMNS = {"ordinal": "<u4", "count": "<u4", "flags": "|u1", "rows": "<u8", "nulls": "<u8"}
 # Payloads from this size on begin where the words in them can be read in place, without a copy.
-_ALIGNED_FROM = 1024
+ALIGNED_FROM = 1024
 _ALIGNMENT = 8
 
 _CHUNK_COLUMNS = {"number": "<u8", "offset": "<u8", "length": "<u8", "raw_length": "<u8"}
 _EXACT_COLUMNS = {"pipeline": "|u1", "checksum": "<u8"}
+
+CHUNK_COLUMNS = (*_CHUNK_COLUMNS, *_EXACT_COLUMNS)
 
 
 def chunk_checksum(payload: Any) -> int:
@@ -70,7 +72,7 @@ class SegmentWriter:
 
     def append(self, payload: Any) -> int:
         """Write a payload and return its offset."""
-        if len(payload) >= _ALIGNED_FROM:
+        if len(payload) >= ALIGNED_FROM:
             self._writer.write(bytes(-self._writer.position % _ALIGNMENT))
         offset = self._writer.position
         self._writer.write(payload)
@@ -172,7 +174,7 @@ class SegmentIndex(ColumnFile):
 
     def chunk_columns(self) -> dict[str, Integers]:
         """Return the chunk columns, checked to lie within the file's payloads."""
-        columns = {name: self.integers(name) for name in (*_CHUNK_COLUMNS, *_EXACT_COLUMNS)}
+        columns = {name: self.integers(name) for name in CHUNK_COLUMNS}
         rows = int(self.starts[-1])
         self.expect(all(len(column) == rows for column in columns.values()), "its columns differ in length")
         for name in _CHUNK_COLUMNS:
@@ -221,24 +223,8 @@ class ArrayIndex:
     @staticmethod
     def merge(files: Sequence[DataFile], indexes: Iterable[SegmentIndex]) -> ArrayIndex:
         """Merge the indexes of an array's data files, oldest first; newer chunks win."""
-        pieces = [_FilePiece.load(number, index) for number, index in enumerate(indexes)]
-        if len(pieces) == 1:
-            only = pieces[0]
-            return ArrayIndex(tuple(files), only.entries, only.starts, only.columns)
-        ordinals = np.concatenate([piece.row_ordinals for piece in pieces] or [np.zeros(0, np.int64)])
-        names = pieces[0].columns if pieces else {"file": None}
-        columns = {name: np.concatenate([piece.columns[name] for piece in pieces]) for name in names if pieces}
-        voided = _voided(pieces, ordinals, columns["file"]) if pieces else np.zeros(0, bool)
-        order = np.lexsort((columns["file"], columns["number"], ordinals)) if pieces else np.zeros(0, np.int64)
-        order = order[~voided[order]]
-        same = np.zeros(len(order), bool)
-        if len(order) > 1:
-            after, before = order[1:], order[:-1]
-            same[:-1] = (ordinals[after] == ordinals[before]) & (columns["number"][after] == columns["number"][before])
-        order = order[~same]
-        entries, starts = np.unique(ordinals[order], return_index=True)
-        picked = {name: column[order] for name, column in columns.items()}
-        return ArrayIndex(tuple(files), entries, np.append(starts, len(order)), picked)
+        merged = Piece.merged([Piece.load(number, index) for number, index in enumerate(indexes)])
+        return ArrayIndex(tuple(files), merged.entries, merged.starts, merged.columns)
 
     @cached_property
     def dense(self) -> bool:
@@ -279,27 +265,75 @@ class ArrayIndex:
 
 
 @dataclass(frozen=True)
-class _FilePiece:
+class Piece:
+    """What one source says of an array: datasets, and chunks with any columns.
+
+    Attributes
+    ----------
+    entries : (E,) ordinals, ascending
+    starts : (E + 1,) first row of each
+    reset : ordinals whose older chunks are void, ascending
+    columns : dict of (rows,) arrays
+        ``number``, ``file``, and whatever else is known of a chunk.
+    """
+
     entries: Integers
     starts: Integers
     reset: Integers
     columns: dict[str, NDArray[Any]]
 
     @staticmethod
-    def load(number: int, index: SegmentIndex) -> _FilePiece:
+    def load(number: int, index: SegmentIndex) -> Piece:
+        """Return what a data file says; `number` goes into the column ``file``."""
         columns: dict[str, NDArray[Any]] = dict(index.chunk_columns())
         columns["file"] = np.broadcast_to(np.int32(number), (int(index.starts[-1]),))
         flags = index.integers("flags")
-        return _FilePiece(index.entries, index.starts, index.entries[(flags & RESET) != 0], columns)
+        return Piece(index.entries, index.starts, index.entries[(flags & RESET) != 0], columns)
 
     @property
     def row_ordinals(self) -> Integers:
+        """The dataset of every row."""
         return np.repeat(self.entries, np.diff(self.starts))
 
+    @staticmethod
+    def merged(pieces: Sequence[Piece]) -> Piece:
+        """Return pieces, oldest first, as one; newer chunks win."""
+        if not pieces:
+            nothing = np.zeros(0, np.int64)
+            return Piece(nothing, np.zeros(1, np.int64), nothing, {})
+        if len(pieces) == 1:
+            return pieces[0]
+        columns = {name: joined_cells([piece.columns[name] for piece in pieces]) for name in pieces[0].columns}
+        entries = np.concatenate([piece.entries for piece in pieces])
+        reset = np.unique(np.concatenate([piece.reset for piece in pieces]))
+        if (np.diff(entries) > 0).all():
+            # New datasets only: they come behind the others, and nothing is replaced.
+            counts = np.concatenate([np.diff(piece.starts) for piece in pieces])
+            return Piece(entries, np.concatenate([[0], np.cumsum(counts)]), reset, columns)
+        ordinals = np.concatenate([piece.row_ordinals for piece in pieces])
+        age = np.repeat(np.arange(len(pieces)), [len(piece.columns["number"]) for piece in pieces])
+        order = np.lexsort((age, columns["number"], ordinals))
+        order = order[~_voided(pieces, ordinals, age)[order]]
+        same = np.zeros(len(order), bool)
+        if len(order) > 1:
+            after, before = order[1:], order[:-1]
+            same[:-1] = (ordinals[after] == ordinals[before]) & (columns["number"][after] == columns["number"][before])
+        order = order[~same]
+        entries = np.unique(entries)
+        starts = np.append(np.searchsorted(ordinals[order], entries), len(order))
+        return Piece(entries, starts, reset, {name: column[order] for name, column in columns.items()})
 
-def _voided(pieces: Sequence[_FilePiece], ordinals: Integers, files: NDArray[Any]) -> NDArray[np.bool_]:
+
+def joined_cells(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Return columns below each other; those without a common exact type as Python objects."""
+    if len({part.dtype for part in parts}) > 1:
+        parts = [part.astype(object) for part in parts]
+    return np.concatenate(parts)
+
+
+def _voided(pieces: Sequence[Piece], ordinals: Integers, age: Integers) -> NDArray[np.bool_]:
     voided = np.zeros(len(ordinals), bool)
     for number, piece in enumerate(pieces):
         if len(piece.reset):
-            voided |= (files < number) & np.isin(ordinals, piece.reset)
+            voided |= (age < number) & np.isin(ordinals, piece.reset)
     return voided

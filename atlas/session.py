@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers, Selection
+from atlas.columns import distinct
 from atlas.commit import commit, emptied, load_root
-from atlas.config import MISMATCH_POLICIES, choice, settings
+from atlas.config import MISMATCH_POLICIES, StoreConfig, choice, settings
 from atlas.errors import (
     ArrayNotFound,
     CorruptChunk,
@@ -25,12 +26,15 @@ from atlas.errors import (
 )
 from atlas.executor import MODES
 from atlas.forks import free_in_children
+from atlas.heap import Heap
 from atlas.layer import Layer
+from atlas.names import seek
+from atlas.pending import Pending
 from atlas.reader import Snapshot
 from atlas.root import Root
 from atlas.schema import ArraySchema, DatasetRecord, MergedSchema, split_record
 from atlas.storage import Storage
-from atlas.writer import Pending, PendingArray, filled
+from atlas.writer import PendingArray, filled
 
 Mode = Literal["a", "r"]
 
@@ -50,22 +54,30 @@ class Session:
     """
 
     def __init__(
-        self, storage: Storage, root: Root, on_type_mismatch: str, mode: Mode, workers: int | None, executor: str | None
+        self,
+        storage: Storage,
+        root: Root,
+        on_type_mismatch: str,
+        mode: Mode,
+        workers: int | None,
+        executor: str | None,
+        pending_bytes: int | None = None,
     ) -> None:
         self.storage = storage
         self.on_type_mismatch = choice(on_type_mismatch, MISMATCH_POLICIES, "on_type_mismatch")
         self.mode = mode
         self._workers = workers
         self._executor = None if executor is None else choice(executor, MODES, "executor")
+        self._pending_bytes = pending_limit(pending_bytes)
         self.lock = free_in_children(threading.RLock())
-        self.pending = Pending()
+        self.pending = self._nothing_pending()
         self.adopt(root)
 
     def __getstate__(self) -> dict[str, Any]:
         with self.lock:
             if self.pending:
                 raise InvalidArgument("a store with pending changes cannot be pickled; flush it first")
-            options = (self.on_type_mismatch, self.mode, self._workers, self._executor)
+            options = (self.on_type_mismatch, self.mode, self._workers, self._executor, self._pending_bytes)
             return {"storage": self.storage, "options": options}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -74,11 +86,17 @@ class Session:
 
     @classmethod
     def load(
-        cls, storage: Storage, on_type_mismatch: str, mode: Mode, workers: int | None, executor: str | None
+        cls,
+        storage: Storage,
+        on_type_mismatch: str,
+        mode: Mode,
+        workers: int | None,
+        executor: str | None,
+        pending_bytes: int | None = None,
     ) -> Session:
         """Return a session on the committed state of a store."""
         with _everything(storage):
-            return cls(storage, load_root(storage), on_type_mismatch, mode, workers, executor)
+            return cls(storage, load_root(storage), on_type_mismatch, mode, workers, executor, pending_bytes)
 
     def adopt(self, root: Root, merged: MergedSchema | None = None) -> None:
         """Take a committed state as the one to show; `merged` is its merged schema, when that is known."""
@@ -86,7 +104,8 @@ class Session:
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise InvalidArgument(f"workers must be at least 1, not {workers!r}")
         pin = self.storage.pin(root.generation)
-        self.snapshot = Snapshot(self.storage, root, workers, self._executor, pin)
+        before = getattr(self, "snapshot", None)
+        self.snapshot = Snapshot(self.storage, root, workers, self._executor, pin, before)
         self._merged = merged
 
     def flush(self) -> None:
@@ -95,15 +114,20 @@ class Session:
             if self.pending:
                 base = self.snapshot.root.commit
                 root = commit(self.storage, self.snapshot, self.pending, self.snapshot.workers)
-                self.pending = Pending()
+                self.pending = self._nothing_pending()
                 # With no other writer's commit in between, what was pending is all that is new.
                 self.adopt(root, self._merged if root.parent == base else None)
 
     def drop_pending(self) -> None:
         """Forget every pending change, but not that the first flush begins a new store."""
         with self.lock:
-            self.pending = Pending(layout=self.pending.layout)
+            self.pending = self._nothing_pending(self.pending.layout)
             self.forget_schema()
+
+    def _nothing_pending(self, layout: StoreConfig | None = None) -> Pending:
+        # Half for cells as they are, half for encoded chunks.
+        limit = self._pending_bytes // 2
+        return Pending(Heap(self.storage.local_path, limit), limit, layout)
 
     def forget_schema(self) -> None:
         """Have the merged schema made anew when it is next asked for."""
@@ -133,7 +157,7 @@ class Session:
         if not isinstance(name, str):
             return False
         with self.lock:
-            if name in self.pending.records:
+            if name in self.pending.records or self.pending.number(name) >= 0:
                 return True
             return name not in self.pending.deleted and name in self.snapshot.root.catalog
 
@@ -147,16 +171,18 @@ class Session:
         with self.lock:
             self.require(name)
             found = self.pending.records.get(name)
-            catalog = self.snapshot.root.catalog
-            return found if found is not None else catalog.record(catalog.ordinal(name))
+            if found is not None:
+                return found
+            catalog, number = self.snapshot.root.catalog, self.pending.number(name)
+            together = None if number < 0 else self.pending.batch_record(number)
+            return together or catalog.record(catalog.ordinal(name))
 
     def change(self, name: str) -> DatasetRecord:
         """Return what a dataset declares as a record that may be changed."""
         self.writable()
         if name not in self.pending.records:
             record = self.record(name).copy()
-            self.pending.seen.setdefault(name, self.snapshot.root)
-            self.pending.records[name] = record
+            self.pending.loosen(name, record, self.snapshot.root)
         return self.pending.records[name]
 
     def create(self, name: str) -> None:
@@ -164,16 +190,13 @@ class Session:
         self.writable()
         if self.exists(name):
             raise DatasetAlreadyExists(f"dataset already exists: {name!r}")
-        self.pending.seen.setdefault(name, self.snapshot.root)
-        self.pending.records[name] = DatasetRecord()
-        self.pending.created.add(name)
+        self.pending.create(name, self.snapshot.root)
 
     def delete(self, name: str) -> None:
         """Take a dataset away."""
         self.writable()
         self.require(name)
-        self.pending.seen.setdefault(name, self.snapshot.root)
-        self.pending.delete(name)
+        self.pending.delete(name, self.snapshot.root)
         self.forget_schema()
 
     def merged_schema(self) -> MergedSchema:
@@ -191,28 +214,39 @@ class Session:
             catalog = catalog.with_layer(Layer.empty().deleting(overridden[overridden >= 0]))
         for template in catalog.live_templates():
             merged.add_template(template)
+        for batch, ids in self.pending.new_in_batches():
+            if len(ids):
+                merged.add_template(batch.group.template)
         for record in self.pending.records.values():
             merged.add_template(split_record(record)[0])
         return merged
 
     def hidden(self) -> set[str]:
-        """Committed datasets that pending changes replace or remove."""
+        """Committed datasets that single changes replace or remove."""
         return self.pending.deleted | set(self.pending.records)
 
     def names(self) -> list[str]:
         """Return the names of all datasets: committed ones by ordinal, then new ones."""
         with self.lock:
-            # Since a refresh, another writer's dataset may be there under the name of a new one.
-            gone = self.pending.deleted | self.pending.created
-            names = self.snapshot.root.catalog.names()
-            names = [name for name in names if name not in gone] if gone else names
-            return names + [name for name in self.pending.records if name in self.pending.created]
+            catalog, gone = self.snapshot.root.catalog, self._replaced()
+            names = catalog.names()
+            hidden = set(catalog.names_of(gone)) if len(gone) else set()
+            names = [name for name in names if name not in hidden] if hidden else names
+            return names + self.pending.created_names()
 
     def count(self) -> int:
         """Return the number of datasets."""
         with self.lock:
-            catalog, gone = self.snapshot.root.catalog, self.pending.deleted | self.pending.created
-            return catalog.count - int((catalog.find(list(gone)) >= 0).sum()) + len(self.pending.created)
+            return self.snapshot.root.catalog.count - len(self._replaced()) + self.pending.created_count()
+
+    def _replaced(self) -> Integers:
+        """Return the committed datasets that go, or in whose place there are new ones."""
+        # Since a refresh, another writer's dataset may be there under the name of a new one.
+        catalog, pending = self.snapshot.root.catalog, self.pending
+        found = [catalog.find(list(pending.deleted | set(pending.created)))]
+        found += [catalog.find_sought(pending.table.names(ids).sought) for _, ids in pending.new_in_batches()]
+        ordinals = np.concatenate(found)
+        return distinct(ordinals[ordinals >= 0])
 
     def mismatch(self, what: str, known: str, found: str) -> None:
         """Warn of a type that cannot merge with the collection's, or raise, as the policy says."""
@@ -236,15 +270,9 @@ class Session:
             snapshot, catalog = self.snapshot, self.snapshot.root.catalog
             ordinals = catalog.find(names)
             overlays: dict[int, tuple[ArraySchema, PendingArray | None]] = {}
-            if self.pending:
-                hidden = self.hidden()
-                for position, name in enumerate(names):
-                    if name in hidden:
-                        ordinals[position] = -1
-                        self._overlay(array, name, position, overlays)
-            missing = np.flatnonzero(ordinals < 0)
-            for position in missing.tolist():
-                if names[position] not in self.pending.records:
+            self._overlay(array, names, ordinals, overlays)
+            for position in np.flatnonzero(ordinals < 0).tolist():
+                if position not in overlays and not self.exists(names[position]):
                     raise DatasetNotFound(f"dataset not found: {names[position]!r} in {self.storage.describe()}")
         known = np.flatnonzero(ordinals >= 0)
         codes, schemas = catalog.layouts(array, ordinals[known])
@@ -256,10 +284,27 @@ class Session:
             raise ArrayNotFound(f"array not found: {array!r} in {self.storage.describe()}")
         return snapshot, layout, overlays
 
-    def _overlay(self, array: str, name: str, position: int, overlays: dict[int, Any]) -> None:
-        record = self.pending.records.get(name)
-        if record is not None and array in record.arrays:
-            overlays[position] = (record.arrays[array], self.pending.arrays.get(name, {}).get(array))
+    def _overlay(self, array: str, names: list[str], ordinals: Integers, overlays: dict[int, Any]) -> None:
+        """Find what pending changes say of an array, and take their datasets out of the committed ones."""
+        pending = self.pending
+        hidden = self.hidden()
+        if hidden:
+            for position, name in enumerate(names):
+                if name in hidden:
+                    ordinals[position] = -1
+                    record = pending.records.get(name)
+                    if record is not None and array in record.arrays:
+                        overlays[position] = record.arrays[array], pending.array(name, array)
+        if not pending.table.pieces:
+            return
+        numbers = pending.table.find(seek(names))
+        for position in np.flatnonzero(numbers >= 0).tolist():
+            created = pending.batch_of(int(numbers[position])) is not None
+            found = pending.array(names[position], array)
+            if created or found is not None:
+                ordinals[position] = -1
+            if found is not None:
+                overlays[position] = found.schema, found
 
     def pending_box(
         self, snapshot: Snapshot, schema: ArraySchema, pending: PendingArray | None, name: str, box: Selection
@@ -272,6 +317,15 @@ class Session:
             with self.lock:  # so that a write of another thread is seen whole or not at all
                 pending.overlay(box, result)
         return result
+
+
+def pending_limit(value: int | None) -> int:
+    """Return how many bytes of pending changes are kept in memory."""
+    if value is None:
+        return settings().pending_bytes
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidArgument(f"pending_bytes must be a number of bytes, not {value!r}")
+    return value
 
 
 @contextmanager

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
 from atlas.dtypes import DType, fill_cell
+from atlas.segment import StatisticsColumns
 
 
 @dataclass(frozen=True)
@@ -129,25 +129,53 @@ def _text_statistics(cells: NDArray[Any], fill: Any) -> Statistics:
     return Statistics(len(flat), len(flat) - len(kept), min(kept, default=None), max(kept, default=None))
 
 
-def statistics_columns(dtypes: Sequence[DType], parts: Sequence[Statistics]) -> dict[str, Any]:
-    """Return the statistics of many datasets as index columns ``rows, nulls, min, max``.
+def row_statistics(dtype: DType, fill: Any, cells: NDArray[Any]) -> StatisticsColumns:
+    """Return the statistics of every row of an array, as :func:`cell_statistics` has them.
 
-    Where datasets declare the array with types that share no representation, min and max are
-    MessagePack values instead, in ``min_any`` and ``max_any``.
+    Bounds have the type that index columns keep them in, text is an object array of ``bytes``.
     """
-    columns: dict[str, Any] = {
-        "rows": np.array([part.rows for part in parts], "<u8"),
-        "nulls": np.array([part.nulls for part in parts], "<u8"),
-    }
-    kinds = {statistics_dtype(dtype) for dtype in dtypes}
-    for name, values in (("min", [p.minimum for p in parts]), ("max", [p.maximum for p in parts])):
-        if len(kinds) > 1:
-            columns[f"{name}_any"] = [msgpack.packb(value) for value in values]
-        elif kinds == {"bytes"}:
-            columns[name] = [b"" if value is None else value for value in values]
-        else:
-            columns[name] = np.array([0 if value is None else value for value in values], *kinds)
-    return columns
+    count = len(cells)
+    if dtype.is_text or not cells.size:
+        return statistics_of([cell_statistics(dtype, fill, cells[row : row + 1]) for row in range(count)], dtype)
+    rows = np.full(count, cells.size // count, np.int64)
+    values, absent, null = _looked_through(dtype, fill, cells.reshape(count, -1))
+    nulls = np.zeros(count, np.int64) if null is None else np.count_nonzero(null, axis=1)
+    kept = statistics_dtype(dtype)
+    if dtype.kind == "c":
+        return StatisticsColumns(rows, nulls, np.zeros(count, bool), np.zeros(count, kept), np.zeros(count, kept))
+    skipped = null if absent is None else (absent if null is None else absent | null)
+    if skipped is None or not skipped.any():
+        valid = np.ones(count, bool)
+        return StatisticsColumns(rows, nulls, valid, values.min(axis=1).astype(kept), values.max(axis=1).astype(kept))
+    counted = ~skipped
+    valid = counted.any(axis=1)
+    lowest, highest = _extremes(values.dtype)
+    low = values.min(axis=1, where=counted, initial=highest)
+    high = values.max(axis=1, where=counted, initial=lowest)
+    low, high = (np.where(valid, bound, 0).astype(kept) for bound in (low, high))
+    return StatisticsColumns(rows, nulls, valid, low, high)
+
+
+def _extremes(dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    if dtype.kind == "f":
+        return -np.inf, np.inf
+    return (False, True) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+
+
+def statistics_of(parts: Sequence[Statistics], dtype: DType) -> StatisticsColumns:
+    """Return statistics of single chunks or datasets, all of one type, by column."""
+    kept = np.dtype("O" if dtype.is_text else statistics_dtype(dtype))
+    nothing = b"" if dtype.is_text else 0
+    bounds = [
+        np.array([nothing if value is None else value for value in values], kept)
+        for values in ([part.minimum for part in parts], [part.maximum for part in parts])
+    ]
+    return StatisticsColumns(
+        np.array([part.rows for part in parts], np.int64),
+        np.array([part.nulls for part in parts], np.int64),
+        np.array([part.minimum is not None for part in parts], bool),
+        *bounds,
+    )
 
 
 def statistics_dtype(dtype: DType) -> str:

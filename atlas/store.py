@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
 
 from atlas.across import read_list, read_stacked
+from atlas.bulk import create_datasets, delete_datasets, write_stacked
 from atlas.commit import create_root, discard_root, emptied, load_root, overwrite_root, recover, sweep
 from atlas.compaction import compact
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice
@@ -75,6 +76,7 @@ class Atlas:
         storage_options: dict[str, Any] | None = None,
         workers: int | None = None,
         executor: str | None = None,
+        pending_bytes: int | None = None,
     ) -> Atlas:
         """Make a new store; directories are made like ``mkdir -p``.
 
@@ -97,6 +99,9 @@ class Atlas:
             Tasks that may run at once; by default the cores this process may use.
         executor : {"serial", "threads", "processes"}, optional
             How large reads run; chosen by size when not given.
+        pending_bytes : int, optional
+            How much of what waits for a flush is kept in memory, 512 MiB by default; the rest waits in
+            a file without a name.
 
         Raises
         ------
@@ -123,7 +128,7 @@ class Atlas:
                 root = overwrite_root(storage, layout) if there else create_root(storage, layout)
             if interrupted:
                 recover(storage, load_root(storage))
-        session = Session(storage, root, on_type_mismatch, "a", workers, executor)
+        session = Session(storage, root, on_type_mismatch, "a", workers, executor, pending_bytes)
         session.pending.layout = layout if later else None
         return Atlas(session)
 
@@ -137,6 +142,7 @@ class Atlas:
         storage_options: dict[str, Any] | None = None,
         workers: int | None = None,
         executor: str | None = None,
+        pending_bytes: int | None = None,
     ) -> Atlas:
         """Open an existing store; its format, compression and codec are found out.
 
@@ -144,6 +150,8 @@ class Atlas:
         ----------
         mode : {"a", "r"}
             With ``"r"`` every change raises :class:`ReadOnlyStore`.
+        workers, executor, pending_bytes
+            As for :meth:`create`.
 
         Raises
         ------
@@ -155,7 +163,7 @@ class Atlas:
         if mode not in ("a", "r"):
             raise InvalidArgument(f"unknown mode: {mode!r}; use 'a' or 'r'")
         storage = open_storage(source, prefix, storage_options, create=False)
-        return Atlas(Session.load(storage, on_type_mismatch, mode, workers, executor))
+        return Atlas(Session.load(storage, on_type_mismatch, mode, workers, executor, pending_bytes))
 
     @staticmethod
     def create_path(path: Any, config: StoreConfig | None = None) -> Atlas:
@@ -338,6 +346,44 @@ class Atlas:
             self._session.create(name)
             return DatasetView(self._session, name)
 
+    def create_datasets(
+        self,
+        names: Iterable[str],
+        arrays: Mapping[str, Mapping[str, Any]] | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Make many datasets of one schema, by column.
+
+        Parameters
+        ----------
+        names : iterable of str
+        arrays : mapping, optional
+            By array name, the arguments of :meth:`DatasetView.define_array`: ``dtype``, ``dims``,
+            ``shape``, ``chunk_shape``, ``fill_value``; also ``attributes``, and ``data``, a
+            (len(names), *shape) array that is written at once and that type and shape follow from.
+        attributes : mapping, optional
+            By key. A single value is for all datasets; a list, an array or a pandas column holds
+            one value for each name.
+
+        Raises
+        ------
+        DatasetAlreadyExists, InvalidName, ShapeMismatch, InvalidArgument, DataTypeError
+            Nothing was recorded then.
+
+        Examples
+        --------
+        >>> import numpy as np, tempfile
+        >>> store = Atlas.create(tempfile.mkdtemp())
+        >>> store.create_datasets(
+        ...     ["a", "b"],
+        ...     {"t": {"dims": ["hour"], "data": np.arange(48.0).reshape(2, 24)}},
+        ...     {"lat": [12.5, 13.0], "kind": "buoy"},
+        ... )
+        >>> store.open_dataset("b").attributes()
+        {'lat': 13.0, 'kind': 'buoy'}
+        """
+        create_datasets(self._session, names, arrays, attributes)
+
     def open_dataset(self, name: str) -> DatasetView:
         """Return a view of a dataset, without any I/O.
 
@@ -357,6 +403,16 @@ class Atlas:
         """
         with self._session.lock:
             self._session.delete(name)
+
+    def delete_datasets(self, names: Iterable[str]) -> None:
+        """Delete many datasets, by one look-up; see :meth:`delete_dataset`.
+
+        Raises
+        ------
+        DatasetNotFound
+            Nothing was deleted then.
+        """
+        delete_datasets(self._session, names)
 
     def dataset_exists(self, name: str) -> bool:
         """Return whether there is a dataset of that name."""
@@ -391,15 +447,15 @@ class Atlas:
     def dataset_row(self, name: str) -> int | None:
         """Return a dataset's ordinal, stable until :meth:`compact`; ``None`` when there is none."""
         with self._session.lock:
-            if name in self._session.pending.created:
-                order = [n for n in self._session.pending.records if n in self._session.pending.created]
-                return self._session.snapshot.root.catalog.slots + order.index(name)
-            return self._session.snapshot.root.catalog.ordinal(name) if self.dataset_exists(name) else None
+            catalog, new = self._session.snapshot.root.catalog, self._session.pending.created_names()
+            if name in new:
+                return catalog.slots + new.index(name)
+            return catalog.ordinal(name) if self.dataset_exists(name) else None
 
     def row_slots(self) -> int:
         """Return the number of ordinals in use, those of deleted datasets included."""
         with self._session.lock:
-            return self._session.snapshot.root.catalog.slots + len(self._session.pending.created)
+            return self._session.snapshot.root.catalog.slots + self._session.pending.created_count()
 
     def info(self) -> dict[str, Any]:
         """Return a description of the committed state, without I/O.
@@ -574,6 +630,31 @@ class Atlas:
             If the datasets' shapes or types differ, naming the first two that do.
         """
         return read_stacked(self._session, array, dataset_names, start, shape, out, on_missing)
+
+    def write_stacked(
+        self, array: str, dataset_names: Iterable[str], data: Any, start: Sequence[int] | None = None
+    ) -> None:
+        """Write the same box of an array of many datasets from one array.
+
+        The inverse of :meth:`read_array_across_stacked`; what it does is what :meth:`DatasetView.write_array`
+        for one name after another does, without an object for each.
+
+        Parameters
+        ----------
+        array : str
+        dataset_names : iterable of str
+            Of a name that repeats, the last row counts.
+        data : (len(dataset_names), *box) array_like
+            Of the declared type; nothing is cast.
+        start : sequence of int, optional
+            First cell of the box, the same in every dataset.
+
+        Raises
+        ------
+        DatasetNotFound, ArrayNotFound, DataTypeError, SelectionError, ShapeMismatch
+            Nothing was recorded then.
+        """
+        write_stacked(self._session, array, dataset_names, data, start)
 
     # ── xarray ───────────────────────────────────────────────────────────────────────────────
 

@@ -78,7 +78,7 @@ class DatasetView:
             ordinal = session.snapshot.root.catalog.ordinal(self._name)
             if found is None or ordinal < 0 or self._name in session.pending.created:
                 return None
-            if name in session.pending.arrays.get(self._name, {}):
+            if session.pending.array(self._name, name) is not None:
                 return None
             snapshot = session.snapshot
         statistics = snapshot.statistics(name, found.dtype, ordinal)
@@ -172,9 +172,11 @@ class DatasetView:
             self._session.change(self._name)
             arrays = session.pending.arrays.setdefault(self._name, {})
             pending = arrays.setdefault(name, PendingArray(schema, reset=False))
-            snapshot = session.snapshot
+            snapshot, config = session.snapshot, session.snapshot.root.config
+            session.pending.make_room(cells.nbytes, config, snapshot.workers)
             read_chunk = partial(self._stored_chunk, schema, pending)
-            pending.write(box, cells, read_chunk, snapshot.root.config, snapshot.workers)
+            pending.write(box, cells, read_chunk, session.pending.heap, config, snapshot.workers)
+            session.pending.note(pending, cells.nbytes)
 
     def _stored_chunk(self, schema: ArraySchema, pending: PendingArray, number: int) -> NDArray[Any]:
         session, box = self._session, schema.grid.extent(number)
@@ -198,7 +200,7 @@ class DatasetView:
             if schema is None:
                 return None
             snapshot = session.snapshot
-            pending = session.pending.arrays.get(self._name, {}).get(name)
+            pending = session.pending.array(self._name, name)
         box = resolve_selection(schema.shape, start, shape, f"array {name!r} of {self._name!r}")
         with naming([self._name], np.zeros(1, np.int64)):
             return session.pending_box(snapshot, schema, pending, self._name, box)
@@ -227,7 +229,7 @@ class DatasetView:
         ------
         DataTypeError, ValueOutOfRange, InvalidArgument
         """
-        encoded = encode_attribute(value, dtype, f"attribute {_check_key(key)!r}")
+        encoded = encode_attribute(value, dtype, f"attribute {check_key(key)!r}")
         with self._session.lock:
             self._session.writable()
             self._merge_attribute(None, key, encoded[0])
@@ -235,7 +237,7 @@ class DatasetView:
 
     def get_attribute(self, key: str) -> Any:
         """Return an attribute of the dataset, or ``None``."""
-        return self.attributes().get(_check_key(key))
+        return self.attributes().get(check_key(key))
 
     def attributes(self) -> dict[str, Any]:
         """Return all attributes of the dataset."""
@@ -249,7 +251,7 @@ class DatasetView:
         ------
         ArrayNotFound
         """
-        encoded = encode_attribute(value, dtype, f"attribute {_check_key(key)!r} of array {array!r}")
+        encoded = encode_attribute(value, dtype, f"attribute {check_key(key)!r} of array {array!r}")
         with self._session.lock:
             self._session.writable()
             self._schema(array)
@@ -258,7 +260,7 @@ class DatasetView:
 
     def get_array_attribute(self, array: str, key: str) -> Any:
         """Return an attribute of one array, or ``None``."""
-        return self.array_attributes(array).get(_check_key(key))
+        return self.array_attributes(array).get(check_key(key))
 
     def array_attributes(self, array: str) -> dict[str, Any]:
         """Return all attributes of one array; none for an array the dataset lacks."""
@@ -276,7 +278,8 @@ def _decoded(attributes: Attributes) -> dict[str, Any]:
     return {key: decode_attribute(tag, value) for key, (tag, value) in attributes.items()}
 
 
-def _check_key(key: Any) -> str:
+def check_key(key: Any) -> str:
+    """Return an attribute's key that the store accepts."""
     if not isinstance(key, str):
         raise InvalidArgument(f"attribute keys are strings, not {type(key).__name__}")
     return require_utf8(key, "attribute key")

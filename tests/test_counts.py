@@ -39,6 +39,7 @@ def decoded(monkeypatch) -> Counter:
             native.unpack(src, rows, *rest)
 
         choose, pack = staticmethod(native.choose), staticmethod(native.pack)
+        pack_rows = staticmethod(native.pack_rows)
 
     monkeypatch.setattr(kernels, "pick", lambda cost, compiled=False: Counting)
     return counts

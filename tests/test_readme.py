@@ -17,6 +17,14 @@ def test_the_tour_runs(tmp_path, monkeypatch):
         exec(compile(block, "README.md", "exec"), scope)
 
 
+def test_the_examples_of_very_many_datasets_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scope: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", (README.parent / "docs" / "scale.md").read_text(), re.DOTALL):
+        exec(compile(block, "scale.md", "exec"), scope)
+    assert len(scope["store"].list_datasets()) == 9000
+
+
 def test_the_readme_opens_with_the_two_commands():
     start = README.read_text()[:900]
     assert "\nmake demo " in start

@@ -259,3 +259,43 @@ def pack(cells: Any, shape: tuple[int, ...], element: int, fill: Any, packing: P
         _address(_room("work", 1024 + 16 * len(extent) + 26 * count + 8 * (_MOST_BOXES + 2))),
     )
     return out[:length].tobytes() if length else None
+
+
+def pack_rows(cells: Any, shape: tuple[int, ...], element: int, fill: Any, limit: int) -> tuple[Any, Any, Any]:
+    """Return the packed payloads of many chunks of one shape.
+
+    Parameters
+    ----------
+    cells : (n, m) uint8
+        A chunk's bytes in each row.
+    shape, element, fill, limit
+        As for :func:`choose` and :func:`pack`.
+
+    Returns
+    -------
+    payloads : (bytes,) uint8
+        Back to back.
+    lengths : (n,) int64
+        0 for those that packing does not make small enough.
+    repetitive : (n,) bool
+        As in :class:`~atlas.kernels.layout.Packing`.
+    """
+    extent = np.array(shape or (1,), np.int64)
+    item, rows = ITEM_SIZES[element], len(cells)
+    count = cells.shape[1] // item
+    out = np.empty(rows * limit, np.uint8)
+    lengths, repetitive = np.empty(rows, np.int64), np.empty(rows, np.uint8)
+    length = library["pack_rows"](
+        _address(cells),
+        rows,
+        count,
+        len(extent),
+        _address(extent),
+        element,
+        item,
+        0 if fill is None else _address(fill),
+        limit,
+        *map(_address, (out, lengths, repetitive)),
+        _address(_room("work", 4096 + 64 + 1024 + 16 * len(extent) + 26 * count + 8 * (_MOST_BOXES + 2))),
+    )
+    return out[:length], lengths, repetitive.astype(bool)

@@ -274,6 +274,18 @@ def pack(cells: Any, shape: tuple[int, ...], element: int, fill: Any, packing: P
     return payload if len(payload) <= limit else None
 
 
+def pack_rows(cells: Any, shape: tuple[int, ...], element: int, fill: Any, limit: int) -> tuple[Any, Any, Any]:
+    """Twin of :func:`atlas.kernels.native.pack_rows`."""
+    packings = [choose(row, shape, element, fill) for row in cells]
+    payloads = [
+        (packing and pack(row, shape, element, fill, packing, limit)) or b""
+        for row, packing in zip(cells, packings, strict=True)
+    ]
+    lengths = np.array([len(payload) for payload in payloads], np.int64)
+    repetitive = np.array([packing is not None and bool(packing.repetitive) for packing in packings], bool)
+    return np.frombuffer(b"".join(payloads), np.uint8), lengths, repetitive
+
+
 def _power(code: int) -> float:
     return 2.0 ** (code - BINARY) if code >= BINARY else 10.0**code
 

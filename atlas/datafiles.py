@@ -1,0 +1,186 @@
+"""Data files are written: what is new of an array, together with small files that are there already.
+
+Every flush adds a file for each array that it touches. So that they stay few, the newest ones that are not
+much larger than what is added are taken into the new file; their sizes form a geometric series, and
+each payload is copied a few times at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlas.assembly import Written, entry_columns, total_statistics
+from atlas.catalog import Catalog
+from atlas.chunks import Integers
+from atlas.columnfile import DataFile
+from atlas.columns import Texts
+from atlas.commitfiles import CommitFiles
+from atlas.errors import CorruptStore, SnapshotExpired
+from atlas.heap import Heap
+from atlas.payloads import Read, copy_payloads
+from atlas.reader import Snapshot
+from atlas.root import ArrayFiles
+from atlas.schema import ArraySchema
+from atlas.segment import CHUNK_COLUMNS, Piece, SegmentIndex, StatisticsColumns
+
+# Files above this size are left alone by a flush; so are those that are so many times larger than what it adds,
+# unless they are so small that copying them costs nothing beside making a file.
+MERGE_BELOW = 16 << 20
+MERGE_RATIO = 4
+MERGE_ALWAYS = 256 << 10
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the new file of an array goes.
+
+    Attributes
+    ----------
+    files : CommitFiles
+    array : str
+    known : ArrayFiles
+        Its directory, and the files it has.
+    catalog : Catalog
+        The dataset table after the commit.
+    """
+
+    files: CommitFiles
+    array: str
+    known: ArrayFiles
+    catalog: Catalog
+
+
+def write_array(snapshot: Snapshot, target: Target, written: Written, heap: Heap) -> tuple[ArrayFiles, list[str]]:
+    """Write what is new of an array.
+
+    Returns
+    -------
+    files : ArrayFiles
+        The array's files after the commit.
+    replaced : list of str
+        Files that are in the new one now.
+    """
+    known = target.known.files
+    kept = _count_kept(known, int(written.piece.columns["length"].sum()) if written.piece.columns else 0)
+    kept = kept if _are_whole(snapshot, target.array, known[kept:]) else len(known)
+    tail = [snapshot.segment(target.array, file) for file in known[kept:]]
+    totals = total_statistics(snapshot, written)
+    chunks = dict(written.piece.columns) or dict.fromkeys(CHUNK_COLUMNS, np.zeros(0, np.int64))
+    chunks["file"] = np.full(len(chunks["number"]), len(tail), np.int32)
+    new = Piece(written.piece.entries, written.piece.starts, written.piece.reset, {n: chunks[n] for n in _COLUMNS})
+    merged, found, schemas = new, totals, written.schemas
+    if tail:
+        merged = Piece.merged([*(Piece.load(number, segment) for number, segment in enumerate(tail)), new])
+        codes, schemas = target.catalog.layouts(target.array, merged.entries)
+        merged = pick_entries(merged, np.flatnonzero(codes >= 0))
+        found = newest_statistics([*stored_statistics(tail), (new.entries, totals)], merged.entries)
+    reads = [reader(snapshot, file) for file in known[kept:]]
+    staying = ArrayFiles(target.known.directory, known[:kept])
+    file = write_file(target, staying, merged, found, schemas, [*reads, heap.read])
+    return replace(staying, files=(*staying.files, file)), [file.key for file in known[kept:]]
+
+
+_COLUMNS = (*CHUNK_COLUMNS, "file")
+
+
+def _count_kept(files: Sequence[DataFile], size: int) -> int:
+    kept = len(files)
+    while kept and files[kept - 1].length < min(MERGE_BELOW, max(MERGE_ALWAYS, MERGE_RATIO * size)):
+        kept -= 1
+        size += files[kept].length
+    return kept
+
+
+def _are_whole(snapshot: Snapshot, array: str, files: Sequence[DataFile]) -> bool:
+    """Return whether files can be taken into another: damage must not keep anything else from being written."""
+    try:
+        for file in files:
+            Piece.load(0, snapshot.segment(array, file))
+            snapshot.storage.read_range(file.key, file.length - 1, 1)
+    except (CorruptStore, SnapshotExpired, FileNotFoundError):
+        return False
+    return True
+
+
+def reader(snapshot: Snapshot, file: DataFile) -> Read:
+    """Return what reads a data file, by offset and length."""
+    return lambda offset, length: snapshot.storage.read_range(file.key, offset, length)
+
+
+def write_file(
+    target: Target,
+    staying: ArrayFiles,
+    piece: Piece,
+    found: StatisticsColumns,
+    schemas: Sequence[ArraySchema],
+    reads: Sequence[Read],
+) -> DataFile:
+    """Write a data file with the chunks of a piece; its column ``file`` says which of `reads` has each."""
+    segment = target.files.create(staying.directory)
+    columns = dict(piece.columns)
+    sources = columns.pop("file")
+    offsets = np.zeros(len(sources), np.int64)
+    for number, read in enumerate(reads):
+        rows = np.flatnonzero(sources == number)
+        offsets[rows] = copy_payloads(read, columns["offset"][rows], columns["length"][rows], segment)
+    columns["offset"] = offsets
+    entries = entry_columns(
+        piece.entries, np.diff(piece.starts), piece.reset, [schema.dtype for schema in schemas], found
+    )
+    return segment.finish(target.array, entries | columns, target.files.origin)
+
+
+def pick_entries(piece: Piece, entries: Integers) -> Piece:
+    """Return a piece with some of its datasets only, given by position."""
+    if len(entries) == len(piece.entries):
+        return piece
+    counts = np.diff(piece.starts)[entries]
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    rows = np.repeat(piece.starts[entries] - starts[:-1], counts) + np.arange(starts[-1])
+    columns = {name: column[rows] for name, column in piece.columns.items()}
+    reset = piece.reset[np.isin(piece.reset, piece.entries[entries])]
+    return Piece(piece.entries[entries], starts, reset, columns)
+
+
+# ── statistics of what is stored ─────────────────────────────────────────────────────────────────
+
+
+Known = tuple[Integers, StatisticsColumns]
+
+
+def stored_statistics(segments: Sequence[SegmentIndex]) -> list[Known]:
+    """Return the datasets of data files with their statistics, text as object arrays of bytes."""
+    return [
+        (segment.entries, found._replace(minimum=_bound(found.minimum), maximum=_bound(found.maximum)))
+        for segment in segments
+        for found in [segment.statistics]
+    ]
+
+
+def _bound(cells: Any) -> NDArray[Any]:
+    if not isinstance(cells, (Texts, list)):
+        return np.asarray(cells)
+    values = np.empty(len(cells), object)
+    values[:] = [0 if value is None else value for value in (cells if isinstance(cells, list) else cells.tolist())]
+    return values
+
+
+def newest_statistics(known: Sequence[Known], entries: Integers) -> StatisticsColumns:
+    """Return the statistics of datasets, given by ascending ordinal; those that come later in `known` count."""
+    count = len(entries)
+    rows, nulls, valid = np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, bool)
+    types = {part.dtype for _, found in known for part in (found.minimum, found.maximum) if len(part)}
+    kind = types.pop() if len(types) == 1 else np.dtype(object if types else "i8")
+    low, high = np.zeros(count, kind), np.zeros(count, kind)
+    for ordinals, found in known:
+        places = np.minimum(np.searchsorted(entries, ordinals), max(count - 1, 0))
+        own = np.flatnonzero(entries[places] == ordinals) if count else np.zeros(0, np.int64)
+        at = places[own]
+        rows[at], nulls[at], valid[at] = found.rows[own], found.nulls[own], found.valid[own]
+        low[at], high[at] = found.minimum[own], found.maximum[own]
+    return StatisticsColumns(rows, nulls, valid, low, high)

@@ -1,0 +1,154 @@
+"""Many chunks of one shape become bytes together: columns, not an object for each."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlas import kernels
+from atlas.chunks import Integers
+from atlas.codecs import PACKED, SMALLER, element_of, encode, encode_numbers, may_be_packed, packed_limit
+from atlas.config import StoreConfig
+from atlas.reader import pack_text
+from atlas.schema import ArraySchema
+from atlas.segment import StatisticsColumns, chunk_checksum
+from atlas.statistics import row_statistics
+
+# What a task encodes: enough to hide what it costs to begin, little enough to stay in the cache.
+BATCH_BYTES = 1 << 20
+
+# Larger chunks are encoded one by one: for them a call is nothing.
+_ROWS_BELOW = 64 << 10
+
+Cells = NDArray[Any]
+
+
+class EncodedRows(NamedTuple):
+    """Encoded chunks.
+
+    Attributes
+    ----------
+    payloads : (bytes,) uint8
+        Back to back.
+    length, raw_length, checksum : (n,) integers
+    pipeline : (n,) uint8
+    statistics : StatisticsColumns
+    """
+
+    payloads: NDArray[np.uint8]
+    length: Integers
+    raw_length: Integers
+    pipeline: NDArray[np.uint8]
+    checksum: NDArray[np.uint64]
+    statistics: StatisticsColumns
+
+
+def encode_rows(schema: ArraySchema, cells: Cells, config: StoreConfig) -> EncodedRows:
+    """Encode chunks of one shape, each as if it were alone.
+
+    Parameters
+    ----------
+    schema : ArraySchema
+    cells : (n, *extent) array
+        A chunk in every row.
+    """
+    cells = np.ascontiguousarray(cells).reshape(cells.shape)
+    payloads, pipelines, raw = (_encode_text if schema.dtype.is_text else _encode_numbers)(schema, cells, config)
+    lengths = np.fromiter(map(len, payloads), np.int64, len(payloads))
+    checksums = np.fromiter(map(chunk_checksum, payloads), np.uint64, len(payloads))
+    joined = np.frombuffer(b"".join(payloads), np.uint8)
+    statistics = row_statistics(schema.dtype, schema.fill, cells)
+    return EncodedRows(joined, lengths, raw, pipelines, checksums, statistics)
+
+
+Encoded = tuple[list[Any], NDArray[np.uint8], Integers]
+
+
+def _encode_text(schema: ArraySchema, cells: Cells, config: StoreConfig) -> Encoded:
+    # Sliced, not iterated: a row of scalars would come out as plain text.
+    raw = [pack_text(cells[row : row + 1]) for row in range(len(cells))]
+    pairs = [encode(chunk, 1, config.codec, config.level) for chunk in raw]
+    pipelines = np.array([pipeline for _, pipeline in pairs], np.uint8)
+    return [payload for payload, _ in pairs], pipelines, np.fromiter(map(len, raw), np.int64, len(raw))
+
+
+def _encode_numbers(schema: ArraySchema, cells: Cells, config: StoreConfig) -> Encoded:
+    count, extent, dtype = len(cells), cells.shape[1:], schema.dtype.storage
+    raw = cells.reshape(count, -1).view(dtype).view(np.uint8) if cells.size else np.zeros((count, 0), np.uint8)
+    fill = frequent_value(schema)
+    size = raw.shape[1]
+    raw_lengths = np.full(count, size, np.int64)
+    payloads: list[Any] = [b""] * count
+    pipelines = np.full(count, PACKED, np.uint8)
+    others = np.arange(count)
+    if count > 1 and size < _ROWS_BELOW and may_be_packed(size, dtype, config.codec):
+        others = _pack_rows(raw, dtype, extent, fill, payloads)
+        for row in others.tolist():
+            # What packing did not settle is looked at by itself, without trying it again unless it must be compared.
+            packed = payloads[row]
+            payloads[row], pipelines[row] = encode(raw[row], dtype.itemsize, config.codec, config.level)
+            if packed and len(payloads[row]) > len(packed) * SMALLER:
+                payloads[row], pipelines[row] = packed, PACKED
+        return payloads, pipelines, raw_lengths
+    for row in range(count):
+        payloads[row], pipelines[row] = encode_numbers(raw[row], dtype, extent, fill, config.codec, config.level)
+    return payloads, pipelines, raw_lengths
+
+
+def _pack_rows(
+    raw: NDArray[np.uint8], dtype: np.dtype[Any], extent: tuple[int, ...], fill: Any, payloads: list[Any]
+) -> Integers:
+    """Put packed payloads in their places; return the rows that another codec has to look at."""
+    constant = _constant_rows(raw, dtype.itemsize)
+    tried = np.flatnonzero(~constant)
+    if not len(tried):
+        return np.arange(len(raw))
+    loops = kernels.pick(len(tried) * raw.shape[1])
+    picked = raw if len(tried) == len(raw) else raw[tried]
+    data, lengths, repetitive = loops.pack_rows(picked, extent, element_of(dtype), fill, packed_limit(raw.shape[1]))
+    ends = np.cumsum(lengths)
+    view = memoryview(data)
+    for row, begin, end in zip(tried.tolist(), (ends - lengths).tolist(), ends.tolist(), strict=True):
+        payloads[row] = view[begin:end]
+    settled = tried[(lengths > 0) & ~repetitive]
+    return np.setdiff1d(np.arange(len(raw)), settled, assume_unique=True)
+
+
+def _constant_rows(raw: NDArray[np.uint8], itemsize: int) -> NDArray[np.bool_]:
+    items = raw.reshape(len(raw), -1, itemsize)
+    # The second cell settles it for most chunks.
+    constant = (items[:, :2] == items[:, :1]).all(axis=(1, 2))
+    candidates = np.flatnonzero(constant)
+    constant[candidates] = (items[candidates] == items[candidates, :1]).all(axis=(1, 2))
+    return np.asarray(constant)
+
+
+def frequent_value(schema: ArraySchema) -> Any:
+    """Return the bytes of the value that stands for "nothing here", or ``None``."""
+    if schema.fill is None and schema.dtype.kind not in "Mm":
+        return None
+    value = np.iinfo(np.int64).min if schema.fill is None else schema.fill
+    return np.array([value]).astype(schema.dtype.storage).view(np.uint8)
+
+
+def encode_batches(
+    batches: Iterable[tuple[ArraySchema, Cells]], config: StoreConfig, workers: int
+) -> Iterator[EncodedRows]:
+    """Encode batches of chunks in order, a few ahead on threads (the codecs release the GIL)."""
+    if workers == 1:
+        for schema, cells in batches:
+            yield encode_rows(schema, cells, config)
+        return
+    waiting = iter(batches)
+    with ThreadPoolExecutor(workers) as pool:
+        ahead = deque(pool.submit(encode_rows, *batch, config) for batch in islice(waiting, 2 * workers))
+        while ahead:
+            done = ahead.popleft().result()
+            ahead.extend(pool.submit(encode_rows, *batch, config) for batch in islice(waiting, 1))
+            yield done

@@ -1,0 +1,87 @@
+"""Payloads move from files and from the heap into a new data file, as they are: nothing is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from atlas.chunks import Integers
+from atlas.segment import ALIGNED_FROM, SegmentWriter
+
+# Payloads are read in windows of at most this many bytes.
+_WINDOW_BYTES = 8 << 20
+
+# Where less than this fraction of a window is wanted, its runs are read one by one.
+_DENSE = 0.25
+
+Read = Callable[[int, int], bytes]
+
+
+def copy_payloads(read: Read, offsets: Integers, lengths: Integers, segment: SegmentWriter) -> Integers:
+    """Append payloads in the order in which the source has them, and return their new offsets.
+
+    Parameters
+    ----------
+    read : callable
+        Gives bytes of the source, by offset and length.
+    offsets, lengths : (n,) int64
+        Where the payloads are; those at one place are copied once.
+    """
+    order = np.lexsort((lengths, offsets))
+    begins, sizes = offsets[order], lengths[order]
+    fresh = np.ones(len(order), bool)
+    fresh[1:] = (np.diff(begins) != 0) | (np.diff(sizes) != 0)
+    begins, sizes = begins[fresh], sizes[fresh]
+    placed = np.empty(len(begins), np.int64)
+    for rows in _windows(begins, sizes):
+        placed[rows] = _copy_window(read, begins[rows], sizes[rows], segment)
+    result = np.empty(len(offsets), np.int64)
+    result[order] = placed[np.cumsum(fresh) - 1]
+    return result
+
+
+def _windows(begins: Integers, sizes: Integers) -> list[slice]:
+    """Split payloads so that those of one window end within its bytes of its beginning."""
+    windows, first = [], 0
+    ends = np.maximum.accumulate(begins + sizes) if len(begins) else begins
+    while first < len(begins):
+        last = max(int(np.searchsorted(ends, begins[first] + _WINDOW_BYTES, side="right")), first + 1)
+        windows.append(slice(first, last))
+        first = last
+    return windows
+
+
+def _copy_window(read: Read, begins: Integers, sizes: Integers, segment: SegmentWriter) -> Integers:
+    begin, end = int(begins[0]), int((begins + sizes).max())
+    if len(begins) > 1 and int(sizes.max()) >= ALIGNED_FROM:
+        # Each by itself, so that each begins where the writer wants large ones to begin.
+        pairs = zip(begins.tolist(), sizes.tolist(), strict=True)
+        return np.array([_copy_bytes(read, offset, size, segment) for offset, size in pairs], np.int64)
+    if len(begins) == 1 or int(sizes.sum()) == end - begin:
+        position = _copy_bytes(read, begin, end - begin, segment)
+        return begins - begin + position
+    firsts, counts = _runs(begins, sizes)
+    lasts = firsts + counts - 1
+    spans = list(zip(begins[firsts].tolist(), (begins[lasts] + sizes[lasts]).tolist(), strict=True))
+    if int(sizes.sum()) > _DENSE * (end - begin):
+        data = memoryview(read(begin, end - begin))
+        parts = [data[low - begin : high - begin] for low, high in spans]
+    else:
+        parts = [memoryview(read(low, high - low)) for low, high in spans]
+    position = segment.append(b"".join(parts))
+    return position + np.cumsum(sizes) - sizes
+
+
+def _runs(begins: Integers, sizes: Integers) -> tuple[Integers, Integers]:
+    """Return the first payload, and the number, of every run without a gap."""
+    joined = np.concatenate([[1], (begins[1:] != begins[:-1] + sizes[:-1]).astype(np.int64)])
+    starts = np.flatnonzero(joined)
+    return starts, np.diff(np.append(starts, len(begins)))
+
+
+def _copy_bytes(read: Read, begin: int, length: int, segment: SegmentWriter) -> int:
+    position = segment.append(read(begin, min(length, _WINDOW_BYTES)))
+    for offset in range(begin + _WINDOW_BYTES, begin + length, _WINDOW_BYTES):
+        segment.append(read(offset, min(_WINDOW_BYTES, begin + length - offset)))
+    return position

@@ -1,0 +1,358 @@
+"""Everything that the next flush will commit.
+
+Datasets that are changed one by one are *loose*: each has a record, and a :class:`PendingArray` for
+each array that was written. What is done to many at once is kept by column: :class:`Batch` creates,
+:class:`Block` writes. A dataset is in one of the two forms at any time; it becomes loose when it is
+changed by itself.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlas.chunks import Integers
+from atlas.config import StoreConfig
+from atlas.conflicts import Attempt
+from atlas.heap import Heap
+from atlas.layer import Group
+from atlas.names import Names, Sought, seek
+from atlas.root import Root
+from atlas.schema import ArraySchema, DatasetRecord
+from atlas.writer import Held, HeldRows, PendingArray, encode_into
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Datasets of one schema that were created together.
+
+    Attributes
+    ----------
+    first : int
+        Number of the first of them in the name table; the others follow.
+    sequence : int
+        How many datasets the handle had created before.
+    group : Group
+        What they declare, in the order of their names.
+    """
+
+    first: int
+    sequence: int
+    group: Group
+
+    @property
+    def end(self) -> int:
+        """The number behind the last of them."""
+        return self.first + self.group.rows
+
+
+@dataclass(frozen=True)
+class Block:
+    """The same chunks of an array of many datasets, written together.
+
+    Attributes
+    ----------
+    schema : ArraySchema
+    ids : (n,) int64
+        Numbers of the datasets in the name table, ascending.
+    numbers : (k,) int64
+        The chunks, ascending.
+    rows : HeldRows
+        Their n · k payloads, dataset after dataset.
+    """
+
+    schema: ArraySchema
+    ids: Integers
+    numbers: Integers
+    rows: HeldRows
+
+
+class NameTable:
+    """Names of datasets, each with a number; those that became loose have one no more."""
+
+    def __init__(self) -> None:
+        self.pieces: list[tuple[int, Names]] = []
+        self._roots: list[tuple[int, Root]] = []
+        self.alive: NDArray[np.bool_] = np.zeros(0, bool)
+
+    def add(self, names: Names, root: Root) -> Integers:
+        """Number more names, first changed in a committed state; return the numbers."""
+        first = len(self.alive)
+        if not self._roots or self._roots[-1][1] is not root:
+            self._roots.append((first, root))
+        self.alive = np.concatenate([self.alive, np.ones(len(names), bool)])
+        self.pieces.append((first, names))
+        # Few pieces, each name copied a few times for all that come after it.
+        while len(self.pieces) > 1 and len(self.pieces[-2][1]) < 2 * len(self.pieces[-1][1]):
+            (start, before), (_, after) = self.pieces[-2:]
+            self.pieces[-2:] = [(start, Names.joined([before, after]))]
+        return np.arange(first, len(self.alive))
+
+    def find(self, sought: Sought) -> Integers:
+        """Return the number of every name, -1 for those without one."""
+        found = np.full(len(sought.hashes), -1, np.int64)
+        for first, names in self.pieces:
+            rows = names.find(sought)
+            hits = np.flatnonzero(rows >= 0)
+            hits = hits[self.alive[rows[hits] + first]]
+            found[hits] = rows[hits] + first
+        return found
+
+    def root_of(self, number: int) -> Root:
+        """Return the committed state in which a dataset was first changed."""
+        return self._roots[bisect_right(self._roots, number, key=lambda item: item[0]) - 1][1]
+
+    def by_root(self) -> Iterator[tuple[Root, Integers]]:
+        """Yield these states, each with the numbers of its datasets."""
+        ends = [*(first for first, _ in self._roots), len(self.alive)][1:]
+        for (first, root), end in zip(self._roots, ends, strict=True):
+            yield root, first + np.flatnonzero(self.alive[first:end])
+
+    def seen_in(self, root: Root, end: int) -> None:
+        """Take a committed state as that of all numbers below `end`."""
+        if end:
+            following = self.root_of(end) if end < len(self.alive) else root
+            self._roots = [(0, root), (end, following), *(item for item in self._roots if item[0] > end)]
+
+    def names(self, ids: Integers) -> Names:
+        """Return the names of ascending numbers."""
+        parts = []
+        for first, names in self.pieces:
+            own = ids[(ids >= first) & (ids < first + len(names))] - first
+            if len(own):
+                parts.append(names.take(own))
+        return Names.joined(parts) if parts else Names.of([])
+
+
+class Pending:
+    """Everything that the next flush will commit.
+
+    Parameters
+    ----------
+    heap : Heap
+        Where encoded chunks wait.
+    limit : int
+        Bytes of cells that wait as they are before they are encoded.
+    layout : StoreConfig, optional
+        When given, the batch begins a store of this layout in place of the one that is there.
+
+    Attributes
+    ----------
+    records : dict of str to DatasetRecord
+        Loose datasets, as they are now.
+    created : dict of str to int
+        Those of them that the committed state does not have (any more), and how many were created before each.
+    deleted : set of str
+        Committed datasets that go.
+    arrays : dict of str to dict of str to PendingArray
+        Chunks of loose datasets, by dataset and array.
+    table : NameTable
+        Datasets that are changed together.
+    batches : list of Batch
+    blocks : dict of str to list of Block
+        By array, oldest first.
+    seen : dict of str to Root
+        The committed state in which each dataset that is, or was, loose was first changed.
+    attempt : Attempt or None
+        The last commit that these changes were put in, which failed, or seemed to.
+    """
+
+    def __init__(self, heap: Heap, limit: int, layout: StoreConfig | None = None) -> None:
+        self.heap = heap
+        self.layout = layout
+        self.records: dict[str, DatasetRecord] = {}
+        self.created: dict[str, int] = {}
+        self.deleted: set[str] = set()
+        self.arrays: dict[str, dict[str, PendingArray]] = {}
+        self.table = NameTable()
+        self.batches: list[Batch] = []
+        self.blocks: dict[str, list[Block]] = {}
+        self.seen: dict[str, Root] = {}
+        self.attempt: Attempt | None = None
+        self._attempted = 0
+        self._sequence = 0
+        self._limit = limit
+        self._waiting = 0
+        self._unsettled: dict[int, PendingArray] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.records or self.deleted or self.layout or self.table.alive.any())
+
+    # ── datasets ─────────────────────────────────────────────────────────────────────────────
+
+    def create(self, name: str, root: Root) -> None:
+        """Add a loose, empty dataset; `root` is the committed state that it is added to."""
+        self.seen.setdefault(name, root)
+        self.records[name] = DatasetRecord()
+        self.created[name] = self._sequence
+        self._sequence += 1
+
+    def create_batch(self, names: Names, group: Group, root: Root) -> Integers:
+        """Add datasets of one schema, and return their numbers."""
+        ids = self.table.add(names, root)
+        self.batches.append(Batch(int(ids[0]), self._sequence, group))
+        self._sequence += len(ids)
+        return ids
+
+    def delete(self, name: str, root: Root) -> None:
+        """Have a dataset go; one that was created in this batch is forgotten."""
+        number = self.number(name)
+        attempted = self.attempt is not None and (name in self.attempt.names or 0 <= number < self._attempted)
+        created = name in self.created if number < 0 else self.batch_of(number) is not None
+        self.seen.setdefault(name, root if number < 0 else self.table.root_of(number))
+        self.records.pop(name, None)
+        self.arrays.pop(name, None)
+        self.created.pop(name, None)
+        if number >= 0:
+            self.table.alive[number] = False
+        if not created or attempted:
+            self.deleted.add(name)
+        elif name not in self.deleted:
+            # Unless another writer's dataset of that name went before it.
+            del self.seen[name]
+
+    def all_seen(self, current: Root) -> dict[str, Root]:
+        """Return the state in which each changed dataset was first changed, unless that is the current one."""
+        seen = {name: root for name, root in self.seen.items() if root.commit != current.commit}
+        for root, ids in self.table.by_root():
+            if root.commit != current.commit:
+                seen |= dict.fromkeys(self.table.names(ids).tolist(), root)
+        return seen
+
+    def tried(self, root: Root) -> None:
+        """Take note of a commit that is begun."""
+        self.attempt, self._attempted = Attempt(root, frozenset(self.seen)), len(self.table.alive)
+
+    def recognise(self, current: Root) -> None:
+        """See whether the last attempt was committed after all: then it is no other writer's work."""
+        if self.attempt is None:
+            return
+        if self.attempt.led_to(current):
+            self.seen |= dict.fromkeys(self.attempt.names, self.attempt.root)
+            self.table.seen_in(self.attempt.root, self._attempted)
+        elif current.generation <= self.attempt.root.generation + 1:
+            self.attempt, self._attempted = None, 0
+
+    def number(self, name: str) -> int:
+        """Return a dataset's number in the name table, or -1."""
+        return int(self.table.find(seek([name]))[0]) if self.table.pieces else -1
+
+    def batch_of(self, number: int) -> Batch | None:
+        """Return the batch that created a dataset of the name table, if one did."""
+        place = bisect_right(self.batches, number, key=lambda batch: batch.first) - 1
+        return self.batches[place] if place >= 0 and number < self.batches[place].end else None
+
+    def by_batch(self, ids: Integers) -> NDArray[np.bool_]:
+        """Return which datasets of the name table were created by a batch."""
+        firsts = np.array([batch.first for batch in self.batches], np.int64)
+        ends = np.array([batch.end for batch in self.batches], np.int64)
+        if not len(firsts):
+            return np.zeros(len(ids), bool)
+        places = np.searchsorted(firsts, ids, side="right") - 1
+        return (places >= 0) & (ids < ends[places])
+
+    def batch_record(self, number: int) -> DatasetRecord | None:
+        """Return what a dataset that a batch created declares."""
+        batch = self.batch_of(number)
+        return None if batch is None else batch.group.record(number - batch.first)
+
+    def loosen(self, name: str, record: DatasetRecord, root: Root) -> None:
+        """Make a dataset loose, with what is pending for it so far."""
+        number = self.number(name)
+        self.seen.setdefault(name, root if number < 0 else self.table.root_of(number))
+        if number >= 0:
+            batch = self.batch_of(number)
+            arrays = record.arrays if batch is not None else self.blocks
+            found = {array: self.array(name, array) for array in arrays}
+            if batch is not None:
+                self.created[name] = batch.sequence + number - batch.first
+            self.arrays[name] = {array: pending for array, pending in found.items() if pending is not None}
+            self.table.alive[number] = False
+        self.records[name] = record
+
+    def created_names(self) -> list[str]:
+        """Return the datasets that are new, in the order of their creation."""
+        named = [(sequence, name) for name, sequence in self.created.items()]
+        for batch, ids in self.new_in_batches():
+            names = self.table.names(ids).tolist()
+            named += zip((ids - batch.first + batch.sequence).tolist(), names, strict=True)
+        return [name for _, name in sorted(named)]
+
+    def created_count(self) -> int:
+        """Return how many datasets are new."""
+        return len(self.created) + sum(len(ids) for _, ids in self.new_in_batches())
+
+    def new_in_batches(self) -> Iterator[tuple[Batch, Integers]]:
+        """Yield every batch with the numbers of its datasets that are not loose."""
+        for batch in self.batches:
+            yield batch, batch.first + np.flatnonzero(self.table.alive[batch.first : batch.end])
+
+    # ── chunks ───────────────────────────────────────────────────────────────────────────────
+
+    def array(self, name: str, array: str) -> PendingArray | None:
+        """Return what is pending for an array of a dataset; not to be changed unless the dataset is loose."""
+        if name in self.records:
+            return self.arrays.get(name, {}).get(array)
+        number = self.number(name)
+        return None if number < 0 else self._block_array(number, array)
+
+    def _block_array(self, number: int, array: str) -> PendingArray | None:
+        record = self.batch_record(number)
+        schema = None if record is None else record.arrays.get(array)
+        result = None if schema is None else PendingArray(schema, reset=True)
+        for block in self.blocks.get(array, ()):
+            place = int(np.searchsorted(block.ids, number))
+            if place < len(block.ids) and block.ids[place] == number:
+                result = result or PendingArray(block.schema, reset=False)
+                first = place * len(block.numbers)
+                result.chunks |= {n: Held(block.rows, first + i) for i, n in enumerate(block.numbers.tolist())}
+        return result
+
+    def make_room(self, size: int, config: StoreConfig, workers: int) -> None:
+        """Encode the cells that wait as they are if they would exceed the limit with `size` bytes more.
+
+        Raises
+        ------
+        StorageError
+            If the disk is full; everything is as it was.
+        """
+        if self._waiting and self._waiting + size > self._limit:
+            self.settle(config, workers)
+
+    def note(self, array: PendingArray, size: int) -> None:
+        """Take note of cells that wait as they are."""
+        self._unsettled[id(array)] = array
+        self._waiting += size
+
+    def settle(self, config: StoreConfig, workers: int) -> None:
+        """Encode every chunk of loose datasets that waits as it is."""
+        items = [
+            (array.schema, (array, number), cells)
+            for array in self._unsettled.values()
+            for number, cells in sorted(array.chunks.items())
+            if not isinstance(cells, Held)
+        ]
+        for (array, number), held in encode_into(self.heap, items, config, workers):
+            array.chunks[number] = held
+        self._unsettled, self._waiting = {}, 0
+
+    def add_block(self, block: Block) -> None:
+        """Take chunks of many datasets; what earlier blocks say of the same chunks is void."""
+        self.blocks.setdefault(block.schema.name, []).append(block)
+
+    def array_names(self) -> list[str]:
+        """Return the arrays that there is something to store of, sorted."""
+        alive = self.table.alive
+        found = {array for array, blocks in self.blocks.items() if any(alive[block.ids].any() for block in blocks)}
+        for name, arrays in self.arrays.items():
+            found |= {array for array, pending in arrays.items() if self.is_stored(name, pending)}
+        return sorted(found)
+
+    def is_stored(self, name: str, pending: PendingArray) -> bool:
+        """Return whether a data file has to say something of an array of a loose dataset."""
+        # A reset without chunks matters only where older files hold something.
+        return bool(pending.chunks) or (pending.reset and name not in self.created)
