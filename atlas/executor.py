@@ -8,7 +8,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -177,7 +178,7 @@ def _run_threads(task: Task, job: Any, ranges: Sequence[Range], workers: int) ->
     return [results[number] for number in range(len(ranges))]
 
 
-def _finish(futures: Sequence[Future[Any]]) -> None:
+def _finish(futures: Iterable[Future[Any]]) -> None:
     for future in futures:
         future.cancel()
     wait(futures)
@@ -189,13 +190,17 @@ class _Threads:
     def __init__(self) -> None:
         self._executor: ThreadPoolExecutor | None = None
 
+    def submit(self, task: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Run ``task(*arguments)`` in a thread; raises :class:`RuntimeError` when there can be no more."""
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(_MOST_THREADS, "atlas")
+        return self._executor.submit(task, *arguments)
+
     def help(self, action: Callable[[], None], count: int, futures: list[Future[None]]) -> None:
         """Have `action` run in up to `count` threads besides the calling one, and add their futures to `futures`."""
         try:
-            if self._executor is None:
-                self._executor = ThreadPoolExecutor(_MOST_THREADS, "atlas")
             for _ in range(count):
-                futures.append(self._executor.submit(action))
+                futures.append(self.submit(action))
         except RuntimeError as error:
             _log.debug("no more threads here (%s); the calling one does the rest", error)
 
@@ -381,6 +386,33 @@ _threads = _Threads()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.after_fork)
     os.register_at_fork(after_in_child=_threads.after_fork)
+
+
+def map_ahead(task: Callable[..., Any], jobs: Iterable[tuple[Any, ...]], workers: int) -> Iterator[Any]:
+    """Yield ``task(*job)`` for every job in order, a few ahead in threads; when it is left, none runs any more."""
+    waiting = iter(jobs)
+    if workers == 1:
+        yield from (task(*job) for job in waiting)
+        return
+    ahead: deque[Future[Any]] = deque()
+    try:
+        for job in waiting:
+            try:
+                ahead.append(_threads.submit(task, *job))
+            except RuntimeError as error:
+                _log.debug("no more threads here (%s); the calling one goes on", error)
+                yield from (future.result() for future in _taken(ahead))
+                yield task(*job)
+            if len(ahead) > workers:
+                yield ahead.popleft().result()
+        yield from (future.result() for future in _taken(ahead))
+    finally:
+        _insist(lambda: _finish(ahead))
+
+
+def _taken(futures: deque[Future[Any]]) -> Iterator[Future[Any]]:
+    while futures:
+        yield futures.popleft()
 
 
 def shutdown() -> None:
