@@ -11,10 +11,12 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
 import atlas
+from atlas import datafiles
 
 DAMAGED = "damaged"
 State = Any  # what state_of returns; None: there is no store
@@ -171,7 +173,8 @@ def build_without_root(place: Path) -> None:
 
 def build_damaged(place: Path) -> None:
     """A store with damage to its root, to the index of one data file, and to the record of another's commit."""
-    build(place)
+    with mock.patch.multiple(datafiles, MERGE_ALWAYS=0, MERGE_RATIO=0):
+        build(place)
     newest, oldest = sorted((place / "t").iterdir(), key=lambda path: path.stat().st_size)
     files = _opened(place)._session.snapshot.root.arrays["t"].files
     for path in (place / "atlas.json", oldest, place / f"_catalog/commit-{files[1].commit}.ar"):
