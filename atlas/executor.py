@@ -27,7 +27,7 @@ _WORKER_MARK = "ATLAS_WORKER_PROCESS"
 _IDLE_SECONDS = 300
 _WATCH_SECONDS = 0.5
 
-# Up to this cost a read is over before processes have been told of it and have answered.
+# Up to this size threads are as fast; in kernels they always are, as those do not hold the interpreter.
 _THREADS_UP_TO = 64 << 20
 
 # Threads help several reads at once; no more start than are needed.
@@ -37,7 +37,13 @@ _log = logging.getLogger("atlas")
 
 
 def run(
-    task: Task, job: Any, ranges: Sequence[Range], mode: str | None = None, workers: int = 1, cost: int = 0
+    task: Task,
+    job: Any,
+    ranges: Sequence[Range],
+    mode: str | None = None,
+    workers: int = 1,
+    cost: int = 0,
+    calls: int = 0,
 ) -> list[Any]:
     """Run ``task(job, low, high)`` for every range and return the results in order.
 
@@ -53,6 +59,8 @@ def run(
         Tasks that run at once.
     cost : int
         Bytes that the job decodes, for the choice.
+    calls : int
+        Those that are decoded a chunk at a time by calls from Python, in which threads wait for each other.
 
     Notes
     -----
@@ -60,22 +68,33 @@ def run(
     """
     if mode is not None and mode not in MODES:
         raise InvalidArgument(f"unknown executor: {mode!r}; use one of {', '.join(map(repr, MODES))}")
-    chosen = mode or _choose(workers, len(ranges), cost)
+    chosen = mode or _choose(workers, len(ranges), cost, calls)
     if chosen == "serial" or workers == 1 or len(ranges) < 2 or is_nested():
         return [task(job, low, high) for low, high in ranges]
     may_share = bool(getattr(job, "shareable", False)) and _pool.is_usable
     if chosen == "processes" and may_share:
         return _pool.run(task, job, ranges, workers)
     results = _run_threads(task, job, ranges, workers)
-    if mode is None and may_share:
-        _pool.note(cost, workers)
+    if mode is None and _pool.is_usable:
+        _pool.note(calls, workers)
     return results
 
 
-def _choose(workers: int, ranges: int, cost: int) -> str:
+def _choose(workers: int, ranges: int, cost: int, calls: int) -> str:
     if workers == 1 or ranges < 2 or cost < settings().parallel_threshold:
         return "serial"
-    return "processes" if cost > _THREADS_UP_TO and _pool.is_warm else "threads"
+    return "processes" if _are_worth_while(calls) else "threads"
+
+
+def _are_worth_while(calls: int) -> bool:
+    return calls > _THREADS_UP_TO and _pool.is_warm
+
+
+def may_use_processes(mode: str | None, workers: int, calls: int) -> bool:
+    """Return whether :func:`run` would have other processes do a job."""
+    if workers == 1 or is_nested() or not _pool.is_usable:
+        return False
+    return mode == "processes" or (mode is None and _are_worth_while(calls))
 
 
 def is_nested() -> bool:
