@@ -9,7 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
+from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 from atlas import kernels
@@ -31,6 +33,9 @@ _THREADS_UP_TO = 64 << 20
 
 # Threads help several reads at once; no more start than are needed.
 _MOST_THREADS = 64
+
+# How long an end is waited for before it is looked for again: Ctrl-C may have swallowed the news of it.
+_AGAIN_SECONDS = 0.05
 
 _log = logging.getLogger("atlas")
 
@@ -160,14 +165,14 @@ def _run_threads(task: Task, job: Any, ranges: Sequence[Range], workers: int) ->
                 errors[number] = error
                 left.clear()
 
-    helping: list[Future[None]] = []
+    helping: list[_Turn] = []
     try:
         _threads.help(take_turns, min(workers, len(ranges)) - 1, helping)
         take_turns()
     finally:
         # No task runs any more when this is left, also by an interrupt.
         left.clear()
-        _insist(lambda: _finish(helping))
+        _insist(partial(_finish, helping))
     for error in errors.values():
         if not isinstance(error, Exception):
             raise error
@@ -177,31 +182,75 @@ def _run_threads(task: Task, job: Any, ranges: Sequence[Range], workers: int) ->
     return [results[number] for number in range(len(ranges))]
 
 
-def _finish(futures: Sequence[Future[Any]]) -> None:
-    for future in futures:
-        future.cancel()
-    wait(futures)
+class _Turn:
+    """What one helping thread is asked to do.
+
+    Ctrl-C may be heard between any two steps of the main thread, where it leaves conditions, and so the standard
+    library's pool and its futures, locked for ever. Here the main thread only sets what may be set twice.
+    """
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self._action: Callable[[], None] | None = action
+        self._begun = self._over = False
+        self._wake = threading.Lock()
+        self._wake.acquire()
+
+    def run(self) -> None:
+        """Do it, in the helping thread, unless it is not wanted any more."""
+        self._begun = True
+        action = self._action
+        try:
+            if action is not None:
+                action()
+        finally:
+            self._over = True
+            self._wake.release()
+
+    def finish(self) -> None:
+        """Give it up if it has not begun, or else wait for its end; may be interrupted, and called again."""
+        self._action = None
+        while self._begun and not self._over:
+            self._wake.acquire(timeout=_AGAIN_SECONDS)
+
+
+def _finish(turns: Sequence[_Turn]) -> None:
+    for turn in turns:
+        turn.finish()
 
 
 class _Threads:
     """The threads that help the calling one. Started when first needed, kept: starting one takes as long as a chunk."""
 
     def __init__(self) -> None:
-        self._executor: ThreadPoolExecutor | None = None
+        self.after_fork()
 
-    def help(self, action: Callable[[], None], count: int, futures: list[Future[None]]) -> None:
-        """Have `action` run in up to `count` threads besides the calling one, and add their futures to `futures`."""
+    def help(self, action: Callable[[], None], count: int, turns: list[_Turn]) -> None:
+        """Have `action` run in up to `count` threads besides the calling one, and add their turns to `turns`."""
         try:
-            if self._executor is None:
-                self._executor = ThreadPoolExecutor(_MOST_THREADS, "atlas")
             for _ in range(count):
-                futures.append(self._executor.submit(action))
+                if self._started <= min(len(self._open), _MOST_THREADS - 1):
+                    thread = threading.Thread(target=_serve, args=(self._queue, self._open), name="atlas", daemon=True)
+                    thread.start()
+                    self._started += 1
+                turns.append(_Turn(action))
+                self._open.add(turns[-1])
+                self._queue.put(turns[-1])
         except RuntimeError as error:
             _log.debug("no more threads here (%s); the calling one does the rest", error)
 
     def after_fork(self) -> None:
         """Make the child begin without threads: it inherits none."""
-        self._executor = None
+        self._started = 0
+        self._open: set[_Turn] = set()
+        self._queue: SimpleQueue[_Turn] = SimpleQueue()
+
+
+def _serve(queue: SimpleQueue[_Turn], open_turns: set[_Turn]) -> None:
+    while True:
+        turn = queue.get()
+        turn.run()
+        open_turns.discard(turn)
+        del turn  # and with it the results that it has seen, while there is nothing to do
 
 
 def _settle(futures: Sequence[Future[Any]]) -> None:
@@ -209,8 +258,14 @@ def _settle(futures: Sequence[Future[Any]]) -> None:
     try:
         wait(futures)
     except BaseException:
-        _insist(lambda: _finish(futures))
+        _insist(lambda: _end_all(futures))
         raise
+
+
+def _end_all(futures: Sequence[Future[Any]]) -> None:
+    for future in futures:
+        future.cancel()
+    wait(futures)
 
 
 def _insist(action: Callable[[], object]) -> None:
