@@ -146,8 +146,8 @@ def _with_more(place: Path) -> atlas.Atlas:
 
 
 def _some(first: Fault, found: list[Fault]) -> list[Fault]:
-    """Return every sixteenth second fault, after each first one others."""
-    return [fault for fault in found if fault.kind in ("torn", "EIO")][first.number % 16 :: 16]
+    """Return every 48th second fault, after each first one others."""
+    return [fault for fault in found if fault.kind in ("torn", "EIO")][first.number % 48 :: 48]
 
 
 def campaign(work: Path, report: Callable[[str], None] = print) -> int:
