@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from atlas.chunks import Integers, Selection
 from atlas.columns import Texts, distinct
 from atlas.dtypes import DType
-from atlas.errors import CorruptChunk
+from atlas.errors import CorruptChunk, CorruptIndex
 from atlas.pending import Block, Pending
 from atlas.reader import Snapshot
 from atlas.schema import ArraySchema
@@ -295,7 +295,11 @@ def _bound_column(name: str, cells: Any, valid: NDArray[np.bool_], kinds: set[st
     if len(kinds) > 1:
         values = [value if there else None for value, there in zip(cells.tolist(), valid.tolist(), strict=True)]
         return {f"{name}_any": [msgpack.packb(value) for value in values]}
-    if kinds == {"bytes"}:
-        return {name: cells if isinstance(cells, Texts) else [value or b"" for value in cells.tolist()]}
     (kind,) = kinds
-    return {name: np.asarray(cells).astype(kind)}
+    try:
+        if kind == "bytes":
+            return {name: cells if isinstance(cells, Texts) else Texts.of([value or b"" for value in cells.tolist()])}
+        return {name: np.asarray(cells).astype(kind)}
+    except (TypeError, ValueError, OverflowError) as error:
+        # Of a file that is taken into a new one, and that was not written by Atlas.
+        raise CorruptIndex(f"stored statistics do not fit the type of their array: {error}") from None
