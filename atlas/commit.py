@@ -98,12 +98,12 @@ def create_root(storage: Storage, config: StoreConfig) -> Root:
 
 def overwrite_root(storage: Storage, config: StoreConfig) -> Root:
     """Replace whatever store is there by an empty one."""
-    try:
+    old, recorded = Root(config, 0, "", "", Catalog(), {}), set()
+    with suppress(StoreNotFound, CorruptRoot):
         old = load_root(storage)
-    except (StoreNotFound, CorruptRoot):
-        old = Root(config, 0, "", "", Catalog(), {})
+        recorded = old.commits
     root = emptied(old, config).successor(new_commit_id())
-    root = publish(storage, root, [file.key for file in old.files], old.commits)
+    root = publish(storage, root, [file.key for file in old.files], recorded)
     delete_other_roots(storage, config)
     return root
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +11,9 @@ from numpy.typing import NDArray
 
 from atlas import kernels
 from atlas.chunks import Integers
-from atlas.codecs import PACKED, SMALLER, element_of, encode, encode_numbers, may_be_packed, packed_limit
+from atlas.codecs import PACKED, RAW, SMALLER, element_of, encode, encode_numbers, may_be_packed, packed_limit
 from atlas.config import StoreConfig
+from atlas.executor import map_ahead
 from atlas.reader import pack_text
 from atlas.schema import ArraySchema
 from atlas.segment import StatisticsColumns, chunk_checksum
@@ -25,6 +24,9 @@ BATCH_BYTES = 1 << 20
 
 # Larger chunks are encoded one by one: for them a call is nothing.
 _ROWS_BELOW = 64 << 10
+
+# Memory that was touched before is several times faster.
+_kept = threading.local()
 
 Cells = NDArray[Any]
 
@@ -49,22 +51,37 @@ class EncodedRows(NamedTuple):
     statistics: StatisticsColumns
 
 
-def encode_rows(schema: ArraySchema, cells: Cells, config: StoreConfig) -> EncodedRows:
+def encode_rows(schema: ArraySchema, chunks: Cells | Sequence[Cells], config: StoreConfig) -> EncodedRows:
     """Encode chunks of one shape, each as if it were alone.
 
     Parameters
     ----------
     schema : ArraySchema
-    cells : (n, *extent) array
+    chunks : (n, *extent) array, or sequence of arrays
         A chunk in every row.
     """
-    cells = np.ascontiguousarray(cells).reshape(cells.shape)
+    cells = _in_rows(chunks)
     payloads, pipelines, raw = (_encode_text if schema.dtype.is_text else _encode_numbers)(schema, cells, config)
     lengths = np.fromiter(map(len, payloads), np.int64, len(payloads))
     checksums = np.fromiter(map(chunk_checksum, payloads), np.uint64, len(payloads))
     joined = np.frombuffer(b"".join(payloads), np.uint8)
     statistics = row_statistics(schema.dtype, schema.fill, cells)
     return EncodedRows(joined, lengths, raw, pipelines, checksums, statistics)
+
+
+def _in_rows(chunks: Cells | Sequence[Cells]) -> Cells:
+    """Return chunks as rows of one C-order array; those of a sequence in memory that this thread uses again."""
+    if isinstance(chunks, np.ndarray):
+        return np.ascontiguousarray(chunks).reshape(chunks.shape)
+    first = chunks[0]
+    if first.dtype.hasobject or not first.nbytes:
+        return np.stack(chunks)
+    size = len(chunks) * first.nbytes
+    memory = getattr(_kept, "memory", None)
+    if memory is None or len(memory) < size:
+        memory = _kept.memory = np.empty(size, np.uint8)
+    rows = memory[:size].view(first.dtype).reshape(len(chunks), *first.shape)
+    return np.stack(chunks, out=rows)
 
 
 Encoded = tuple[list[Any], NDArray[np.uint8], Integers]
@@ -86,7 +103,13 @@ def _encode_numbers(schema: ArraySchema, cells: Cells, config: StoreConfig) -> E
     raw_lengths = np.full(count, size, np.int64)
     payloads: list[Any] = [b""] * count
     pipelines = np.full(count, PACKED, np.uint8)
+    if config.codec == "none":
+        return list(raw), np.full(count, RAW, np.uint8), raw_lengths
     others = np.arange(count)
+    if not config.packing:
+        for row in range(count):
+            payloads[row], pipelines[row] = encode(raw[row], dtype.itemsize, config.codec, config.level)
+        return payloads, pipelines, raw_lengths
     if count > 1 and size < _ROWS_BELOW and may_be_packed(size, dtype, config.codec):
         others = _pack_rows(raw, dtype, extent, fill, payloads)
         for row in others.tolist():
@@ -138,17 +161,7 @@ def frequent_value(schema: ArraySchema) -> Any:
 
 
 def encode_batches(
-    batches: Iterable[tuple[ArraySchema, Cells]], config: StoreConfig, workers: int
+    batches: Iterable[tuple[ArraySchema, Cells | Sequence[Cells]]], config: StoreConfig, workers: int
 ) -> Iterator[EncodedRows]:
     """Encode batches of chunks in order, a few ahead on threads (the codecs release the GIL)."""
-    if workers == 1:
-        for schema, cells in batches:
-            yield encode_rows(schema, cells, config)
-        return
-    waiting = iter(batches)
-    with ThreadPoolExecutor(workers) as pool:
-        ahead = deque(pool.submit(encode_rows, *batch, config) for batch in islice(waiting, 2 * workers))
-        while ahead:
-            done = ahead.popleft().result()
-            ahead.extend(pool.submit(encode_rows, *batch, config) for batch in islice(waiting, 1))
-            yield done
+    return map_ahead(encode_rows, ((*batch, config) for batch in batches), workers)

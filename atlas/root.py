@@ -118,6 +118,7 @@ def root_document(root: Root) -> dict[str, Any]:
         "parent": root.parent,
         "codec": root.config.codec,
         "level": root.config.level,
+        **({} if root.config.packing else {"packing": False}),
         "arrays": {
             name: {"directory": files.directory, "files": [file.to_json() for file in files.files]}
             for name, files in root.arrays.items()
@@ -289,7 +290,9 @@ def _root_of(document: Any, meta_format: str, compression: str, load_table: Load
     arrays, retired = document.get("arrays"), document.get("retired")
     _expect(isinstance(arrays, dict) and isinstance(retired, list), "bad array table")
     root = Root(
-        StoreConfig(document["codec"], meta_format, compression, document.get("level", 1)),
+        StoreConfig(
+            document["codec"], meta_format, compression, document.get("level", 1), document.get("packing", True)
+        ),
         document["generation"],
         document["commit"],
         document["parent"],

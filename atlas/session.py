@@ -244,8 +244,10 @@ class Session:
         """Return the committed datasets that go, or in whose place there are new ones."""
         # Since a refresh, another writer's dataset may be there under the name of a new one.
         catalog, pending = self.snapshot.root.catalog, self.pending
-        found = [catalog.find(list(pending.deleted | set(pending.created)))]
-        found += [catalog.find_sought(pending.table.names(ids).sought) for _, ids in pending.new_in_batches()]
+        names = list(pending.deleted | set(pending.created))
+        # Looking for nothing would read the table files.
+        found = [catalog.find(names)] if names else [np.zeros(0, np.int64)]
+        found += [catalog.find_sought(pending.table.names(i).sought) for _, i in pending.new_in_batches() if len(i)]
         ordinals = np.concatenate(found)
         return distinct(ordinals[ordinals >= 0])
 

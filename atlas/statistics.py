@@ -129,6 +129,25 @@ def _text_statistics(cells: NDArray[Any], fill: Any) -> Statistics:
     return Statistics(len(flat), len(flat) - len(kept), min(kept, default=None), max(kept, default=None))
 
 
+def _plain_statistics(dtype: DType, fill: Any, rows: Any, values: NDArray[Any]) -> StatisticsColumns | None:
+    """Return the statistics of rows of numbers where the fill value is NaN, or within no row's bounds."""
+    if dtype.kind not in "iuf":
+        return None
+    lowest, highest = (np.fmin, np.fmax) if dtype.kind == "f" else (np.minimum, np.maximum)
+    low, high = lowest.reduce(values, axis=1), highest.reduce(values, axis=1)
+    nulls = np.zeros(len(rows), np.int64)
+    if fill is not None:
+        cell = dtype.numpy.type(fill)
+        if ((low <= cell) & (cell <= high)).any():
+            return None
+        if np.isnan(cell):
+            nulls = np.count_nonzero(np.isnan(values), axis=1)
+    # Not so where all is NaN.
+    valid = low <= high
+    kept = statistics_dtype(dtype)
+    return StatisticsColumns(rows, nulls, valid, *(np.where(valid, side, 0).astype(kept) for side in (low, high)))
+
+
 def row_statistics(dtype: DType, fill: Any, cells: NDArray[Any]) -> StatisticsColumns:
     """Return the statistics of every row of an array, as :func:`cell_statistics` has them.
 
@@ -138,6 +157,9 @@ def row_statistics(dtype: DType, fill: Any, cells: NDArray[Any]) -> StatisticsCo
     if dtype.is_text or not cells.size:
         return statistics_of([cell_statistics(dtype, fill, cells[row : row + 1]) for row in range(count)], dtype)
     rows = np.full(count, cells.size // count, np.int64)
+    found = _plain_statistics(dtype, fill, rows, cells.reshape(count, -1))
+    if found is not None:
+        return found
     values, absent, null = _looked_through(dtype, fill, cells.reshape(count, -1))
     nulls = np.zeros(count, np.int64) if null is None else np.count_nonzero(null, axis=1)
     kept = statistics_dtype(dtype)

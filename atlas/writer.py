@@ -177,7 +177,7 @@ def encode_into(heap: Heap, items: Iterable[Item], config: StoreConfig, workers:
     before = heap.size
     groups: list[list[Any]] = []
 
-    def batches() -> Iterator[tuple[ArraySchema, Cells]]:
+    def batches() -> Iterator[tuple[ArraySchema, list[Cells]]]:
         for schema, keys, cells in _batches(items):
             groups.append(keys)
             yield schema, cells
@@ -193,7 +193,7 @@ def encode_into(heap: Heap, items: Iterable[Item], config: StoreConfig, workers:
     return held
 
 
-def _batches(items: Iterable[Item]) -> Iterator[tuple[ArraySchema, list[Any], Cells]]:
+def _batches(items: Iterable[Item]) -> Iterator[tuple[ArraySchema, list[Any], list[Cells]]]:
     """Group chunks that are encoded alike: a task for every tiny one would cost more than encoding it."""
     waiting: dict[Any, tuple[ArraySchema, list[Any], list[Cells]]] = {}
     for schema, key, cells in items:
@@ -203,10 +203,5 @@ def _batches(items: Iterable[Item]) -> Iterator[tuple[ArraySchema, list[Any], Ce
         chunks.append(cells)
         if len(chunks) * cells.nbytes >= BATCH_BYTES or len(chunks) == _BATCH_CHUNKS:
             del waiting[kind]
-            yield _stacked(*group)
-    for group in waiting.values():
-        yield _stacked(*group)
-
-
-def _stacked(schema: ArraySchema, keys: list[Any], chunks: list[Cells]) -> tuple[ArraySchema, list[Any], Cells]:
-    return schema, keys, chunks[0][None] if len(chunks) == 1 else np.stack(chunks)
+            yield group
+    yield from waiting.values()

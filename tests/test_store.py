@@ -16,6 +16,7 @@ from conftest import field
 
 import atlas
 from atlas import Atlas, StorageError, session
+from atlas.codecs import PIPELINES
 from atlas.storage import LocalStorage, local
 
 ROOTS = [
@@ -60,6 +61,21 @@ def test_a_store_is_not_replaced_unless_asked(fleet):
 def test_path_names_of_the_reference(place):
     Atlas.create_path(place, atlas.StoreConfig(codec="lz4", meta_format="msgpack")).flush()
     assert Atlas.open_path(place).info()["codec"] == "lz4"
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_packing_is_a_choice_that_the_store_remembers(place, packing):
+    cells = np.round(np.sin(np.linspace(0, 9, 20_000)) * 10, 2).astype("float32").reshape(2, 10_000)
+    Atlas.create(place, config=atlas.StoreConfig(codec="lz4", packing=packing)).flush()
+    with Atlas.open(place) as store:
+        view = store.create_dataset("d")
+        view.define_array("t", "float32", ["y", "x"], [2, 10_000], [1, 10_000])
+        view.write_array("t", [0, 0], cells)
+    store = Atlas.open(place)
+    assert {PIPELINES[int(p)] for p in store._session.snapshot.index("t").columns["pipeline"]} == {
+        "packed" if packing else "shuffle+lz4"
+    }
+    np.testing.assert_array_equal(store.open_dataset("d").read_array("t"), cells)
 
 
 @pytest.mark.parametrize("kind", ["memory", "file"])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import atlas
-from atlas import commitfiles
+from atlas import commitfiles, datafiles
 from torture import flips
 from torture.scenes import build, cells, fill_dataset, state_of
 
@@ -139,7 +139,10 @@ def test_what_is_before_a_cut_comes_back_and_the_rest_is_named(length, tmp_path:
     assert atlas.Atlas.repair(tmp_path / "s").actions == []
 
 
-def test_a_missing_file_costs_its_own_chunks_only_and_they_are_named(tmp_path: Path):
+def test_a_missing_file_costs_its_own_chunks_only_and_they_are_named(tmp_path: Path, monkeypatch):
+    # Two files, which the second flush would otherwise make one of.
+    monkeypatch.setattr(datafiles, "MERGE_ALWAYS", 0)
+    monkeypatch.setattr(datafiles, "MERGE_RATIO", 0)
     build(tmp_path / "s")
     right = flips.chunks(tmp_path / "s")
     files = atlas.Atlas.open(tmp_path / "s")._session.snapshot.root.arrays["t"].files

@@ -9,7 +9,9 @@ import atlas
 
 def write(place, arrays, layout, codec):
     dims = [f"axis{i}" for i in range(len(layout["chunks"]))]
-    with atlas.Atlas.create(place, codec=codec) as store:
+    # What the codec itself does shows without packing, which lz4 would hardly ever come into play beside.
+    layout_options = atlas.StoreConfig(codec=codec, packing=codec == "zstd")
+    with atlas.Atlas.create(place, config=layout_options) as store:
         for i, name in enumerate(layout["names"]):
             view = store.create_dataset(name)
             for array, data in arrays.items():
