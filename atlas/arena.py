@@ -1,6 +1,6 @@
 """Result memory that worker processes write into, and that is reused while it is still warm.
 
-A fresh gibibyte of shared memory costs more than a second to touch here, a private one in huge pages 0.15 s,
+A fresh gibibyte of shared memory costs more than a second to touch here, a private one a third less,
 either 0.05 s when it was touched before. So results that worker processes write live in anonymous shared
 segments (memfd), others in private ones, and both come back to a free list when the last view of a
 result dies. Segments have no name: nothing can be left behind, whatever ends the process.
@@ -8,7 +8,6 @@ result dies. Segments have no name: nothing can be left behind, whatever ends th
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import mmap
@@ -47,7 +46,10 @@ def shares_memory() -> bool:
 
 
 class _Private:
-    """Memory of this process alone."""
+    """Memory of this process alone.
+
+    Not in huge pages: a virtual machine gives free ones back to its host, and then waits for it at every one.
+    """
 
     shared = False
 
@@ -61,8 +63,6 @@ class _Private:
             if error.errno == errno.ENOMEM:
                 raise MemoryError(f"cannot allocate {size} bytes of result memory: {error.strerror}") from None
             raise
-        with contextlib.suppress(OSError, AttributeError):
-            self.map.madvise(mmap.MADV_HUGEPAGE)
         self.address = ctypes.addressof(ctypes.c_ubyte.from_buffer(self.map))
 
     def drop(self) -> None:

@@ -41,7 +41,6 @@ ORDER = [
     "conflicts",
     "segment",
     "arena",
-    "threads",
     "executor",
     "plan",
     "worker",
