@@ -41,6 +41,7 @@ ORDER = [
     "conflicts",
     "segment",
     "arena",
+    "threads",
     "executor",
     "plan",
     "worker",
