@@ -13,6 +13,7 @@ from atlas.bulk import create_datasets, delete_datasets, write_stacked
 from atlas.commit import create_root, discard_root, emptied, load_root, overwrite_root, recover, sweep
 from atlas.compaction import compact
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice
+from atlas.copying import copy_dataset
 from atlas.damage import RepairReport
 from atlas.errors import (
     CorruptRoot,
@@ -414,6 +415,49 @@ class Atlas:
         """
         delete_datasets(self._session, names)
 
+    def rename_dataset(self, old: str, new: str) -> None:
+        """Give a dataset another name by the next flush; no data moves, and it keeps its place and its ordinal.
+
+        A :class:`DatasetView` of the old name finds no dataset any more.
+
+        Raises
+        ------
+        DatasetNotFound, DatasetAlreadyExists, InvalidName
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> store = Atlas.create(tempfile.mkdtemp())
+        >>> store.create_dataset("jan").set_attribute("month", 1)
+        >>> store.rename_dataset("jan", "january")
+        >>> store.list_datasets()
+        ['january']
+        """
+        with self._session.lock:
+            self._session.writable()
+            self._session.rename(old, check_name(new, "dataset"))
+
+    def copy_dataset(self, source: str, target: str) -> DatasetView:
+        """Create a dataset that is what another one is now, pending changes included.
+
+        Stored chunks are copied as they are encoded.
+
+        Raises
+        ------
+        DatasetNotFound, DatasetAlreadyExists, InvalidName, CorruptStore
+            Nothing was recorded then.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> store = Atlas.create(tempfile.mkdtemp())
+        >>> store.create_dataset("jan").set_attribute("month", 1)
+        >>> store.copy_dataset("jan", "copy").attributes()
+        {'month': 1}
+        """
+        copy_dataset(self._session, source, target)
+        return DatasetView(self._session, target)
+
     def dataset_exists(self, name: str) -> bool:
         """Return whether there is a dataset of that name."""
         return self._session.exists(name)
@@ -450,7 +494,7 @@ class Atlas:
             catalog, new = self._session.snapshot.root.catalog, self._session.pending.created_names()
             if name in new:
                 return catalog.slots + new.index(name)
-            return catalog.ordinal(name) if self.dataset_exists(name) else None
+            return self._session.ordinal(name) if self.dataset_exists(name) else None
 
     def row_slots(self) -> int:
         """Return the number of ordinals in use, those of deleted datasets included."""

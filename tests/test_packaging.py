@@ -67,6 +67,8 @@ ORDER = [
     "repair",
     "session",
     "across",
+    "copying",
+    "resizing",
     "view",
     "bulk",
     "accessor",
