@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from atlas.chunks import Integers, Selection
 from atlas.columns import Texts, distinct
 from atlas.dtypes import DType
-from atlas.errors import CorruptChunk
+from atlas.errors import CorruptChunk, CorruptIndex
 from atlas.pending import Block, Pending
 from atlas.reader import Snapshot
 from atlas.schema import ArraySchema
@@ -298,4 +298,8 @@ def _bound_column(name: str, cells: Any, valid: NDArray[np.bool_], kinds: set[st
     if kinds == {"bytes"}:
         return {name: cells if isinstance(cells, Texts) else [value or b"" for value in cells.tolist()]}
     (kind,) = kinds
-    return {name: np.asarray(cells).astype(kind)}
+    try:
+        return {name: np.asarray(cells).astype(kind)}
+    except (TypeError, ValueError, OverflowError) as error:
+        # Of an older file, which is taken into this one.
+        raise CorruptIndex(f"a statistic of the array makes no sense: {error}") from None

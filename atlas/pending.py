@@ -420,4 +420,4 @@ class Pending:
     def is_stored(self, name: str, pending: PendingArray) -> bool:
         """Return whether a data file has to say something of an array of a loose dataset."""
         # A reset without chunks matters only where older files hold something.
-        return bool(pending.chunks) or (pending.reset and name not in self.created)
+        return bool(pending.chunks) or ((pending.reset or pending.resized) and name not in self.created)

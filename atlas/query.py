@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.errors import ArrayNotFound, DataTypeError, InvalidArgument
-from atlas.literals import as_integer_bound, as_literal
+from atlas.literals import as_float_bound, as_integer_bound, as_literal
 from atlas.pruning import Bounds, array_bounds, attribute_bounds
 from atlas.reader import Snapshot
 from atlas.schema import ArraySchema
@@ -258,8 +258,13 @@ def _compare(cells: NDArray[Any], op: str, other: Any, there: Mask) -> Mask:
         return result  # a column without values has no type of its own to compare by
     if isinstance(other, float) and cells.dtype.kind in "iu":
         op, other = as_integer_bound(op, other)
+    if isinstance(other, int) and cells.dtype.kind == "f":
+        op, other = as_float_bound(op, other)
+    if isinstance(other, np.ndarray) and {cells.dtype.kind, other.dtype.kind} in ({"i", "f"}, {"u", "f"}):
+        # NumPy would round the integers; Python compares them as they are.
+        cells = cells.astype(object)
     if cells.dtype.kind == "O" or (isinstance(other, bytes) and other.endswith(b"\0")):
-        others = other if isinstance(other, np.ndarray) else [other] * len(cells)
+        others = other.tolist() if isinstance(other, np.ndarray) else [other] * len(cells)
         for i in np.flatnonzero(there).tolist():
             result[i] = _compare_any(cells[i], op, others[i])
         return result

@@ -98,7 +98,7 @@ class _Reshaping:
 
     def result(self) -> PendingArray:
         """Return the chunks that have to be written; the array is as it was."""
-        after = PendingArray(self.new, reset=self.before.reset or not self.in_place)
+        after = PendingArray(self.new, reset=self.before.reset or not self.in_place, resized=True)
         waiting = np.array(sorted(self.before.chunks), np.int64)
         for number, moved, same in self._kept(waiting):
             chunk = self.before.chunks[number]

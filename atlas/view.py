@@ -16,6 +16,7 @@ from atlas.errors import ArrayAlreadyExists, ArrayNotFound, InvalidArgument
 from atlas.resizing import appended_shape, resize, whole_or_not
 from atlas.schema import ArraySchema, Attributes, DatasetRecord, make_array_schema
 from atlas.session import Session, naming
+from atlas.statistics import fill_statistics
 from atlas.writer import PendingArray
 
 
@@ -70,8 +71,8 @@ class DatasetView:
     def array_stats(self, name: str) -> dict[str, Any] | None:
         """Return ``{"row_count", "null_count", "min", "max"}`` as of the last flush.
 
-        ``None`` if the array is absent, was never written, or has changes that are not flushed.
-        min and max are ``bytes`` for strings, ``int`` nanoseconds (or the type's unit) for times.
+        ``None`` if the array is absent, or has changes that are not flushed. Cells that were never written hold the
+        fill value. min and max are ``bytes`` for strings, ``int`` nanoseconds (or the type's unit) for times.
         """
         session = self._session
         with session.lock:
@@ -83,7 +84,7 @@ class DatasetView:
                 return None
             snapshot = session.snapshot
         statistics = snapshot.statistics(name, found.dtype, ordinal)
-        return None if statistics is None else statistics.to_dict()
+        return (statistics or fill_statistics(found.dtype, found.fill, found.cells)).to_dict()
 
     # ── arrays ───────────────────────────────────────────────────────────────────────────────
 

@@ -327,6 +327,16 @@ def test_appending_writes_only_the_chunk_that_was_cut(store, count):
     assert store.pruning_index(["t"])["columns"]["t"]["row_count"].tolist() == [size, 10]
 
 
+def test_statistics_follow_a_shape_that_changes_no_chunk(store):
+    view = store.open_dataset("a")
+    view.resize("t", [8])
+    store.flush()
+    view.resize("t", [16])
+    store.flush()
+    assert view.array_stats("t") == {"row_count": 16, "null_count": 0, "min": 0, "max": 7}
+    assert store.pruning_index(["t"])["columns"]["t"]["row_count"].tolist() == [16, 10]
+
+
 def test_chunks_of_another_place_in_the_grid_are_copied_without_encoding(store, monkeypatch):
     view = store.create_dataset("c")
     view.define_array("v", "float64", ["y", "x"], [4, 4], [2, 2])
