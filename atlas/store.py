@@ -20,6 +20,7 @@ from atlas.errors import (
     InvalidArgument,
     StoreAlreadyExists,
 )
+from atlas.frames import columns_of, to_arrow, to_pandas
 from atlas.pruning import array_bounds, attribute_bounds, pruning_index
 from atlas.query import Condition, all_of
 from atlas.repair import repair
@@ -600,10 +601,58 @@ class Atlas:
             ``min``, ``max``, ``row_count``, ``null_count``. min and max are int64, uint64 or float64
             arrays, or a list of ``bytes | None`` for text; of an attribute both are its value.
         """
-        merged = self._session.merged_schema()
+        return pruning_index(self._session.snapshot, *self._wanted(arrays, global_attrs, array_attrs))
+
+    def table(
+        self,
+        arrays: Sequence[str] | None = None,
+        global_attrs: Sequence[str] | None = None,
+        array_attrs: Sequence[tuple[str, str]] | None = None,
+        *,
+        kind: Literal["pandas", "arrow"] = "pandas",
+    ) -> Any:
+        """Return names, attributes and statistics of all datasets as a table, as of the last flush.
+
+        Parameters
+        ----------
+        arrays, global_attrs, array_attrs
+            As for :meth:`pruning_index`.
+        kind : {"pandas", "arrow"}
+
+        Returns
+        -------
+        pandas.DataFrame or pyarrow.Table
+            A row for each dataset, in order of insertion: ``dataset``, its name; attributes, by ``key`` or
+            ``"array:key"``, in the types that they were set with; and ``"array.row_count"``, ``".null_count"``, ``".min"``, ``".max"`` of
+            each array. What a dataset lacks is missing.
+
+        Raises
+        ------
+        MissingDependency
+            If that package is not installed.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> store = Atlas.create(tempfile.mkdtemp())
+        >>> store.create_datasets(["hill", "mountain"], attributes={"height": [300, 4000]})
+        >>> store.flush()
+        >>> store.table().set_index("dataset").height["mountain"].item()
+        4000
+        """
+        convert = {"pandas": to_pandas, "arrow": to_arrow}[choice(kind, ("pandas", "arrow"), "kind")]
+        return convert(columns_of(self._session.snapshot, *self._wanted(arrays, global_attrs, array_attrs)))
+
+    def _wanted(
+        self,
+        arrays: Sequence[str] | None,
+        global_attrs: Sequence[str] | None,
+        array_attrs: Sequence[tuple[str, str]] | None,
+    ) -> tuple[Sequence[str], Sequence[str], Sequence[tuple[str, str]]]:
         if arrays is None and global_attrs is None and array_attrs is None:
-            arrays, global_attrs, array_attrs = sorted(merged.arrays), list(merged.attributes), merged.pairs()
-        return pruning_index(self._session.snapshot, arrays or (), global_attrs or (), array_attrs or ())
+            merged = self._session.merged_schema()
+            return sorted(merged.arrays), list(merged.attributes), merged.pairs()
+        return arrays or (), global_attrs or (), array_attrs or ()
 
     def column_summaries(self) -> dict[str, dict[str, Any]]:
         """Return ``{column: {"min", "max", "present_count"}}`` over all datasets, as of the last flush."""

@@ -47,6 +47,7 @@ ORDER = [
     "statistics",
     "reader",
     "pruning",
+    "frames",
     "literals",
     "query",
     "where",
