@@ -98,9 +98,14 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
+    import os
     from importlib import import_module
 
     if name not in _LAZY:
+        # Importing a module of the package asks here first, and is not to wait for an explanation.
+        place = os.path.join(os.path.dirname(__file__), name)
+        if os.path.isdir(place) or os.path.exists(f"{place}.py"):
+            raise AttributeError(name)
         raise AttributeError(f"module 'atlas' has no attribute {name!r}{_clash()}")
     value = globals()[name] = getattr(import_module(f"atlas.{_LAZY[name]}"), name)
     return value

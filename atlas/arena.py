@@ -1,7 +1,8 @@
 """Result memory that worker processes write into, and that is reused while it is still warm.
 
-A fresh gibibyte costs a second or more to touch here, one that was touched before 0.05 s. So results
-live in anonymous shared segments (memfd) that come back to a free list when the last view of a
+A fresh gibibyte of shared memory costs more than a second to touch here, a private one a third less,
+either 0.05 s when it was touched before. So results that worker processes write live in anonymous shared
+segments (memfd), others in private ones, and both come back to a free list when the last view of a
 result dies. Segments have no name: nothing can be left behind, whatever ends the process.
 """
 
@@ -44,8 +45,34 @@ def shares_memory() -> bool:
     return hasattr(os, "memfd_create") and hasattr(os, "posix_fallocate") and os.path.isdir("/proc/self/fd")
 
 
+class _Private:
+    """Memory of this process alone.
+
+    Not in huge pages: a virtual machine gives free ones back to its host, and then waits for it at every one.
+    """
+
+    shared = False
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.pid = os.getpid()
+        self.recyclable = True
+        try:
+            self.map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as error:
+            if error.errno == errno.ENOMEM:
+                raise MemoryError(f"cannot allocate {size} bytes of result memory: {error.strerror}") from None
+            raise
+        self.address = ctypes.addressof(ctypes.c_ubyte.from_buffer(self.map))
+
+    def drop(self) -> None:
+        """Give the memory back; it goes with the mapping."""
+
+
 class _Segment:
     """One memfd with its mapping."""
+
+    shared = True
 
     def __init__(self, size: int, serial: int) -> None:
         self.size = size
@@ -98,7 +125,7 @@ class _Loan:
     life of a lease hangs on this.
     """
 
-    def __init__(self, segment: _Segment, size: int) -> None:
+    def __init__(self, segment: _Segment | _Private, size: int) -> None:
         self.segment = segment
         self.__array_interface__ = {"version": 3, "typestr": "|u1", "shape": (size,), "data": (segment.address, False)}
 
@@ -120,8 +147,10 @@ class SegmentHandle:
         return SegmentHandle, (self.pid, self.descriptor, self.size, self.serial)
 
 
-def _handle(loan: _Loan) -> SegmentHandle:
+def _handle(loan: _Loan) -> SegmentHandle | None:
     segment = loan.segment
+    if isinstance(segment, _Private):
+        return None
     return SegmentHandle(segment.pid, segment.descriptor, segment.size, segment.serial, loan)
 
 
@@ -156,22 +185,28 @@ class Arena:
         self._cap = cap
         self._shared = shared
         self._lock = threading.Lock()
-        self._free: list[_Segment] = []
+        self._free: list[_Segment | _Private] = []
         # A finalizer may run inside any statement, on a thread that holds the lock: it only appends here.
-        self._returned: deque[_Segment] = deque()
+        self._returned: deque[_Segment | _Private] = deque()
         self._leased: dict[int, weakref.ref[_Loan]] = {}
         self._serial = count()
         _arenas.add(self)
 
-    def allocate(self, size: int) -> Lease:
+    def allocate(self, size: int, share: bool = True) -> Lease:
         """Return `size` bytes, aligned to a page; what they hold is undefined.
+
+        Parameters
+        ----------
+        size : int
+        share : bool
+            Whether other processes are to write there.
 
         Raises
         ------
         MemoryError
             If there is not so much.
         """
-        segment = self._segment(size) if self._shared and size else None
+        segment = self._segment(size, share) if self._shared and size else None
         if segment is None:
             return Lease(np.empty(size, np.uint8), None)
         loan = _Loan(segment, size)
@@ -183,11 +218,11 @@ class Arena:
         self._take_in()
         return Lease(np.asarray(loan), _handle(loan))
 
-    def _segment(self, size: int) -> _Segment | None:
+    def _segment(self, size: int, share: bool) -> _Segment | _Private | None:
         """Return a segment for `size` bytes, or nothing where only plain memory is left to use."""
         with self._lock:
             self._sort_returned()
-            segment = self._reuse(size)
+            segment = self._reuse(size, share)
             if segment is not None:
                 return segment
             if len(self._leased) + len(self._free) >= _MOST_SEGMENTS:
@@ -196,28 +231,31 @@ class Arena:
                 return None
         rounded = -(-size // _PAGE) * _PAGE
         try:
-            return self._fresh(rounded)
+            return self._fresh(rounded, share)
         except OSError:
             return None  # too many open files, or memfd is not allowed here
 
-    def _fresh(self, size: int) -> _Segment:
+    def _fresh(self, size: int, share: bool) -> _Segment | _Private:
         try:
-            return _Segment(size, next(self._serial))
+            return self._new(size, share)
         except MemoryError:
             # What is kept for reuse must not be what is missing.
             with self._lock:
                 self._trim(0)
-            return _Segment(size, next(self._serial))
+            return self._new(size, share)
 
-    def _reuse(self, size: int) -> _Segment | None:
-        fitting = [s for s in self._free if s.size >= size >= s.size * _SMALLEST_USE]
+    def _new(self, size: int, share: bool) -> _Segment | _Private:
+        return _Segment(size, next(self._serial)) if share else _Private(size)
+
+    def _reuse(self, size: int, share: bool) -> _Segment | _Private | None:
+        fitting = [s for s in self._free if s.size >= size >= s.size * _SMALLEST_USE and s.shared >= share]
         if not fitting:
             return None
         best = min(fitting, key=lambda segment: segment.size)
         self._free.remove(best)
         return best
 
-    def _give_back(self, segment: _Segment) -> None:
+    def _give_back(self, segment: _Segment | _Private) -> None:
         if segment.pid != os.getpid():
             return  # a forked child: the segment is its parent's, and so is its reuse
         self._leased.pop(segment.address, None)

@@ -295,11 +295,11 @@ def _bound_column(name: str, cells: Any, valid: NDArray[np.bool_], kinds: set[st
     if len(kinds) > 1:
         values = [value if there else None for value, there in zip(cells.tolist(), valid.tolist(), strict=True)]
         return {f"{name}_any": [msgpack.packb(value) for value in values]}
-    if kinds == {"bytes"}:
-        return {name: cells if isinstance(cells, Texts) else [value or b"" for value in cells.tolist()]}
     (kind,) = kinds
     try:
+        if kind == "bytes":
+            return {name: cells if isinstance(cells, Texts) else Texts.of([value or b"" for value in cells.tolist()])}
         return {name: np.asarray(cells).astype(kind)}
     except (TypeError, ValueError, OverflowError) as error:
-        # Of an older file, which is taken into this one.
-        raise CorruptIndex(f"a statistic of the array makes no sense: {error}") from None
+        # Of a file that is taken into a new one, and that was not written by Atlas.
+        raise CorruptIndex(f"stored statistics do not fit the type of their array: {error}") from None

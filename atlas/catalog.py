@@ -70,6 +70,8 @@ class Catalog:
     def find_sought(self, sought: Sought) -> Integers:
         """Do the same for names that are hashed already."""
         found = np.full(len(sought.hashes), -1, np.int64)
+        if not len(found):
+            return found  # no table file is read to look nothing up
         for depth in range(len(self.layers) - 1, -1, -1):
             layer = self.layers[depth]
             rows = layer.names.find(sought)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from atlas.columnfile import ColumnFile, DataFile
 from atlas.errors import CorruptIndex
 from atlas.reader import read_index
-from atlas.segment import HEADER_LENGTH, MAGIC, SegmentIndex, chunk_checksum
+from atlas.segment import ALIGNMENT, HEADER_LENGTH, MAGIC, SegmentIndex, chunk_checksum
 from atlas.storage import Storage
 from atlas.table import MAGIC as TABLE_MAGIC
 
@@ -74,13 +74,14 @@ def check_file(storage: Storage, file: DataFile, array: str | None) -> ColumnFil
 
 
 def _expect_no_gaps(storage: Storage, file: DataFile, index: SegmentIndex) -> None:
-    """Refuse bytes around the payloads that no checksum covers and that are not zero."""
+    """Refuse bytes around the payloads that no checksum covers, but for the few zeros before aligned ones."""
     columns = index.chunk_columns()
     stored = np.flatnonzero(columns["length"])
     stored = stored[np.argsort(columns["offset"][stored], kind="stable")]
     offsets, lengths = columns["offset"][stored], columns["length"][stored]
     begins = np.append(HEADER_LENGTH, offsets + lengths)
     sizes = np.append(offsets, file.index_offset) - begins
+    index.expect((sizes < ALIGNMENT).all(), "there is something between its chunks")
     if not storage.is_local:
         # Between the chunks of an object that is not local one cannot look without fetching it whole.
         begins, sizes = begins[-1:], sizes[-1:]

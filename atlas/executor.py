@@ -10,7 +10,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
+from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 from atlas import kernels
@@ -27,17 +29,26 @@ _WORKER_MARK = "ATLAS_WORKER_PROCESS"
 _IDLE_SECONDS = 300
 _WATCH_SECONDS = 0.5
 
-# Up to this cost a read is over before processes have been told of it and have answered.
+# Up to this size threads are as fast; in kernels they always are, as those do not hold the interpreter.
 _THREADS_UP_TO = 64 << 20
 
 # Threads help several reads at once; no more start than are needed.
 _MOST_THREADS = 64
 
+# How long an end is waited for before it is looked for again: Ctrl-C may have swallowed the news of it.
+_AGAIN_SECONDS = 0.05
+
 _log = logging.getLogger("atlas")
 
 
 def run(
-    task: Task, job: Any, ranges: Sequence[Range], mode: str | None = None, workers: int = 1, cost: int = 0
+    task: Task,
+    job: Any,
+    ranges: Sequence[Range],
+    mode: str | None = None,
+    workers: int = 1,
+    cost: int = 0,
+    calls: int = 0,
 ) -> list[Any]:
     """Run ``task(job, low, high)`` for every range and return the results in order.
 
@@ -53,6 +64,8 @@ def run(
         Tasks that run at once.
     cost : int
         Bytes that the job decodes, for the choice.
+    calls : int
+        Those that are decoded a chunk at a time by calls from Python, in which threads wait for each other.
 
     Notes
     -----
@@ -60,22 +73,33 @@ def run(
     """
     if mode is not None and mode not in MODES:
         raise InvalidArgument(f"unknown executor: {mode!r}; use one of {', '.join(map(repr, MODES))}")
-    chosen = mode or _choose(workers, len(ranges), cost)
+    chosen = mode or _choose(workers, len(ranges), cost, calls)
     if chosen == "serial" or workers == 1 or len(ranges) < 2 or is_nested():
         return [task(job, low, high) for low, high in ranges]
     may_share = bool(getattr(job, "shareable", False)) and _pool.is_usable
     if chosen == "processes" and may_share:
         return _pool.run(task, job, ranges, workers)
     results = _run_threads(task, job, ranges, workers)
-    if mode is None and may_share:
-        _pool.note(cost, workers)
+    if mode is None and _pool.is_usable:
+        _pool.note(calls, workers)
     return results
 
 
-def _choose(workers: int, ranges: int, cost: int) -> str:
+def _choose(workers: int, ranges: int, cost: int, calls: int) -> str:
     if workers == 1 or ranges < 2 or cost < settings().parallel_threshold:
         return "serial"
-    return "processes" if cost > _THREADS_UP_TO and _pool.is_warm else "threads"
+    return "processes" if _are_worth_while(calls) else "threads"
+
+
+def _are_worth_while(calls: int) -> bool:
+    return calls > _THREADS_UP_TO and _pool.is_warm
+
+
+def may_use_processes(mode: str | None, workers: int, calls: int) -> bool:
+    """Return whether :func:`run` would have other processes do a job."""
+    if workers == 1 or is_nested() or not _pool.is_usable:
+        return False
+    return mode == "processes" or (mode is None and _are_worth_while(calls))
 
 
 def is_nested() -> bool:
@@ -161,14 +185,14 @@ def _run_threads(task: Task, job: Any, ranges: Sequence[Range], workers: int) ->
                 errors[number] = error
                 left.clear()
 
-    helping: list[Future[None]] = []
+    helping: list[_Turn] = []
     try:
         _threads.help(take_turns, min(workers, len(ranges)) - 1, helping)
         take_turns()
     finally:
         # No task runs any more when this is left, also by an interrupt.
         left.clear()
-        _insist(lambda: _finish(helping))
+        _insist(partial(_finish, helping))
     for error in errors.values():
         if not isinstance(error, Exception):
             raise error
@@ -178,35 +202,75 @@ def _run_threads(task: Task, job: Any, ranges: Sequence[Range], workers: int) ->
     return [results[number] for number in range(len(ranges))]
 
 
-def _finish(futures: Iterable[Future[Any]]) -> None:
-    for future in futures:
-        future.cancel()
-    wait(futures)
+class _Turn:
+    """What one helping thread is asked to do.
+
+    Ctrl-C may be heard between any two steps of the main thread, where it leaves conditions, and so the standard
+    library's pool and its futures, locked for ever. Here the main thread only sets what may be set twice.
+    """
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self._action: Callable[[], None] | None = action
+        self._begun = self._over = False
+        self._wake = threading.Lock()
+        self._wake.acquire()
+
+    def run(self) -> None:
+        """Do it, in the helping thread, unless it is not wanted any more."""
+        self._begun = True
+        action = self._action
+        try:
+            if action is not None:
+                action()
+        finally:
+            self._over = True
+            self._wake.release()
+
+    def finish(self) -> None:
+        """Give it up if it has not begun, or else wait for its end; may be interrupted, and called again."""
+        self._action = None
+        while self._begun and not self._over:
+            self._wake.acquire(timeout=_AGAIN_SECONDS)
+
+
+def _finish(turns: Sequence[_Turn]) -> None:
+    for turn in turns:
+        turn.finish()
 
 
 class _Threads:
     """The threads that help the calling one. Started when first needed, kept: starting one takes as long as a chunk."""
 
     def __init__(self) -> None:
-        self._executor: ThreadPoolExecutor | None = None
+        self.after_fork()
 
-    def submit(self, task: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Run ``task(*arguments)`` in a thread; raises :class:`RuntimeError` when there can be no more."""
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(_MOST_THREADS, "atlas")
-        return self._executor.submit(task, *arguments)
-
-    def help(self, action: Callable[[], None], count: int, futures: list[Future[None]]) -> None:
-        """Have `action` run in up to `count` threads besides the calling one, and add their futures to `futures`."""
+    def help(self, action: Callable[[], None], count: int, turns: list[_Turn]) -> None:
+        """Have `action` run in up to `count` threads besides the calling one, and add their turns to `turns`."""
         try:
             for _ in range(count):
-                futures.append(self.submit(action))
+                if self._started <= min(len(self._open), _MOST_THREADS - 1):
+                    thread = threading.Thread(target=_serve, args=(self._queue, self._open), name="atlas", daemon=True)
+                    thread.start()
+                    self._started += 1
+                turns.append(_Turn(action))
+                self._open.add(turns[-1])
+                self._queue.put(turns[-1])
         except RuntimeError as error:
             _log.debug("no more threads here (%s); the calling one does the rest", error)
 
     def after_fork(self) -> None:
         """Make the child begin without threads: it inherits none."""
-        self._executor = None
+        self._started = 0
+        self._open: set[_Turn] = set()
+        self._queue: SimpleQueue[_Turn] = SimpleQueue()
+
+
+def _serve(queue: SimpleQueue[_Turn], open_turns: set[_Turn]) -> None:
+    while True:
+        turn = queue.get()
+        turn.run()
+        open_turns.discard(turn)
+        del turn  # and with it the results that it has seen, while there is nothing to do
 
 
 def _settle(futures: Sequence[Future[Any]]) -> None:
@@ -214,8 +278,14 @@ def _settle(futures: Sequence[Future[Any]]) -> None:
     try:
         wait(futures)
     except BaseException:
-        _insist(lambda: _finish(futures))
+        _insist(lambda: _end_all(futures))
         raise
+
+
+def _end_all(futures: Sequence[Future[Any]]) -> None:
+    for future in futures:
+        future.cancel()
+    wait(futures)
 
 
 def _insist(action: Callable[[], object]) -> None:
@@ -388,31 +458,51 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_threads.after_fork)
 
 
+class _Ahead:
+    """A result that a helping thread works out, or the calling one when it is wanted first."""
+
+    def __init__(self, task: Callable[..., Any], job: tuple[Any, ...]) -> None:
+        self._task, self._job = task, job
+        self.turns: list[_Turn] = []
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._is_known = False
+        _threads.help(self._run, 1, self.turns)
+
+    def _run(self) -> None:
+        try:
+            self._value = self._task(*self._job)
+        except BaseException as error:
+            self._error = error
+        self._is_known = True
+
+    def get(self) -> Any:
+        """Return the result, or raise what the task raised."""
+        _finish(self.turns)
+        if not self._is_known:
+            self._run()
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
 def map_ahead(task: Callable[..., Any], jobs: Iterable[tuple[Any, ...]], workers: int) -> Iterator[Any]:
     """Yield ``task(*job)`` for every job in order, a few ahead in threads; when it is left, none runs any more."""
-    waiting = iter(jobs)
     if workers == 1:
-        yield from (task(*job) for job in waiting)
+        yield from (task(*job) for job in jobs)
         return
-    ahead: deque[Future[Any]] = deque()
+    ahead: deque[_Ahead] = deque()
     try:
-        for job in waiting:
-            try:
-                ahead.append(_threads.submit(task, *job))
-            except RuntimeError as error:
-                _log.debug("no more threads here (%s); the calling one goes on", error)
-                yield from (future.result() for future in _taken(ahead))
-                yield task(*job)
+        for job in jobs:
+            ahead.append(_Ahead(task, job))
             if len(ahead) > workers:
-                yield ahead.popleft().result()
-        yield from (future.result() for future in _taken(ahead))
+                yield ahead[0].get()
+                ahead.popleft()
+        while ahead:
+            yield ahead[0].get()
+            ahead.popleft()
     finally:
-        _insist(lambda: _finish(ahead))
-
-
-def _taken(futures: deque[Future[Any]]) -> Iterator[Future[Any]]:
-    while futures:
-        yield futures.popleft()
+        _insist(lambda: _finish([turn for result in ahead for turn in result.turns]))
 
 
 def shutdown() -> None:

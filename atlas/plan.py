@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers, Overlap, Selection
-from atlas.codecs import PACKED
+from atlas.codecs import PACKED, RAW
 from atlas.dtypes import DType
 from atlas.errors import CorruptIndex
 from atlas.forks import cached_property
@@ -77,6 +77,12 @@ class ReadPlan:
         """Bytes that would take as long to decompress as all chunks take to decode."""
         sizes = self.columns["raw_length"]
         return int(sizes.sum() - sizes[self.columns["pipeline"] == PACKED].sum() * (1 - 1 / _PACKED_SPEED))
+
+    @cached_property
+    def compressed(self) -> int:
+        """Bytes of chunks that are decompressed one by one, each by a call from Python."""
+        pipelines = self.columns["pipeline"]
+        return int(self.columns["raw_length"][(pipelines != PACKED) & (pipelines != RAW)].sum())
 
 
 def result_strides(shape: Sequence[int], itemsize: int) -> Integers:

@@ -18,7 +18,7 @@ from atlas.columns import distinct
 from atlas.config import settings
 from atlas.dtypes import DType, fill_cell
 from atlas.errors import CorruptChunk, CorruptIndex, CorruptStore, SnapshotExpired
-from atlas.executor import run
+from atlas.executor import may_use_processes, run
 from atlas.forks import free_in_children
 from atlas.plan import Member, ReadPlan, plan_reads
 from atlas.root import ArrayFiles, Root
@@ -38,6 +38,9 @@ _SMALL_CHUNK = 1 << 20
 
 # Datasets that declare an array alike: its schema, the box, their positions among those asked for, their ordinals.
 Wanted = tuple[ArraySchema, Selection, Integers, Integers]
+
+# What is to be read of the arrays of one rank.
+Planned = tuple[ReadPlan, Sequence[Wanted]]
 
 
 def read_index(storage: Storage, file: DataFile) -> NDArray[np.uint8]:
@@ -229,13 +232,14 @@ class Snapshot:
         bases = np.cumsum(padded) - padded
         if dtype.is_text:
             return self._text_boxes(array, dtype, wanted, total)
-        buffer = np.empty(int(sizes[0]), np.uint8) if total == 1 else self._allocate(int(padded.sum()))
+        plans = self._plans(array, dtype, wanted, bases)
+        buffer = np.empty(int(sizes[0]), np.uint8) if total == 1 else self._allocate(int(padded.sum()), plans)
         results: list[Any] = [None] * total
         for _schema, selection, positions, _ in wanted:
             for position in positions.tolist():
                 flat = buffer[bases[position] : bases[position] + sizes[position]]
                 results[position] = flat.view(dtype.numpy).reshape(selection.shape)
-        self._fill_and_run(array, dtype, wanted, bases, buffer, results)
+        self._fill_and_run(array, dtype, plans, buffer, results)
         return results
 
     def read_stacked(
@@ -258,29 +262,34 @@ class Snapshot:
             for position, cells in enumerate(rows):
                 result[position, ...] = cells
             return result
+        plans = self._plans(array, dtype, wanted, np.arange(count, dtype=np.int64) * row)
         if out is None:
-            buffer = self._allocate(row * count)
+            buffer = self._allocate(row * count, plans)
             out = buffer.view(dtype.numpy).reshape((count, *shape))
         else:
             buffer = out.reshape(-1).view(np.uint8)
-        self._fill_and_run(array, dtype, wanted, np.arange(count, dtype=np.int64) * row, buffer, out)
+        self._fill_and_run(array, dtype, plans, buffer, out)
         return out
 
-    def _allocate(self, size: int) -> NDArray[np.uint8]:
+    def _allocate(self, size: int, plans: Sequence[Planned]) -> NDArray[np.uint8]:
         if size < settings().parallel_threshold:
             return np.empty(size, np.uint8)
-        return shared_arena().allocate(size).array
+        share = any(may_use_processes(self.mode, self.workers, self._calls(plan)) for plan, _ in plans)
+        return shared_arena().allocate(size, share).array
+
+    def _calls(self, plan: ReadPlan) -> int:
+        """Bytes whose decoding is worth other processes; those have no way to data that was fetched."""
+        return plan.compressed if self.storage.local_path is not None else 0
 
     def _fill_and_run(
         self,
         array: str,
         dtype: DType,
-        wanted: Sequence[Wanted],
-        bases: Integers,
+        plans: Sequence[Planned],
         buffer: NDArray[np.uint8],
         results: Any,
     ) -> None:
-        for plan, group in self._plans(array, dtype, wanted, bases):
+        for plan, group in plans:
             if len(plan.incomplete):
                 fills = {int(p): schema.fill for schema, _, positions, _ in group for p in positions}
                 for position in plan.incomplete.tolist():
@@ -296,9 +305,9 @@ class Snapshot:
         dtype: DType,
         wanted: Sequence[Wanted],
         bases: Integers,
-    ) -> list[tuple[ReadPlan, Sequence[Wanted]]]:
+    ) -> list[Planned]:
         ranks = sorted({len(schema.shape) for schema, *_ in wanted})
-        plans: list[tuple[ReadPlan, Sequence[Wanted]]] = []
+        plans: list[Planned] = []
         for rank in ranks:
             group = [item for item in wanted if len(item[0].shape) == rank]
             members = [Member(s, sel, positions, ordinals, bases[positions]) for s, sel, positions, ordinals in group]
@@ -316,23 +325,20 @@ class Snapshot:
             "block_extent": plan.block_extent,
             "strides": plan.strides,
         }
-        size = plan.cost
         sources = self._sources(array, tables)
-        job = self._shared_job(sources, dtype, buffer, tables, size)
+        job = None
+        if may_use_processes(self.mode, self.workers, self._calls(plan)):
+            job = self._shared_job(sources, dtype, buffer, tables)
         if job is None:
             job = DecodeJob(sources, dtype.itemsize, element_of(dtype.storage), buffer, tables)
         try:
-            run(decode_range, job, self._ranges(plan), self.mode, self.workers, size)
+            run(decode_range, job, self._ranges(plan), self.mode, self.workers, plan.cost, self._calls(plan))
         except CorruptChunk as error:
             raise self._named(error, array, plan) from None
 
     def _shared_job(
-        self, sources: tuple[Source, ...], dtype: DType, buffer: NDArray[np.uint8], tables: dict[str, Any], size: int
+        self, sources: tuple[Source, ...], dtype: DType, buffer: NDArray[np.uint8], tables: dict[str, Any]
     ) -> DecodeJob | None:
-        if self.workers == 1 or self.mode in ("serial", "threads"):
-            return None
-        if self.mode is None and size < settings().parallel_threshold:
-            return None
         if any(source.path is None for source in sources):
             return None
         output = shared_arena().handle_of(buffer)

@@ -37,7 +37,7 @@ STATISTICS = 2  # min and max are valid
 _ENTRY_COLUMNS = {"ordinal": "<u4", "count": "<u4", "flags": "|u1", "rows": "<u8", "nulls": "<u8"}
 # Payloads from this size on begin where the words in them can be read in place, without a copy.
 ALIGNED_FROM = 1024
-_ALIGNMENT = 8
+ALIGNMENT = 8
 
 _CHUNK_COLUMNS = {"number": "<u8", "offset": "<u8", "length": "<u8", "raw_length": "<u8"}
 _EXACT_COLUMNS = {"pipeline": "|u1", "checksum": "<u8"}
@@ -73,7 +73,7 @@ class SegmentWriter:
     def append(self, payload: Any) -> int:
         """Write a payload and return its offset."""
         if len(payload) >= ALIGNED_FROM:
-            self._writer.write(bytes(-self._writer.position % _ALIGNMENT))
+            self._writer.write(bytes(-self._writer.position % ALIGNMENT))
         offset = self._writer.position
         self._writer.write(payload)
         return offset

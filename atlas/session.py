@@ -113,9 +113,10 @@ class Session:
             if self.pending:
                 base = self.snapshot.root.commit
                 root = commit(self.storage, self.snapshot, self.pending, self.snapshot.workers)
-                self.pending = self._nothing_pending()
                 # With no other writer's commit in between, what was pending is all that is new.
                 self.adopt(root, self._merged if root.parent == base else None)
+                # Last: were this interrupted, the next flush would find out that its changes are committed.
+                self.pending = self._nothing_pending()
 
     def drop_pending(self) -> None:
         """Forget every pending change, but not that the first flush begins a new store."""

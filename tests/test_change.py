@@ -55,13 +55,6 @@ def some(kind: Any, shape: tuple[int, ...], seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 2 if kind.numpy.kind == "b" else 9, shape).astype(kind.numpy)
 
 
-def cut(array: Array, shape: tuple[int, ...]) -> np.ndarray:
-    result = np.full(shape, array.kind.unwritten, array.kind.numpy)
-    common = tuple(map(slice, map(min, array.cells.shape, shape)))
-    result[common] = array.cells[common]
-    return result
-
-
 class Twin:
     """A store, and what it must hold."""
 
@@ -116,7 +109,7 @@ class Twin:
         model = self.find(name, array)
         if model is not None:
             self.store.open_dataset(name).resize(array, shape)
-            model.cells = cut(model, shape)
+            model.resize(shape)
 
     def append(self, name: str, array: str, count: int, axis: int) -> None:
         model = self.find(name, array)

@@ -209,7 +209,10 @@ def test_arrays_share_a_directory_and_can_go(tmp_path):
                 ds.define_array(array, dtype="float32", dims=["hour"], shape=[24], chunk_shape=[24])
                 ds.write_array(array, start=[0], data=np.full(24, i, dtype=np.float32))
         ds.delete_array("pressure")
-    assert sorted(p.name for p in Path(tmp_path).iterdir() if p.is_dir()) == ["pressure", "temperature"]
+    assert sorted(p.name for p in Path(tmp_path).iterdir() if p.is_dir() and p.name[0] != "_") == [
+        "pressure",
+        "temperature",
+    ]
     assert atlas.Atlas.open(str(tmp_path)).open_dataset("station_4").list_arrays() == ["temperature"]
 
 

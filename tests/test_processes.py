@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import atlas
-from atlas import Atlas, arena, executor, worker
+from atlas import Atlas, arena, config, executor, worker
 from atlas.forks import cached_property
 from atlas.storage import locks, open_storage
 
@@ -97,6 +97,45 @@ def test_results_give_their_memory_back_for_reuse(big):
     again = store.read_array_across_stacked("t", NAMES)
     assert own.free_bytes < kept, "freed memory serves the next read"
     del again
+
+
+@needs_memfd
+def test_memory_is_shared_only_where_other_processes_are_to_write():
+    own = arena.Arena(64 << 20)
+    private, shared = own.allocate(8 << 20, share=False), own.allocate(8 << 20)
+    assert (private.handle, shared.handle is None) == (None, False)
+    private.array[:], shared.array[:] = 1, 2
+    assert own.handle_of(private.array) is None
+    place, other = private.array.ctypes.data, shared.array.ctypes.data
+    del private
+    gc.collect()
+    assert own.free_bytes == 8 << 20
+    # What is free and private does not serve those that want to share, but the next that does not.
+    third = own.allocate(8 << 20)
+    assert third.array.ctypes.data not in (place, other)
+    assert own.allocate(8 << 20, share=False).array.ctypes.data == place
+
+
+@needs_memfd
+def test_workers_start_for_chunks_that_are_decompressed_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(executor, "_THREADS_UP_TO", 1 << 20)
+    monkeypatch.setenv("ATLAS_POOL_THRESHOLD", str(1 << 20))
+    monkeypatch.setenv("ATLAS_PARALLEL_THRESHOLD", str(1 << 20))
+    config.settings.cache_clear()
+    executor.shutdown()
+    noted = []
+    monkeypatch.setattr(executor._pool, "note", lambda calls, workers: noted.append(calls))
+    decimals = np.round(np.random.default_rng(0).normal(10, 1, (40, 300, 300)), 2).astype("f4")
+    try:
+        for packing in (True, False):
+            place = tmp_path / str(packing)
+            with Atlas.create(place, config=atlas.StoreConfig(packing=packing)) as store:
+                store.create_datasets([f"d{i}" for i in range(40)], {"t": {"dims": ["y", "x"], "data": decimals}})
+            found = Atlas.open(place, workers=2).read_array_across_stacked("t", [f"d{i}" for i in range(40)])
+            np.testing.assert_array_equal(found, decimals)
+    finally:
+        config.settings.cache_clear()
+    assert noted == [0, decimals.nbytes]
 
 
 def test_without_shared_memory_threads_do_the_work(big, monkeypatch):

@@ -576,6 +576,26 @@ def test_changes_that_were_committed_after_all_are_committed_once(place, monkeyp
     assert Atlas.open(place).open_dataset("a").read_array("t").tolist() == [1, 2, 3]
 
 
+def test_an_interrupt_behind_a_commit_makes_no_conflict_with_it(place, monkeypatch):
+    store = Atlas.create(place)
+    store.create_dataset("a").set_attribute("n", 1)
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(store._session, "adopt", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            store.flush()
+    assert Atlas.open(place).open_dataset("a").get_attribute("n") == 1
+    store.open_dataset("a").set_attribute("n", 2)
+    store.create_dataset("b")
+    assert store.list_datasets() == ["a", "b"]
+    store.flush()
+    assert Atlas.open(place).list_datasets() == ["a", "b"]
+    assert Atlas.open(place).open_dataset("a").get_attribute("n") == 2
+
+
 def fail_with_eio(path):
     raise OSError(errno.EIO, "Input/output error")
 

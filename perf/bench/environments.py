@@ -38,6 +38,9 @@ def prepare(system: System, work: Path) -> Environment:
         pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "-qq"]
         subprocess.run([*pip, *system.requirements], check=True)
         record.write_text(json.dumps(installed(python), indent=1))
+    if "--editable" in system.requirements:
+        # As pip does with what it installs: nobody's first call is to compile Python.
+        subprocess.run([python, "-m", "compileall", "-q", REPOSITORY / "atlas"], check=True)
     return Environment(python, json.loads(record.read_text()))
 
 

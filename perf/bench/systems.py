@@ -54,7 +54,8 @@ SYSTEMS = {
             "atlas",
             ADAPTERS / "atlas_fleet.py",
             ("--editable", f"{REPOSITORY}[netcdf]"),
-            "This work tree, default options. One store, a dataset per dataset, `read_array_across_stacked`.",
+            "This work tree, default options. One store, a dataset per dataset, `read_array_across_stacked`. "
+            "With `lz4` numbers are not packed: it shows the codec.",
             workers=True,
         ),
         System(

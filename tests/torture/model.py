@@ -53,6 +53,13 @@ class Array:
         kind = KINDS[name]
         return Array(kind, np.full(shape, kind.unwritten, kind.numpy))
 
+    def resize(self, shape: tuple[int, ...]) -> None:
+        """Take another shape; new cells are unwritten."""
+        cells = np.full(shape, self.kind.unwritten, self.kind.numpy)
+        common = tuple(map(slice, map(min, self.cells.shape, shape)))
+        cells[common] = self.cells[common]
+        self.cells = cells
+
     def plain(self) -> list[Any]:
         """Return the cells as Python values; times as integers, and no time as nothing."""
         if self.kind.numpy.kind == "M":

@@ -433,7 +433,8 @@ def check_scenario(work: Path, parts: int, limit: int, acts: Acts | None = None)
 # What is done before, what is killed, what the next writer does.
 KILLS: dict[str, tuple[Acts, Callable[[Path], None], Callable[[Path], None]]] = {
     "create": ([], _create, _small),
-    "flush of one array": ([_create], _small, _small),
+    # With a record there already: the directory of records would otherwise be made, and synced, after any other.
+    "flush of one array": ([_create, _first], _small, _small),
     "flush": ([_create], _first, _third),
     "compact": ([_create, _first, _second], _compact, _third),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -57,9 +58,10 @@ def check_killed_workers(place: Path, reads: int) -> float:
 
 
 def shared_memory() -> set[str]:
-    """Return what this process has in /dev/shm; semaphores go with the pool that made them."""
+    """Return what is in /dev/shm, but for semaphores of other processes' pools; they go with the pool."""
     gc.collect()
-    return set(os.listdir("/dev/shm"))
+    foreign = re.compile(rf"sem\.loky-(?!{os.getpid()}-)")
+    return {name for name in os.listdir("/dev/shm") if not foreign.match(name)}
 
 
 def _kill(victims: list[int]) -> None:

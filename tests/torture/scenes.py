@@ -11,12 +11,10 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 
 import atlas
-from atlas import datafiles
 
 DAMAGED = "damaged"
 State = Any  # what state_of returns; None: there is no store
@@ -173,15 +171,14 @@ def build_without_root(place: Path) -> None:
 
 def build_damaged(place: Path) -> None:
     """A store with damage to its root, to the index of one data file, and to the record of another's commit."""
-    with mock.patch.multiple(datafiles, MERGE_ALWAYS=0, MERGE_RATIO=0):
-        build(place)
-    newest, oldest = sorted((place / "t").iterdir(), key=lambda path: path.stat().st_size)
-    files = _opened(place)._session.snapshot.root.arrays["t"].files
-    for path in (place / "atlas.json", oldest, place / f"_catalog/commit-{files[1].commit}.ar"):
-        data = bytearray(path.read_bytes())
+    build(place)
+    arrays = _opened(place)._session.snapshot.root.arrays
+    changed, unchanged = arrays["t"].files[-1], arrays["n"].files[0]
+    assert changed.commit != unchanged.commit
+    for key in ("atlas.json", changed.key, f"_catalog/commit-{unchanged.commit}.ar"):
+        data = bytearray((place / key).read_bytes())
         data[-20] ^= 4
-        path.write_bytes(data)
-    assert files[1].key.endswith(newest.name)
+        (place / key).write_bytes(data)
 
 
 def repair(place: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 import atlas
 from torture import flips
+from torture.forging import Forgery
 from torture.scenes import cells, state_of
 
 ENCODINGS = [(fmt, compression) for fmt in ("json", "msgpack") for compression in ("none", "zstd", "lz4")]
@@ -98,6 +99,35 @@ def test_verify_looks_at_the_head_of_files_too(tmp_path: Path):
     path.write_bytes(b"ATLASAF2" + path.read_bytes()[8:])
     (problem,) = atlas.Atlas.open(place).verify().problems
     assert (problem.array, problem.dataset) == ("n", "")
+
+
+def test_verify_looks_at_the_few_bytes_before_aligned_chunks(tmp_path: Path):
+    """Large payloads are begun at multiples of 8: up to 7 zeros before each, which no checksum covers."""
+    with atlas.Atlas.create(tmp_path / "s", codec="none") as store:
+        for name in "ab":
+            view = store.create_dataset(name)
+            view.define_array("t", "uint8", ["x"], [1025])
+            view.write_array("t", [0], np.arange(1025).astype("uint8"))
+    index = atlas.Atlas.open(tmp_path / "s")._session.snapshot.index("t")
+    first, second = index.columns["offset"].tolist()
+    assert second == first + 1032
+    assert atlas.Atlas.open(tmp_path / "s").verify().ok
+    (path,) = (tmp_path / "s" / "t").iterdir()
+    data = bytearray(path.read_bytes())
+    data[second - 3] = 1
+    path.write_bytes(data)
+    (problem,) = atlas.Atlas.open(tmp_path / "s").verify().problems
+    assert "between its chunks" in problem.message
+
+
+def test_verify_refuses_more_zeros_than_alignment_needs(tmp_path: Path):
+    place = flips.small_store(tmp_path / "s")
+    forged = Forgery(place)
+    forged.index(lambda directory, columns: None)
+    assert "between its chunks" not in str(atlas.Atlas.open(place).verify().problems)
+    forged.index(lambda directory, columns: None, payload=bytes(8))
+    problems = atlas.Atlas.open(place).verify().problems
+    assert [problem.array for problem in problems if "between its chunks" in problem.message] == ["t"]
 
 
 def test_the_command_lists_damage(tmp_path: Path):
