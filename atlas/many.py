@@ -43,8 +43,8 @@ class Many:
 
         Examples
         --------
-        >>> import numpy as np, tempfile
-        >>> store = Atlas.create(tempfile.mkdtemp())
+        >>> import atlas, numpy as np, tempfile
+        >>> store = atlas.Atlas.create(tempfile.mkdtemp())
         >>> store.create_datasets(
         ...     ["a", "b"],
         ...     {"t": {"dims": ["hour"], "data": np.arange(48.0).reshape(2, 24)}},

@@ -191,8 +191,8 @@ class Searchable(Many):
 
         Examples
         --------
-        >>> import tempfile
-        >>> store = Atlas.create(tempfile.mkdtemp())
+        >>> import atlas, tempfile
+        >>> store = atlas.Atlas.create(tempfile.mkdtemp())
         >>> store.create_datasets(["hill", "mountain"], attributes={"height": [300, 4000]})
         >>> store.flush()
         >>> store.table().set_index("dataset").height["mountain"].item()
