@@ -191,6 +191,13 @@ class StoreMachine(RuleBasedStateMachine):
             self.writers[who].touch(name).arrays[array].resize(shape)
 
     @rule(who=WRITERS, which=WHICH, new=WHICH)
+    def rename_dataset(self, who: int, which: int, new: int) -> None:
+        old, name = self.picked(who, which), NEW_NAMES[new]
+        if old is not None and name not in self.writers[who].shown:
+            self.stores[who].rename_dataset(old, name)
+            self.writers[who].rename(old, name)
+
+    @rule(who=WRITERS, which=WHICH, new=WHICH)
     def copy_dataset(self, who: int, which: int, new: int) -> None:
         source, name = self.picked(who, which), NEW_NAMES[new]
         if source is not None and name not in self.writers[who].shown:
