@@ -33,6 +33,7 @@ def resize(session: Session, name: str, array: str, shape: Any) -> None:
         before = session.pending.heap.size
         try:
             changed = _Reshaping(session, name, old, new).result()
+            session.pending.make_room(waiting_bytes(changed), session.snapshot.root.config, session.snapshot.workers)
         except BaseException:
             session.pending.heap.rewind(before)
             raise

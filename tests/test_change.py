@@ -410,3 +410,20 @@ def test_the_command_renames_and_copies(store, place, capsys):
         atlas.cli.app(words, standalone_mode=False)
     assert firsts(Atlas.open(place)) == {"A": 0, "b": 100, "copy": 0}
     assert capsys.readouterr().out.splitlines() == ["a is A now", "A copied to copy"]
+
+
+def test_chunks_that_are_cut_wait_within_the_limit(place):
+    store = Atlas.create(place, workers=1, pending_bytes=1024)
+    for name in "abcd":
+        view = store.create_dataset(name)
+        view.define_array("v", "int64", ["y", "x"], [8, 8], [2, 5])
+        view.write_array("v", [0, 0], np.arange(64).reshape(8, 8))
+    store.flush()
+    for name in "abcd":
+        store.open_dataset(name).resize("v", [8, 20])
+        arrays = [arrays["v"] for arrays in store._session.pending.arrays.values()]
+        waiting = [cells for array in arrays for cells in array.chunks.values() if isinstance(cells, np.ndarray)]
+        assert sum(cells.nbytes for cells in waiting) <= 512
+    store.flush()
+    expected = np.pad(np.arange(64).reshape(8, 8), ((0, 0), (0, 12)))
+    assert (store.read_array_across_stacked("v", list("abcd")) == expected).all()
