@@ -153,9 +153,10 @@ def _refuse_known(session: Session, names: Sequence[str], checked: Names) -> Non
         doubles = {names[int(order[place])] for place in twins.tolist()}
         raise DatasetAlreadyExists(f"a name is given twice: {min(doubles)!r}")
     known = (session.snapshot.root.catalog.find_sought(sought) >= 0) | (pending.table.find(sought) >= 0)
-    if pending.records or pending.deleted:
+    hidden = session.hidden()
+    if hidden:
         known |= np.fromiter((name in pending.records for name in names), bool, len(names))
-        gone = np.fromiter((name in pending.deleted and not session.exists(name) for name in names), bool, len(names))
+        gone = np.fromiter((name in hidden and not session.exists(name) for name in names), bool, len(names))
         known &= ~gone
     if known.any():
         first = names[int(np.argmax(known))]
@@ -185,13 +186,10 @@ def delete_datasets(session: Session, names: Iterable[str]) -> None:
         session.writable()
         pending, sought = session.pending, seek(listed)
         committed = session.snapshot.root.catalog.find_sought(sought) >= 0
-        numbers = pending.table.find(sought)
+        numbers, hidden = pending.table.find(sought), session.hidden()
         for i in range(len(listed)):
-            if (
-                listed[i] not in pending.records
-                and numbers[i] < 0
-                and (not committed[i] or listed[i] in pending.deleted)
-            ):
+            gone = not committed[i] or listed[i] in hidden
+            if listed[i] not in pending.records and numbers[i] < 0 and gone:
                 raise DatasetNotFound(f"dataset not found: {listed[i]!r} in {session.storage.describe()}")
         for name in listed:
             pending.delete(name, session.snapshot.root)

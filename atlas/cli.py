@@ -239,6 +239,32 @@ def rm(
 
 
 @app.command()
+def mv(
+    store: StoreArgument,
+    old: Annotated[str, typer.Argument(metavar="OLD")],
+    new: Annotated[str, typer.Argument(metavar="NEW")],
+) -> None:
+    """Rename a dataset; no data moves."""
+    source = Atlas.open(store)
+    source.rename_dataset(old, new)
+    source.flush()
+    print(f"{old} is {new} now")
+
+
+@app.command()
+def cp(
+    store: StoreArgument,
+    name: Annotated[str, typer.Argument(metavar="DATASET")],
+    target: Annotated[str, typer.Argument(metavar="TARGET")],
+) -> None:
+    """Copy a dataset within the store."""
+    source = Atlas.open(store)
+    source.copy_dataset(name, target)
+    source.flush()
+    print(f"{name} copied to {target}")
+
+
+@app.command()
 def compact(store: StoreArgument) -> None:
     """Rewrite every array into one data file, without what was deleted or replaced."""
     source = Atlas.open(store)

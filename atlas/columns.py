@@ -132,6 +132,8 @@ class Column:
         """Return the column of some rows."""
         if self.constant:
             return Column(len(rows), self.cells) if len(rows) else Column(0, self.cells)
+        if len(rows) == self.rows and (np.diff(rows) == 1).all():
+            return self
         cells = self.cells.take(rows) if isinstance(self.cells, Texts) else self.cells[rows]
         return Column(len(rows), cells)
 

@@ -98,12 +98,12 @@ def create_root(storage: Storage, config: StoreConfig) -> Root:
 
 def overwrite_root(storage: Storage, config: StoreConfig) -> Root:
     """Replace whatever store is there by an empty one."""
-    try:
+    old, recorded = Root(config, 0, "", "", Catalog(), {}), set()
+    with suppress(StoreNotFound, CorruptRoot):
         old = load_root(storage)
-    except (StoreNotFound, CorruptRoot):
-        old = Root(config, 0, "", "", Catalog(), {})
+        recorded = old.commits
     root = emptied(old, config).successor(new_commit_id())
-    root = publish(storage, root, [file.key for file in old.files], old.commits)
+    root = publish(storage, root, [file.key for file in old.files], recorded)
     delete_other_roots(storage, config)
     return root
 
@@ -252,7 +252,7 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
             replaced = [file.key for file in current.files]
             current = emptied(current, pending.layout)
             snapshot = Snapshot(storage, current, snapshot.workers, snapshot.mode)
-        ordinals = _assign_ordinals(current.catalog, pending)
+        ordinals = _assign_ordinals(current, pending)
         pending.settle(current.config, workers)
         successor = current.successor(new_commit_id())
         with CommitFiles(storage, successor) as files:
@@ -272,7 +272,7 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
             # From here on the root may refer to them. Were it not replaced after all, the next
             # writer finds the lock's mark and removes them.
             files.keep()
-        pending.tried(root)
+        pending.tried(root, pending.renamed(current))
         try:
             root = publish(storage, root, replaced + merged, recorded)
         except BaseException:
@@ -285,9 +285,10 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
         return root
 
 
-def _assign_ordinals(catalog: Catalog, pending: Pending) -> Ordinals:
-    loose = list(pending.records)
-    ordinals = dict(zip(loose, catalog.find(loose).tolist(), strict=True))
+def _assign_ordinals(current: Root, pending: Pending) -> Ordinals:
+    catalog, loose = current.catalog, list(pending.records)
+    found = catalog.find([pending.committed_name(name, current) for name in loose])
+    ordinals = dict(zip(loose, found.tolist(), strict=True))
     table = np.full(len(pending.table.alive), -1, np.int64)
     together = np.flatnonzero(pending.table.alive)
     table[together] = catalog.find_sought(pending.table.names(together).sought)
@@ -306,17 +307,15 @@ def _layer(current: Root, pending: Pending, ordinals: Ordinals) -> Layer:
     generation = current.generation + 1
     rows = ((ordinals.loose[name], name, record) for name, record in pending.records.items())
     layers = [Layer.of_records(rows, generation)]
-    # A dataset that is created and there already is from an earlier attempt to commit the same changes.
-    gone = [current.catalog.find(sorted({*pending.deleted, *pending.created}))]
     alive = np.flatnonzero(pending.table.alive)
     new = pending.by_batch(alive)
     for batch, ids in pending.new_in_batches():
         names = pending.table.names(ids)
-        gone.append(current.catalog.find_sought(names.sought))
         layers.append(Layer.of_group(names, batch.group.take(ids - batch.first), ordinals.table[ids]))
     layers.append(current.catalog.excerpt(np.sort(ordinals.table[alive[~new]])))
-    deleted = np.concatenate(gone)
-    return stacked([layer.changed_in(generation) for layer in layers if len(layer)]).deleting(deleted[deleted >= 0])
+    # A dataset that is created and there already is from an earlier attempt to commit the same changes.
+    gone = pending.replaced(current)
+    return stacked([layer.changed_in(generation) for layer in layers if len(layer)]).deleting(gone)
 
 
 def directory_for(arrays: Mapping[str, ArrayFiles], name: str) -> ArrayFiles:

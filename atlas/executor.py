@@ -8,17 +8,16 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
-from queue import SimpleQueue
 from typing import Any
 
 from atlas import kernels
 from atlas.arena import SegmentGone
 from atlas.config import settings
 from atlas.errors import InvalidArgument
+from atlas.threads import Turn, finish, help_with, insist
 
 Task = Callable[[Any, int, int], Any]
 Range = tuple[int, int]
@@ -31,12 +30,6 @@ _WATCH_SECONDS = 0.5
 
 # Up to this size threads are as fast; in kernels they always are, as those do not hold the interpreter.
 _THREADS_UP_TO = 64 << 20
-
-# Threads help several reads at once; no more start than are needed.
-_MOST_THREADS = 64
-
-# How long an end is waited for before it is looked for again: Ctrl-C may have swallowed the news of it.
-_AGAIN_SECONDS = 0.05
 
 _log = logging.getLogger("atlas")
 
@@ -185,14 +178,14 @@ def _run_threads(task: Task, job: Any, ranges: Sequence[Range], workers: int) ->
                 errors[number] = error
                 left.clear()
 
-    helping: list[_Turn] = []
+    helping: list[Turn] = []
     try:
-        _threads.help(take_turns, min(workers, len(ranges)) - 1, helping)
+        help_with(take_turns, min(workers, len(ranges)) - 1, helping)
         take_turns()
     finally:
         # No task runs any more when this is left, also by an interrupt.
         left.clear()
-        _insist(partial(_finish, helping))
+        insist(partial(finish, helping))
     for error in errors.values():
         if not isinstance(error, Exception):
             raise error
@@ -202,83 +195,12 @@ def _run_threads(task: Task, job: Any, ranges: Sequence[Range], workers: int) ->
     return [results[number] for number in range(len(ranges))]
 
 
-class _Turn:
-    """What one helping thread is asked to do.
-
-    Ctrl-C may be heard between any two steps of the main thread, where it leaves conditions, and so the standard
-    library's pool and its futures, locked for ever. Here the main thread only sets what may be set twice.
-    """
-
-    def __init__(self, action: Callable[[], None]) -> None:
-        self._action: Callable[[], None] | None = action
-        self._begun = self._over = False
-        self._wake = threading.Lock()
-        self._wake.acquire()
-
-    def run(self) -> None:
-        """Do it, in the helping thread, unless it is not wanted any more."""
-        self._begun = True
-        action = self._action
-        try:
-            if action is not None:
-                action()
-        finally:
-            self._over = True
-            self._wake.release()
-
-    def finish(self) -> None:
-        """Give it up if it has not begun, or else wait for its end; may be interrupted, and called again."""
-        self._action = None
-        while self._begun and not self._over:
-            self._wake.acquire(timeout=_AGAIN_SECONDS)
-
-
-def _finish(turns: Sequence[_Turn]) -> None:
-    for turn in turns:
-        turn.finish()
-
-
-class _Threads:
-    """The threads that help the calling one. Started when first needed, kept: starting one takes as long as a chunk."""
-
-    def __init__(self) -> None:
-        self.after_fork()
-
-    def help(self, action: Callable[[], None], count: int, turns: list[_Turn]) -> None:
-        """Have `action` run in up to `count` threads besides the calling one, and add their turns to `turns`."""
-        try:
-            for _ in range(count):
-                if self._started <= min(len(self._open), _MOST_THREADS - 1):
-                    thread = threading.Thread(target=_serve, args=(self._queue, self._open), name="atlas", daemon=True)
-                    thread.start()
-                    self._started += 1
-                turns.append(_Turn(action))
-                self._open.add(turns[-1])
-                self._queue.put(turns[-1])
-        except RuntimeError as error:
-            _log.debug("no more threads here (%s); the calling one does the rest", error)
-
-    def after_fork(self) -> None:
-        """Make the child begin without threads: it inherits none."""
-        self._started = 0
-        self._open: set[_Turn] = set()
-        self._queue: SimpleQueue[_Turn] = SimpleQueue()
-
-
-def _serve(queue: SimpleQueue[_Turn], open_turns: set[_Turn]) -> None:
-    while True:
-        turn = queue.get()
-        turn.run()
-        open_turns.discard(turn)
-        del turn  # and with it the results that it has seen, while there is nothing to do
-
-
 def _settle(futures: Sequence[Future[Any]]) -> None:
     """Wait until no task runs; an interrupt is raised after that, and cancels what has not begun."""
     try:
         wait(futures)
     except BaseException:
-        _insist(lambda: _end_all(futures))
+        insist(lambda: _end_all(futures))
         raise
 
 
@@ -286,19 +208,6 @@ def _end_all(futures: Sequence[Future[Any]]) -> None:
     for future in futures:
         future.cancel()
     wait(futures)
-
-
-def _insist(action: Callable[[], object]) -> None:
-    """Complete `action` however often Ctrl-C is pressed meanwhile, and only then let that be heard."""
-    interrupted: KeyboardInterrupt | None = None
-    while True:
-        try:
-            action()
-            break
-        except KeyboardInterrupt as error:
-            interrupted = error
-    if interrupted is not None:
-        raise interrupted
 
 
 class _Pool:
@@ -392,7 +301,7 @@ class _Pool:
             wait(futures.values())
         except BaseException:
             # Workers could still write into the output: they end before the interrupt is heard.
-            _insist(lambda: self._discard(executor))
+            insist(lambda: self._discard(executor))
             raise
         return {number: future for number, future in futures.items() if not self._is_lost(future)}
 
@@ -451,58 +360,9 @@ def _warm_worker() -> int:
 
 
 _pool = _Pool()
-_threads = _Threads()
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.after_fork)
-    os.register_at_fork(after_in_child=_threads.after_fork)
-
-
-class _Ahead:
-    """A result that a helping thread works out, or the calling one when it is wanted first."""
-
-    def __init__(self, task: Callable[..., Any], job: tuple[Any, ...]) -> None:
-        self._task, self._job = task, job
-        self.turns: list[_Turn] = []
-        self._value: Any = None
-        self._error: BaseException | None = None
-        self._is_known = False
-        _threads.help(self._run, 1, self.turns)
-
-    def _run(self) -> None:
-        try:
-            self._value = self._task(*self._job)
-        except BaseException as error:
-            self._error = error
-        self._is_known = True
-
-    def get(self) -> Any:
-        """Return the result, or raise what the task raised."""
-        _finish(self.turns)
-        if not self._is_known:
-            self._run()
-        if self._error is not None:
-            raise self._error
-        return self._value
-
-
-def map_ahead(task: Callable[..., Any], jobs: Iterable[tuple[Any, ...]], workers: int) -> Iterator[Any]:
-    """Yield ``task(*job)`` for every job in order, a few ahead in threads; when it is left, none runs any more."""
-    if workers == 1:
-        yield from (task(*job) for job in jobs)
-        return
-    ahead: deque[_Ahead] = deque()
-    try:
-        for job in jobs:
-            ahead.append(_Ahead(task, job))
-            if len(ahead) > workers:
-                yield ahead[0].get()
-                ahead.popleft()
-        while ahead:
-            yield ahead[0].get()
-            ahead.popleft()
-    finally:
-        _insist(lambda: _finish([turn for result in ahead for turn in result.turns]))
 
 
 def shutdown() -> None:

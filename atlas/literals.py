@@ -47,7 +47,7 @@ def as_literal(value: Any, types: Set[str], what: str) -> Any:
         return int(value)
     if not isinstance(value, (int, float)) or not kinds - set("US"):
         raise DataTypeError(f"{what} holds {', '.join(sorted(types))}, which cannot be compared with {value!r}")
-    if math.isnan(value):
+    if isinstance(value, float) and math.isnan(value):
         raise InvalidArgument(f"{what} cannot be compared with NaN, which is neither smaller nor larger than anything")
     return value
 
@@ -93,3 +93,19 @@ def as_integer_bound(op: str, value: float) -> tuple[str, float | int]:
         return "<=", math.floor(value)
     # No integer equals a fraction.
     return op, math.inf
+
+
+def as_float_bound(op: str, value: int) -> tuple[str, float]:
+    """Return a comparison of floats with an integer as one with a float, which is exact."""
+    try:
+        near = float(value)
+    except OverflowError:
+        near = math.inf if value > 0 else -math.inf
+    if near == value:
+        return op, near
+    if op in ("==", "!="):
+        return op, math.nan
+    # Only one side of the integer is as near: no float lies between the two.
+    if near > value:
+        return (">=" if op in (">", ">=") else "<"), near
+    return (">" if op in (">", ">=") else "<="), near

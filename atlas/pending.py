@@ -9,13 +9,14 @@ changed by itself.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers
+from atlas.columns import distinct
 from atlas.config import StoreConfig
 from atlas.conflicts import Attempt
 from atlas.heap import Heap
@@ -148,6 +149,8 @@ class Pending:
         Those of them that the committed state does not have (any more), and how many were created before each.
     deleted : set of str
         Committed datasets that go.
+    origins : dict of str to str
+        Loose datasets that were renamed, each with the name under which it was committed.
     arrays : dict of str to dict of str to PendingArray
         Chunks of loose datasets, by dataset and array.
     table : NameTable
@@ -167,6 +170,8 @@ class Pending:
         self.records: dict[str, DatasetRecord] = {}
         self.created: dict[str, int] = {}
         self.deleted: set[str] = set()
+        self.origins: dict[str, str] = {}
+        self._taken: dict[str, str] = {}
         self.arrays: dict[str, dict[str, PendingArray]] = {}
         self.table = NameTable()
         self.batches: list[Batch] = []
@@ -174,6 +179,7 @@ class Pending:
         self.seen: dict[str, Root] = {}
         self.attempt: Attempt | None = None
         self._attempted = 0
+        self._moves: list[tuple[Attempt, dict[str, str]]] = []
         self._sequence = 0
         self._limit = limit
         self._waiting = 0
@@ -201,7 +207,7 @@ class Pending:
     def delete(self, name: str, root: Root) -> None:
         """Have a dataset go; one that was created in this batch is forgotten."""
         number = self.number(name)
-        attempted = self.attempt is not None and (name in self.attempt.names or 0 <= number < self._attempted)
+        attempted = self._was_attempted(name) or 0 <= number < self._attempted
         created = name in self.created if number < 0 else self.batch_of(number) is not None
         self.seen.setdefault(name, root if number < 0 else self.table.root_of(number))
         self.records.pop(name, None)
@@ -209,11 +215,66 @@ class Pending:
         self.created.pop(name, None)
         if number >= 0:
             self.table.alive[number] = False
-        if not created or attempted:
+        if not created:
+            self.deleted.add(self.origins.get(name, name))
+        if name in self.origins:
+            del self._taken[self.origins.pop(name)]
+        if attempted:
             self.deleted.add(name)
-        elif name not in self.deleted:
-            # Unless another writer's dataset of that name went before it.
+        elif created:
+            self._unsee(name)
+
+    def rename(self, old: str, new: str, root: Root) -> None:
+        """Give a loose dataset another name; what is stored of it stays where it is."""
+        self.seen.setdefault(new, root)
+        self.records[new] = self.records.pop(old)
+        if old in self.arrays:
+            self.arrays[new] = self.arrays.pop(old)
+        if old not in self.created:
+            origin = self.origins[new] = self.origins.pop(old, old)
+            self._taken[origin] = new
+            return
+        self.created[new] = self.created.pop(old)
+        if self._was_attempted(old):
+            self.deleted.add(old)
+        else:
+            self._unsee(old)
+
+    def _was_attempted(self, name: str) -> bool:
+        return self.attempt is not None and name in self.attempt.names
+
+    def _unsee(self, name: str) -> None:
+        """Forget a dataset of this batch, unless a committed one of that name went before it."""
+        if name not in self.deleted and name not in self._taken:
             del self.seen[name]
+
+    def committed_name(self, name: str, root: Root) -> str:
+        """Return the name that a dataset has in a committed state."""
+        found = self.origins.get(name, name)
+        # A commit that only seemed to fail has renamed it already.
+        for attempt, moved in self._moves:
+            if attempt.led_to(root):
+                found = moved.get(found, found)
+        return found
+
+    def renamed(self, root: Root) -> Mapping[str, str]:
+        """Return the new name of each dataset of a committed state that gets another one."""
+        if not self._moves:
+            return self._taken
+        return {self.committed_name(name, root): name for name in self.origins}
+
+    def replaced(self, root: Root) -> Integers:
+        """Return the ordinals of a committed state whose datasets go, or in whose place there are new ones."""
+        # Since a refresh, another writer's dataset may be there under the name of a new one.
+        catalog, names = root.catalog, [*self.deleted, *self.created]
+        # Looking for nothing would read the table files.
+        found = [catalog.find(names)] if names else [np.zeros(0, np.int64)]
+        found += [catalog.find_sought(self.table.names(ids).sought) for _, ids in self.new_in_batches() if len(ids)]
+        ordinals = distinct(np.concatenate(found))
+        # The name of one that was renamed is free for others.
+        kept = catalog.find(list(self.renamed(root))) if self.origins else ordinals[:0]
+        gone: Integers = ordinals[(ordinals >= 0) & ~np.isin(ordinals, kept)]
+        return gone
 
     def all_seen(self, current: Root) -> dict[str, Root]:
         """Return the state in which each changed dataset was first changed, unless that is the current one."""
@@ -223,9 +284,11 @@ class Pending:
                 seen |= dict.fromkeys(self.table.names(ids).tolist(), root)
         return seen
 
-    def tried(self, root: Root) -> None:
-        """Take note of a commit that is begun."""
+    def tried(self, root: Root, moved: Mapping[str, str]) -> None:
+        """Take note of a commit that is begun, and of the datasets that it renames."""
         self.attempt, self._attempted = Attempt(root, frozenset(self.seen)), len(self.table.alive)
+        if moved:
+            self._moves.append((self.attempt, dict(moved)))
 
     def recognise(self, current: Root) -> None:
         """See whether the last attempt was committed after all: then it is no other writer's work."""
@@ -264,6 +327,8 @@ class Pending:
         """Make a dataset loose, with what is pending for it so far."""
         number = self.number(name)
         self.seen.setdefault(name, root if number < 0 else self.table.root_of(number))
+        if self.attempt is not None and 0 <= number < self._attempted:
+            self.attempt = replace(self.attempt, names=self.attempt.names | {name})
         if number >= 0:
             batch = self.batch_of(number)
             arrays = record.arrays if batch is not None else self.blocks
@@ -355,4 +420,4 @@ class Pending:
     def is_stored(self, name: str, pending: PendingArray) -> bool:
         """Return whether a data file has to say something of an array of a loose dataset."""
         # A reset without chunks matters only where older files hold something.
-        return bool(pending.chunks) or (pending.reset and name not in self.created)
+        return bool(pending.chunks) or ((pending.reset or pending.resized) and name not in self.created)

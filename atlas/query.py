@@ -7,106 +7,20 @@ three possibilities apart, so "could match" and "certainly matches" are both exa
 
 from __future__ import annotations
 
-import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.errors import ArrayNotFound, DataTypeError, InvalidArgument
-from atlas.literals import as_integer_bound, as_literal
-from atlas.pruning import Bounds, array_bounds, attribute_bounds
-from atlas.reader import Snapshot
+from atlas.errors import DataTypeError, InvalidArgument
+from atlas.facts import Facts, Mask, Truth, compare
+from atlas.literals import as_literal
+from atlas.pruning import Bounds
 from atlas.schema import ArraySchema
 from atlas.statistics import counted_cells
-
-Mask = NDArray[np.bool_]
-
-_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
-    ">": operator.gt,
-    ">=": operator.ge,
-    "<": operator.lt,
-    "<=": operator.le,
-    "==": operator.eq,
-    "!=": operator.ne,
-}
-
-
-class Truth(NamedTuple):
-    """What a condition may be, for each dataset."""
-
-    true: Mask
-    false: Mask
-    null: Mask
-
-    @property
-    def certain(self) -> Mask:
-        """Where it is true whatever the cells are."""
-        return self.true & ~self.false & ~self.null
-
-    @staticmethod
-    def known(result: Mask, there: Mask) -> Truth:
-        """Return the truth where everything is known: `result`, or null where nothing is there."""
-        return Truth(result & there, ~result & there, ~there)
-
-
-class Facts:
-    """What is known of the datasets of one committed state; columns are fetched once each.
-
-    Parameters
-    ----------
-    snapshot : Snapshot
-    """
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
-        self._arrays: dict[str, Bounds] = {}
-        self._attributes: dict[tuple[str | None, str], Bounds] = {}
-        # Answers to conditions over cells that were found by reading, by ordinal.
-        self.answers: dict[Condition, tuple[Mask, Mask]] = {}
-
-    def array(self, name: str) -> Bounds:
-        """Return the statistics of an array."""
-        if name not in self._arrays:
-            self.types(name)
-            self._arrays[name] = array_bounds(self.snapshot, name)
-        return self._arrays[name]
-
-    def attribute(self, array: str | None, key: str) -> Bounds:
-        """Return the values of an attribute."""
-        if (array, key) not in self._attributes:
-            self.attribute_types(array, key)
-            self._attributes[array, key] = attribute_bounds(self.snapshot.root.catalog, array, key)
-        return self._attributes[array, key]
-
-    def types(self, array: str) -> set[str]:
-        """Return the names of the types that datasets declare an array with.
-
-        Raises
-        ------
-        ArrayNotFound
-            If there are none: a condition on it would never be true.
-        """
-        templates = [t for t in self.snapshot.root.catalog.live_templates() if array in t.positions]
-        found = {template.arrays[template.positions[array]].dtype.name for template in templates}
-        if not found:
-            raise ArrayNotFound(f"array not found: no dataset of {self.snapshot.storage.describe()} has {array!r}")
-        return found
-
-    def attribute_types(self, array: str | None, key: str) -> set[str]:
-        """Return the types that an attribute has; raises :class:`InvalidArgument` if there are none."""
-        slots = (slot for template in self.snapshot.root.catalog.live_templates() for slot in template.slots)
-        found = {
-            tag.removeprefix("np.").removesuffix("[]") for owner, name, tag in slots if (owner, name) == (array, key)
-        }
-        if not found:
-            of = f" of array {array!r}" if array else ""
-            raise InvalidArgument(f"no dataset of {self.snapshot.storage.describe()} has an attribute {key!r}{of}")
-        return found
-
 
 # ── conditions ───────────────────────────────────────────────────────────────────────────────────
 
@@ -185,8 +99,8 @@ class _Compared(Condition):
             there = there & also
             if there.any() and (cells.dtype.kind == "S") != (others.dtype.kind == "S"):
                 raise DataTypeError(f"{self.value} and {self.other} cannot be compared: one is text")
-            return Truth.known(_compare(cells, self.op, others, there), there)
-        return Truth.known(_compare(cells, self.op, self.value.literal(facts, self.other), there), there)
+            return Truth.known(compare(cells, self.op, others, there), there)
+        return Truth.known(compare(cells, self.op, self.value.literal(facts, self.other), there), there)
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +139,7 @@ class SomeCell(Condition):
             if limit is None:
                 continue
             literal = self.array.literal(facts, limit)
-            inner, outer = _compare(minimum, op, literal, valid), _compare(maximum, op, literal, valid)
+            inner, outer = compare(minimum, op, literal, valid), compare(maximum, op, literal, valid)
             low_in &= inner
             high_in &= outer
             could &= outer if op[0] == ">" else inner
@@ -247,32 +161,8 @@ class _OtherCell(Condition):
     def truth(self, facts: Facts) -> Truth:
         bounds = facts.array(self.array.name)
         literal = self.array.literal(facts, self.value)
-        same = [_compare(cells, "==", literal, bounds.valid) for cells in (bounds.minimum, bounds.maximum)]
+        same = [compare(cells, "==", literal, bounds.valid) for cells in (bounds.minimum, bounds.maximum)]
         return Truth.known(bounds.valid & ~(same[0] & same[1]), bounds.present)
-
-
-def _compare(cells: NDArray[Any], op: str, other: Any, there: Mask) -> Mask:
-    """Compare element by element where something is there; False elsewhere."""
-    result = np.zeros(len(cells), bool)
-    if not there.any():
-        return result  # a column without values has no type of its own to compare by
-    if isinstance(other, float) and cells.dtype.kind in "iu":
-        op, other = as_integer_bound(op, other)
-    if cells.dtype.kind == "O" or (isinstance(other, bytes) and other.endswith(b"\0")):
-        others = other if isinstance(other, np.ndarray) else [other] * len(cells)
-        for i in np.flatnonzero(there).tolist():
-            result[i] = _compare_any(cells[i], op, others[i])
-        return result
-    picked = cells if there.all() else cells[there]
-    against = other[there] if isinstance(other, np.ndarray) else other
-    result[there] = _OPERATORS[op](picked, against)
-    return result
-
-
-def _compare_any(cell: Any, op: str, other: Any) -> bool:
-    if isinstance(cell, bytes) != isinstance(other, bytes):
-        return op == "!="
-    return bool(_OPERATORS[op](cell, other))
 
 
 # ── what conditions are about ────────────────────────────────────────────────────────────────────

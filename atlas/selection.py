@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from atlas.chunks import Selection as Box
 from atlas.columns import Integers
+from atlas.facts import Facts, Mask, Truth
 from atlas.forks import cached_property
-from atlas.query import Condition, Facts, Mask, SomeCell, Truth
+from atlas.query import Condition, SomeCell
 from atlas.reader import Snapshot
 
 if TYPE_CHECKING:
-    from atlas.store import Atlas
+    from atlas.many import Many
 
 # Cells that are read at a time to confirm a condition.
 _BATCH_BYTES = 64 << 20
@@ -74,7 +75,7 @@ class Selection(Sequence[str]):
         Which of them certainly match; the others could, as far as statistics tell.
     """
 
-    def __init__(self, store: Atlas, snapshot: Snapshot, ordinals: Integers, certain: Mask) -> None:
+    def __init__(self, store: Many, snapshot: Snapshot, ordinals: Integers, certain: Mask) -> None:
         self._store = store
         self._snapshot = snapshot
         self.ordinals = ordinals

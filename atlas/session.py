@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers, Selection
-from atlas.columns import distinct
 from atlas.commit import commit, emptied, load_root
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice, settings
 from atlas.errors import (
@@ -160,7 +159,8 @@ class Session:
         with self.lock:
             if name in self.pending.records or self.pending.number(name) >= 0:
                 return True
-            return name not in self.pending.deleted and name in self.snapshot.root.catalog
+            root = self.snapshot.root
+            return name not in self.pending.deleted and name not in self.pending.renamed(root) and name in root.catalog
 
     def require(self, name: str) -> None:
         """Raise :class:`DatasetNotFound` unless there is a dataset of that name."""
@@ -178,6 +178,13 @@ class Session:
             together = None if number < 0 else self.pending.batch_record(number)
             return together or catalog.record(catalog.ordinal(name))
 
+    def ordinal(self, name: str, snapshot: Snapshot | None = None) -> int:
+        """Return where a committed state has a dataset, under whatever name; -1 where it has not."""
+        root = (snapshot or self.snapshot).root
+        if name in self.pending.created:
+            return -1
+        return root.catalog.ordinal(self.pending.committed_name(name, root))
+
     def change(self, name: str) -> DatasetRecord:
         """Return what a dataset declares as a record that may be changed."""
         self.writable()
@@ -192,6 +199,17 @@ class Session:
         if self.exists(name):
             raise DatasetAlreadyExists(f"dataset already exists: {name!r}")
         self.pending.create(name, self.snapshot.root)
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a dataset another name."""
+        self.writable()
+        self.require(old)
+        if old == new:
+            return
+        if self.exists(new):
+            raise DatasetAlreadyExists(f"dataset already exists: {new!r}")
+        self.change(old)
+        self.pending.rename(old, new, self.snapshot.root)
 
     def delete(self, name: str) -> None:
         """Take a dataset away."""
@@ -223,33 +241,28 @@ class Session:
         return merged
 
     def hidden(self) -> set[str]:
-        """Committed datasets that single changes replace or remove."""
-        return self.pending.deleted | set(self.pending.records)
+        """Committed datasets that single changes replace, rename or remove."""
+        return self.pending.deleted | set(self.pending.records) | self.pending.renamed(self.snapshot.root).keys()
 
     def names(self) -> list[str]:
         """Return the names of all datasets: committed ones by ordinal, then new ones."""
         with self.lock:
-            catalog, gone = self.snapshot.root.catalog, self._replaced()
+            catalog, gone = self.snapshot.root.catalog, self.pending.replaced(self.snapshot.root)
             names = catalog.names()
             hidden = set(catalog.names_of(gone)) if len(gone) else set()
             names = [name for name in names if name not in hidden] if hidden else names
+            renamed = self.pending.renamed(self.snapshot.root)
+            names = [renamed.get(name, name) for name in names] if renamed else names
             return names + self.pending.created_names()
 
     def count(self) -> int:
         """Return the number of datasets."""
         with self.lock:
-            return self.snapshot.root.catalog.count - len(self._replaced()) + self.pending.created_count()
-
-    def _replaced(self) -> Integers:
-        """Return the committed datasets that go, or in whose place there are new ones."""
-        # Since a refresh, another writer's dataset may be there under the name of a new one.
-        catalog, pending = self.snapshot.root.catalog, self.pending
-        names = list(pending.deleted | set(pending.created))
-        # Looking for nothing would read the table files.
-        found = [catalog.find(names)] if names else [np.zeros(0, np.int64)]
-        found += [catalog.find_sought(pending.table.names(i).sought) for _, i in pending.new_in_batches() if len(i)]
-        ordinals = np.concatenate(found)
-        return distinct(ordinals[ordinals >= 0])
+            return (
+                self.snapshot.root.catalog.count
+                - len(self.pending.replaced(self.snapshot.root))
+                + self.pending.created_count()
+            )
 
     def mismatch(self, what: str, known: str, found: str) -> None:
         """Warn of a type that cannot merge with the collection's, or raise, as the policy says."""
@@ -313,12 +326,26 @@ class Session:
         self, snapshot: Snapshot, schema: ArraySchema, pending: PendingArray | None, name: str, box: Selection
     ) -> NDArray[Any]:
         """Return a box of one dataset's array: what is stored, with the pending cells over it."""
-        ordinal = snapshot.root.catalog.ordinal(name)
-        fresh = ordinal < 0 or name in self.pending.created or (pending is not None and pending.reset)
-        result = filled(schema, box.shape) if fresh else snapshot.read_box(schema, ordinal, box)
+        ordinal = self.ordinal(name, snapshot)
+        fresh = ordinal < 0 or (pending is not None and pending.reset)
+        result = filled(schema, box.shape) if fresh else self._stored_box(snapshot, schema, ordinal, box)
         if pending is not None:
             with self.lock:  # so that a write of another thread is seen whole or not at all
                 pending.overlay(box, result)
+        return result
+
+    @staticmethod
+    def _stored_box(snapshot: Snapshot, schema: ArraySchema, ordinal: int, box: Selection) -> NDArray[Any]:
+        stored = snapshot.root.catalog.record(ordinal).arrays.get(schema.name, schema)
+        if stored.shape == schema.shape:
+            return snapshot.read_box(schema, ordinal, box)
+        # It has grown since: what is stored is cut as its old edge was.
+        pairs = zip(*box, stored.shape, strict=True)
+        common = tuple(max(min(first + size, end) - first, 0) for first, size, end in pairs)
+        result = filled(schema, box.shape)
+        if 0 not in common:
+            there = snapshot.read_box(stored, ordinal, Selection(box.start, common))
+            result[tuple(map(slice, common))] = there
         return result
 
 

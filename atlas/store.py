@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from numpy.typing import NDArray
-
-from atlas.across import read_list, read_stacked
-from atlas.bulk import create_datasets, delete_datasets, write_stacked
 from atlas.commit import create_root, discard_root, emptied, load_root, overwrite_root, recover, sweep
 from atlas.compaction import compact
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice
+from atlas.copying import copy_dataset
 from atlas.damage import RepairReport
-from atlas.errors import (
-    CorruptRoot,
-    InvalidArgument,
-    StoreAlreadyExists,
-)
-from atlas.pruning import array_bounds, attribute_bounds, pruning_index
-from atlas.query import Condition, all_of
+from atlas.errors import CorruptRoot, InvalidArgument, StoreAlreadyExists
 from atlas.repair import repair
-from atlas.root import ROOT_KEYS, root_key
+from atlas.root import ROOT_KEYS
 from atlas.schema import check_name
-from atlas.selection import Selection, matching
+from atlas.searchable import Searchable
 from atlas.session import Mode, Session
 from atlas.storage import Storage, open_storage
 from atlas.verify import Progress, VerifyReport, verify
 from atlas.view import DatasetView
-from atlas.where import parse_condition
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
-class Atlas:
+class Atlas(Searchable):
     """A store of many named datasets of N-dimensional arrays.
 
     Made by :meth:`create` and :meth:`open`. Changes are kept in memory until :meth:`flush`, the
@@ -346,44 +336,6 @@ class Atlas:
             self._session.create(name)
             return DatasetView(self._session, name)
 
-    def create_datasets(
-        self,
-        names: Iterable[str],
-        arrays: Mapping[str, Mapping[str, Any]] | None = None,
-        attributes: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Make many datasets of one schema, by column.
-
-        Parameters
-        ----------
-        names : iterable of str
-        arrays : mapping, optional
-            By array name, the arguments of :meth:`DatasetView.define_array`: ``dtype``, ``dims``,
-            ``shape``, ``chunk_shape``, ``fill_value``; also ``attributes``, and ``data``, a
-            (len(names), *shape) array that is written at once and that type and shape follow from.
-        attributes : mapping, optional
-            By key. A single value is for all datasets; a list, an array or a pandas column holds
-            one value for each name.
-
-        Raises
-        ------
-        DatasetAlreadyExists, InvalidName, ShapeMismatch, InvalidArgument, DataTypeError
-            Nothing was recorded then.
-
-        Examples
-        --------
-        >>> import numpy as np, tempfile
-        >>> store = Atlas.create(tempfile.mkdtemp())
-        >>> store.create_datasets(
-        ...     ["a", "b"],
-        ...     {"t": {"dims": ["hour"], "data": np.arange(48.0).reshape(2, 24)}},
-        ...     {"lat": [12.5, 13.0], "kind": "buoy"},
-        ... )
-        >>> store.open_dataset("b").attributes()
-        {'lat': 13.0, 'kind': 'buoy'}
-        """
-        create_datasets(self._session, names, arrays, attributes)
-
     def open_dataset(self, name: str) -> DatasetView:
         """Return a view of a dataset, without any I/O.
 
@@ -404,257 +356,48 @@ class Atlas:
         with self._session.lock:
             self._session.delete(name)
 
-    def delete_datasets(self, names: Iterable[str]) -> None:
-        """Delete many datasets, by one look-up; see :meth:`delete_dataset`.
+    def rename_dataset(self, old: str, new: str) -> None:
+        """Give a dataset another name by the next flush; no data moves, and it keeps its place and its ordinal.
+
+        A :class:`DatasetView` of the old name finds no dataset any more.
 
         Raises
         ------
-        DatasetNotFound
-            Nothing was deleted then.
-        """
-        delete_datasets(self._session, names)
-
-    def dataset_exists(self, name: str) -> bool:
-        """Return whether there is a dataset of that name."""
-        return self._session.exists(name)
-
-    __contains__ = dataset_exists
-
-    def list_datasets(self) -> list[str]:
-        """Return the names of all datasets, in order of insertion."""
-        return self._session.names()
-
-    def list_arrays(self) -> list[str]:
-        """Return the distinct array names of all datasets, sorted."""
-        return sorted(self._session.merged_schema().arrays)
-
-    def array_dtype(self, array: str) -> str | None:
-        """Return the collection-wide type of an array, or ``None`` when no dataset has it."""
-        found = self._session.merged_schema().arrays.get(array)
-        return None if found is None else found[0].name
-
-    def merged_schema(self) -> dict[str, Any]:
-        """Return every array and attribute of the collection with its type widened over all datasets.
-
-        Returns
-        -------
-        dict
-            ``{"arrays": {name: {"dtype", "dimension_names", "attributes"}},
-            "global_attributes": {key: dtype}}``. Where types cannot widen, the first seen stays.
-        """
-        return self._session.merged_schema().to_dict()
-
-    def dataset_row(self, name: str) -> int | None:
-        """Return a dataset's ordinal, stable until :meth:`compact`; ``None`` when there is none."""
-        with self._session.lock:
-            catalog, new = self._session.snapshot.root.catalog, self._session.pending.created_names()
-            if name in new:
-                return catalog.slots + new.index(name)
-            return catalog.ordinal(name) if self.dataset_exists(name) else None
-
-    def row_slots(self) -> int:
-        """Return the number of ordinals in use, those of deleted datasets included."""
-        with self._session.lock:
-            return self._session.snapshot.root.catalog.slots + self._session.pending.created_count()
-
-    def info(self) -> dict[str, Any]:
-        """Return a description of the committed state, without I/O.
-
-        Returns
-        -------
-        dict
-            ``location, datasets, row_slots, generation, root, codec, bytes`` and ``arrays``, by name
-            ``{"dtype", "dimension_names", "files", "bytes"}``.
-        """
-        with self._session.lock:
-            root = self._session.snapshot.root
-            merged = self._session.merged_schema().arrays
-        arrays = {}
-        for name in sorted(root.arrays):
-            dtype, dims = merged.get(name, (None, ()))
-            files = root.arrays[name].files
-            arrays[name] = {
-                "dtype": dtype.name if dtype else "",
-                "dimension_names": list(dims),
-                "files": len(files),
-                "bytes": sum(file.length for file in files),
-            }
-        return {
-            "location": self._session.storage.describe(),
-            "datasets": root.catalog.count,
-            "row_slots": root.catalog.slots,
-            "generation": root.generation,
-            "root": root_key(root.config),
-            "codec": root.config.codec,
-            "bytes": sum(entry["bytes"] for entry in arrays.values()),
-            "arrays": arrays,
-        }
-
-    # ── statistics and queries ───────────────────────────────────────────────────────────────
-
-    def select(self, *conditions: Condition | str, confirm: bool = False) -> Selection:
-        """Return the datasets that satisfy conditions, as of the last flush, without reading a chunk.
-
-        Parameters
-        ----------
-        *conditions : Condition or str
-            All of them must be true. Made with :data:`atlas.col` and :func:`atlas.box`, or text as on
-            the command line.
-        confirm : bool
-            Read the cells of the datasets that could match but need not; without, they are in the
-            result and not in its ``certain``.
-
-        Returns
-        -------
-        Selection
-            A sequence of names, in order of insertion.
-
-        Raises
-        ------
-        ArrayNotFound, InvalidArgument
-            If no dataset has what is asked about.
-        DataTypeError
-            If a value cannot be compared with it.
+        DatasetNotFound, DatasetAlreadyExists, InvalidName
 
         Examples
         --------
-        >>> from atlas import Atlas, col
         >>> import tempfile
         >>> store = Atlas.create(tempfile.mkdtemp())
-        >>> for name, height in (("hill", 300), ("mountain", 4000)):
-        ...     store.create_dataset(name).set_attribute("height", height)
-        >>> store.flush()
-        >>> list(store.select(col.attr("height") > 1000))
-        ['mountain']
+        >>> store.create_dataset("jan").set_attribute("month", 1)
+        >>> store.rename_dataset("jan", "january")
+        >>> store.list_datasets()
+        ['january']
         """
-        if not conditions:
-            raise InvalidArgument("select needs a condition, such as atlas.col('temperature').max() > 25")
-        parsed = [parse_condition(part) if isinstance(part, str) else part for part in conditions]
-        snapshot = self._session.snapshot
-        return Selection(self, snapshot, *matching(snapshot, all_of(parsed), confirm))
+        with self._session.lock:
+            self._session.writable()
+            self._session.rename(old, check_name(new, "dataset"))
 
-    def pruning_index(
-        self,
-        arrays: Sequence[str] | None = None,
-        global_attrs: Sequence[str] | None = None,
-        array_attrs: Sequence[tuple[str, str]] | None = None,
-    ) -> dict[str, Any]:
-        """Return statistics and attributes of all datasets by column, as of the last flush.
+    def copy_dataset(self, source: str, target: str) -> DatasetView:
+        """Create a dataset that is what another one is now, pending changes included.
 
-        Parameters
-        ----------
-        arrays, global_attrs : sequence of str, optional
-        array_attrs : sequence of (array, key), optional
-            Only what is asked for is fetched; everything when nothing is named at all.
-
-        Returns
-        -------
-        dict
-            ``{"rows", "datasets", "live", "columns"}``. Row *i* is the dataset of ordinal *i*:
-            ``datasets[i]`` its name, ``None`` for a deleted one. ``columns`` holds, by array name,
-            attribute key or ``"array:key"``, arrays over all rows: ``present``, ``stats_valid``,
-            ``min``, ``max``, ``row_count``, ``null_count``. min and max are int64, uint64 or float64
-            arrays, or a list of ``bytes | None`` for text; of an attribute both are its value.
-        """
-        merged = self._session.merged_schema()
-        if arrays is None and global_attrs is None and array_attrs is None:
-            arrays, global_attrs, array_attrs = sorted(merged.arrays), list(merged.attributes), merged.pairs()
-        return pruning_index(self._session.snapshot, arrays or (), global_attrs or (), array_attrs or ())
-
-    def column_summaries(self) -> dict[str, dict[str, Any]]:
-        """Return ``{column: {"min", "max", "present_count"}}`` over all datasets, as of the last flush."""
-        merged, snapshot = self._session.merged_schema(), self._session.snapshot
-        catalog = snapshot.root.catalog
-        summaries = {name: array_bounds(snapshot, name).summary() for name in sorted(merged.arrays)}
-        summaries |= {key: attribute_bounds(catalog, None, key).summary() for key in merged.attributes}
-        pairs = {f"{array}:{key}": attribute_bounds(catalog, array, key) for array, key in merged.pairs()}
-        return summaries | {name: bounds.summary() for name, bounds in pairs.items()}
-
-    # ── bulk reads ───────────────────────────────────────────────────────────────────────────
-
-    def read_array_across(
-        self,
-        array: str,
-        dataset_names: Iterable[str],
-        start: Sequence[int] | None = None,
-        shape: Sequence[int] | None = None,
-    ) -> list[NDArray[Any] | None]:
-        """Read the same box of an array from many datasets, whose shapes may differ.
-
-        Returns
-        -------
-        list of ndarray or None
-            One per name, in order; ``None`` where a dataset lacks the array. The arrays of one
-            call share their memory block, which is freed when the last of them goes.
+        Stored chunks are copied as they are encoded.
 
         Raises
         ------
-        DatasetNotFound, SelectionError, CorruptStore
-        InvalidArgument
-            If no names are given.
-        """
-        return read_list(self._session, array, dataset_names, start, shape)
-
-    def read_array_across_stacked(
-        self,
-        array: str,
-        dataset_names: Iterable[str],
-        start: Sequence[int] | None = None,
-        shape: Sequence[int] | None = None,
-        *,
-        out: NDArray[Any] | None = None,
-        on_missing: Literal["raise", "fill"] = "raise",
-    ) -> NDArray[Any]:
-        """Read the same box of an array from many datasets into one array.
-
-        Parameters
-        ----------
-        array : str
-        dataset_names : iterable of str
-            Names may repeat.
-        start, shape : sequence of int, optional
-            The box, the same in every dataset; the whole array by default.
-        out : (len(dataset_names), *box) ndarray, optional
-            C-contiguous array of the right type to read into.
-        on_missing : {"raise", "fill"}
-            Whether datasets without the array are an error, or rows of the fill value.
-
-        Returns
-        -------
-        (len(dataset_names), *box) ndarray
-
-        Raises
-        ------
-        ArrayNotFound, DatasetNotFound, SelectionError, CorruptStore
-        ShapeMismatch
-            If the datasets' shapes or types differ, naming the first two that do.
-        """
-        return read_stacked(self._session, array, dataset_names, start, shape, out, on_missing)
-
-    def write_stacked(
-        self, array: str, dataset_names: Iterable[str], data: Any, start: Sequence[int] | None = None
-    ) -> None:
-        """Write the same box of an array of many datasets from one array.
-
-        The inverse of :meth:`read_array_across_stacked`; what it does is what :meth:`DatasetView.write_array`
-        for one name after another does, without an object for each.
-
-        Parameters
-        ----------
-        array : str
-        dataset_names : iterable of str
-            Of a name that repeats, the last row counts.
-        data : (len(dataset_names), *box) array_like
-            Of the declared type; nothing is cast.
-        start : sequence of int, optional
-            First cell of the box, the same in every dataset.
-
-        Raises
-        ------
-        DatasetNotFound, ArrayNotFound, DataTypeError, SelectionError, ShapeMismatch
+        DatasetNotFound, DatasetAlreadyExists, InvalidName, CorruptStore
             Nothing was recorded then.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> store = Atlas.create(tempfile.mkdtemp())
+        >>> store.create_dataset("jan").set_attribute("month", 1)
+        >>> store.copy_dataset("jan", "copy").attributes()
+        {'month': 1}
         """
-        write_stacked(self._session, array, dataset_names, data, start)
+        copy_dataset(self._session, source, target)
+        return DatasetView(self._session, target)
 
     # ── xarray ───────────────────────────────────────────────────────────────────────────────
 

@@ -13,8 +13,10 @@ from atlas.attributes import decode_attribute, encode_attribute
 from atlas.chunks import resolve_selection
 from atlas.dtypes import as_elements, require_utf8
 from atlas.errors import ArrayAlreadyExists, ArrayNotFound, InvalidArgument
+from atlas.resizing import appended_shape, resize, whole_or_not
 from atlas.schema import ArraySchema, Attributes, DatasetRecord, make_array_schema
 from atlas.session import Session, naming
+from atlas.statistics import fill_statistics
 from atlas.writer import PendingArray
 
 
@@ -69,20 +71,20 @@ class DatasetView:
     def array_stats(self, name: str) -> dict[str, Any] | None:
         """Return ``{"row_count", "null_count", "min", "max"}`` as of the last flush.
 
-        ``None`` if the array is absent, was never written, or has changes that are not flushed.
-        min and max are ``bytes`` for strings, ``int`` nanoseconds (or the type's unit) for times.
+        ``None`` if the array is absent, or has changes that are not flushed. Cells that were never written hold the
+        fill value. min and max are ``bytes`` for strings, ``int`` nanoseconds (or the type's unit) for times.
         """
         session = self._session
         with session.lock:
             found = self._find(name)
-            ordinal = session.snapshot.root.catalog.ordinal(self._name)
-            if found is None or ordinal < 0 or self._name in session.pending.created:
+            ordinal = session.ordinal(self._name)
+            if found is None or ordinal < 0:
                 return None
             if session.pending.array(self._name, name) is not None:
                 return None
             snapshot = session.snapshot
         statistics = snapshot.statistics(name, found.dtype, ordinal)
-        return None if statistics is None else statistics.to_dict()
+        return (statistics or fill_statistics(found.dtype, found.fill, found.cells)).to_dict()
 
     # ── arrays ───────────────────────────────────────────────────────────────────────────────
 
@@ -181,6 +183,72 @@ class DatasetView:
     def _stored_chunk(self, schema: ArraySchema, pending: PendingArray, number: int) -> NDArray[Any]:
         session, box = self._session, schema.grid.extent(number)
         return session.pending_box(session.snapshot, schema, PendingArray(schema, pending.reset), self._name, box)
+
+    def resize(self, name: str, shape: Sequence[int]) -> None:
+        """Give an array another shape, with the same number of axes, by the next flush.
+
+        Cells that are new hold the fill value; those that are cut off are gone. Chunks keep their shape, and
+        only those that the old or the new edge cuts are written anew. An array without cells that was declared without
+        a chunk shape is one chunk of its new shape.
+
+        Parameters
+        ----------
+        name : str
+        shape : sequence of int
+
+        Raises
+        ------
+        ArrayNotFound, InvalidArgument
+        CorruptStore
+            If a chunk that must be written anew is damaged; nothing is changed then.
+
+        Examples
+        --------
+        >>> import atlas, tempfile
+        >>> view = atlas.Atlas.create(tempfile.mkdtemp()).create_dataset("buoy")
+        >>> view.define_array("t", "float32", ["time"], [2], chunk_shape=[100], fill_value=-1)
+        >>> view.resize("t", [3])
+        >>> view.read_array("t")
+        array([-1., -1., -1.], dtype=float32)
+        """
+        resize(self._session, self._name, name, shape)
+
+    def append(self, name: str, data: Any, axis: int = 0) -> tuple[int, ...]:
+        """Add cells at the end of an axis, by the next flush; see :meth:`resize`.
+
+        Parameters
+        ----------
+        name : str
+        data : array_like
+            Of the declared type, and of the array's shape along all other axes.
+        axis : int
+
+        Returns
+        -------
+        tuple of int
+            The array's new shape.
+
+        Raises
+        ------
+        ArrayNotFound, DataTypeError, ShapeMismatch, InvalidArgument, CorruptStore
+            Nothing is changed then.
+
+        Examples
+        --------
+        >>> import atlas, numpy as np, tempfile
+        >>> view = atlas.Atlas.create(tempfile.mkdtemp()).create_dataset("buoy")
+        >>> view.define_array("t", "float32", ["time"], [0], chunk_shape=[100])
+        >>> view.append("t", np.array([12.5, 13.0], "float32"))
+        (2,)
+        """
+        with self._session.lock:
+            self._session.writable()
+            shape, cells = appended_shape(self._session, self._name, name, data, axis)
+            start = tuple(old if n != old else 0 for n, old in zip(shape, self._schema(name).shape, strict=True))
+            with whole_or_not(self._session, self._name, name):
+                resize(self._session, self._name, name, shape)
+                self.write_array(name, start, cells)
+        return shape
 
     def read_array(
         self, name: str, start: Sequence[int] | None = None, shape: Sequence[int] | None = None

@@ -107,11 +107,14 @@ class PendingArray:
         Whether the array was defined in this batch: what is stored under its name is void.
     chunks : dict of int to ndarray or Held
         Whole chunks, by chunk number.
+    resized : bool
+        Whether the array has another shape than what is stored; its statistics change then, if nothing else.
     """
 
     schema: ArraySchema
     reset: bool
     chunks: dict[int, Cells | Held] = field(default_factory=dict)
+    resized: bool = False
 
     def write(
         self,

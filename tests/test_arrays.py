@@ -250,9 +250,7 @@ def test_any_history_of_writes_reads_back_like_numpy(history, codec, executor):
         same(fresh.read_array_across_stacked("v", ["d"] * 3, begin, extent), np.stack([part] * 3))
         same(fresh.read_array_across("v", ["d"], begin, extent)[0], part)
         found = fresh.open_dataset("d").array_stats("v")
-        assert found is not None or not any(all(size) for (_, size), _, _ in steps)
-        if found is not None:
-            check_statistics(found, expected, unwritten if fill is not None else None)
+        check_statistics(found, expected, unwritten if fill is not None else None)
         store.compact()
         same(Atlas.open(place).open_dataset("d").read_array("v"), expected)
 
@@ -260,7 +258,9 @@ def test_any_history_of_writes_reads_back_like_numpy(history, codec, executor):
 def check_statistics(found, expected: np.ndarray, fill) -> None:
     cells = expected.reshape(-1)
     absent = np.zeros(cells.size, bool) if cells.dtype == object or cells.dtype.kind in "biu" else cells != cells
-    null = np.zeros(cells.size, bool) if fill is None else (absent if fill != fill else cells == fill)
+    # NumPy would take the zero bytes from the end of a text that it compares with.
+    equal = np.array([cell == fill for cell in cells], bool)
+    null = np.zeros(cells.size, bool) if fill is None else (absent if fill != fill else equal)
     assert (found["row_count"], found["null_count"]) == (cells.size, np.count_nonzero(null))
     kept = cells[~(absent | null)]
     if kept.dtype.kind in "Mm":

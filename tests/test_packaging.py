@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
@@ -41,13 +42,16 @@ ORDER = [
     "conflicts",
     "segment",
     "arena",
+    "threads",
     "executor",
     "plan",
     "worker",
     "statistics",
     "reader",
     "pruning",
+    "frames",
     "literals",
+    "facts",
     "query",
     "where",
     "selection",
@@ -67,10 +71,14 @@ ORDER = [
     "repair",
     "session",
     "across",
+    "copying",
+    "resizing",
     "view",
     "bulk",
     "accessor",
     "_hooks",
+    "many",
+    "searchable",
     "store",
     "xarray",
     "ingest",
@@ -149,7 +157,7 @@ def test_the_public_surface_is_documented():
         assert hasattr(atlas, name)
         assert name == "__version__" or getattr(atlas, name).__doc__, name
     for cls in (atlas.Atlas, atlas.DatasetView):
-        for name, member in vars(cls).items():
+        for name, member in inspect.getmembers(cls):
             assert name.startswith("_") or member.__doc__, f"{cls.__name__}.{name}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import operator
 import random
 import subprocess
 import sys
@@ -308,3 +309,46 @@ def test_conditions_on_text_that_nobody_has_written(tmp_path):
         view.define_array("other", "string", ["x"], [1], None, "")
     assert list(store.select(col("s") > "a")) == []
     assert list(store.select(col("s").max() != col("other").max())) == []
+
+
+def test_integers_and_floats_compare_exactly_beyond_what_floats_hold(place):
+    big = 2**53
+    store = Atlas.create(place)
+    integers = [big, big + 1, big + 2, -big - 1, 2**63 - 1]
+    floats = [float(big), float(big), float(big), -float(big), 2.0**63]
+    store.create_datasets([f"d{i}" for i in range(5)], None, {"i": integers, "f": floats})
+    store.flush()
+    literals = [big + d for d in range(-2, 4)] + [-big - 1, 2**63 - 1, 2**63, 10**400, -(10**400), big + 0.0]
+    for op in ("gt", "ge", "lt", "le", "eq", "ne"):
+        compare = getattr(operator, op)
+        for key, values in (("i", integers), ("f", floats)):
+            for literal in literals:
+                expected = [f"d{i}" for i, value in enumerate(values) if compare(value, literal)]
+                assert list(store.select(compare(col.attr(key), literal))) == expected, (op, key, literal)
+        expected = [f"d{i}" for i in range(5) if compare(integers[i], floats[i])]
+        assert list(store.select(compare(col.attr("i"), col.attr("f")))) == expected, op
+        expected = [f"d{i}" for i in range(5) if compare(floats[i], integers[i])]
+        assert list(store.select(compare(col.attr("f"), col.attr("i")))) == expected, op
+
+
+@pytest.mark.parametrize("fill", [None, 7])
+def test_statistics_of_what_was_never_written_agree(place, fill):
+    store = Atlas.create(place)
+    view = store.create_dataset("a")
+    view.define_array("v", "int16", ["x"], [5], fill_value=fill)
+    assert view.array_stats("v") is None
+    store.flush()
+    column = store.pruning_index(["v"])["columns"]["v"]
+    found = {key: column[key][0].item() for key in ("row_count", "null_count", "min", "max")}
+    if not column["stats_valid"][0]:
+        found |= {"min": None, "max": None}
+    assert (
+        view.array_stats("v")
+        == found
+        == {
+            "row_count": 5,
+            "null_count": 0 if fill is None else 5,
+            "min": 0 if fill is None else None,
+            "max": 0 if fill is None else None,
+        }
+    )

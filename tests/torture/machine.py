@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import tempfile
 from contextlib import suppress
@@ -180,6 +181,29 @@ class StoreMachine(RuleBasedStateMachine):
             chunks = None if chunk is None else [min(chunk, max(n, 1)) for n in shape]
             self.stores[who].open_dataset(name).define_array(array, kind.dtype, kind.dims, shape, chunks, kind.fill)
             self.writers[who].touch(name).arrays[array] = Array.unwritten(array, shape)
+
+    @rule(who=WRITERS, which=WHICH, array=ARRAYS, sizes=SIZES)
+    def resize(self, who: int, which: int, array: str, sizes: dict[str, int]) -> None:
+        shown, name = self.writers[who].shown, self.picked(who, which)
+        shape = tuple(sizes[dim] for dim in KINDS[array].dims)
+        if name is not None and array in shown[name].arrays and shown[name].arrays[array].cells.shape != shape:
+            self.stores[who].open_dataset(name).resize(array, shape)
+            self.writers[who].touch(name).arrays[array].resize(shape)
+
+    @rule(who=WRITERS, which=WHICH, new=WHICH)
+    def rename_dataset(self, who: int, which: int, new: int) -> None:
+        old, name = self.picked(who, which), NEW_NAMES[new]
+        if old is not None and name not in self.writers[who].shown:
+            self.stores[who].rename_dataset(old, name)
+            self.writers[who].rename(old, name)
+
+    @rule(who=WRITERS, which=WHICH, new=WHICH)
+    def copy_dataset(self, who: int, which: int, new: int) -> None:
+        source, name = self.picked(who, which), NEW_NAMES[new]
+        if source is not None and name not in self.writers[who].shown:
+            self.stores[who].copy_dataset(source, name)
+            self.writers[who].create(name)
+            self.writers[who].shown[name] = copy.deepcopy(self.writers[who].shown[source])
 
     @rule(who=WRITERS, which=WHICH, array=ARRAYS)
     def delete_array(self, who: int, which: int, array: str) -> None:

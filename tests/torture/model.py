@@ -53,6 +53,13 @@ class Array:
         kind = KINDS[name]
         return Array(kind, np.full(shape, kind.unwritten, kind.numpy))
 
+    def resize(self, shape: tuple[int, ...]) -> None:
+        """Take another shape; new cells are unwritten."""
+        cells = np.full(shape, self.kind.unwritten, self.kind.numpy)
+        common = tuple(map(slice, map(min, self.cells.shape, shape)))
+        cells[common] = self.cells[common]
+        self.cells = cells
+
     def plain(self) -> list[Any]:
         """Return the cells as Python values; times as integers, and no time as nothing."""
         if self.kind.numpy.kind == "M":
@@ -114,6 +121,7 @@ class Writer:
         self.seen: dict[str, int | None] = {}
         self.created: dict[str, None] = {}
         self.deleted: set[str] = set()
+        self.origins: dict[str, str] = {}
 
     def touch(self, name: str) -> Dataset:
         """Return a dataset to be changed."""
@@ -129,11 +137,27 @@ class Writer:
         self.touch(name)
         del self.shown[name]
         if name in self.created and name not in self.attempted:
-            if name not in self.deleted:
-                del self.seen[name]
+            self._unsee(name)
         else:
-            self.deleted.add(name)
+            self.deleted.add(self.origins.pop(name, name))
         self.created.pop(name, None)
+
+    def rename(self, old: str, new: str) -> None:
+        self.touch(old)
+        self.seen.setdefault(new, self._versions.get(new))
+        self.shown = {new if name == old else name: dataset for name, dataset in self.shown.items()}
+        if old not in self.created:
+            self.origins[new] = self.origins.pop(old, old)
+            return
+        self.created = {new if name == old else name: None for name in self.created}
+        if old in self.attempted:
+            self.deleted.add(old)
+        else:
+            self._unsee(old)
+
+    def _unsee(self, name: str) -> None:
+        if name not in self.deleted and name not in self.origins.values():
+            del self.seen[name]
 
     def clashes(self) -> tuple[str, ...]:
         """Return the datasets that somebody else has changed meanwhile."""
@@ -141,11 +165,12 @@ class Writer:
 
     def over(self, state: State) -> State:
         """Return a state with what is pending over it."""
-        changed = self.seen.keys() - self.created.keys() - self.deleted
+        changed = (self.seen.keys() & self.shown.keys()) - self.created.keys() - self.deleted
+        moved = {origin: name for name, origin in self.origins.items()}
         result = {
-            name: self.shown[name] if name in changed else dataset
+            moved.get(name, name): self.shown[moved.get(name, name)] if name in changed | moved.keys() else dataset
             for name, dataset in state.items()
-            if name not in self.deleted and name not in self.created
+            if name in moved or (name not in self.deleted and name not in self.created)
         }
         return copy.deepcopy(result | {name: self.shown[name] for name in self.created})
 
@@ -169,6 +194,7 @@ class Writer:
         self.attempted = set()
         if happened:
             self.attempted = set(self.seen)
+            self.origins = {}
             self.seen |= {name: self.model.versions.get(name) for name in self.seen}
 
     def follow(self) -> None:

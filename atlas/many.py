@@ -1,0 +1,150 @@
+"""What a store's handle does with many datasets at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+from atlas.across import read_list, read_stacked
+from atlas.bulk import create_datasets, delete_datasets, write_stacked
+from atlas.session import Session
+
+
+class Many:
+    """The part of :class:`atlas.Atlas` that reads, writes, creates and deletes many datasets by one call."""
+
+    _session: Session
+
+    def create_datasets(
+        self,
+        names: Iterable[str],
+        arrays: Mapping[str, Mapping[str, Any]] | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Make many datasets of one schema, by column.
+
+        Parameters
+        ----------
+        names : iterable of str
+        arrays : mapping, optional
+            By array name, the arguments of :meth:`DatasetView.define_array`: ``dtype``, ``dims``,
+            ``shape``, ``chunk_shape``, ``fill_value``; also ``attributes``, and ``data``, a
+            (len(names), *shape) array that is written at once and that type and shape follow from.
+        attributes : mapping, optional
+            By key. A single value is for all datasets; a list, an array or a pandas column holds
+            one value for each name.
+
+        Raises
+        ------
+        DatasetAlreadyExists, InvalidName, ShapeMismatch, InvalidArgument, DataTypeError
+            Nothing was recorded then.
+
+        Examples
+        --------
+        >>> import atlas, numpy as np, tempfile
+        >>> store = atlas.Atlas.create(tempfile.mkdtemp())
+        >>> store.create_datasets(
+        ...     ["a", "b"],
+        ...     {"t": {"dims": ["hour"], "data": np.arange(48.0).reshape(2, 24)}},
+        ...     {"lat": [12.5, 13.0], "kind": "buoy"},
+        ... )
+        >>> store.open_dataset("b").attributes()
+        {'lat': 13.0, 'kind': 'buoy'}
+        """
+        create_datasets(self._session, names, arrays, attributes)
+
+    def delete_datasets(self, names: Iterable[str]) -> None:
+        """Delete many datasets, by one look-up; see :meth:`delete_dataset`.
+
+        Raises
+        ------
+        DatasetNotFound
+            Nothing was deleted then.
+        """
+        delete_datasets(self._session, names)
+
+    def read_array_across(
+        self,
+        array: str,
+        dataset_names: Iterable[str],
+        start: Sequence[int] | None = None,
+        shape: Sequence[int] | None = None,
+    ) -> list[NDArray[Any] | None]:
+        """Read the same box of an array from many datasets, whose shapes may differ.
+
+        Returns
+        -------
+        list of ndarray or None
+            One per name, in order; ``None`` where a dataset lacks the array. The arrays of one
+            call share their memory block, which is freed when the last of them goes.
+
+        Raises
+        ------
+        DatasetNotFound, SelectionError, CorruptStore
+        InvalidArgument
+            If no names are given.
+        """
+        return read_list(self._session, array, dataset_names, start, shape)
+
+    def read_array_across_stacked(
+        self,
+        array: str,
+        dataset_names: Iterable[str],
+        start: Sequence[int] | None = None,
+        shape: Sequence[int] | None = None,
+        *,
+        out: NDArray[Any] | None = None,
+        on_missing: Literal["raise", "fill"] = "raise",
+    ) -> NDArray[Any]:
+        """Read the same box of an array from many datasets into one array.
+
+        Parameters
+        ----------
+        array : str
+        dataset_names : iterable of str
+            Names may repeat.
+        start, shape : sequence of int, optional
+            The box, the same in every dataset; the whole array by default.
+        out : (len(dataset_names), *box) ndarray, optional
+            C-contiguous array of the right type to read into.
+        on_missing : {"raise", "fill"}
+            Whether datasets without the array are an error, or rows of the fill value.
+
+        Returns
+        -------
+        (len(dataset_names), *box) ndarray
+
+        Raises
+        ------
+        ArrayNotFound, DatasetNotFound, SelectionError, CorruptStore
+        ShapeMismatch
+            If the datasets' shapes or types differ, naming the first two that do.
+        """
+        return read_stacked(self._session, array, dataset_names, start, shape, out, on_missing)
+
+    def write_stacked(
+        self, array: str, dataset_names: Iterable[str], data: Any, start: Sequence[int] | None = None
+    ) -> None:
+        """Write the same box of an array of many datasets from one array.
+
+        The inverse of :meth:`read_array_across_stacked`; what it does is what :meth:`DatasetView.write_array`
+        for one name after another does, without an object for each.
+
+        Parameters
+        ----------
+        array : str
+        dataset_names : iterable of str
+            Of a name that repeats, the last row counts.
+        data : (len(dataset_names), *box) array_like
+            Of the declared type; nothing is cast.
+        start : sequence of int, optional
+            First cell of the box, the same in every dataset.
+
+        Raises
+        ------
+        DatasetNotFound, ArrayNotFound, DataTypeError, SelectionError, ShapeMismatch
+            Nothing was recorded then.
+        """
+        write_stacked(self._session, array, dataset_names, data, start)

@@ -1,0 +1,146 @@
+"""Arrays change their shape: only chunks that the old or the new edge cuts are written anew.
+
+Chunks are numbered in the order of the grid. As long as only the first axis grows the numbers stay, and so do the
+stored chunks; otherwise they are listed anew, with their payloads copied as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlas.chunks import ChunkGrid, Integers, Selection, Shape, as_extents
+from atlas.copying import stored_chunks, stored_numbers, waiting_bytes
+from atlas.dtypes import as_elements
+from atlas.errors import ArrayNotFound, InvalidArgument, ShapeMismatch
+from atlas.schema import ArraySchema, make_array_schema
+from atlas.session import Session
+from atlas.writer import PendingArray, filled
+
+
+def resize(session: Session, name: str, array: str, shape: Any) -> None:
+    """Give an array of a dataset another shape, with the same number of axes."""
+    with session.lock:
+        session.writable()
+        old = _schema(session, name, array)
+        new = _reshaped(old, shape)
+        if new.shape == old.shape:
+            return
+        before = session.pending.heap.size
+        try:
+            changed = _Reshaping(session, name, old, new).result()
+            session.pending.make_room(waiting_bytes(changed), session.snapshot.root.config, session.snapshot.workers)
+        except BaseException:
+            session.pending.heap.rewind(before)
+            raise
+        session.change(name).arrays[array] = new
+        session.pending.arrays.setdefault(name, {})[array] = changed
+        session.pending.note(changed, waiting_bytes(changed))
+
+
+@contextmanager
+def whole_or_not(session: Session, name: str, array: str) -> Iterator[None]:
+    """Have an array as it was before when an error ends the block."""
+    schema, pending = _schema(session, name, array), session.pending.array(name, array)
+    try:
+        yield
+    except BaseException:
+        session.change(name).arrays[array] = schema
+        session.pending.arrays.setdefault(name, {})[array] = pending or PendingArray(schema, reset=False)
+        raise
+
+
+def appended_shape(session: Session, name: str, array: str, data: Any, axis: int) -> tuple[Shape, NDArray[Any]]:
+    """Return the shape of an array once cells are appended to it, and these cells as its type has them."""
+    schema = _schema(session, name, array)
+    rank = len(schema.shape)
+    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)) or not -rank <= axis < rank:
+        raise InvalidArgument(f"array {array!r} has {rank} axes; axis {axis!r} is none of them")
+    cells = as_elements(schema.dtype, data, f"array {array!r}")
+    place = int(axis) % rank
+    expected = [n if i != place else None for i, n in enumerate(schema.shape)]
+    if cells.ndim != rank or any(n not in (None, m) for n, m in zip(expected, cells.shape, strict=True)):
+        shown = ", ".join("any" if n is None else str(n) for n in expected)
+        raise ShapeMismatch(f"array {array!r} takes cells of shape [{shown}] along axis {place}, not {cells.shape}")
+    return tuple(n + (cells.shape[i] if i == place else 0) for i, n in enumerate(schema.shape)), cells
+
+
+def _schema(session: Session, name: str, array: str) -> ArraySchema:
+    found = session.record(name).arrays.get(array) if isinstance(array, str) else None
+    if found is None:
+        raise ArrayNotFound(f"array not found: {array!r} in dataset {name!r}")
+    return found
+
+
+def _reshaped(old: ArraySchema, shape: Any) -> ArraySchema:
+    extents = as_extents(shape, f"shape of {old.name!r}")
+    # An array without cells that is one chunk has no chunk shape of its own yet.
+    whole = old.cells == 0 and old.chunk_shape == tuple(max(n, 1) for n in old.shape)
+    chunks = None if whole and len(extents) == len(old.shape) else old.chunk_shape
+    return make_array_schema(old.name, old.dtype.name, old.dims, extents, chunks, old.fill)
+
+
+class _Reshaping:
+    """What is pending of an array after it has changed its shape."""
+
+    def __init__(self, session: Session, name: str, old: ArraySchema, new: ArraySchema) -> None:
+        self.session, self.name, self.old, self.new = session, name, old, new
+        self.before = session.pending.array(name, old.name) or PendingArray(old, reset=False)
+        # Whether stored chunks keep their numbers, and none of them goes.
+        self.in_place = (
+            old.chunk_shape == new.chunk_shape
+            and old.grid.counts[1:] == new.grid.counts[1:]
+            and all(n >= m for n, m in zip(new.shape, old.shape, strict=True))
+        )
+
+    def result(self) -> PendingArray:
+        """Return the chunks that have to be written; the array is as it was."""
+        after = PendingArray(self.new, reset=self.before.reset or not self.in_place, resized=True)
+        waiting = np.array(sorted(self.before.chunks), np.int64)
+        for number, moved, same in self._kept(waiting):
+            chunk = self.before.chunks[number]
+            after.chunks[moved] = chunk if same else self._cut(number, moved)
+        if self.before.reset:
+            return after
+        snapshot, ordinal = self.session.snapshot, self.session.ordinal(self.name)
+        stored = np.setdiff1d(stored_numbers(snapshot, self.old.name, ordinal), waiting)
+        kept = self._kept(stored.astype(np.int64))
+        after.chunks |= {moved: self._cut(number, moved) for number, moved, same in kept if not same}
+        if not self.in_place:
+            whole = {number: moved for number, moved, same in kept if same}
+            numbers = np.array(sorted(whole), np.int64)
+            copied = stored_chunks(snapshot, self.old, ordinal, numbers, self.session.pending.heap)
+            after.chunks |= {whole[number]: held for number, held in copied.items()}
+        return after
+
+    def _kept(self, numbers: Integers) -> list[tuple[int, int, bool]]:
+        """Return the chunks that stay: number, new number, and whether with the same extent."""
+        old, new = self.old.grid, self.new.grid
+        if not len(numbers) or not self.old.shape:
+            return [(number, number, True) for number in numbers.tolist()]
+        places = np.stack(np.unravel_index(numbers, old.counts), axis=1)
+        stays = (places < np.array(new.counts)).all(axis=1)
+        numbers, places = numbers[stays], places[stays]
+        same = (_extents(old, places) == _extents(new, places)).all(axis=1)
+        moved = np.ravel_multi_index(tuple(places.T), new.counts) if len(numbers) else numbers
+        return list(zip(numbers.tolist(), moved.tolist(), same.tolist(), strict=True))
+
+    def _cut(self, number: int, moved: int) -> NDArray[Any]:
+        """Return a chunk with its new extent; cells that it did not have hold the fill value."""
+        had, has = self.old.grid.extent(number), self.new.grid.extent(moved)
+        common = tuple(map(min, had.shape, has.shape))
+        cells = filled(self.new, has.shape)
+        box = Selection(had.start, common)
+        there = self.session.pending_box(self.session.snapshot, self.old, self.before, self.name, box)
+        cells[tuple(map(slice, common))] = there
+        return cells
+
+
+def _extents(grid: ChunkGrid, places: Integers) -> Integers:
+    starts = places * np.array(grid.chunk_shape)
+    extents: Integers = np.minimum(np.array(grid.chunk_shape), np.array(grid.shape) - starts)
+    return extents
