@@ -90,6 +90,9 @@ class NameTable:
         # Few pieces, each name copied a few times for all that come after it.
         while len(self.pieces) > 1 and len(self.pieces[-2][1]) < 2 * len(self.pieces[-1][1]):
             (start, before), (_, after) = self.pieces[-2:]
+            if (before.find(after.sought) >= 0).any():
+                # One that was deleted and is there again: within one piece only the first would be found.
+                break
             self.pieces[-2:] = [(start, Names.joined([before, after]))]
         return np.arange(first, len(self.alive))
 

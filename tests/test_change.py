@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torture.model import Array, Dataset, check_store
 
@@ -164,6 +164,7 @@ class Twin:
 
 @settings(max_examples=150, deadline=None)
 @given(STEPS)
+@example([("create together", "b"), ("delete", "b"), ("create together", "b")])
 def test_a_store_is_what_dictionaries_say_after_any_changes(steps):
     with tempfile.TemporaryDirectory() as top:
         twin = Twin(f"{top}/store")
