@@ -177,6 +177,22 @@ def test_own_work_is_no_conflict_under_that_of_others(place, monkeypatch, how, e
     assert [Atlas.open(place).open_dataset(name).get_attribute("k") for name in "ab"] == [1, 9]
 
 
+@pytest.mark.parametrize("meta_format", ["json", "msgpack"])
+def test_a_store_that_has_begun_does_not_begin_once_more(place, monkeypatch, meta_format):
+    store = Atlas.create(place, overwrite="at flush", meta_format=meta_format)
+    view = store.create_dataset("a")
+    view.define_array("t", "int64", ["x"], [2])
+    view.write_array("t", [0], np.array([7, 8]))
+    fails_after_the_root_was_replaced(store, monkeypatch)
+    with Atlas.open(place) as other:
+        other.create_dataset("theirs").set_attribute("k", 5)
+    store.flush()
+    again = Atlas.open(place)
+    assert sorted(again.list_datasets()) == ["a", "theirs"]
+    assert again.open_dataset("theirs").get_attribute("k") == 5
+    assert again.open_dataset("a").read_array("t").tolist() == [7, 8]
+
+
 def test_own_work_is_known_by_its_files(place, monkeypatch):
     """Nothing could be read when the flush failed, and others committed more than once since."""
     store = Atlas.open(place)
