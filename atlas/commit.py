@@ -246,7 +246,7 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
         if current.commit != snapshot.root.commit:
             snapshot = Snapshot(storage, current, snapshot.workers, snapshot.mode)
         replaced, recorded = [], current.commits
-        # A new store that has begun, although that seemed to fail, is not to begin once more: others may have added to it.
+        # A new store that has begun, although that seemed to fail, must not begin again: others may have added to it.
         has_begun = pending.attempt is not None and pending.attempt.led_to(current)
         if pending.layout is None or has_begun:
             check_conflicts(current, pending.all_seen(current))
