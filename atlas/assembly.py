@@ -179,11 +179,8 @@ def _add_stored(
 ) -> None:
     """Add the statistics of stored chunks that are not written anew."""
     index = snapshot.index(schema.name)
-    position = np.searchsorted(index.entries, ordinals[entries])
-    found = position < len(index.entries)
-    found[found] = index.entries[position[found]] == ordinals[entries][found]
-    stored = [index.columns["number"][index.starts[p] : index.starts[p + 1]] for p in position[found].tolist()]
-    numbers = np.setdiff1d(np.concatenate(stored) if stored else np.zeros(0, np.int64), written)
+    stored = [index.numbers_of(ordinal) for ordinal in ordinals[entries].tolist()]
+    numbers = np.setdiff1d(np.concatenate(stored), written)
     for number in numbers.tolist():
         holders = entries[index.locate(ordinals[entries], np.array([number]))[:, 0] >= 0]
         box = schema.grid.extent(number)

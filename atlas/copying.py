@@ -48,7 +48,7 @@ def _copy_array(session: Session, source: str, schema: ArraySchema) -> PendingAr
     result = PendingArray(schema, reset=True)
     if pending is None or not pending.reset:
         snapshot, ordinal = session.snapshot, session.ordinal(source)
-        numbers = np.setdiff1d(stored_numbers(snapshot, schema.name, ordinal), list(pending.chunks if pending else ()))
+        numbers = np.setdiff1d(snapshot.index(schema.name).numbers_of(ordinal), list(pending.chunks if pending else ()))
         result.chunks |= stored_chunks(snapshot, schema, ordinal, numbers.astype(np.int64), session.pending.heap)
     if pending is not None:
         # Cells that wait are replaced by later writes, never changed; two chunks of a file share no payload.
@@ -66,16 +66,6 @@ def _again(chunk: Held) -> Held:
 def waiting_bytes(array: PendingArray) -> int:
     """Return the bytes of the chunks that are not encoded yet."""
     return sum(cells.nbytes for cells in array.chunks.values() if not isinstance(cells, Held))
-
-
-def stored_numbers(snapshot: Snapshot, array: str, ordinal: int) -> Integers:
-    """Return the chunks that are stored of an array of one dataset, ascending."""
-    index = snapshot.index(array)
-    position = int(np.searchsorted(index.entries, ordinal))
-    if position == len(index.entries) or index.entries[position] != ordinal:
-        return np.zeros(0, np.int64)
-    found: Integers = index.columns["number"][index.starts[position] : index.starts[position + 1]]
-    return found
 
 
 def stored_chunks(

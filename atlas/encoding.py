@@ -13,10 +13,10 @@ from atlas import kernels
 from atlas.chunks import Integers
 from atlas.codecs import PACKED, RAW, SMALLER, element_of, encode, encode_numbers, may_be_packed, packed_limit
 from atlas.config import StoreConfig
-from atlas.reader import pack_text
 from atlas.schema import ArraySchema
 from atlas.segment import StatisticsColumns, chunk_checksum
 from atlas.statistics import row_statistics
+from atlas.text import pack_text
 from atlas.threads import map_ahead
 
 # What a task encodes: enough to hide what it costs to begin, little enough to stay in the cache.

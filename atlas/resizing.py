@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import ChunkGrid, Integers, Selection, Shape, as_extents
-from atlas.copying import stored_chunks, stored_numbers, waiting_bytes
+from atlas.copying import stored_chunks, waiting_bytes
 from atlas.dtypes import as_elements
 from atlas.errors import ArrayNotFound, InvalidArgument, ShapeMismatch
 from atlas.schema import ArraySchema, make_array_schema
@@ -107,7 +107,7 @@ class _Reshaping:
         if self.before.reset:
             return after
         snapshot, ordinal = self.session.snapshot, self.session.ordinal(self.name)
-        stored = np.setdiff1d(stored_numbers(snapshot, self.old.name, ordinal), waiting)
+        stored = np.setdiff1d(snapshot.index(self.old.name).numbers_of(ordinal), waiting)
         kept = self._kept(stored.astype(np.int64))
         after.chunks |= {moved: self._cut(number, moved) for number, moved, same in kept if not same}
         if not self.in_place:

@@ -28,11 +28,6 @@ _SUFFIXES = {"none": "", "zstd": ".zst", "lz4": ".lz4"}
 _BLANK = "0" * 16
 _RETIRED_KEY = re.compile(r"[^/\0]+/(data-[0-9a-f]{32}\.af|table-[0-9a-f]{32}\.at|commit-[0-9a-f]{32}\.ar)")
 
-# What parsing a forged document can end in.
-_NONSENSE = (
-    ValueError, TypeError, KeyError, RecursionError, OverflowError, MemoryError, msgpack.UnpackException,
-)  # fmt: skip
-
 # A root is refused that claims to grow more than this: real ones shrink to a tenth.
 _PLAIN_BYTES = 64 << 20
 _PLAIN_RATIO = 100

@@ -233,6 +233,14 @@ class ArrayIndex:
         expected = rows - np.repeat(self.starts[:-1], np.diff(self.starts))
         return bool((expected == self.columns["number"]).all()) if self.columns else True
 
+    def numbers_of(self, ordinal: int) -> Integers:
+        """Return the chunks that are stored of one dataset, ascending."""
+        position = int(np.searchsorted(self.entries, ordinal))
+        if position == len(self.entries) or self.entries[position] != ordinal:
+            return np.zeros(0, np.int64)
+        found: Integers = self.columns["number"][self.starts[position] : self.starts[position + 1]]
+        return found
+
     def locate_one(self, ordinal: int, number: int) -> int:
         """Return the row of one chunk of one dataset, -1 where it was never written."""
         position = int(np.searchsorted(self.entries, ordinal))

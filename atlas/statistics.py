@@ -6,7 +6,7 @@ min and max skip nulls, NaN and NaT; strings compare as UTF-8 bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,19 +38,6 @@ class Statistics:
         return {"row_count": self.rows, "null_count": self.nulls, "min": self.minimum, "max": self.maximum}
 
 
-def merge_statistics(parts: Iterable[Statistics]) -> Statistics:
-    """Return the statistics of disjoint sets of cells together."""
-    known = list(parts)
-    minima = [part.minimum for part in known if part.minimum is not None]
-    maxima = [part.maximum for part in known if part.maximum is not None]
-    return Statistics(
-        sum(part.rows for part in known),
-        sum(part.nulls for part in known),
-        min(minima) if minima else None,
-        max(maxima) if maxima else None,
-    )
-
-
 def fill_statistics(dtype: DType, fill: Any, cells: int) -> Statistics:
     """Return the statistics of cells that were never written."""
     if fill is not None:
@@ -66,21 +53,9 @@ def cell_statistics(dtype: DType, fill: Any, cells: NDArray[Any]) -> Statistics:
     """Return the statistics of an array of cells."""
     if dtype.is_text:
         return _text_statistics(cells, fill)
-    if dtype.kind in "iuf" and cells.size:
-        low, high = cells.min().item(), cells.max().item()
-        # NaN is not within any bounds; and a fill value outside them is in no cell.
-        if low <= high and (fill is None or not low <= dtype.numpy.type(fill).item() <= high):
-            return Statistics(cells.size, 0, low, high)
-    values, absent, null = _looked_through(dtype, fill, cells)
-    nulls = 0 if null is None else int(np.count_nonzero(null))
-    skipped = null if absent is None else (absent if null is None else absent | null)
-    if dtype.kind == "c":
-        return Statistics(cells.size, nulls)
-    if skipped is not None and skipped.any():
-        values = values[~skipped]
-    if not values.size:
-        return Statistics(cells.size, nulls)
-    return Statistics(cells.size, nulls, values.min().item(), values.max().item())
+    if not cells.size:
+        return Statistics(0, 0)
+    return from_columns(dtype, *(column[0] for column in row_statistics(dtype, fill, cells.reshape(1, -1))))
 
 
 def _looked_through(dtype: DType, fill: Any, cells: NDArray[Any]) -> tuple[NDArray[Any], Any, Any]:

@@ -15,9 +15,9 @@ from atlas.config import StoreConfig
 from atlas.dtypes import fill_cell
 from atlas.encoding import BATCH_BYTES, EncodedRows, encode_batches
 from atlas.heap import Heap
-from atlas.reader import unpack_text
 from atlas.schema import ArraySchema
 from atlas.segment import StatisticsColumns
+from atlas.text import unpack_text
 
 _BATCH_CHUNKS = 4096
 

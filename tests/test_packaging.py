@@ -30,6 +30,7 @@ ORDER = [
     "chunks",
     "schema",
     "codecs",
+    "text",
     "storage",
     "columns",
     "columnfile",

@@ -23,7 +23,8 @@ _LONG_RUN = 128
 
 
 @helper
-def _floats(values: Any, run: Any, out: Any, how: Any, scale: Any, inverse: Any, correction: Any, cast: Any) -> None:
+def _floats(values: Any, run: Any, out: Any, scaling: Any, cast: Any) -> None:
+    how, scale, inverse, correction = scaling
     if how == DIVIDE:
         for i in range(run):
             out[i] = cast(values[i]) / scale
@@ -33,18 +34,8 @@ def _floats(values: Any, run: Any, out: Any, how: Any, scale: Any, inverse: Any,
 
 
 @helper
-def _masked_floats(
-    values: Any,
-    run: Any,
-    out: Any,
-    how: Any,
-    scale: Any,
-    inverse: Any,
-    correction: Any,
-    cast: Any,
-    hole: Any,
-    special: Any,
-) -> None:
+def _masked_floats(values: Any, run: Any, out: Any, scaling: Any, cast: Any, hole: Any, special: Any) -> None:
+    how, scale, inverse, correction = scaling
     if how == DIVIDE:
         for i in range(run):
             n = values[i]
@@ -68,31 +59,21 @@ def _integers(values: Any, run: Any, out: Any, masked: Any, hole: Any, special: 
 
 
 @helper
-def _convert(
-    values: Any,
-    run: Any,
-    out: Any,
-    element: Any,
-    how: Any,
-    scale: Any,
-    inverse: Any,
-    correction: Any,
-    masked: Any,
-    hole: Any,
-    special: Any,
-) -> None:
-    """Write a run of cells at address `out`; `special` is the address of the special value."""
+def _convert(values: Any, run: Any, out: Any, rule: Any, hole: Any) -> None:
+    """Write a run of cells at address `out`."""
+    element, how, scale, inverse, correction, masked, special = rule
     if element == FLOAT32:
-        small, back, residue = np.float32(scale), np.float32(inverse), np.float32(correction)
+        small = (how, np.float32(scale), np.float32(inverse), np.float32(correction))
         if masked:
-            _masked_floats(values, run, f32(out), how, small, back, residue, np.float32, hole, f32(special)[0])
+            _masked_floats(values, run, f32(out), small, np.float32, hole, f32(special)[0])
         else:
-            _floats(values, run, f32(out), how, small, back, residue, np.float32)
+            _floats(values, run, f32(out), small, np.float32)
     elif element > FLOAT32:
+        wide = (how, scale, inverse, correction)
         if masked:
-            _masked_floats(values, run, f64(out), how, scale, inverse, correction, np.float64, hole, f64(special)[0])
+            _masked_floats(values, run, f64(out), wide, np.float64, hole, f64(special)[0])
         else:
-            _floats(values, run, f64(out), how, scale, inverse, correction, np.float64)
+            _floats(values, run, f64(out), wide, np.float64)
     elif element < 2:
         _integers(values, run, u8(out), masked, hole, u8(special)[0])
     elif element < 4:
@@ -149,17 +130,13 @@ def emit_box(
     strides: Any,
     item: Any,
     position: Any,
-    element: Any,
-    how: Any,
-    scale: Any,
-    inverse: Any,
-    correction: Any,
-    masked: Any,
-    special: Any,
+    rule: Any,
     room: Any,
 ) -> None:
     """Write the cells of a box, whose integers are at address `numbers`, to a strided output.
 
+    The `rule` is the element type, how integers become floats (DIVIDE or MULTIPLY, scale, its inverse, the
+    correction), whether there are holes, and the address of the value that is to be there.
     At address `room` there is space for STRIP cells, or for all cells of a smaller chunk.
     """
     # Merge trailing axes that are contiguous in both, so that the inner run is long.
@@ -184,36 +161,11 @@ def emit_box(
         position[i] = 0
     target = out
     while True:
-        if rows == 1:
-            _convert(
-                signed(numbers + first * size),
-                run,
-                target,
-                element,
-                how,
-                scale,
-                inverse,
-                correction,
-                masked,
-                hole,
-                special,
-            )
-        else:
-            for row in range(0, rows, most):
-                several = min(most, rows - row)
-                _convert(
-                    signed(numbers + (first + row * pitch) * size),
-                    (several - 1) * pitch + run,
-                    room,
-                    element,
-                    how,
-                    scale,
-                    inverse,
-                    correction,
-                    masked,
-                    hole,
-                    special,
-                )
+        for row in range(0, rows, most):
+            several = min(most, rows - row)
+            place = target if rows == 1 else room
+            _convert(signed(numbers + (first + row * pitch) * size), (several - 1) * pitch + run, place, rule, hole)
+            if rows > 1:
                 _copy_rows(room, pitch * item, several, run * item, target + row * stride, stride)
         i = inner - 1
         while i >= 0:

@@ -51,7 +51,7 @@ def may_multiply(code: Any, element: Any) -> Any:
 
 @helper
 def quotient(number: Any, scale: Any, inverse: Any, correction: Any) -> Any:
-    """Return ``number / scale`` to the last bit, several times faster than a division.
+    """Return ``number / scale`` to the last bit, sooner than a division does.
 
     `inverse` is ``1 / scale``, `correction` the same; with a `correction` of 0 the result is the
     product ``number * inverse``.

@@ -226,11 +226,11 @@ def _unpack_chunk(
     seen = cells // extent[0] * stop[0] if ndim > 0 else cells
     masked = flags & MASKED != 0
     scale = scale_of(kind, code)
-    inverse = 1.0 / scale
-    how = MULTIPLY if may_multiply(code, element) or kind != DIVIDED else DIVIDE
-    if kind != DIVIDED:
-        inverse = scale
-    correction = inverse if kind == DIVIDED else 0.0
+    divided = kind == DIVIDED
+    how = DIVIDE if divided and not may_multiply(code, element) else MULTIPLY
+    inverse = 1.0 / scale if divided else scale
+    correction = inverse if divided else 0.0
+    rule = (element, how, scale, inverse, correction, masked, special)
     if wide:
         _restore(
             np.uint64(0), bases, words, u8(widths), starts, ndim, extent, stop, mask, stream, numbers, u64, 8, position
@@ -250,13 +250,7 @@ def _unpack_chunk(
             strides,
             item,
             position,
-            element,
-            how,
-            scale,
-            inverse,
-            correction,
-            masked,
-            special,
+            rule,
             stream,
         )
     else:
@@ -278,13 +272,7 @@ def _unpack_chunk(
             strides,
             item,
             position,
-            element,
-            how,
-            scale,
-            inverse,
-            correction,
-            masked,
-            special,
+            rule,
             stream,
         )
     return _patch(
