@@ -236,7 +236,7 @@ def test_damage_is_told_or_changes_values_alike(name, data):
             answers.append(str(error))
     # The checksum is what tells damage; unpacking must only stay within its buffers, and agree.
     assert answers[0] == answers[1]
-    # Bytes added behind shift the widths of the blocks, so whole words may happen to fit other widths; nothing else can.
+    # Bytes added behind shift the widths of the blocks: whole words may happen to fit other widths, nothing else can.
     if change == "grow" and (len(payload) - len(bytes.fromhex(text))) % 4:
         assert isinstance(answers[0], str)
 
