@@ -44,6 +44,9 @@ class LazyArray(BackendArray):  # type: ignore[misc]
         raise NotImplementedError
 
     def __getitem__(self, key: Any) -> Any:
+        # xarray stumbles over slices that are empty and go backwards.
+        parts = (_plain(part, size) for part, size in zip(key.tuple, self.shape, strict=True))
+        key = type(key)(tuple(parts))
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._outer)
 
     async def async_getitem(self, key: Any) -> Any:
@@ -69,6 +72,10 @@ class LazyArray(BackendArray):  # type: ignore[misc]
             if within is not None:
                 cells = cells[(slice(None),) * axis + (within,)]
         return cells
+
+
+def _plain(key: Any, size: int) -> Any:
+    return slice(0, 0) if isinstance(key, slice) and not len(range(*key.indices(size))) else key
 
 
 def _runs(key: Key, size: int, chunk: int) -> list[tuple[int, int, Any, Any]]:
@@ -148,7 +155,7 @@ def settled(view: DatasetView) -> DatasetView:
         return view if is_pending else DatasetView(session.frozen(), view.name)
 
 
-class StoredVariable(xr.Variable):  # type: ignore[misc]
+class Variable(xr.Variable):  # type: ignore[misc]
     """A variable whose dask arrays are named after the state of the store, which xarray looks for in a file's mtime."""
 
     __slots__ = ()
@@ -164,9 +171,9 @@ class StoredVariable(xr.Variable):  # type: ignore[misc]
         return super().chunk(*args, from_array_kwargs=options, **kwargs)
 
     @staticmethod
-    def of(variable: xr.Variable) -> StoredVariable:
+    def of(variable: xr.Variable) -> Variable:
         """Return a variable that xarray's decoding has made as one of these."""
-        return StoredVariable(variable.dims, variable._data, variable.attrs, variable.encoding, fastpath=True)
+        return Variable(variable.dims, variable._data, variable.attrs, variable.encoding, fastpath=True)
 
 
 def _source(data: Any) -> LazyArray | None:
@@ -180,4 +187,4 @@ def lazy_variable(dims: Sequence[str], array: LazyArray, attrs: Mapping[str, Any
     """Return a variable that reads an array of the store when it is used."""
     preferred = {"preferred_chunks": dict(zip(dims, array.grid, strict=True))} if dims else {}
     data = indexing.LazilyIndexedArray(array)
-    return StoredVariable(dims, data, dict(attrs), {**encoding, **preferred}, fastpath=True)
+    return Variable(dims, data, dict(attrs), {**encoding, **preferred}, fastpath=True)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from xarray import conventions
 
 from atlas.xarray import notes
-from atlas.xarray.arrays import LazyArray, StoredArray, StoredVariable, lazy_variable
+from atlas.xarray.arrays import LazyArray, StoredArray, Variable, lazy_variable
 
 # Attributes by which a variable says that its cells are encoded, beside units of time.
 _MARKS = {"_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned", "calendar"}
@@ -51,11 +51,20 @@ def decoded(
         return _referring(cells), others, {c for c in coords if cells[c].dims == (c,)}
     if options.decode_coords == "all":
         cells = _referring(cells)
-    # The variables are decoded already: only their attributes are looked at.
-    kept, others, found = conventions.decode_cf_variables(
-        cells, attrs, False, False, False, options.decode_coords, None, None, False
+    # What attributes say of coordinates is told with stand-ins: text would be looked into, for the sake of dates.
+    told, others, found = conventions.decode_cf_variables(
+        {name: xr.Variable((), 0, variable.attrs, variable.encoding) for name, variable in cells.items()},
+        attrs,
+        concat_characters=False,
+        mask_and_scale=False,
+        decode_times=False,
+        decode_coords=options.decode_coords,
+        decode_timedelta=False,
     )
-    return {name: StoredVariable.of(variable) for name, variable in kept.items()}, dict(others), coords | found
+    for name, variable in cells.items():
+        variable.attrs = told[name].attrs
+        variable.encoding |= {key: value for key, value in told[name].encoding.items() if key != "dtype"}
+    return cells, dict(others), coords | (found & set(cells))
 
 
 def _as_asked(name: str, variable: Any, options: Mapping[str, Any]) -> Any:
@@ -107,7 +116,7 @@ def _decode(name: str, variable: Any, options: Mapping[str, Any]) -> Any:
         decode_timedelta=options["decode_timedelta"],
         use_cftime=options["use_cftime"],
     )
-    return StoredVariable.of(found)
+    return Variable.of(found)
 
 
 # ── the encoded form ─────────────────────────────────────────────────────────────────────────
@@ -158,4 +167,4 @@ def _coordinates_as_attributes(
     index = xr.Coordinates({name: variables[name] for name in variables if name in coords}, indexes={})
     data = {name: variable for name, variable in variables.items() if name not in coords}
     encoded, others = conventions.encode_dataset_coordinates(xr.Dataset(data, index, attrs))
-    return {name: StoredVariable.of(encoded[name]) for name in variables}, dict(others)
+    return {name: Variable.of(encoded[name]) for name in variables}, dict(others)

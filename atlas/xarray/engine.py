@@ -148,7 +148,12 @@ def _dataset(view: DatasetView, options: Decoding, drop_variables: str | Iterabl
     # Without indexes: xarray makes them, if they are wanted, and reads their coordinates for that.
     ds = xr.Dataset(data, xr.Coordinates(index, indexes={}), attrs)
     ds.encoding = dataset_encoding(view)
+    ds.set_close(_nothing_to_close)
     return ds
+
+
+def _nothing_to_close() -> None:
+    """Do what is left to do when a dataset is closed: no file is open between reads."""
 
 
 def _tell_fill(variable: Any, fill: Any) -> None:

@@ -1,4 +1,4 @@
-"""Many datasets as one (old)."""
+"""Many datasets as one."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from atlas.store import Atlas
+    from atlas.view import DatasetView
 
 
-def _variable(view, array, data):
+def _variable(view: DatasetView, array: str, data: Any) -> Any:
     return import_xarray().Variable(
         notes.array_meta(view, array)["dimension_names"], data, *notes.variable_attributes(view, array)
     )
 
 
-def _restored(view, array, cells, start):
+def _restored(view: DatasetView, array: str, cells: Any, start: Sequence[int]) -> Any:
     marker, original = (view.get_array_attribute(array, key) for key in (notes.MISSING, notes.DTYPE))
     return restored(
         with_gaps(cells, marker, view.array_fill_value(array), start, notes.array_meta(view, array)["shape"]), original
