@@ -99,9 +99,18 @@ class Storage(ABC):
     def create(self, key: str) -> DataWriter:
         """Begin a new object; fails when there is one."""
 
+    def make_directories(self, names: Sequence[str]) -> None:
+        """Make directories of data files durably, all by one sync; where there are no directories, nothing is done."""
+        return
+
     @abstractmethod
     def sync_directories(self, keys: Sequence[str]) -> None:
         """Make the directory entries of new objects durable."""
+
+    def finish_all(self, writers: Sequence[DataWriter]) -> None:
+        """Make new objects durable; their directory entries are left to :meth:`sync_directories`."""
+        for writer in writers:
+            writer.finish(sync_directory=False)
 
     @abstractmethod
     def replace(self, key: str, data: bytes) -> None:
