@@ -40,6 +40,7 @@ from atlas.errors import (
 if TYPE_CHECKING:
     from atlas.config import StoreConfig
     from atlas.executor import shutdown, warm_up
+    from atlas.ingest import append, create
     from atlas.query import box, col
     from atlas.selection import Selection
     from atlas.store import Atlas
@@ -77,8 +78,10 @@ __all__ = [
     "UnsupportedDataType",
     "ValueOutOfRange",
     "__version__",
+    "append",
     "box",
     "col",
+    "create",
     "init_tracing",
     "shutdown",
     "warm_up",
@@ -90,8 +93,10 @@ _LAZY = {
     "DatasetView": "view",
     "Selection": "selection",
     "StoreConfig": "config",
+    "append": "ingest",
     "box": "query",
     "col": "query",
+    "create": "ingest",
     "shutdown": "executor",
     "warm_up": "executor",
 }

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import numpy as np
 import typer
 from rich.console import Console
@@ -31,6 +32,8 @@ from atlas.xarray import coordinate_names, user_attributes
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="Directory or URL of the store.")]
+INTERRUPTED = 130
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -340,13 +343,25 @@ def _warn_in_one_line() -> Callable[..., None]:
     return show
 
 
+def _run() -> int:
+    """Run the command, and return its exit status; click would end the process on Ctrl-C without a word."""
+    try:
+        status = int(app(standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    if status == INTERRUPTED:
+        raise KeyboardInterrupt
+    return status
+
+
 def main() -> None:
     """Run the command; errors are one line on stderr and exit status 1."""
     warnings.showwarning = _warn_in_one_line()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app(standalone_mode=True)
+        sys.exit(_run())
     except AtlasError as error:
         print(f"atlas: {error}", file=sys.stderr)
         sys.exit(1)
@@ -355,4 +370,4 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         print("atlas: interrupted; the store is as it was", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)

@@ -22,6 +22,7 @@ from atlas.errors import AtlasError, DataTypeError, InvalidArgument, MissingDepe
 if TYPE_CHECKING:
     import xarray as xr
 
+    from atlas.prepared import Draft
     from atlas.store import Atlas
     from atlas.view import DatasetView
 
@@ -89,19 +90,26 @@ def add_xarray_dataset(
     """
     view = store.create_dataset(name)
     try:
-        _write(view, ds, chunks or {}, fill_value)
+        write_dataset(view, ds, chunks or {}, fill_value)
     except BaseException:
         store.delete_dataset(name)
         raise
 
 
-def _write(view: DatasetView, ds: xr.Dataset, chunks: Mapping[str, Sequence[int]], fill_value: Any) -> None:
-    coords = [_text_name(key, "coordinate") for key in ds.coords]
+def write_dataset(
+    view: DatasetView | Draft, ds: xr.Dataset, chunks: Mapping[str, Sequence[int]], fill_value: Any = None
+) -> None:
+    """Write a dataset into an empty view, or a draft of one."""
     for key in [*ds.coords, *ds.data_vars]:
-        _write_variable(view, _text_name(key, "variable"), ds.variables[key], chunks, fill_value)
-    for key, value in ds.attrs.items():
+        write_variable(view, _text_name(key, "variable"), ds.variables[key], chunks, fill_value)
+    write_attributes(view, ds.attrs, list(ds.coords))
+
+
+def write_attributes(view: DatasetView | Draft, attributes: Mapping[Any, Any], coords: Sequence[Any]) -> None:
+    """Write the attributes of a dataset, and which of its variables are coordinates."""
+    for key, value in attributes.items():
         view.set_attribute(_attribute_key(key), _attribute(value))
-    view.set_attribute(_COORDS, json.dumps(coords))
+    view.set_attribute(_COORDS, json.dumps([_text_name(key, "coordinate") for key in coords]))
 
 
 def _text_name(key: Any, what: str) -> str:
@@ -110,9 +118,14 @@ def _text_name(key: Any, what: str) -> str:
     return key
 
 
-def _write_variable(
-    view: DatasetView, name: str, variable: xr.Variable, chunks: Mapping[str, Sequence[int]], fill_value: Any
+def write_variable(
+    view: DatasetView | Draft,
+    name: str,
+    variable: xr.Variable,
+    chunks: Mapping[str, Sequence[int]],
+    fill_value: Any = None,
 ) -> None:
+    """Write one variable into a view, or a draft of one."""
     data = variable.data if _is_dask(variable.data) else np.asarray(variable.values)
     dtype, original = _storage_type(name, data)
     dims = [_text_name(dim, "dimension") for dim in variable.dims]

@@ -76,6 +76,7 @@ ORDER = [
     "resizing",
     "view",
     "bulk",
+    "prepared",
     "accessor",
     "_hooks",
     "many",
