@@ -40,6 +40,7 @@ from atlas.errors import (
 if TYPE_CHECKING:
     from atlas.config import StoreConfig
     from atlas.executor import shutdown, warm_up
+    from atlas.exporting import export
     from atlas.ingest import append, create
     from atlas.query import box, col
     from atlas.selection import Selection
@@ -82,6 +83,7 @@ __all__ = [
     "box",
     "col",
     "create",
+    "export",
     "init_tracing",
     "shutdown",
     "warm_up",
@@ -97,6 +99,7 @@ _LAZY = {
     "box": "query",
     "col": "query",
     "create": "ingest",
+    "export": "exporting",
     "shutdown": "executor",
     "warm_up": "executor",
 }

@@ -263,8 +263,8 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
             arrays = dict(current.arrays)
             for name in pending.array_names():
                 target = Target(files, name, directory_for(arrays, name), after)
-                written = gather(pending, name, ordinals)
-                arrays[name], superseded = write_array(snapshot, target, written, pending.heap)
+                # Not named: what is gathered of one array would stay in memory with that of the next.
+                arrays[name], superseded = write_array(snapshot, target, gather(pending, name, ordinals), pending.heap)
                 merged += superseded
             # A store that was emptied has another id than the one that its table files were read with.
             catalog = replace(catalog, load=partial(load_table, storage, successor.store))

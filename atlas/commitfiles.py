@@ -38,7 +38,7 @@ class CommitFiles:
         }
         self._writers: list[tuple[str, DataWriter]] = []
         self._segments: list[SegmentWriter] = []
-        self._indexes: dict[str, bytes] = {}
+        self._indexes: dict[str, bytes | bytearray] = {}
         self._kept = False
 
     def __enter__(self) -> CommitFiles:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -58,9 +57,9 @@ def _copy_array(session: Session, source: str, schema: ArraySchema) -> PendingAr
 
 def _again(chunk: Held) -> Held:
     """Put the payload of a pending chunk into the heap once more."""
-    rows, heap = chunk.rows.take(np.array([chunk.row])), chunk.rows.heap
-    offset = heap.append(heap.read(int(rows.offset[0]), int(rows.encoded.length[0])))
-    return Held(replace(rows, offset=np.array([offset])), 0)
+    own, heap = chunk.rows.one(chunk.row), chunk.rows.heap
+    offset = heap.append(heap.read(int(own["offset"][0]), int(own["length"][0])))
+    return Held(HeldRows(heap, 1, own | {"offset": np.array([offset])}), 0)
 
 
 def waiting_bytes(array: PendingArray) -> int:
@@ -100,7 +99,7 @@ def _with_statistics(
     snapshot: Snapshot, schema: ArraySchema, numbers: Integers, columns: dict[str, NDArray[Any]], heap: Heap
 ) -> HeldRows:
     def rows_with(parts: Sequence[Any]) -> HeldRows:
-        return HeldRows.of(heap, columns | statistics_of(parts, schema.dtype)._asdict())
+        return HeldRows(heap, len(numbers), columns | statistics_of(parts, schema.dtype)._asdict())
 
     encoded, parts = rows_with([]), []
     for row, number in enumerate(numbers.tolist()):

@@ -74,6 +74,8 @@ def write_array(snapshot: Snapshot, target: Target, written: Written, heap: Heap
     chunks["file"] = np.full(len(chunks["number"]), len(tail), np.int32)
     new = Piece(written.piece.entries, written.piece.starts, written.piece.reset, {n: chunks[n] for n in _COLUMNS})
     merged, found, schemas = new, totals, written.schemas
+    # A million statistics of chunks are of no use once they are summed up.
+    del written, chunks
     if tail:
         merged = Piece.merged([*(Piece.load(number, segment) for number, segment in enumerate(tail)), new])
         codes, schemas = target.catalog.layouts(target.array, merged.entries)

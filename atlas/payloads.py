@@ -28,17 +28,23 @@ def copy_payloads(read: Read, offsets: Integers, lengths: Integers, segment: Seg
     offsets, lengths : (n,) int64
         Where the payloads are; those at one place are copied once.
     """
+    if (np.diff(offsets) > 0).all():
+        return _copied(read, offsets, lengths, segment)
     order = np.lexsort((lengths, offsets))
     begins, sizes = offsets[order], lengths[order]
     fresh = np.ones(len(order), bool)
     fresh[1:] = (np.diff(begins) != 0) | (np.diff(sizes) != 0)
-    begins, sizes = begins[fresh], sizes[fresh]
-    placed = np.empty(len(begins), np.int64)
-    for rows in _windows(begins, sizes):
-        placed[rows] = _copy_window(read, begins[rows], sizes[rows], segment)
+    placed = _copied(read, begins[fresh], sizes[fresh], segment)
     result = np.empty(len(offsets), np.int64)
     result[order] = placed[np.cumsum(fresh) - 1]
     return result
+
+
+def _copied(read: Read, begins: Integers, sizes: Integers, segment: SegmentWriter) -> Integers:
+    placed = np.empty(len(begins), np.int64)
+    for rows in _windows(begins, sizes):
+        placed[rows] = _copy_window(read, begins[rows], sizes[rows], segment)
+    return placed
 
 
 def _windows(begins: Integers, sizes: Integers) -> list[slice]:

@@ -26,6 +26,7 @@ from atlas.schema import check_name
 FORMAT_VERSION = 1
 _SUFFIXES = {"none": "", "zstd": ".zst", "lz4": ".lz4"}
 _BLANK = "0" * 16
+_PLAIN_KEY = "atlas.msgpack.zst"
 _RETIRED_KEY = re.compile(r"[^/\0]+/(data-[0-9a-f]{32}\.af|table-[0-9a-f]{32}\.at|commit-[0-9a-f]{32}\.ar)")
 
 # A root is refused that claims to grow more than this: real ones shrink to a tenth.
@@ -137,6 +138,37 @@ def encode_root(root: Root) -> bytes:
     start = plain.index(_BLANK.encode())
     digest = xxhash.xxh3_64_hexdigest(plain).encode()
     return _compress(plain[:start] + digest + plain[start + 16 :], root.config.meta_compression)
+
+
+@dataclass(frozen=True)
+class PackedRoot:
+    """A committed state in its shortest form, to be kept or sent elsewhere.
+
+    Attributes
+    ----------
+    commit : str
+    object : str
+        The name of the root object.
+    data : bytes
+        What ``atlas.msgpack.zst`` would hold.
+    """
+
+    commit: str
+    object: str
+    data: bytes
+
+    @staticmethod
+    def of(root: Root) -> PackedRoot:
+        """Pack a state."""
+        meta_format, compression = ROOT_KEYS[_PLAIN_KEY]
+        plain = replace(root, config=replace(root.config, meta_format=meta_format, meta_compression=compression))
+        return PackedRoot(root.commit, root_key(root.config), encode_root(plain))
+
+    def root(self, load_table: LoadTable) -> Root:
+        """Return the state; raises :class:`CorruptRoot` when it makes no sense."""
+        root = decode_root(self.data, _PLAIN_KEY, load_table)
+        meta_format, compression = ROOT_KEYS[self.object]
+        return replace(root, config=replace(root.config, meta_format=meta_format, meta_compression=compression))
 
 
 def _dump_json(document: dict[str, Any]) -> bytes:

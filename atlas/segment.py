@@ -68,7 +68,7 @@ class SegmentWriter:
         self._key = key
         writer.write(MAGIC + file_id)
         # Once the file is finished: its entry in the root, and a copy of its index.
-        self.written: tuple[DataFile, bytes] | None = None
+        self.written: tuple[DataFile, bytes | bytearray] | None = None
 
     def append(self, payload: Any) -> int:
         """Write a payload and return its offset."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -402,22 +402,41 @@ class Atlas(Searchable):
     # ── xarray ───────────────────────────────────────────────────────────────────────────────
 
     def add_xarray_dataset(
-        self, ds: xr.Dataset, name: str, chunks: dict[str, Sequence[int]] | None = None, fill_value: Any = None
+        self,
+        ds: xr.Dataset,
+        name: str,
+        chunks: Mapping[str, Sequence[int]] | None = None,
+        fill_value: Any = None,
+        *,
+        encoding: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        """Add an :class:`xarray.Dataset` as a new dataset; nothing is flushed.
+        """Add an :class:`xarray.Dataset` as a new dataset; nothing is flushed. When it fails, nothing of it stays.
+
+        Values are stored as they are in memory, with their encoding beside them: packing and units of time do not
+        change what is read back, and come back for whoever writes the dataset to a file.
 
         Parameters
         ----------
         ds : xarray.Dataset
+            Dask-backed variables are computed and written a few blocks at a time.
         name : str
-        chunks : dict of str to sequence of int, optional
+        chunks : mapping of str to sequence of int, optional
             Chunk shape by variable; dask chunks, or the whole array, otherwise.
         fill_value : scalar or dict, optional
-            Fill value of all numeric arrays, or by variable.
+            Fill value of all numeric arrays, or by variable; ``None`` in the dict means none.
+        encoding : mapping of str to mapping, optional
+            As :meth:`xarray.Dataset.to_netcdf` takes it, over the variables' own: ``dtype``, ``scale_factor``,
+            ``units``, ``chunksizes`` …
+
+        Raises
+        ------
+        UnsupportedDataType
+            If a variable has a type that cannot be stored.
+        DatasetAlreadyExists, InvalidName, InvalidArgument, ArrayNotFound
         """
         from atlas.xarray import add_xarray_dataset
 
-        add_xarray_dataset(self, ds, name, chunks, fill_value)
+        add_xarray_dataset(self, ds, name, chunks, fill_value, encoding)
 
     def open_as_xarray_dataset(self, name: str) -> xr.Dataset:
         """Return a dataset as an :class:`xarray.Dataset`."""

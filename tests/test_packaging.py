@@ -84,6 +84,7 @@ ORDER = [
     "store",
     "xarray",
     "ingest",
+    "exporting",
     "cli",
 ]
 

@@ -22,7 +22,8 @@ from atlas.ingest.chunking import Chunking
 from atlas.ingest.texts import TextColumn
 from atlas.prepared import Draft
 from atlas.schema import DatasetRecord
-from atlas.xarray import import_xarray, write_attributes, write_dataset, write_variable
+from atlas.xarray import import_xarray
+from atlas.xarray.writing import write_attributes, write_dataset, write_variable
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -110,7 +111,9 @@ def read_raw(path: Path) -> RawFile | None:
         size = sum(variable.size * getattr(variable.dtype, "itemsize", 1) for variable in source.variables.values())
         if "coordinates" in attributes or source.groups or size > _LARGEST:
             return None
-        cells, layout = {}, []
+        unlimited = tuple(name for name, dimension in source.dimensions.items() if dimension.isunlimited())
+        cells: dict[str, NDArray[Any]] = {}
+        layout: list[Hashable] = [unlimited]
         for name, variable in source.variables.items():
             if not _is_plain(variable):
                 return None
@@ -163,9 +166,9 @@ class Decoder:
                 self._take_texts(drafts, name, column, example)
             else:
                 self._take_numbers(drafts, name, column, example)
-        coords = list(example.decoded.coords)
+        coords, unlimited = list(example.decoded.coords), example.decoded.encoding.get("unlimited_dims")
         for draft, file in zip(drafts, files, strict=True):
-            write_attributes(draft, file.attributes, coords)
+            write_attributes(draft, file.attributes, coords, unlimited)
         return drafts
 
     def _example(self, file: RawFile) -> Example:
@@ -205,7 +208,7 @@ class Decoder:
     def _take(self, draft: Draft, known: DatasetRecord, name: str, cells: NDArray[Any]) -> None:
         """Take an array that is declared like a known one, in its own shape."""
         schema = known.arrays[name]
-        chunks = self._chunking.of_variable(name, schema.dims, cells.shape).get(name)
+        chunks = self._chunking.of_variable(name, schema.dims, cells.shape)
         whole = tuple(max(n, 1) for n in cells.shape)
         draft.take(replace(schema, shape=cells.shape, chunk_shape=whole if chunks is None else chunks), cells)
         if name in known.array_attributes:

@@ -46,14 +46,14 @@ class Chunking:
                 variables[name] = tuple(sizes)
         return Chunking(variables, dims)
 
-    def of_variable(self, name: str, dims: Sequence[Any], shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
-        """Return the chunk shape of one variable by its name; nothing where it is whole."""
+    def of_variable(self, name: str, dims: Sequence[Any], shape: Sequence[int]) -> tuple[int, ...] | None:
+        """Return the chunk shape of a variable; ``None`` where it is whole."""
         if name in self.variables:
-            return {name: self.variables[name]}
+            return self.variables[name]
         if not any(dim in self.dims for dim in dims):
-            return {}
+            return None
         pairs = zip(dims, shape, strict=True)
-        return {name: tuple(max(1, min(size, self.dims.get(dim, size))) for dim, size in pairs)}
+        return tuple(max(1, min(size, self.dims.get(dim, size))) for dim, size in pairs)
 
     def of_dataset(self, ds: xr.Dataset) -> dict[str, tuple[int, ...]]:
         """Return the chunk shapes of all variables that are not whole."""
@@ -61,7 +61,9 @@ class Chunking:
         for name, variable in ds.variables.items():
             stored = variable.encoding.get("chunksizes") or variable.encoding.get("chunks")
             if self.as_stored and stored is not None and len(stored) == variable.ndim:
-                found[str(name)] = tuple(stored)
+                chosen: tuple[int, ...] | None = tuple(stored)
             else:
-                found |= self.of_variable(str(name), variable.dims, variable.shape)
+                chosen = self.of_variable(str(name), variable.dims, variable.shape)
+            if chosen is not None:
+                found[str(name)] = chosen
         return found

@@ -15,7 +15,8 @@ from atlas.errors import AtlasError, MissingDependency
 from atlas.ingest.alike import Decoder, RawFile, read_raw
 from atlas.ingest.chunking import Chunking
 from atlas.prepared import Draft, Prepared
-from atlas.xarray import import_xarray, write_dataset
+from atlas.xarray import import_xarray
+from atlas.xarray.writing import write_dataset
 
 # What reading a damaged or odd file can fail with: the readers below xarray let all of these out.
 _FILE_ERRORS = (
