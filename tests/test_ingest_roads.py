@@ -144,6 +144,13 @@ def test_layouts_are_told_apart_by_everything_that_decoding_looks_at(tmp_path):
     same(found, one_by_one(paths, tmp_path / "b"))
 
 
+def test_a_single_cell_of_bytes_comes_back_as_it_was(tmp_path):
+    with Atlas.create(tmp_path) as store:
+        store.add_xarray_dataset(xr.Dataset({"v": ((), np.array(b"a  ", object))}), "d")
+    back = store.open_as_xarray_dataset("d")["v"]
+    assert (back.dtype, back.values[()]) == (np.dtype(object), b"a  ")
+
+
 def test_large_arrays_and_chosen_chunks(tmp_path):
     paths = [tmp_path / f"f{i}.nc" for i in range(3)]
     for i, path in enumerate(paths):

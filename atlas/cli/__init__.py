@@ -21,7 +21,7 @@ from atlas.errors import AtlasError
 # In the order of the help.
 COMMANDS = (
     *("create", "append", "ls", "show", "info", "stats", "read", "export"),
-    *("rm", "mv", "cp", "compact", "verify", "repair", "bench"),
+    *("rm", "mv", "cp", "compact", "gc", "verify", "repair", "bench"),
 )
 
 HELP = """Stores of thousands to millions of similar N-dimensional datasets.
