@@ -63,7 +63,7 @@ def options(
 
 def _examples(lines: tuple[tuple[str, str], ...]) -> str:
     width = max(len(command) for command, _ in lines)
-    apart = width + max(len(says) for _, says in lines) + 6 > 79
+    apart = width + max(len(says) for _, says in lines) + 6 > 76
     shown = [f"  {command}\n      {says}" if apart else f"  {command:<{width}}  # {says}" for command, says in lines]
     return "\b\n" + "\n".join(["Examples:", *shown])
 

@@ -65,7 +65,8 @@ def _dump(description: dict[str, Any]) -> str:
         for key, value in variable["attributes"].items():
             lines += _entry("    ", f"{name}:{key}", value)
         if variable["statistics"] is not None:
-            lines.append("    // " + ", ".join(f"{key} {_shown(item)}" for key, item in variable["statistics"].items()))
+            text = ", ".join(f"{key} {_shown(item)}" for key, item in variable["statistics"].items())
+            lines += _wrapped(text, "    // ", "    //   ")
     if description["attributes"]:
         lines += ["", "// global attributes:"]
         for key, value in description["attributes"].items():
@@ -74,14 +75,13 @@ def _dump(description: dict[str, Any]) -> str:
 
 
 def _entry(margin: str, key: str, value: Any) -> list[str]:
-    """Return an attribute in lines of at most 80 columns, where its words allow it."""
+    return _wrapped(f"{key} = {_shown(value)} ;", margin, margin + "  ")
+
+
+def _wrapped(text: str, first: str, others: str) -> list[str]:
+    """Return text in lines of at most 80 columns, where its words allow it."""
     return textwrap.wrap(
-        f"{key} = {_shown(value)} ;",
-        80,
-        initial_indent=margin,
-        subsequent_indent=margin + "  ",
-        break_long_words=False,
-        break_on_hyphens=False,
+        text, 80, initial_indent=first, subsequent_indent=others, break_long_words=False, break_on_hyphens=False
     )
 
 

@@ -257,7 +257,7 @@ class _Run:
                 target.discard_if_new()
                 self._remove(made)
                 if journal is not None:
-                    journal.close()
+                    journal.leave()
                 raise
             if journal is not None:
                 journal.remove()

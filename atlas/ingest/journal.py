@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from os import SEEK_END
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -101,14 +102,16 @@ class Journal:
         except OSError as error:
             raise StorageError(f"the journal {self.path} cannot be written: {error.strerror or error}") from error
 
-    def close(self) -> None:
-        """Leave it for the next run."""
+    def leave(self) -> None:
+        """Leave it for the next run, if there is anything in it."""
+        if self._file.seek(0, SEEK_END) <= len(self._head):
+            self.path.unlink(missing_ok=True)
         self._file.close()
 
     def remove(self) -> None:
         """Take it away: everything in it is committed."""
         self.path.unlink(missing_ok=True)
-        self.close()
+        self._file.close()
 
 
 def _checksum(parts: tuple[bytes, bytes]) -> int:
