@@ -72,6 +72,8 @@ ORDER = [
     "repair",
     "session",
     "across",
+    "members",
+    "drift",
     "copying",
     "resizing",
     "view",
