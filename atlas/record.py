@@ -35,7 +35,7 @@ def record_key(commit: str) -> str:
     return f"{DIRECTORY}/commit-{commit}.ar"
 
 
-def write_record(writer: DataWriter, root: Root, indexes: Mapping[str, bytes]) -> None:
+def write_record(writer: DataWriter, root: Root, indexes: Mapping[str, bytes | bytearray]) -> None:
     """Write the record of a commit.
 
     Parameters

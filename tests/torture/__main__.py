@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from torture import concurrency, faults, flips, fuzz, hostile, machine, mutants, mutation, powerloss, processes
+from torture import concurrency, faults, fleets, flips, fuzz, hostile, machine, mutants, mutation, powerloss, processes
 from torture.corpus import FORGERIES
 from torture.scenes import in_child, warm_up
 
@@ -96,6 +96,12 @@ def run_processes(work: Path) -> str:
     )
 
 
+def run_fleets(work: Path) -> str:
+    """Ask random fleets random questions."""
+    fleets.campaign(0, 1_000)
+    return "1,000 fleets, 48,000 questions"
+
+
 def run_mutation(work: Path) -> str:
     """Change the commit code in every small way."""
     total, alive = mutation.survivors()
@@ -113,6 +119,7 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "machine": run_machine,
     "concurrency": run_concurrency,
     "processes": run_processes,
+    "fleets": run_fleets,
     "mutation": run_mutation,
 }
 
