@@ -75,6 +75,8 @@ ORDER = [
     "repair",
     "session",
     "across",
+    "members",
+    "drift",
     "copying",
     "resizing",
     "view",

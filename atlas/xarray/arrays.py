@@ -122,7 +122,7 @@ class StoredArray(LazyArray):
         self._view, self._array = view, array
         self.shape, self.grid = tuple(meta["shape"]), tuple(max(n, 1) for n in meta["chunk_shape"])
         self._original, self._marker = (view.get_array_attribute(array, key) for key in (notes.DTYPE, notes.MISSING))
-        self.dtype = restored_dtype(parse_dtype(meta["dtype"]), self._original)
+        self.dtype = restored_dtype(parse_dtype(meta["dtype"]).numpy, self._original)
 
     @property
     def holds_dates(self) -> bool:
