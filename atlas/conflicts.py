@@ -33,7 +33,7 @@ class Attempt:
 
     def led_to(self, current: Root) -> bool:
         """Whether a committed state is known to be that of this attempt, or one that came after it."""
-        return self.root.commit in {*current.commits, current.parent}
+        return self.root.commit in {*current.commits, current.parent, *current.recent}
 
 
 def check_conflicts(current: Root, seen: Mapping[str, Root]) -> None:

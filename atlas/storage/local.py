@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from atlas.errors import CorruptStore, ReadOnlyStore, StorageError
 from atlas.storage import locks
-from atlas.storage.base import DataWriter, Pin, Storage, check_key
+from atlas.storage.base import DataWriter, Pin, Storage, Stored, check_key
 
 _RETIRED = "_retired"
 _BUFFER_BYTES = 1 << 20
@@ -69,19 +69,25 @@ def _for_each(action: Callable[[Any], None], items: Sequence[Any]) -> None:
     waiting, errors = deque(items), deque[BaseException]()
 
     def work() -> None:
-        try:
-            while waiting and not errors:
-                action(waiting.popleft())
-        except IndexError:
-            pass  # another thread was sooner
-        except BaseException as error:
-            errors.append(error)
+        while not errors:
+            try:
+                item = waiting.popleft()
+            except IndexError:
+                return
+            try:
+                action(item)
+            except BaseException as error:
+                errors.append(error)
 
     threads = [threading.Thread(target=work) for _ in range(min(_SYNCING, len(items) // _SYNCING))]
-    for thread in threads:
-        thread.start()
+    started = []
+    # Where no more threads may start, the calling one does the rest.
+    with contextlib.suppress(RuntimeError):
+        for thread in threads:
+            thread.start()
+            started.append(thread)
     work()
-    for thread in threads:
+    for thread in started:
         thread.join()
     if errors:
         raise errors[0]
@@ -281,6 +287,18 @@ class LocalStorage(Storage):
                     return []
                 raise
 
+    def inventory(self) -> list[Stored]:
+        """Return every file of the store and of its directories."""
+        found = []
+        for directory in ("", *self.list_dir("")):
+            for name in self.list_dir(directory):
+                key = f"{directory}/{name}" if directory else name
+                with contextlib.suppress(FileNotFoundError):
+                    status = os.lstat(os.path.join(self._path, key))
+                    if stat.S_ISREG(status.st_mode):
+                        found.append(Stored(key, status.st_size, status.st_mtime))
+        return found
+
     def delete(self, key: str) -> None:
         """Remove a file."""
         place = self._place(key)
@@ -323,7 +341,7 @@ class LocalStorage(Storage):
         """Sync and close files."""
         _for_each(_finish, writers)
 
-    def replace(self, key: str, data: bytes) -> None:
+    def replace(self, key: str, data: bytes, version: str | None = None) -> None:
         """Write a file beside, sync it, rename it over the old one, sync the directory."""
         place = self._place(key)
         beside = self._write_beside(place, data)
@@ -374,6 +392,9 @@ class LocalStorage(Storage):
             writer.abort()
             raise
         return beside
+
+    def begin_writing(self) -> None:
+        """Do nothing: the lock keeps writers apart."""
 
     @contextmanager
     def writer_lock(self, timeout: float = 60.0) -> Iterator[bool]:
