@@ -25,14 +25,14 @@ from atlas.commitfiles import CommitFiles, settle
 from atlas.config import StoreConfig
 from atlas.conflicts import check_conflicts
 from atlas.datafiles import Target, write_array
-from atlas.errors import AtlasError, CorruptRoot, StorageError, StoreNotFound
+from atlas.errors import AtlasError, CorruptRoot, CorruptStore, StorageError, StoreNotFound
 from atlas.layer import Layer, stacked
 from atlas.pending import Pending
 from atlas.reader import Snapshot, read_index
-from atlas.record import RECORD_NAME, record_key
+from atlas.record import RECORD_NAME, read_record, record_key
 from atlas.root import ROOT_KEYS, ArrayFiles, Root, decode_root, encode_root, root_key
 from atlas.storage import Storage, array_directory
-from atlas.table import read_layer
+from atlas.table import DIRECTORY, read_layer
 
 _log = logging.getLogger("atlas")
 
@@ -58,12 +58,19 @@ def load_root(storage: Storage) -> Root:
     # Overwriting may put the new root under a name that was looked at before the old one went: look again.
     found = _roots(storage) or _roots(storage)
     if not found:
+        advice = (
+            "Atlas.repair brings its root back from the records" if has_records(storage) else "Atlas.create makes one"
+        )
         raise StoreNotFound(
-            f"there is no Atlas store at {storage.describe()}: none of {', '.join(ROOT_KEYS)} is there; "
-            "Atlas.create makes one"
+            f"there is no Atlas store at {storage.describe()}: none of {', '.join(ROOT_KEYS)} is there; {advice}"
         )
     # Two are there only while a store is being overwritten in another encoding: the successor counts.
     return max(found, key=lambda root: root.generation)
+
+
+def has_records(storage: Storage) -> bool:
+    """Return whether there are records of commits; without a root, that is what is left of a store."""
+    return any(map(RECORD_NAME.fullmatch, storage.list_dir(DIRECTORY)))
 
 
 def _roots(storage: Storage) -> list[Root]:
@@ -193,13 +200,15 @@ def _is_removed(storage: Storage, key: str) -> bool:
 
 
 _FILE_NAME = re.compile(r"data-[0-9a-f]{32}\.af|table-[0-9a-f]{32}\.at|" + RECORD_NAME.pattern)
-_BESIDE_NAME = re.compile(r"\.atlas\..*\.tmp-[0-9a-f]{32}")
+# A root that was not renamed into its place, and pending changes whose file was not made nameless.
+_BESIDE_NAME = re.compile(r"\.atlas\..*\.tmp-[0-9a-f]{32}|\.atlas\.spill-[0-9a-f]{32}")
 
 
-def recover(storage: Storage, root: Root) -> None:
+def recover(storage: Storage, root: Root, interrupted: bool) -> None:
     """Remove what a writer that died left behind: files that `root` does not know.
 
-    Only called under the writer lock, so none of them can belong to a commit under way.
+    Only called under the writer lock, so none of them can belong to a commit under way. What a newer root
+    must have known stays: an older one was put in its place, and :func:`~atlas.repair.repair` can bring it back.
     """
     # What it made and did not sync is relied on from here on.
     storage.sync_directories([root_key(root.config)])
@@ -207,13 +216,36 @@ def recover(storage: Storage, root: Root) -> None:
         # A root of another name was overwritten, and the writer died before it could remove it.
         if _BESIDE_NAME.fullmatch(name) or (name in ROOT_KEYS and name != root_key(root.config)):
             storage.delete(name)
-    for key in strays(storage, root):
-        storage.purge(key)
+    unknown = strays(storage, root)
+    # What was interrupted was going to follow this very state; without its mark, it may have been as well.
+    needed = _known_to_newer(storage, unknown, root, root.generation + interrupted) if unknown else set()
+    if needed:
+        _log.warning("%s: its root is older than the record of a later commit; repair tells more", storage.describe())
+    for key in unknown:
+        if key not in needed:
+            storage.purge(key)
+
+
+def _known_to_newer(storage: Storage, unknown: Sequence[str], root: Root, generation: int) -> set[str]:
+    """Return the files that recorded states of the same store above a generation know."""
+    known = set()
+    for key in unknown:
+        if RECORD_NAME.fullmatch(key.rsplit("/", 1)[-1]):
+            with suppress(CorruptStore, FileNotFoundError):
+                recorded = read_record(storage, key).root(partial(load_table, storage))
+                if recorded.store == root.store and recorded.generation > generation:
+                    known |= {key, *known_keys(recorded)}
+    return known
+
+
+def known_keys(root: Root) -> set[str]:
+    """Return the files that a state refers to, and the records of their commits."""
+    return {file.key for file in root.files} | {record_key(commit) for commit in root.commits}
 
 
 def strays(storage: Storage, root: Root) -> list[str]:
     """Return the files of a store that `root` does not know."""
-    known = {file.key for file in root.files} | {record_key(commit) for commit in root.commits}
+    known = known_keys(root)
     aside = {key.rsplit("/", 1)[-1] for key, _, _ in root.retired}
     return [
         f"{name}/{file}"
@@ -241,7 +273,7 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
     with storage.writer_lock() as interrupted:
         current = load_root(storage)
         if interrupted:
-            recover(storage, current)
+            recover(storage, current, interrupted)
         pending.recognise(current)
         if current.commit != snapshot.root.commit:
             snapshot = Snapshot(storage, current, snapshot.workers, snapshot.mode)

@@ -26,7 +26,7 @@ def compact(storage: Storage, workers: int) -> Root:
         current = load_root(storage)
         # A power cut may have taken the mark of an interrupted writer along with what it wrote.
         if interrupted or storage.is_local:
-            recover(storage, current)
+            recover(storage, current, interrupted)
         snapshot = Snapshot(storage, current, workers)
         catalog, moved = current.catalog.compacted()
         live = {name: _live_entries(snapshot, name) for name in current.arrays}

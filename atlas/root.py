@@ -28,6 +28,11 @@ _SUFFIXES = {"none": "", "zstd": ".zst", "lz4": ".lz4"}
 _BLANK = "0" * 16
 _RETIRED_KEY = re.compile(r"[^/\0]+/(data-[0-9a-f]{32}\.af|table-[0-9a-f]{32}\.at|commit-[0-9a-f]{32}\.ar)")
 
+# How many of the commits before a root names: whoever does not know whether its own commit happened
+# looks for it there. A few digits of each are enough to tell them apart.
+LINEAGE_LENGTH = 32
+_LINEAGE_DIGITS = 16
+
 # A root is refused that claims to grow more than this: real ones shrink to a tenth.
 _PLAIN_BYTES = 64 << 20
 _PLAIN_RATIO = 100
@@ -59,6 +64,8 @@ class Root:
         Files that were replaced and could not be removed yet.
     store : str
         Unique id of the store, the same in all of its files.
+    lineage : tuple of str
+        The first 16 digits of the ids of the commits before, newest first; the last of them only.
     """
 
     config: StoreConfig
@@ -69,6 +76,7 @@ class Root:
     arrays: Mapping[str, ArrayFiles]
     retired: tuple[tuple[str, int, int], ...] = ()
     store: str = ""
+    lineage: tuple[str, ...] = ()
 
     @property
     def files(self) -> list[DataFile]:
@@ -82,7 +90,18 @@ class Root:
 
     def successor(self, commit: str, **changes: Any) -> Root:
         """Return the next committed state."""
-        return replace(self, generation=self.generation + 1, commit=commit, parent=self.commit, **changes)
+        lineage = (self.commit[:_LINEAGE_DIGITS], *self.lineage)[:LINEAGE_LENGTH]
+        following = replace(self, generation=self.generation + 1, commit=commit, parent=self.commit, lineage=lineage)
+        return replace(following, **changes)
+
+    def came_after(self, commit: str) -> bool:
+        """Whether a commit is known to be this one, or one of those before."""
+        return commit in {*self.commits, self.parent} or commit[:_LINEAGE_DIGITS] in self.lineage
+
+    @property
+    def oldest_known(self) -> int:
+        """The generation from which on the state names every commit that led to it."""
+        return self.generation - max(len(self.lineage), 1)
 
 
 def root_key(config: StoreConfig) -> str:
@@ -111,6 +130,7 @@ def root_document(root: Root) -> dict[str, Any]:
         "generation": root.generation,
         "commit": root.commit,
         "parent": root.parent,
+        "lineage": list(root.lineage),
         "codec": root.config.codec,
         "level": root.config.level,
         **({} if root.config.packing else {"packing": False}),
@@ -295,6 +315,7 @@ def _root_of(document: Any, meta_format: str, compression: str, load_table: Load
         {check_name(name, "array"): _array_files(value) for name, value in arrays.items()},
         tuple(_retired(entry) for entry in retired),
         document["store"],
+        _lineage(document.get("lineage", [])),
     )
     # Whoever writes next removes what is retired.
     _expect(not {key for key, _, _ in root.retired} & {file.key for file in root.files}, "a retired file is in use")
@@ -312,6 +333,12 @@ def _catalog(document: Any, load_table: LoadTable) -> Catalog:
     top = Layer.from_json(document.get("schemas"), table.get("parts"), table.get("deleted"), slots, older)
     _expect(tables or len(top) == count, "the dataset table is malformed")
     return Catalog(slots, count, tables, top, partial(load_table, store))
+
+
+def _lineage(value: Any) -> tuple[str, ...]:
+    _expect(isinstance(value, list) and len(value) <= LINEAGE_LENGTH, "bad lineage")
+    _expect(all(isinstance(item, str) and len(item) <= _LINEAGE_DIGITS for item in value), "bad lineage")
+    return tuple(value)
 
 
 def _array_files(value: Any) -> ArrayFiles:

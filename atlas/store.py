@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from atlas.commit import create_root, discard_root, emptied, load_root, overwrite_root, recover, sweep
+from atlas.commit import create_root, discard_root, emptied, has_records, load_root, overwrite_root, recover, sweep
 from atlas.compaction import compact
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice
 from atlas.copying import copy_dataset
@@ -107,6 +107,11 @@ class Atlas(Searchable):
         storage = open_storage(source, prefix, storage_options, create=True)
         with storage.writer_lock() as interrupted:
             there = any(storage.exists(key) for key in ROOT_KEYS)
+            if not there and not overwrite and storage.is_local and has_records(storage):
+                raise StoreAlreadyExists(
+                    f"there is a store at {storage.describe()} whose root is lost; Atlas.repair brings it back, "
+                    "overwrite=True begins a new one"
+                )
             if there and not overwrite:
                 raise StoreAlreadyExists(
                     f"there is already a store at {storage.describe()}; open it, or pass overwrite=True to replace it"
@@ -117,7 +122,7 @@ class Atlas(Searchable):
             else:
                 root = overwrite_root(storage, layout) if there else create_root(storage, layout)
             if interrupted:
-                recover(storage, load_root(storage))
+                recover(storage, load_root(storage), interrupted)
         session = Session(storage, root, on_type_mismatch, "a", workers, executor, pending_bytes)
         session.pending.layout = layout if later else None
         return Atlas(session)
