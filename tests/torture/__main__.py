@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from torture import concurrency, faults, flips, fuzz, hostile, machine, mutants, mutation, powerloss, processes
+from torture import concurrency, cuts, faults, flips, fuzz, hostile, machine, mutants, mutation, powerloss, processes
 from torture.corpus import FORGERIES
 from torture.scenes import WHOLE, Share, in_child, warm_up
 
@@ -104,6 +104,14 @@ def run_processes(work: Path, share: Share) -> str:
     )
 
 
+def run_cuts(work: Path, share: Share) -> str:
+    """Take a real file system's power away under a writer."""
+    assert cuts.is_possible(work), "mounting a file system needs mkfs.ext4, a loop device and the rights of root"
+    count = share.size(200)
+    flushes = cuts.check_cuts(work, count, share.number)
+    return f"{count} cuts, {flushes:,} flushes acknowledged, none lost"
+
+
 def run_mutation(work: Path, share: Share) -> str:
     """Change the commit code in every small way."""
     total, alive = mutation.survivors()
@@ -121,6 +129,7 @@ PARTS: dict[str, Callable[[Path, Share], str]] = {
     "machine": run_machine,
     "concurrency": run_concurrency,
     "processes": run_processes,
+    "cuts": run_cuts,
     "mutation": run_mutation,
 }
 
