@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,10 +18,16 @@ class AtlasAccessor:
         self._ds = ds
 
     def write(
-        self, store: Atlas, name: str, chunks: dict[str, Sequence[int]] | None = None, fill_value: Any = None
+        self,
+        store: Atlas,
+        name: str,
+        chunks: Mapping[str, Sequence[int]] | None = None,
+        fill_value: Any = None,
+        *,
+        encoding: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Add the dataset to `store` as `name`; see :meth:`atlas.Atlas.add_xarray_dataset`."""
-        store.add_xarray_dataset(self._ds, name, chunks, fill_value)
+        store.add_xarray_dataset(self._ds, name, chunks, fill_value, encoding=encoding)
 
 
 def register() -> None:

@@ -126,7 +126,7 @@ def _held_columns(chunks: Sequence[Held]) -> dict[str, NDArray[Any]]:
         _, own, rows = places.setdefault(id(held.rows), (held.rows, [], []))
         own.append(place)
         rows.append(held.row)
-    parts = [{name: column[rows] for name, column in held.columns.items()} for held, _, rows in places.values()]
+    parts = [held.take(np.array(rows)).columns for held, _, rows in places.values()]
     if not parts:
         nothing = np.zeros(0, np.int64)
         return dict.fromkeys((*CHUNK_COLUMNS, *StatisticsColumns._fields), nothing)

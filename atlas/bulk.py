@@ -220,10 +220,11 @@ def write_stacked(session: Session, array: str, names: Iterable[str], data: Any,
         try:
             for schema, positions, box, rows in checked:
                 numbers, loose = _split(session, listed, positions)
-                single += [(listed[positions[i]], box, rows[i]) for i in loose.tolist()]
+                single += [(listed[positions[i]], box, rows[i, ...]) for i in loose.tolist()]
                 if len(numbers):
                     own = [listed[i] for i in positions[numbers].tolist()]
-                    together.append((own, _encode(session, schema, box, rows[numbers], own)))
+                    picked = rows if len(numbers) == len(rows) else rows[numbers]
+                    together.append((own, _encode(session, schema, box, picked, own)))
         except BaseException:
             session.pending.heap.rewind(before)
             raise
@@ -323,16 +324,16 @@ def _pieces(chunks: Iterable[tuple[ArraySchema, NDArray[Any]]]) -> Iterator[tupl
 def _in_order(steps: list[list[HeldRows]], chunks: int) -> HeldRows:
     """Join what was encoded chunk by chunk into the order of the datasets."""
     parts = [held for step in steps for held in step]
-    heap = parts[0].heap
-    joined = HeldRows.of(heap, {n: joined_cells([part.columns[n] for part in parts]) for n in parts[0].columns})
+    columns = {n: joined_cells([part.columns[n] for part in parts]) for n in parts[0].columns}
+    joined = HeldRows(parts[0].heap, sum(part.count for part in parts), columns)
     if chunks == 1:
-        return joined
+        return joined.shelved()
     orders, begin = [], 0
     for step in steps:
-        rows = sum(len(held.offset) for held in step)
+        rows = sum(held.count for held in step)
         orders.append(begin + np.arange(rows).reshape(chunks, -1).T.reshape(-1))
         begin += rows
-    return joined.take(np.concatenate(orders))
+    return joined.take(np.concatenate(orders)).shelved()
 
 
 def _add_block(session: Session, names: list[str], schema: ArraySchema, numbers: Integers, held: HeldRows) -> None:
@@ -346,4 +347,4 @@ def _add_block(session: Session, names: list[str], schema: ArraySchema, numbers:
         pending.add_block(Block(schema, ids, numbers, held))
         return
     rows = (order[:, None] * len(numbers) + np.arange(len(numbers))).reshape(-1)
-    pending.add_block(Block(schema, ids[order], numbers, held.take(rows)))
+    pending.add_block(Block(schema, ids[order], numbers, held.take(rows).shelved()))

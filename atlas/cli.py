@@ -275,6 +275,24 @@ def compact(store: StoreArgument) -> None:
 
 
 @app.command()
+def gc(
+    store: StoreArgument,
+    grace: Annotated[float | None, typer.Option(min=0, help="Seconds that replaced files are kept; 900.")] = None,
+    unfinished: Annotated[float | None, typer.Option(min=0, help="Seconds that other leftovers are; a day.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and do nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove files that no state of a store needs; on object stores nothing else does."""
+    report = Atlas.open(store).gc(grace=grace, unfinished=unfinished, dry_run=dry_run)
+    if as_json:
+        print(_json(asdict(report)))
+        return
+    verb = "would be removed" if dry_run else "removed"
+    print(f"{len(report.removed)} files of {report.bytes:,} bytes and {report.uploads} unfinished uploads {verb}")
+    print(f"{len(report.waiting)} files wait until they are old enough")
+
+
+@app.command()
 def verify(store: StoreArgument, as_json: JsonOption = False) -> None:
     """Read everything in a store and list what is damaged; exit status 1 if anything is."""
     source = Atlas.open(store, mode="r")

@@ -46,9 +46,6 @@ _PACKED_WORTH = 0.9
 # Smaller chunks are mostly header.
 _PACKED_ABOVE = 32
 
-# What NumPy takes for a small chunk is mostly calls: it counts as so many bytes when kernels are picked.
-_CALLS = 16 << 10
-
 _contexts = threading.local()
 
 
@@ -93,7 +90,7 @@ def encode_numbers(
     element = element_of(dtype)
     if not may_be_packed(len(raw), dtype, codec) or _is_constant(raw, dtype.itemsize):
         return encode(raw, dtype.itemsize, codec, level)
-    loops = kernels.pick(max(len(raw), _CALLS))
+    loops = kernels.pick(max(len(raw), kernels.CALL))
     packing = loops.choose(raw, shape, element, fill)
     limit = packed_limit(len(raw))
     packed = None if packing is None else loops.pack(raw, shape, element, fill, packing, limit)
@@ -202,7 +199,7 @@ def decode_numbers(payload: Any, pipeline: int, dtype: np.dtype[Any], shape: tup
     element = element_of(dtype)
     if element < 0:
         raise CorruptChunk("cells of this type are never packed")
-    loops = kernels.pick(max(size, _CALLS))
+    loops = kernels.pick(max(size, kernels.CALL))
     return loops.unpack_whole(np.frombuffer(payload, np.uint8), shape, element).view(dtype).reshape(shape)
 
 

@@ -92,7 +92,9 @@ def is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
 
 
-def finish_file(writer: DataWriter, key: str, head: dict[str, Any], columns: dict[str, Any]) -> tuple[DataFile, bytes]:
+def finish_file(
+    writer: DataWriter, key: str, head: dict[str, Any], columns: dict[str, Any]
+) -> tuple[DataFile, bytes | bytearray]:
     """Write columns and their directory, the index that a file ends in; return the file, and the index once more.
 
     Parameters
@@ -119,7 +121,7 @@ def finish_file(writer: DataWriter, key: str, head: dict[str, Any], columns: dic
     area += packed + len(packed).to_bytes(8, "little")
     writer.write(area)
     digest = xxhash.xxh3_64_hexdigest(packed)
-    return DataFile(key, writer.position, start, len(area), digest, head.get("commit", "")), bytes(area)
+    return DataFile(key, writer.position, start, len(area), digest, head.get("commit", "")), area
 
 
 def encode_column(name: str, values: Any) -> tuple[dict[str, Any], Any]:
@@ -155,7 +157,8 @@ def _number_bytes(cells: NDArray[Any], rows: int) -> tuple[str, bytes]:
         bits = cells.view(f"V{cells.itemsize}")
         if (bits == bits[0]).all():
             return "constant", cells[:1].tobytes()
-    if rows > 2 and cells.dtype.kind == "u":
+    # First and step are signed.
+    if rows > 2 and cells.dtype.kind == "u" and int(cells.max()) < 1 << 63:
         steps = np.diff(cells.astype(np.int64))
         if (steps == steps[0]).all():
             return "range", np.array([cells[0], steps[0]], "<i8").tobytes()

@@ -24,6 +24,11 @@ def runs(rows: NDArray[Any]) -> tuple[Integers, Integers]:
     return rows[begins], np.diff(np.append(begins, len(rows)))
 
 
+def _follow(rows: NDArray[Any]) -> bool:
+    """Tell whether rows follow each other without gaps."""
+    return bool((np.diff(rows) == 1).all())
+
+
 def distinct(values: NDArray[Any]) -> NDArray[Any]:
     """Return the values in order, each once. NumPy's own function would load masked arrays for it."""
     ordered = np.sort(values)
@@ -87,6 +92,12 @@ class Texts:
         begins, other_begins = self.begins_of(rows), others.begins_of(places)
         lengths = self.ends[rows] - begins
         same: NDArray[np.bool_] = lengths == others.ends[places] - other_begins
+        if same.all() and _follow(rows) and _follow(places):
+            # All in one piece in both: usually equal as a whole.
+            size = int(lengths.sum())
+            first, other = (int(column[0]) if size else 0 for column in (begins, other_begins))
+            if np.array_equal(self.data[first : first + size], others.data[other : other + size]):
+                return same
         begins, other_begins, lengths = begins[same], other_begins[same], lengths[same]
         within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         differs = (

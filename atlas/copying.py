@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers
-from atlas.columnfile import DataFile
-from atlas.errors import CorruptChunk, DatasetAlreadyExists, SnapshotExpired
+from atlas.errors import CorruptChunk, DatasetAlreadyExists
 from atlas.heap import Heap
-from atlas.reader import Snapshot
+from atlas.payloads import payload_reader
+from atlas.reader import Snapshot, expiring
 from atlas.schema import ArraySchema, check_name
 from atlas.segment import chunk_checksum
 from atlas.session import Session
@@ -58,9 +57,9 @@ def _copy_array(session: Session, source: str, schema: ArraySchema) -> PendingAr
 
 def _again(chunk: Held) -> Held:
     """Put the payload of a pending chunk into the heap once more."""
-    rows, heap = chunk.rows.take(np.array([chunk.row])), chunk.rows.heap
-    offset = heap.append(heap.read(int(rows.offset[0]), int(rows.encoded.length[0])))
-    return Held(replace(rows, offset=np.array([offset])), 0)
+    own, heap = chunk.rows.one(chunk.row), chunk.rows.heap
+    offset = heap.append(heap.read(int(own["offset"][0]), int(own["length"][0])))
+    return Held(HeldRows(heap, 1, own | {"offset": np.array([offset])}), 0)
 
 
 def waiting_bytes(array: PendingArray) -> int:
@@ -86,9 +85,11 @@ def stored_chunks(
     rows = index.locate(np.array([ordinal]), numbers)[0]
     columns = {name: index.columns[name][rows].astype(np.int64) for name in ("offset", "length", "raw_length")}
     columns |= {name: index.columns[name][rows] for name in ("pipeline", "checksum")}
-    files = [index.files[number] for number in index.columns["file"][rows].tolist()]
-    for i, file in enumerate(files):
-        payload = _payload(snapshot, file, int(columns["offset"][i]), int(columns["length"][i]))
+    numbered = index.columns["file"][rows].tolist()
+    reads = {number: payload_reader(snapshot.storage, index.files[number]) for number in set(numbered)}
+    for i, number in enumerate(numbered):
+        with expiring(snapshot.storage, index.files[number].key):
+            payload = reads[number](int(columns["offset"][i]), int(columns["length"][i]))
         if chunk_checksum(payload) != columns["checksum"][i]:
             raise _damaged(snapshot, schema, int(numbers[i]), "its checksum does not match")
         columns["offset"][i] = heap.append(payload)
@@ -100,7 +101,7 @@ def _with_statistics(
     snapshot: Snapshot, schema: ArraySchema, numbers: Integers, columns: dict[str, NDArray[Any]], heap: Heap
 ) -> HeldRows:
     def rows_with(parts: Sequence[Any]) -> HeldRows:
-        return HeldRows.of(heap, columns | statistics_of(parts, schema.dtype)._asdict())
+        return HeldRows(heap, len(numbers), columns | statistics_of(parts, schema.dtype)._asdict())
 
     encoded, parts = rows_with([]), []
     for row, number in enumerate(numbers.tolist()):
@@ -110,16 +111,6 @@ def _with_statistics(
             raise _damaged(snapshot, schema, number, str(error)) from None
         parts.append(cell_statistics(schema.dtype, schema.fill, cells))
     return rows_with(parts)
-
-
-def _payload(snapshot: Snapshot, file: DataFile, offset: int, length: int) -> bytes:
-    try:
-        return snapshot.storage.read_range(file.key, offset, length)
-    except FileNotFoundError:
-        place = snapshot.storage.describe()
-        raise SnapshotExpired(
-            f"data file {file.key} is gone from {place}; call refresh() to see the store as it is now"
-        ) from None
 
 
 def _damaged(snapshot: Snapshot, schema: ArraySchema, number: int, why: str) -> CorruptChunk:

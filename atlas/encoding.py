@@ -14,7 +14,7 @@ from atlas.chunks import Integers
 from atlas.codecs import PACKED, RAW, SMALLER, element_of, encode, encode_numbers, may_be_packed, packed_limit
 from atlas.config import StoreConfig
 from atlas.schema import ArraySchema
-from atlas.segment import StatisticsColumns, chunk_checksum
+from atlas.segment import StatisticsColumns
 from atlas.statistics import row_statistics
 from atlas.text import pack_text
 from atlas.threads import map_ahead
@@ -63,8 +63,8 @@ def encode_rows(schema: ArraySchema, chunks: Cells | Sequence[Cells], config: St
     cells = _in_rows(chunks)
     payloads, pipelines, raw = (_encode_text if schema.dtype.is_text else _encode_numbers)(schema, cells, config)
     lengths = np.fromiter(map(len, payloads), np.int64, len(payloads))
-    checksums = np.fromiter(map(chunk_checksum, payloads), np.uint64, len(payloads))
     joined = np.frombuffer(b"".join(payloads), np.uint8)
+    checksums = kernels.digests(joined, np.cumsum(lengths) - lengths, lengths)
     statistics = row_statistics(schema.dtype, schema.fill, cells)
     return EncodedRows(joined, lengths, raw, pipelines, checksums, statistics)
 
@@ -132,7 +132,7 @@ def _pack_rows(
     tried = np.flatnonzero(~constant)
     if not len(tried):
         return np.arange(len(raw))
-    loops = kernels.pick(len(tried) * raw.shape[1])
+    loops = kernels.pick(len(tried) * max(raw.shape[1], kernels.CALL))
     picked = raw if len(tried) == len(raw) else raw[tried]
     data, lengths, repetitive = loops.pack_rows(picked, extent, element_of(dtype), fill, packed_limit(raw.shape[1]))
     ends = np.cumsum(lengths)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from atlas.errors import ArrayNotFound, InvalidArgument
 from atlas.literals import as_float_bound, as_integer_bound
-from atlas.pruning import Bounds, array_bounds, attribute_bounds
+from atlas.pruning import Bounds, array_bounds, attribute_bounds, attribute_items
 from atlas.reader import Snapshot
 
 Mask = NDArray[np.bool_]
@@ -56,6 +56,7 @@ class Facts:
         self.snapshot = snapshot
         self._arrays: dict[str, Bounds] = {}
         self._attributes: dict[tuple[str | None, str], Bounds] = {}
+        self._lists: dict[tuple[str | None, str], dict[int, list[Any]]] = {}
         # Answers to conditions over cells that were found by reading, by ordinal.
         self.answers: dict[object, tuple[Mask, Mask]] = {}
 
@@ -72,6 +73,12 @@ class Facts:
             self.attribute_types(array, key)
             self._attributes[array, key] = attribute_bounds(self.snapshot.root.catalog, array, key)
         return self._attributes[array, key]
+
+    def lists(self, array: str | None, key: str) -> dict[int, list[Any]]:
+        """Return the items of an attribute, by ordinal, where it is a list."""
+        if (array, key) not in self._lists:
+            self._lists[array, key] = attribute_items(self.snapshot.root.catalog, array, key)
+        return self._lists[array, key]
 
     def types(self, array: str) -> set[str]:
         """Return the names of the types that datasets declare an array with.
@@ -104,22 +111,28 @@ def compare(cells: NDArray[Any], op: str, other: Any, there: Mask) -> Mask:
     result = np.zeros(len(cells), bool)
     if not there.any():
         return result  # a column without values has no type of its own to compare by
+    if _one_by_one(cells, other):
+        values, others = cells.tolist(), other.tolist() if isinstance(other, np.ndarray) else [other] * len(cells)
+        for i in np.flatnonzero(there).tolist():
+            result[i] = compare_one(values[i], op, others[i])
+        return result
+    if _is_text(cells) != _is_text(other):
+        return there & (op == "!=")
     if isinstance(other, float) and cells.dtype.kind in "iu":
         op, other = as_integer_bound(op, other)
     if isinstance(other, int) and cells.dtype.kind == "f":
         op, other = as_float_bound(op, other)
-    if isinstance(other, np.ndarray) and _would_be_rounded(cells, other):
-        # NumPy would round the integers; Python compares them as they are.
-        cells = cells.astype(object)
-    if cells.dtype.kind == "O" or (isinstance(other, bytes) and other.endswith(b"\0")):
-        others = other.tolist() if isinstance(other, np.ndarray) else [other] * len(cells)
-        for i in np.flatnonzero(there).tolist():
-            result[i] = _compare_any(cells[i], op, others[i])
-        return result
     picked = cells if there.all() else cells[there]
     against = other[there] if isinstance(other, np.ndarray) else other
     result[there] = _OPERATORS[op](picked, against)
     return result
+
+
+def _one_by_one(cells: NDArray[Any], other: Any) -> bool:
+    """Return whether NumPy cannot compare a column with something as Python does."""
+    if isinstance(other, np.ndarray):
+        return "O" in (cells.dtype.kind, other.dtype.kind) or _would_be_rounded(cells, other)
+    return cells.dtype.kind == "O" or (isinstance(other, bytes) and other.endswith(b"\0"))
 
 
 def _would_be_rounded(cells: NDArray[Any], others: NDArray[Any]) -> bool:
@@ -129,7 +142,12 @@ def _would_be_rounded(cells: NDArray[Any], others: NDArray[Any]) -> bool:
     return bool(((integers > 2**53) | (integers < -(2**53))).any())
 
 
-def _compare_any(cell: Any, op: str, other: Any) -> bool:
+def _is_text(value: Any) -> bool:
+    return value.dtype.kind == "S" if isinstance(value, np.ndarray) else isinstance(value, bytes)
+
+
+def compare_one(cell: Any, op: str, other: Any) -> bool:
+    """Compare two numbers or texts; a number and a text differ, and have no order."""
     if isinstance(cell, bytes) != isinstance(other, bytes):
         return op == "!="
     return bool(_OPERATORS[op](cell, other))

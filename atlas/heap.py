@@ -11,10 +11,13 @@ import os
 import tempfile
 import uuid
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 from weakref import finalize
+
+import numpy as np
+from numpy.typing import NDArray
 
 from atlas.errors import StorageError
 
@@ -171,3 +174,53 @@ class Heap:
         # The file goes with the heap.
         self._close = finalize(self, os.close, descriptor)
         return descriptor
+
+
+class Shelf:
+    """Columns of equal length in a heap, each as narrow as its values allow; one value in all rows takes no room.
+
+    Parameters
+    ----------
+    heap : Heap
+    columns : mapping of str to (n,) array
+    """
+
+    def __init__(self, heap: Heap, columns: Mapping[str, NDArray[Any]]) -> None:
+        self._heap = heap
+        self._places = {name: self._put(column) for name, column in columns.items()}
+
+    def _put(self, column: NDArray[Any]) -> tuple[np.dtype[Any], NDArray[Any] | int, np.dtype[Any]]:
+        """Return a column's type, where it is (or the column, if it stays as it is), and the type that it has there."""
+        if column.dtype.hasobject or not len(column):
+            return column.dtype, column, column.dtype
+        bits = column.view(f"V{column.itemsize}")
+        if (bits == bits[0]).all():
+            return column.dtype, np.broadcast_to(column[0], column.shape), column.dtype
+        narrow = np.ascontiguousarray(_narrow(column))
+        return column.dtype, self._heap.append(narrow.view(np.uint8).data), narrow.dtype
+
+    def columns(self, first: int, count: int) -> dict[str, NDArray[Any]]:
+        """Return some rows of all columns."""
+        return {name: self._column(*place, first, count) for name, place in self._places.items()}
+
+    def _column(
+        self, dtype: np.dtype[Any], place: NDArray[Any] | int, kept: np.dtype[Any], first: int, count: int
+    ) -> NDArray[Any]:
+        if isinstance(place, np.ndarray):
+            return place[first : first + count]
+        data = self._heap.read(place + first * kept.itemsize, count * kept.itemsize)
+        return np.frombuffer(data, kept).astype(dtype, copy=False)
+
+
+def _narrow(column: NDArray[Any]) -> NDArray[Any]:
+    if column.dtype.kind in "iu":
+        low, high = int(column.min()), int(column.max())
+        # Where some are negative, the largest takes as much room as its complement.
+        return column.astype(
+            np.promote_types(np.min_scalar_type(low), np.min_scalar_type(high if low >= 0 else ~max(high, 0)))
+        )
+    if column.dtype == np.float64:
+        with np.errstate(over="ignore"):
+            single = column.astype(np.float32)
+        return single if (single == column).all() else column
+    return column

@@ -12,6 +12,9 @@ import numpy as np
 from atlas.dtypes import parse_dtype
 from atlas.errors import DataTypeError, InvalidArgument
 
+_TEXT = frozenset("US")
+_NUMBERS = frozenset("biuf")
+
 
 def as_literal(value: Any, types: Set[str], what: str) -> Any:
     """Return a value to compare with a column: an int, a float, or bytes for text.
@@ -39,17 +42,25 @@ def as_literal(value: Any, types: Set[str], what: str) -> Any:
         return _as_time(value, types, what)
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, (str, bytes)):
-        if not kinds & set("US"):
-            raise DataTypeError(f"{what} holds {', '.join(sorted(types))}, which cannot be compared with {value!r}")
-        return value.encode("utf-8") if isinstance(value, str) else value
-    if isinstance(value, bool):
-        return int(value)
-    if not isinstance(value, (int, float)) or not kinds - set("US"):
+    wanted = {str: _TEXT, bytes: _TEXT, bool: _NUMBERS, int: _NUMBERS, float: _NUMBERS}.get(type(value), frozenset())
+    if not kinds & wanted:
         raise DataTypeError(f"{what} holds {', '.join(sorted(types))}, which cannot be compared with {value!r}")
     if isinstance(value, float) and math.isnan(value):
         raise InvalidArgument(f"{what} cannot be compared with NaN, which is neither smaller nor larger than anything")
-    return value
+    if isinstance(value, str):
+        return value.encode("utf-8")
+    return int(value) if isinstance(value, bool) else value
+
+
+def check_comparable(first: tuple[str, Set[str]], second: tuple[str, Set[str]]) -> None:
+    """Raise :class:`DataTypeError` unless two columns, each a description and its types, can be compared."""
+    together = first[1] | second[1]
+    one, other = ({parse_dtype(name).kind for name in types} for _, types in (first, second))
+    alike = (one & _TEXT and other & _TEXT) or (one & _NUMBERS and other & _NUMBERS) or one == other
+    # Times are kept as counts of their unit, which do not compare with those of another.
+    if not alike or "c" in one | other or (len(together) > 1 and (one | other) & set("Mm")):
+        named = " and ".join(f"{what} ({', '.join(sorted(types))})" for what, types in (first, second))
+        raise DataTypeError(f"{named} cannot be compared")
 
 
 def _as_time(value: Any, types: Set[str], what: str) -> int | float:

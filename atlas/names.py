@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from atlas.columns import Integers, Texts
 from atlas.errors import CorruptStore
 from atlas.forks import cached_property
+from atlas.kernels import digests
 from atlas.schema import MAX_NAME_BYTES, check_name
 
 Hashes = NDArray[np.uint64]
@@ -29,13 +29,32 @@ class Sought(NamedTuple):
 
 def seek(names: Sequence[object]) -> Sought:
     """Return names as look-ups want them; what is no name at all is simply not found."""
+    texts = _joined(names)
+    if texts is None:
+        texts = Texts.of([_encoded(name) + b"\0" if isinstance(name, str) else b"\0" for name in names])
+    return Sought(texts, _hash(texts))
+
+
+def _encoded(text: str) -> bytes:
     # A lone surrogate has no UTF-8 form, and the form it gets here is never stored.
-    encoded = [name.encode("utf-8", "surrogatepass") if isinstance(name, str) else b"" for name in names]
-    return Sought(Texts.of([name + b"\0" for name in encoded]), _hash(encoded))
+    return text.encode("utf-8", "surrogatepass")
 
 
-def _hash(encoded: Sequence[bytes]) -> Hashes:
-    return np.fromiter(map(xxhash.xxh3_64_intdigest, encoded), np.uint64, len(encoded))
+def _joined(names: Sequence[object]) -> Texts | None:
+    """Return names as texts without looking at each; ``None`` where one is no text, or holds a NUL."""
+    try:
+        data = np.frombuffer(_encoded("\0".join([*names, ""])), np.uint8)  # type: ignore[list-item]
+    except TypeError:
+        return None
+    ends = np.flatnonzero(data == 0) + 1
+    return Texts(data, ends) if len(ends) == len(names) else None
+
+
+def _hash(texts: Texts) -> Hashes:
+    """Hash strings without the NUL behind each."""
+    lengths = texts.lengths
+    hashes: Hashes = digests(texts.data, texts.ends - lengths, np.maximum(lengths - 1, 0))
+    return hashes
 
 
 def _plausible(names: Sequence[str]) -> bool:
@@ -83,7 +102,7 @@ class Names:
     @cached_property
     def index(self) -> tuple[Hashes, NDArray[Any]]:
         """The hash of every name, ascending, and the row of each."""
-        return _sorted(_hash([cell[:-1] for cell in self.texts.tolist()]))
+        return _sorted(_hash(self.texts))
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -153,6 +172,9 @@ class Names:
             same = at < len(self)
             same[same] = hashes[at[same]] == sought.hashes[places[same]]
             places, at = places[same], at[same]
+            # Back in the order asked for, in which names often lie one behind the other.
+            asked = np.argsort(places)
+            places, at = places[asked], at[asked]
             rows = order[at].astype(np.int64)
             right = self.texts.matches(rows, sought.texts, places)
             found[places[right]] = rows[right]

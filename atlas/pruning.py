@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from atlas.attributes import decode_attribute
 from atlas.catalog import Catalog
 from atlas.columns import Column, Integers, Texts, cell_type, column_values
+from atlas.dtypes import parse_dtype
 from atlas.reader import Snapshot
 from atlas.statistics import fill_statistics, statistics_dtype
 
@@ -55,11 +56,9 @@ class Bounds:
 
     def summary(self) -> dict[str, Any]:
         """Return ``{"min", "max", "present_count"}`` over all datasets."""
-        low, high = self.minimum[self.valid], self.maximum[self.valid]
-        # tolist() first: NumPy's min has no loop for bytes.
         return {
-            "min": _extreme(low, min),
-            "max": _extreme(high, max),
+            "min": _extreme(self.minimum[self.valid], min),
+            "max": _extreme(self.maximum[self.valid], max),
             "present_count": int(np.count_nonzero(self.present)),
         }
 
@@ -68,7 +67,9 @@ def _extreme(cells: NDArray[Any], pick: Any) -> Any:
     if not len(cells):
         return None
     if cells.dtype.kind in "SO":
-        return pick(cells.tolist())
+        # As a list: NumPy's min has no loop for bytes. Text and numbers have no common order.
+        values = cells.tolist()
+        return None if len({isinstance(value, bytes) for value in values}) > 1 else pick(values)
     return (cells.min() if pick is min else cells.max()).item()
 
 
@@ -175,13 +176,15 @@ def attribute_bounds(catalog: Catalog, array: str | None, key: str) -> Bounds:
     for tag, ordinals, column in catalog.attribute(array, key):
         present[ordinals] = True
         if cell_type(tag) == "packed":
-            _put_lists(ordinals, attribute_values(tag, column), rows, valid, low, high)
+            for ordinal, values in zip(ordinals.tolist(), attribute_values(tag, column), strict=True):
+                rows[ordinal] = len(values)
+                _put_extremes(ordinal, _items(values), valid, low, high)
             continue
         cells = column.spread()
         if tag.endswith("binary") and isinstance(cells, Texts):
             cells = Texts.of([base64.b64decode(cell) for cell in cells.tolist()])
         rows[ordinals] = 1
-        valid[ordinals] = ~np.isnan(np.asarray(cells)) if cell_type(tag) == "<f8" else True
+        valid[ordinals] = True if isinstance(cells, Texts) else ~_is_nothing(tag, cells)
         low.put(ordinals, cells)
         high.put(ordinals, cells)
     return Bounds(present, valid, low.result(), high.result(), rows, np.zeros(slots, np.int64))
@@ -192,17 +195,35 @@ def attribute_values(tag: str, column: Column) -> list[Any]:
     return [decode_attribute(tag, value) for value in column_values(tag, column)]
 
 
-def _put_lists(
-    ordinals: Integers, values: list[Any], rows: Integers, valid: NDArray[np.bool_], low: _Bound, high: _Bound
-) -> None:
-    for ordinal, value in zip(ordinals.tolist(), values, strict=True):
-        rows[ordinal] = len(value)
-        cells = [item.encode() if isinstance(item, str) else item for item in np.asarray(value).tolist()]
-        cells = [cell for cell in cells if cell == cell]
-        if cells:
-            valid[ordinal] = True
-            low.put(np.array([ordinal]), [min(cells)])
-            high.put(np.array([ordinal]), [max(cells)])
+def attribute_items(catalog: Catalog, array: str | None, key: str) -> dict[int, list[Any]]:
+    """Return the items of an attribute, by ordinal, where it is a list; without NaN and "not a time"."""
+    return {
+        ordinal: _items(values)
+        for tag, ordinals, column in catalog.attribute(array, key)
+        if cell_type(tag) == "packed"
+        for ordinal, values in zip(ordinals.tolist(), attribute_values(tag, column), strict=True)
+    }
+
+
+def _is_nothing(tag: str, cells: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which values of an attribute are NaN or no time."""
+    if parse_dtype(tag.removeprefix("np.")).kind in "Mm":
+        return np.asarray(cells == np.iinfo(np.int64).min)
+    return np.asarray(cells != cells)
+
+
+def _items(values: Any) -> list[Any]:
+    if isinstance(values, np.ndarray):
+        values = values[~np.isnat(values)].view(np.int64) if values.dtype.kind in "Mm" else values
+        values = values.tolist()
+    return [item.encode() if isinstance(item, str) else item for item in values if item == item]
+
+
+def _put_extremes(ordinal: int, items: list[Any], valid: NDArray[np.bool_], low: _Bound, high: _Bound) -> None:
+    if items:
+        valid[ordinal] = True
+        low.put(np.array([ordinal]), [min(items)])
+        high.put(np.array([ordinal]), [max(items)])
 
 
 def pruning_index(

@@ -8,16 +8,17 @@ three possibilities apart, so "could match" and "certainly matches" are both exa
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from atlas.errors import DataTypeError, InvalidArgument
-from atlas.facts import Facts, Mask, Truth, compare
-from atlas.literals import as_literal
+from atlas.facts import Facts, Mask, Truth, compare, compare_one
+from atlas.literals import as_literal, check_comparable
 from atlas.pruning import Bounds
 from atlas.schema import ArraySchema
 from atlas.statistics import counted_cells
@@ -86,21 +87,43 @@ class _Not(Condition):
 
 @dataclass(frozen=True, eq=False)
 class _Compared(Condition):
-    """One value of each dataset against a literal, or against another value."""
+    """One value of each dataset against literals: every test must hold of it, or of one and the same item of a list."""
 
     value: Value
-    op: str
-    other: Any
+    tests: tuple[tuple[str, Any], ...]
 
     def truth(self, facts: Facts) -> Truth:
         cells, there = self.value.cells(facts)
-        if isinstance(self.other, Value):
-            others, also = self.other.cells(facts)
-            there = there & also
-            if there.any() and (cells.dtype.kind == "S") != (others.dtype.kind == "S"):
-                raise DataTypeError(f"{self.value} and {self.other} cannot be compared: one is text")
-            return Truth.known(compare(cells, self.op, others, there), there)
-        return Truth.known(compare(cells, self.op, self.value.literal(facts, self.other), there), there)
+        tests = [(op, as_literal(other, self.value.types(facts), str(self.value))) for op, other in self.tests]
+        result = there.copy()
+        for op, literal in tests:
+            result &= compare(cells, op, literal, there)
+        for ordinal, items in self.value.lists(facts).items():
+            result[ordinal] = any(all(compare_one(item, op, literal) for op, literal in tests) for item in items)
+        return Truth.known(result, there)
+
+
+@dataclass(frozen=True, eq=False)
+class _Paired(Condition):
+    """One value of each dataset against another one."""
+
+    value: Value
+    op: str
+    other: Value
+
+    def truth(self, facts: Facts) -> Truth:
+        check_comparable((str(self.value), self.value.types(facts)), (str(self.other), self.other.types(facts)))
+        (cells, there), (others, also) = self.value.cells(facts), self.other.cells(facts)
+        there = there & also
+        result = compare(cells, self.op, others, there)
+        first, second = self.value.lists(facts), self.other.lists(facts)
+        for ordinal in first.keys() | second.keys():
+            pairs = product(
+                first.get(ordinal, cells[ordinal : ordinal + 1].tolist()),
+                second.get(ordinal, others[ordinal : ordinal + 1].tolist()),
+            )
+            result[ordinal] = any(compare_one(item, self.op, other) for item, other in pairs)
+        return Truth.known(result, there)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,10 +158,16 @@ class SomeCell(Condition):
     def within(self, facts: Facts, minimum: Any, maximum: Any, valid: Mask) -> tuple[Mask, Mask]:
         """Return where a cell could lie within, and where the smallest or the largest surely does."""
         could, low_in, high_in = valid.copy(), valid.copy(), valid.copy()
-        for limit, op in ((self.low, ">" if self.above else ">="), (self.high, "<" if self.below else "<=")):
-            if limit is None:
+        low, high = (None if limit is None else self.array.literal(facts, limit) for limit in (self.low, self.high))
+        if (
+            low is not None
+            and high is not None
+            and not compare_one(low, "<" if self.above or self.below else "<=", high)
+        ):
+            return np.zeros(len(could), bool), np.zeros(len(could), bool)
+        for literal, op in ((low, ">" if self.above else ">="), (high, "<" if self.below else "<=")):
+            if literal is None:
                 continue
-            literal = self.array.literal(facts, limit)
             inner, outer = compare(minimum, op, literal, valid), compare(maximum, op, literal, valid)
             low_in &= inner
             high_in &= outer
@@ -180,36 +209,43 @@ class Value(ABC):
         """Return its value for every ordinal, and where there is one."""
 
     @abstractmethod
-    def literal(self, facts: Facts, value: Any) -> Any:
-        """Return a value to compare with as the column holds it."""
+    def types(self, facts: Facts) -> set[str]:
+        """Return the types that the datasets have it in."""
+
+    def lists(self, facts: Facts) -> Mapping[int, list[Any]]:
+        """Return the items, by ordinal, where it is a list."""
+        return {}
+
+    def _compared(self, op: str, other: Any) -> Condition:
+        return _Paired(self, op, other) if isinstance(other, Value) else _Compared(self, ((op, other),))
 
     def __gt__(self, other: Any) -> Condition:
-        return _Compared(self, ">", other)
+        return self._compared(">", other)
 
     def __ge__(self, other: Any) -> Condition:
-        return _Compared(self, ">=", other)
+        return self._compared(">=", other)
 
     def __lt__(self, other: Any) -> Condition:
-        return _Compared(self, "<", other)
+        return self._compared("<", other)
 
     def __le__(self, other: Any) -> Condition:
-        return _Compared(self, "<=", other)
+        return self._compared("<=", other)
 
     def __eq__(self, other: Any) -> Condition:  # type: ignore[override]
-        return _Compared(self, "==", other)
+        return self._compared("==", other)
 
     def __ne__(self, other: Any) -> Condition:  # type: ignore[override]
-        return _Compared(self, "!=", other)
+        return self._compared("!=", other)
 
     __hash__ = None  # type: ignore[assignment]
 
     def isin(self, values: Iterable[Any]) -> Condition:
         """Return the condition that it equals one of some values."""
-        return _any_of([_Compared(self, "==", value) for value in values])
+        return _any_of([self._compared("==", value) for value in values])
 
     def between(self, low: Any, high: Any) -> Condition:
         """Return the condition that it lies from `low` to `high`, both included."""
-        return _Both(_Compared(self, ">=", low), _Compared(self, "<=", high))
+        return _Compared(self, ((">=", low), ("<=", high)))
 
     def exists(self) -> Condition:
         """Return the condition that the dataset has it."""
@@ -246,10 +282,10 @@ class Statistic(Value):
             return (bounds.minimum if self.name == "min" else bounds.maximum), bounds.valid
         return (bounds.rows if self.name == "row_count" else bounds.nulls), bounds.present
 
-    def literal(self, facts: Facts, value: Any) -> Any:
-        """Return a value to compare with as the column holds it."""
-        types = facts.types(self.array) if self.name in ("min", "max") else {"int64"}
-        return as_literal(value, types, str(self))
+    def types(self, facts: Facts) -> set[str]:
+        """Return the types of the array, or that of a count."""
+        declared = facts.types(self.array)
+        return declared if self.name in ("min", "max") else {"int64"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -271,9 +307,13 @@ class Attribute(Value):
         bounds = facts.attribute(self.array, self.key)
         return bounds.minimum, bounds.valid
 
-    def literal(self, facts: Facts, value: Any) -> Any:
-        """Return a value to compare with as the column holds it."""
-        return as_literal(value, facts.attribute_types(self.array, self.key), str(self))
+    def types(self, facts: Facts) -> set[str]:
+        """Return the types that it was set with, those of items for lists."""
+        return facts.attribute_types(self.array, self.key)
+
+    def lists(self, facts: Facts) -> Mapping[int, list[Any]]:
+        """Return the items of those that are lists."""
+        return facts.lists(self.array, self.key)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -366,7 +406,8 @@ def box(**ranges: tuple[Any, Any]) -> Condition:
     Parameters
     ----------
     **ranges : (low, high)
-        By array name; ``None`` for no limit.
+        By array name; ``None`` for no limit. A range of numbers whose `low` is above its `high` goes around, as
+        longitudes do: ``lon=(170, -170)`` are those from 170 on and those up to -170.
 
     Examples
     --------
@@ -374,7 +415,13 @@ def box(**ranges: tuple[Any, Any]) -> Condition:
     """
     if not ranges:
         raise InvalidArgument("a box needs at least one range, such as lat=(40, 50)")
-    return all_of([SomeCell(Cells(name), low, high) for name, (low, high) in ranges.items()])
+    return all_of([_within(Cells(name), low, high) for name, (low, high) in ranges.items()])
+
+
+def _within(array: Cells, low: Any, high: Any) -> Condition:
+    if isinstance(low, (int, float)) and isinstance(high, (int, float)) and low > high:
+        return SomeCell(array, low, None) | SomeCell(array, None, high)
+    return SomeCell(array, low, high)
 
 
 def all_of(conditions: Sequence[Condition]) -> Condition:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import msgpack
@@ -20,13 +20,12 @@ import xxhash
 
 from atlas.columnfile import is_size
 from atlas.errors import CorruptIndex
-from atlas.root import ROOT_KEYS, LoadTable, Root, decode_root, encode_root, root_key
+from atlas.root import ROOT_KEYS, LoadTable, PackedRoot, Root
 from atlas.storage import DataWriter, Storage
 from atlas.table import DIRECTORY
 
 MAGIC = b"ATLASRC1"
 _HEAD_AT = len(MAGIC) + 16
-_PLAIN_KEY = "atlas.msgpack.zst"
 
 RECORD_NAME = re.compile(r"commit-[0-9a-f]{32}\.ar")
 
@@ -36,7 +35,7 @@ def record_key(commit: str) -> str:
     return f"{DIRECTORY}/commit-{commit}.ar"
 
 
-def write_record(writer: DataWriter, root: Root, indexes: Mapping[str, bytes]) -> None:
+def write_record(writer: DataWriter, root: Root, indexes: Mapping[str, bytes | bytearray]) -> None:
     """Write the record of a commit.
 
     Parameters
@@ -47,12 +46,11 @@ def write_record(writer: DataWriter, root: Root, indexes: Mapping[str, bytes]) -
     indexes : mapping of str to bytes
         The index of each of the commit's files, by the file's key.
     """
-    meta_format, compression = ROOT_KEYS[_PLAIN_KEY]
-    plain = replace(root, config=replace(root.config, meta_format=meta_format, meta_compression=compression))
+    packed = PackedRoot.of(root)
     head = msgpack.packb(
         {
-            "object": root_key(root.config),
-            "root": encode_root(plain),
+            "object": packed.object,
+            "root": packed.data,
             "indexes": [[key, len(index)] for key, index in indexes.items()],
         }
     )
@@ -87,9 +85,7 @@ class Record:
 
     def root(self, load_table: LoadTable) -> Root:
         """Return the state that the commit made; raises :class:`CorruptRoot` when it makes no sense."""
-        root = decode_root(self.head["root"], _PLAIN_KEY, load_table)
-        meta_format, compression = ROOT_KEYS[self.object]
-        return replace(root, config=replace(root.config, meta_format=meta_format, meta_compression=compression))
+        return PackedRoot("", self.object, self.head["root"]).root(load_table)
 
 
 def read_record(storage: Storage, key: str) -> Record:

@@ -13,13 +13,14 @@ from functools import partial
 import numpy as np
 
 from atlas.columnfile import DataFile
-from atlas.commit import delete_other_roots, has_records, load_table, new_commit_id, publish, recover, strays
+from atlas.commit import publish, recover, strays
 from atlas.commitfiles import CommitFiles
 from atlas.damage import Damage, FileFound, RepairReport
 from atlas.errors import StoreNotFound
 from atlas.examine import intact_rows
 from atlas.reader import read_index
-from atlas.root import ROOT_KEYS, ArrayFiles, Root
+from atlas.root import ArrayFiles, Root
+from atlas.roots import delete_other_roots, has_records, has_root, load_table, next_state
 from atlas.segment import HEADER_LENGTH, SegmentIndex
 from atlas.storage import Storage
 from atlas.table import read_layer
@@ -29,10 +30,11 @@ DAMAGED = "_damaged"
 
 def repair(storage: Storage, dry_run: bool = False) -> RepairReport:
     """Repair a store; see :meth:`atlas.Atlas.repair`."""
-    if not any(storage.exists(key) for key in ROOT_KEYS) and not has_records(storage):
+    if not has_root(storage) and not has_records(storage):
         raise StoreNotFound(f"there is no Atlas store at {storage.describe()}, nor what is left of one")
     if dry_run:
         return Damage(storage, storage.was_interrupted()).report
+    storage.begin_writing()
     with storage.writer_lock() as interrupted:
         found = Damage(storage, interrupted)
         if found.report.actions:
@@ -45,7 +47,7 @@ def _carry_out(found: Damage) -> None:
     storage, old = found.storage, found.root
     # Above everything that is there, so that no older state is taken for a newer one.
     newest = max([old.generation, *(root.generation for root in found.roots.values() if root is not None)])
-    successor = replace(old, generation=newest).successor(new_commit_id())
+    successor = next_state(storage, replace(old, generation=newest))
     with CommitFiles(storage, successor) as files:
         tables = tuple(_table(found, files, table) for table in found.tables)
         catalog = replace(
@@ -62,7 +64,7 @@ def _carry_out(found: Damage) -> None:
         files.make_durable()
         found.report.kept = _keep_replaced(found, root, replaced)
         files.keep()
-    root = publish(storage, root, replaced, old.commits)
+    root = publish(storage, root, old, replaced, old.commits)
     delete_other_roots(storage, root.config)
     recover(storage, root, interrupted=True)
 

@@ -26,12 +26,8 @@ from atlas.schema import check_name
 FORMAT_VERSION = 1
 _SUFFIXES = {"none": "", "zstd": ".zst", "lz4": ".lz4"}
 _BLANK = "0" * 16
+_PLAIN_KEY = "atlas.msgpack.zst"
 _RETIRED_KEY = re.compile(r"[^/\0]+/(data-[0-9a-f]{32}\.af|table-[0-9a-f]{32}\.at|commit-[0-9a-f]{32}\.ar)")
-
-# How many of the commits before a root names: whoever does not know whether its own commit happened
-# looks for it there. A few digits of each are enough to tell them apart.
-LINEAGE_LENGTH = 32
-_LINEAGE_DIGITS = 16
 
 # A root is refused that claims to grow more than this: real ones shrink to a tenth.
 _PLAIN_BYTES = 64 << 20
@@ -64,8 +60,11 @@ class Root:
         Files that were replaced and could not be removed yet.
     store : str
         Unique id of the store, the same in all of its files.
-    lineage : tuple of str
-        The first 16 digits of the ids of the commits before, newest first; the last of them only.
+    recent : tuple of str
+        The last commits before this one, newest last.
+    version : str or None
+        What the next state is to replace: the object's version, nothing when it must not be there yet;
+        ``None`` where a lock decides.
     """
 
     config: StoreConfig
@@ -76,7 +75,8 @@ class Root:
     arrays: Mapping[str, ArrayFiles]
     retired: tuple[tuple[str, int, int], ...] = ()
     store: str = ""
-    lineage: tuple[str, ...] = ()
+    recent: tuple[str, ...] = ()
+    version: str | None = None
 
     @property
     def files(self) -> list[DataFile]:
@@ -88,20 +88,18 @@ class Root:
         """The commits whose records are of use: those of its files, and its own."""
         return {file.commit for file in self.files if file.commit} | {self.commit}
 
-    def successor(self, commit: str, **changes: Any) -> Root:
-        """Return the next committed state."""
-        lineage = (self.commit[:_LINEAGE_DIGITS], *self.lineage)[:LINEAGE_LENGTH]
-        following = replace(self, generation=self.generation + 1, commit=commit, parent=self.commit, lineage=lineage)
-        return replace(following, **changes)
-
     def came_after(self, commit: str) -> bool:
         """Whether a commit is known to be this one, or one of those before."""
-        return commit in {*self.commits, self.parent} or commit[:_LINEAGE_DIGITS] in self.lineage
+        return commit in {*self.commits, self.parent, *self.recent}
 
     @property
     def oldest_known(self) -> int:
         """The generation from which on the state names every commit that led to it."""
-        return self.generation - max(len(self.lineage), 1)
+        return self.generation - max(len(self.recent), 1)
+
+    def successor(self, commit: str, **changes: Any) -> Root:
+        """Return the next committed state."""
+        return replace(self, generation=self.generation + 1, commit=commit, parent=self.commit, **changes)
 
 
 def root_key(config: StoreConfig) -> str:
@@ -118,8 +116,8 @@ ROOT_KEYS: dict[str, tuple[str, str]] = {
 }
 
 
-def root_document(root: Root) -> dict[str, Any]:
-    """Return the document that the root object holds, with a blank checksum."""
+def root_document(root: Root, key: str) -> dict[str, Any]:
+    """Return the document that the root object of that name holds, with a blank checksum."""
     catalog = root.catalog
     schemas, parts = catalog.top.written
     return {
@@ -130,7 +128,8 @@ def root_document(root: Root) -> dict[str, Any]:
         "generation": root.generation,
         "commit": root.commit,
         "parent": root.parent,
-        "lineage": list(root.lineage),
+        **({"recent": list(root.recent)} if root.recent else {}),
+        **({"next": root_key(root.config)} if key != root_key(root.config) else {}),
         "codec": root.config.codec,
         "level": root.config.level,
         **({} if root.config.packing else {"packing": False}),
@@ -150,13 +149,46 @@ def root_document(root: Root) -> dict[str, Any]:
     }
 
 
-def encode_root(root: Root) -> bytes:
-    """Return the bytes of the root object."""
-    document = root_document(root)
-    plain = _dump_json(document) if root.config.meta_format == "json" else msgpack.packb(document)
+def encode_root(root: Root, key: str = "") -> bytes:
+    """Return the bytes of the root object; under another name than its configuration's, it says where the next is."""
+    key = key or root_key(root.config)
+    meta_format, compression = ROOT_KEYS[key]
+    document = root_document(root, key)
+    plain = _dump_json(document) if meta_format == "json" else msgpack.packb(document)
     start = plain.index(_BLANK.encode())
     digest = xxhash.xxh3_64_hexdigest(plain).encode()
-    return _compress(plain[:start] + digest + plain[start + 16 :], root.config.meta_compression)
+    return _compress(plain[:start] + digest + plain[start + 16 :], compression)
+
+
+@dataclass(frozen=True)
+class PackedRoot:
+    """A committed state in its shortest form, to be kept or sent elsewhere.
+
+    Attributes
+    ----------
+    commit : str
+    object : str
+        The name of the root object.
+    data : bytes
+        What ``atlas.msgpack.zst`` would hold.
+    """
+
+    commit: str
+    object: str
+    data: bytes
+
+    @staticmethod
+    def of(root: Root) -> PackedRoot:
+        """Pack a state."""
+        meta_format, compression = ROOT_KEYS[_PLAIN_KEY]
+        plain = replace(root, config=replace(root.config, meta_format=meta_format, meta_compression=compression))
+        return PackedRoot(root.commit, root_key(root.config), encode_root(plain))
+
+    def root(self, load_table: LoadTable) -> Root:
+        """Return the state; raises :class:`CorruptRoot` when it makes no sense."""
+        root = decode_root(self.data, _PLAIN_KEY, load_table)
+        meta_format, compression = ROOT_KEYS[self.object]
+        return replace(root, config=replace(root.config, meta_format=meta_format, meta_compression=compression))
 
 
 def _dump_json(document: dict[str, Any]) -> bytes:
@@ -302,7 +334,12 @@ def _root_of(document: Any, meta_format: str, compression: str, load_table: Load
     _expect(version == FORMAT_VERSION, f"format version {version!r} is not known here (this release reads 1)")
     _expect(is_size(document.get("generation")), "bad generation")
     _expect(all(isinstance(document.get(k), str) for k in ("store", "commit", "parent", "codec")), "bad commit ids")
-    arrays, retired = document.get("arrays"), document.get("retired")
+    arrays, retired, recent = document.get("arrays"), document.get("retired"), document.get("recent", [])
+    _expect(isinstance(recent, list) and all(isinstance(commit, str) for commit in recent), "bad commit ids")
+    following = document.get("next")
+    if following is not None:
+        _expect(following in ROOT_KEYS, "bad name of the next root")
+        meta_format, compression = ROOT_KEYS[following]
     _expect(isinstance(arrays, dict) and isinstance(retired, list), "bad array table")
     root = Root(
         StoreConfig(
@@ -315,7 +352,7 @@ def _root_of(document: Any, meta_format: str, compression: str, load_table: Load
         {check_name(name, "array"): _array_files(value) for name, value in arrays.items()},
         tuple(_retired(entry) for entry in retired),
         document["store"],
-        _lineage(document.get("lineage", [])),
+        tuple(recent),
     )
     # Whoever writes next removes what is retired.
     _expect(not {key for key, _, _ in root.retired} & {file.key for file in root.files}, "a retired file is in use")
@@ -333,12 +370,6 @@ def _catalog(document: Any, load_table: LoadTable) -> Catalog:
     top = Layer.from_json(document.get("schemas"), table.get("parts"), table.get("deleted"), slots, older)
     _expect(tables or len(top) == count, "the dataset table is malformed")
     return Catalog(slots, count, tables, top, partial(load_table, store))
-
-
-def _lineage(value: Any) -> tuple[str, ...]:
-    _expect(isinstance(value, list) and len(value) <= LINEAGE_LENGTH, "bad lineage")
-    _expect(all(isinstance(item, str) and len(item) <= _LINEAGE_DIGITS for item in value), "bad lineage")
-    return tuple(value)
 
 
 def _array_files(value: Any) -> ArrayFiles:

@@ -11,7 +11,7 @@ hash, the directory for every column, and the ``checksum`` column for every payl
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import msgpack
@@ -61,14 +61,17 @@ class SegmentWriter:
         The file's place in the store.
     file_id : bytes
         16 bytes that no other file has.
+    recorded : bool
+        Whether the record of the commit has a copy of the index.
     """
 
-    def __init__(self, writer: DataWriter, key: str, file_id: bytes) -> None:
+    def __init__(self, writer: DataWriter, key: str, file_id: bytes, recorded: bool = True) -> None:
         self._writer = writer
         self._key = key
+        self._recorded = recorded
         writer.write(MAGIC + file_id)
         # Once the file is finished: its entry in the root, and a copy of its index.
-        self.written: tuple[DataFile, bytes] | None = None
+        self.written: tuple[DataFile, bytes | bytearray] | None = None
 
     def append(self, payload: Any) -> int:
         """Write a payload and return its offset."""
@@ -92,7 +95,8 @@ class SegmentWriter:
             What else the directory says.
         """
         cast = {name: _cast(name, values) for name, values in columns.items()}
-        self.written = finish_file(self._writer, self._key, {"array": array, **(head or {})}, cast)
+        file, index = finish_file(self._writer, self._key, {"array": array, **(head or {})}, cast)
+        self.written = file if self._recorded else replace(file, commit=""), index
         return self.written[0]
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers, Selection
-from atlas.commit import commit, emptied, load_root
+from atlas.commit import commit
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice, settings
 from atlas.errors import (
     ArrayNotFound,
@@ -24,13 +26,14 @@ from atlas.errors import (
     TypeMismatch,
 )
 from atlas.executor import MODES
-from atlas.forks import free_in_children
+from atlas.forks import cached_property, free_in_children
 from atlas.heap import Heap
 from atlas.layer import Layer
 from atlas.names import seek
 from atlas.pending import Pending
 from atlas.reader import Snapshot
-from atlas.root import Root
+from atlas.root import PackedRoot, Root
+from atlas.roots import emptied, load_root, load_table
 from atlas.schema import ArraySchema, DatasetRecord, MergedSchema, split_record
 from atlas.storage import Storage
 from atlas.writer import PendingArray, filled
@@ -70,6 +73,7 @@ class Session:
         self._pending_bytes = pending_limit(pending_bytes)
         self.lock = free_in_children(threading.RLock())
         self.pending = self._nothing_pending()
+        self._frozen: FrozenSession | None = None
         self.adopt(root)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -77,11 +81,19 @@ class Session:
             if self.pending:
                 raise InvalidArgument("a store with pending changes cannot be pickled; flush it first")
             options = (self.on_type_mismatch, self.mode, self._workers, self._executor, self._pending_bytes)
-            return {"storage": self.storage, "options": options}
+            return {"storage": self.storage, "root": PackedRoot.of(self.snapshot.root), "options": options}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        with _everything(state["storage"]) as storage:
-            self.__init__(storage, load_root(storage), *state["options"])  # type: ignore[misc]
+        storage = state["storage"]
+        with _everything(storage):
+            self.__init__(storage, _unpacked(storage, state["root"]), *state["options"])  # type: ignore[misc]
+
+    def frozen(self) -> FrozenSession:
+        """Return a session on what is committed as seen now, which nothing changes any more."""
+        with self.lock:
+            if self._frozen is None or self._frozen.snapshot is not self.snapshot:
+                self._frozen = FrozenSession(self.snapshot, self._workers, self._executor)
+            return self._frozen
 
     @classmethod
     def load(
@@ -347,6 +359,55 @@ class Session:
             there = snapshot.read_box(stored, ordinal, Selection(box.start, common))
             result[tuple(map(slice, common))] = there
         return result
+
+
+class FrozenSession(Session):
+    """One committed state of a store, for reading only.
+
+    Pickled, it travels as its place and its version. A process opens a version once, however many of its tasks ask.
+    """
+
+    def __init__(self, snapshot: Snapshot, workers: int | None, executor: str | None) -> None:
+        self.snapshot = snapshot
+        super().__init__(snapshot.storage, snapshot.root, "warn", "r", workers, executor)
+
+    def adopt(self, root: Root, merged: MergedSchema | None = None) -> None:
+        """Keep to the state there is."""
+        self._merged = merged
+
+    def frozen(self) -> FrozenSession:
+        """Return itself."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _thawed, (self.storage, self._packed, self._workers, self._executor)
+
+    @cached_property
+    def _packed(self) -> PackedRoot:
+        return PackedRoot.of(self.snapshot.root)
+
+
+# The versions that this process was sent, newest last; each claims its files, so they are few.
+_versions: OrderedDict[tuple[Any, ...], FrozenSession] = OrderedDict()
+_KEPT_VERSIONS = 4
+_versions_lock = free_in_children(threading.Lock())
+
+
+def _thawed(storage: Storage, packed: PackedRoot, workers: int | None, executor: str | None) -> FrozenSession:
+    place = storage.describe(), packed.commit, workers, executor
+    with _versions_lock:
+        if place not in _versions:
+            with _everything(storage):
+                session = Session(storage, _unpacked(storage, packed), "warn", "r", workers, executor)
+            _versions[place] = session.frozen()
+        _versions.move_to_end(place)
+        while len(_versions) > _KEPT_VERSIONS:
+            _versions.popitem(last=False)
+        return _versions[place]
+
+
+def _unpacked(storage: Storage, packed: PackedRoot) -> Root:
+    return packed.root(partial(load_table, storage))
 
 
 def pending_limit(value: int | None) -> int:

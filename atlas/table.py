@@ -24,7 +24,7 @@ DIRECTORY = "_catalog"
 
 def write_table(
     writer: DataWriter, key: str, file_id: bytes, layer: Layer, head: dict[str, Any]
-) -> tuple[DataFile, bytes]:
+) -> tuple[DataFile, bytes | bytearray]:
     """Write a layer as a table file, which is not yet durable; return the file, and a copy of its index.
 
     Parameters

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from atlas.columns import column_values
-from atlas.commit import load_root, load_table
 from atlas.errors import AtlasError, CorruptIndex, CorruptRoot, CorruptStore
 from atlas.examine import check_file
 from atlas.reader import Snapshot
 from atlas.record import RECORD_NAME, read_record, record_key
+from atlas.roots import load_root, load_table
 from atlas.schema import ArraySchema
 from atlas.table import DIRECTORY
 
@@ -89,9 +89,11 @@ def verify(snapshot: Snapshot, progress: Progress | None = None) -> VerifyReport
 def _verify_records(snapshot: Snapshot, report: VerifyReport) -> None:
     root = snapshot.root
     # A store without files has nothing that a record could bring back, and need not have one.
-    wanted = sorted(root.commits) if any(file.commit for file in root.files) else []
+    wanted = {file.commit for file in root.files if file.commit}
+    if wanted and snapshot.storage.is_local:
+        wanted.add(root.commit)
     _noted(report, "", "", -1, partial(_check_for_newer, snapshot))
-    for commit in wanted:
+    for commit in sorted(wanted):
         _noted(report, "", "", -1, partial(_check_record, snapshot, commit))
 
 

@@ -6,7 +6,7 @@ import ast
 from typing import Any
 
 from atlas.errors import InvalidArgument
-from atlas.query import Attribute, Cells, Condition, Statistic, Value, all_of
+from atlas.query import Attribute, Cells, Condition, SomeCell, Statistic, Value, all_of
 
 _STATISTICS = {"min": "min", "max": "max", "rows": "row_count", "nulls": "null_count"}
 _COMPARISONS = {ast.Gt: ">", ast.GtE: ">=", ast.Lt: "<", ast.LtE: "<=", ast.Eq: "==", ast.NotEq: "!="}
@@ -62,9 +62,11 @@ def _comparison(node: ast.Compare, text: str) -> Condition:
     terms = [_term(term, text) for term in (node.left, *node.comparators)]
     if len(node.ops) == 2 and isinstance(terms[1], Cells):
         # A range of cells: one cell has to lie in it, not one above and another below.
-        ops = [_COMPARISONS.get(type(op)) for op in node.ops]
-        if ops == ["<=", "<="]:
-            return terms[1].between(terms[0], terms[2])
+        first, second = (_COMPARISONS.get(type(op), "") for op in node.ops)
+        low, high = (terms[0], terms[2]) if first[:1] == "<" else (terms[2], terms[0])
+        lower, upper = (first, second) if first[:1] == "<" else (second, first)
+        if first[:1] == second[:1] in ("<", ">") and not any(isinstance(t, (Cells, Value, list)) for t in (low, high)):
+            return SomeCell(terms[1], low, high, above=len(lower) == 1, below=len(upper) == 1)
     parts = []
     for first, op, second in zip(terms, node.ops, terms[1:], strict=False):
         if isinstance(op, (ast.In, ast.NotIn)) and isinstance(first, (Cells, Value)) and isinstance(second, list):

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from atlas import kernels
@@ -22,6 +21,7 @@ from atlas.arena import SegmentHandle, attach
 from atlas.codecs import PACKED, decode, is_shuffled
 from atlas.errors import CorruptChunk, SnapshotExpired
 from atlas.forks import free_in_children
+from atlas.kernels import digests
 from atlas.storage.local import put_aside
 
 Bytes = NDArray[np.uint8]
@@ -214,7 +214,7 @@ def _unpack(
 ) -> None:
     if job.element < 0:
         raise CorruptChunk("cells of this type are never packed", int(rows[0]))
-    kernels.pick(int(tables["raw_length"][rows].sum())).unpack(
+    kernels.pick(max(int(tables["raw_length"][rows].sum()), kernels.CALL * len(rows))).unpack(
         data,
         rows,
         *(tables[name] for name in ("offset", "length", "geometry", "chunk_extent", "block_start", "block_extent")),
@@ -250,12 +250,10 @@ def _decode_rows(
 
 
 def _check_payloads(data: Bytes, tables: dict[str, NDArray[Any]], low: int, high: int) -> None:
-    view = memoryview(data)  # type: ignore[arg-type]
-    digest = xxhash.xxh3_64_intdigest
-    columns = (tables[name][low:high].tolist() for name in ("offset", "length", "checksum"))
-    for i, (offset, length, expected) in enumerate(zip(*columns, strict=True)):
-        if digest(view[offset : offset + length]) != expected:
-            raise CorruptChunk("its checksum does not match", low + i)
+    offset, length, expected = (tables[name][low:high] for name in ("offset", "length", "checksum"))
+    wrong = np.flatnonzero(digests(data, offset, length) != expected)
+    if len(wrong):
+        raise CorruptChunk("its checksum does not match", low + int(wrong[0]))
 
 
 def _scatter_batch(

@@ -14,9 +14,8 @@ from atlas.codecs import decode, decode_numbers
 from atlas.config import StoreConfig
 from atlas.dtypes import fill_cell
 from atlas.encoding import BATCH_BYTES, EncodedRows, encode_batches
-from atlas.heap import Heap
+from atlas.heap import Heap, Shelf
 from atlas.schema import ArraySchema
-from atlas.segment import StatisticsColumns
 from atlas.text import unpack_text
 
 _BATCH_CHUNKS = 4096
@@ -43,48 +42,50 @@ class HeldRows:
     Attributes
     ----------
     heap : Heap
-    offset : (n,) int64
-        Where each payload is.
-    encoded : EncodedRows
-        All else that is known of them; without the payloads.
+    count : int
+    rows : dict of str to (count,) array, or Shelf
+        What a data file says of them, with ``offset`` in the heap, and their statistics; where there are many, in the
+        heap as well.
     """
 
     heap: Heap
-    offset: Integers
-    encoded: EncodedRows
+    count: int
+    rows: Mapping[str, NDArray[Any]] | Shelf
 
     @staticmethod
     def put(heap: Heap, encoded: EncodedRows) -> HeldRows:
         """Put encoded chunks into the heap."""
         first = heap.append(encoded.payloads.data)
-        ends = np.cumsum(encoded.length)
-        return HeldRows(heap, first + ends - encoded.length, encoded._replace(payloads=np.zeros(0, np.uint8)))
+        chunks = {name: getattr(encoded, name) for name in ("length", "raw_length", "pipeline", "checksum")}
+        offset = first + np.cumsum(encoded.length) - encoded.length
+        return HeldRows(heap, len(offset), {"offset": offset, **chunks, **encoded.statistics._asdict()})
+
+    def shelved(self) -> HeldRows:
+        """Return the same, its columns in the heap."""
+        return HeldRows(self.heap, self.count, Shelf(self.heap, self.columns))
 
     @property
     def columns(self) -> dict[str, NDArray[Any]]:
-        """The columns that a data file has of them, and their statistics."""
-        chunks = {name: getattr(self.encoded, name) for name in ("length", "raw_length", "pipeline", "checksum")}
-        return {"offset": self.offset, **chunks, **self.encoded.statistics._asdict()}
+        """The columns of all rows."""
+        return self.rows.columns(0, self.count) if isinstance(self.rows, Shelf) else dict(self.rows)
 
-    @staticmethod
-    def of(heap: Heap, columns: Mapping[str, NDArray[Any]]) -> HeldRows:
-        """Inverse of :attr:`columns`."""
-        statistics = StatisticsColumns(*(columns[name] for name in StatisticsColumns._fields))
-        fields: Any = {name: columns[name] for name in ("length", "raw_length", "pipeline", "checksum")}
-        return HeldRows(
-            heap, columns["offset"], EncodedRows(payloads=np.zeros(0, np.uint8), statistics=statistics, **fields)
-        )
+    def one(self, row: int) -> dict[str, NDArray[Any]]:
+        """Return the columns of one chunk."""
+        if isinstance(self.rows, Shelf):
+            return self.rows.columns(row, 1)
+        return {name: column[row : row + 1] for name, column in self.rows.items()}
 
     def take(self, rows: Integers) -> HeldRows:
         """Return some of the chunks."""
-        return HeldRows.of(self.heap, {name: column[rows] for name, column in self.columns.items()})
+        return HeldRows(self.heap, len(rows), {name: column[rows] for name, column in self.columns.items()})
 
     def cells(self, row: int, schema: ArraySchema, shape: tuple[int, ...]) -> Cells:
         """Decode one chunk."""
-        encoded, dtype = self.encoded, schema.dtype
-        payload, pipeline = self.heap.read(int(self.offset[row]), int(encoded.length[row])), int(encoded.pipeline[row])
+        own, dtype = self.one(row), schema.dtype
+        offset, length, raw, pipeline = (int(own[name][0]) for name in ("offset", "length", "raw_length", "pipeline"))
+        payload = self.heap.read(offset, length)
         if dtype.is_text:
-            return unpack_text(bytes(decode(payload, pipeline, int(encoded.raw_length[row]), 1)), dtype, shape)
+            return unpack_text(bytes(decode(payload, pipeline, raw, 1)), dtype, shape)
         cells: Cells = decode_numbers(payload, pipeline, dtype.storage, shape).view(dtype.numpy)
         return cells
 

@@ -400,3 +400,26 @@ def test_many_small_flushes_leave_few_files(place):
     assert again.open_dataset("d8").array_stats("v")["max"] == expected[8].max()
     assert again.open_dataset("d9").read_array("v") is None
     assert again.verify().ok
+
+
+def test_text_without_axes_keeps_its_last_zero(place):
+    store = Atlas.create(place)
+    store.create_dataset("a").define_array("s", "string", [], [])
+    rows = np.array(["z\0"], object)
+    for _ in range(2):  # as a dataset that waits for a flush, and as one that is stored
+        store.write_stacked("s", ["a"], rows)
+        assert store.open_dataset("a").read_array("s").tolist() == "z\0"
+        store.flush()
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1), st.lists(st.floats()))
+def test_columns_on_a_shelf_are_what_they_were(integers, floats):
+    kept = {"i": np.array(integers), "f": np.resize(np.array(floats or [0.5]), len(integers))}
+    kept["u"], kept["b"] = kept["i"].astype("u8"), kept["i"] > 0
+    shelf = heap.Shelf(heap.Heap(None, 100), kept)
+    for name, column in shelf.columns(0, len(integers)).items():
+        assert (column.dtype, column.tobytes()) == (kept[name].dtype, kept[name].tobytes())
+    last = len(integers) - 1
+    assert {name: column.tobytes() for name, column in shelf.columns(last, 1).items()} == {
+        name: column[last:].tobytes() for name, column in kept.items()
+    }

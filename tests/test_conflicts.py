@@ -214,7 +214,7 @@ def once_only(action):
 
 
 @pytest.mark.parametrize("others", [1, 3, 12])
-def test_own_work_is_known_by_the_lineage(place, monkeypatch, others):
+def test_own_work_is_known_by_what_the_root_remembers(place, monkeypatch, others):
     """Nothing could be read when the flush failed, no file tells of it, and others have committed since."""
     monkeypatch.setattr(commit, "_is_there", lambda storage, root: False)
     store = Atlas.open(place)
@@ -258,7 +258,7 @@ def test_own_work_that_was_recognised_stays_so_however_much_follows(place, monke
     assert again.open_dataset("c").get_attribute("k") == 5
 
 
-def test_what_the_lineage_does_not_reach_any_more_is_a_conflict(place, monkeypatch):
+def test_what_the_root_does_not_remember_any_more_is_a_conflict(place, monkeypatch):
     """Better told of a conflict with oneself than silently writing over what another did."""
     monkeypatch.setattr(commit, "_is_there", lambda storage, root: False)
     store = Atlas.open(place)
@@ -271,9 +271,9 @@ def test_what_the_lineage_does_not_reach_any_more_is_a_conflict(place, monkeypat
     assert caught.value.datasets == ("a",)
 
 
-def test_a_root_of_a_release_without_lineage_is_known_by_its_parent(place):
+def test_a_root_of_a_release_that_remembered_nothing_is_known_by_its_parent(place):
     root = Atlas.open(place)._session.snapshot.root
-    older = replace(root, lineage=())
+    older = replace(root, recent=())
     assert older.came_after(root.parent)
     assert older.oldest_known == root.generation - 1
 

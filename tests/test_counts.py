@@ -39,7 +39,7 @@ def decoded(monkeypatch) -> Counter:
             native.unpack(src, rows, *rest)
 
         choose, pack = staticmethod(native.choose), staticmethod(native.pack)
-        pack_rows = staticmethod(native.pack_rows)
+        pack_rows, digest = staticmethod(native.pack_rows), staticmethod(native.digest)
 
     monkeypatch.setattr(kernels, "pick", lambda cost, compiled=False: Counting)
     return counts

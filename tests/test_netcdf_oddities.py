@@ -75,6 +75,13 @@ def times(nc: netCDF4.Dataset) -> None:
         variable[:] = np.ma.masked_array([1, 2, 3], [False, True, False])
 
 
+def noleap(nc: netCDF4.Dataset) -> None:
+    nc.createDimension("t", 2)
+    days = nc.createVariable("t", "f8", ("t",))
+    days.setncatts({"units": "days since 2000-01-01", "calendar": "noleap"})
+    days[:] = [0.5, 59]
+
+
 def empty_axes(nc: netCDF4.Dataset) -> None:
     nc.createDimension("z", 0)
     nc.createDimension("x", 3)
@@ -108,7 +115,7 @@ def nothing(nc: netCDF4.Dataset) -> None:
     nc.title = "no variables"
 
 
-KEPT = [packed, integers, floats, characters, times, empty_axes, names, structure, nothing]
+KEPT = [packed, integers, floats, characters, times, noleap, empty_axes, names, structure, nothing]
 
 
 def identical(found: xr.Dataset, source: xr.Dataset) -> None:
@@ -151,11 +158,6 @@ def test_every_file_format(tmp_path, form):
         identical(Atlas.open(tmp_path / "store").open_as_xarray_dataset("file"), source.load())
 
 
-def noleap(nc: netCDF4.Dataset) -> None:
-    nc.createDimension("t", 2)
-    nc.createVariable("t", "f8", ("t",)).setncatts({"units": "days since 2000-01-01", "calendar": "noleap"})
-
-
 def no_time(nc: netCDF4.Dataset) -> None:
     nc.createDimension("t", 2)
     nc.createVariable("t", "f8", ("t",)).units = "days since nonsense"
@@ -180,7 +182,6 @@ def hidden(nc: netCDF4.Dataset) -> None:
 @pytest.mark.parametrize(
     ("write", "says"),
     [
-        (noleap, "decode_times=False"),
         (no_time, "days since nonsense"),
         (ragged, "numpy.ndarray"),
         (compound, "cannot be stored"),

@@ -352,3 +352,64 @@ def test_statistics_of_what_was_never_written_agree(place, fill):
             "max": 0 if fill is None else None,
         }
     )
+
+
+def test_a_range_goes_around_where_its_first_end_is_above_its_last(place):
+    store = Atlas.create(place)
+    store.create_datasets(list("abc"), {"lon": {"dims": ["x"], "data": np.array([[170.0], [0.0], [-175.0]])}})
+    store.flush()
+    assert list(store.select(box(lon=(165, -170)))) == ["a", "c"]
+    assert list(store.select(box(lon=(-170, 165)))) == ["b"]
+    assert list(store.select(col("lon").between(165, -170))) == []
+
+
+def test_one_cell_has_to_lie_within_a_range_in_text(place):
+    store = Atlas.create(place)
+    store.create_datasets(["apart", "within"], {"t": {"dims": ["x"], "data": np.array([[0, 9], [3, 9]])}})
+    store.flush()
+    for text in ("1 < t < 5", "5 > t > 1", "1 <= t <= 5"):
+        assert list(store.select(text, confirm=True)) == ["within"], text
+    assert list(store.select("3 < t < 9", confirm=True)) == []
+
+
+def test_some_item_of_an_attribute_that_is_a_list(place):
+    store = Atlas.create(place)
+    for name, tags in (("a", ["argo", "deep"]), ("b", ["deep"]), ("c", ["argo"])):
+        store.create_dataset(name).set_attribute("tags", tags)
+    store.flush()
+    tags = col.attr("tags")
+    assert list(store.select(tags == "argo")) == ["a", "c"]
+    assert list(store.select(~(tags == "argo"))) == ["b"]
+    assert list(store.select(tags.between("b", "e"))) == ["a", "b"]
+    assert list(store.select(tags != "argo")) == ["a", "b"]
+
+
+def test_no_time_is_no_value_and_units_do_not_mix(place):
+    store = Atlas.create(place)
+    store.create_datasets(["a", "b"], {"s": {"dims": [], "data": np.array([5, 6], "M8[s]")}})
+    store.open_dataset("a").set_attribute("when", np.datetime64("NaT", "s"))
+    store.open_dataset("b").define_array("n", "timestamp_nanoseconds", [], [])
+    store.flush()
+    assert list(store.select(~(col.attr("when") > "2019-01-01"))) == []
+    for condition in (col("s").max() > col("n").max(), col("s").max() > 2.5, col.attr("when") > True):
+        with pytest.raises(atlas.DataTypeError):
+            store.select(condition)
+
+
+def test_text_and_numbers_under_one_name(place):
+    store = Atlas.create(place)
+    store.create_dataset("a").set_attribute("k", 1)
+    with pytest.warns(UserWarning, match="cannot merge"):
+        store.create_dataset("b").set_attribute("k", "x")
+    store.flush()
+    assert store.column_summaries()["k"] == {"min": None, "max": None, "present_count": 2}
+    assert list(store.select(col.attr("k") != 1)) == ["b"]
+    assert list(store.select(~(col.attr("k") > 0))) == ["b"]
+
+
+def test_statistics_in_equal_steps_beyond_what_is_signed(place):
+    cells = np.arange(3, dtype="u8") + np.uint64(2**63)
+    store = Atlas.create(place)
+    store.create_datasets(list("abc"), {"n": {"dims": [], "data": cells}})
+    store.flush()
+    assert store.pruning_index(["n"])["columns"]["n"]["max"].tolist() == cells.tolist()

@@ -8,9 +8,20 @@ from typing import Any
 import numpy as np
 
 from atlas.kernels.compile import helper
-from atlas.kernels.layout import BINARY, BLOCK, DIVIDED, FLOAT32, INTEGERS, MAX_AXES, MULTIPLIED
+from atlas.kernels.layout import (
+    BINARY,
+    BITS,
+    BLOCK,
+    DIVIDED,
+    FLOAT32,
+    INTEGERS,
+    MAX_AXES,
+    MULTIPLIED,
+    ORDERED,
+    SIGN_LAST,
+)
 from atlas.kernels.memory import f32, f64, i8, i16, i32, i64, u8, u16, u32, u64
-from atlas.kernels.numbers import LIMIT64, as_integer, power_of
+from atlas.kernels.numbers import LIMIT64, as_integer, bits_as_integer, power_of
 from atlas.kernels.predict import inner_of
 
 _HOLE = np.int64(-(1 << 63))
@@ -33,6 +44,9 @@ _STEP = 41
 # sums cannot be done many at once.
 _AXIS_COST = 0.3
 _LAST_AXIS_COST = 0.7
+
+# Floats that are no decimals are packed where their bits are expected to save this much.
+_WORTH = 0.92
 
 
 @helper
@@ -69,13 +83,15 @@ def sampled(i: Any, cells: Any) -> Any:
 
 
 @helper
-def _misses(src: Any, cells: Any, element: Any, fill: Any, kind: Any, code: Any) -> Any:
-    """Count the sampled cells that are not integers of this scale."""
+def _misses(src: Any, cells: Any, element: Any, fill: Any, kind: Any, code: Any, most: Any) -> Any:
+    """Count the sampled cells that are not integers of this scale, those beyond `most` only as one more."""
     wrong = 0
     for i in range(min(cells, _TRIED)):
         at = sampled(i, cells)
         if not _is_special(src, at, element, fill):
             wrong += as_integer(src, at, element, kind, code) == _HOLE
+            if wrong > most:
+                break
     return wrong
 
 
@@ -84,6 +100,7 @@ def _choose_scale(src: Any, cells: Any, element: Any, fill: Any, report: Any) ->
     """Write the kind and code of the scale that costs the fewest bits; return whether there is one."""
     item_bits = 32.0 if element == FLOAT32 else 64.0
     tried = min(cells, _TRIED)
+    most = tried * _MISSES // _TRIED
     best = item_bits
     for family in range(3):
         kind = np.int64(MULTIPLIED if family == 1 else DIVIDED)
@@ -94,9 +111,9 @@ def _choose_scale(src: Any, cells: Any, element: Any, fill: Any, report: Any) ->
             cost = bits * (code - BINARY if family == 2 else code)
             if cost >= best:
                 break
-            wrong = _misses(src, cells, element, fill, kind, code)
+            wrong = _misses(src, cells, element, fill, kind, code, most)
             cost += wrong / tried * (32.0 + item_bits)
-            if wrong <= tried * _MISSES // _TRIED and cost < best:
+            if wrong <= most and cost < best:
                 best = cost
                 report[0], report[1] = kind, code
             if wrong == 0:
@@ -105,19 +122,25 @@ def _choose_scale(src: Any, cells: Any, element: Any, fill: Any, report: Any) ->
 
 
 @helper
-def _number(src: Any, i: Any, element: Any, fill: Any, power: Any) -> Any:
+def _number(src: Any, i: Any, element: Any, fill: Any, kind: Any, code: Any, power: Any) -> Any:
     """Return about the integer of a cell, _HOLE for what has none."""
     if _is_special(src, i, element, fill):
         return _HOLE
     if element < FLOAT32:
         return integer_at(src, i, element)
+    if kind == BITS:
+        return bits_as_integer(src, i, element, code)
     y = (np.float64(f32(src)[i]) if element == FLOAT32 else f64(src)[i]) * power
     return np.int64(np.rint(y)) if abs(y) < LIMIT64 else _HOLE
 
 
 @helper
-def _choose_axes(src: Any, cells: Any, ndim: Any, extent: Any, element: Any, fill: Any, power: Any, room: Any) -> Any:
-    axes = min(ndim, MAX_AXES)
+def _choose_axes(
+    src: Any, cells: Any, axes: Any, ndim: Any, extent: Any, element: Any, fill: Any, report: Any, room: Any
+) -> Any:
+    """Write to `report` which of the first `axes` axes are best predicted along; return the bits that a cell takes."""
+    kind, code = report[0], report[1]
+    power = power_of(code) if kind != BITS else 1.0
     candidates = 1 + axes + axes * (axes - 1) // 2
     low, high = i64(room), i64(room + 512)
     bits, seen = f64(room + 1024), i64(room + 1536)
@@ -134,14 +157,14 @@ def _choose_axes(src: Any, cells: Any, ndim: Any, extent: Any, element: Any, fil
             low[c], high[c] = np.int64((1 << 63) - 1), _HOLE
         begin = (cells - span) * group // max(groups - 1, 1)
         for i in range(begin, begin + min(span, _PER_GROUP * step), step):
-            value = _number(src, i, element, fill, power)
+            value = _number(src, i, element, fill, kind, code, power)
             if value == _HOLE:
                 continue
             low[0], high[0] = min(low[0], value), max(high[0], value)
             for a in range(axes):
                 before[a] = _HOLE
                 if i // inner[a] % extent[a] != 0:
-                    before[a] = _number(src, i - inner[a], element, fill, power)
+                    before[a] = _number(src, i - inner[a], element, fill, kind, code, power)
                 if before[a] == _HOLE:
                     continue
                 left = value - before[a]
@@ -150,7 +173,7 @@ def _choose_axes(src: Any, cells: Any, ndim: Any, extent: Any, element: Any, fil
                 for b in range(a):
                     if before[b] == _HOLE:
                         continue
-                    corner = _number(src, i - inner[a] - inner[b], element, fill, power)
+                    corner = _number(src, i - inner[a] - inner[b], element, fill, kind, code, power)
                     if corner != _HOLE:
                         left = value - before[a] - before[b] + corner
                         c = 1 + axes + a * (a - 1) // 2 + b
@@ -171,16 +194,31 @@ def _choose_axes(src: Any, cells: Any, ndim: Any, extent: Any, element: Any, fil
             c = 1 + axes + a * (a - 1) // 2 + b
             if seen[c] == groups and bits[c] / groups + single + _AXIS_COST < cost:
                 best, cost = np.int64((1 << a) | (1 << b)), bits[c] / groups + single + _AXIS_COST
-    return best
+    report[2] = best
+    return cost
 
 
 @helper
-def _is_repetitive(src: Any, cells: Any, element: Any, fill: Any, power: Any, room: Any) -> Any:
+def _choose_bits(src: Any, cells: Any, ndim: Any, extent: Any, element: Any, fill: Any, report: Any, room: Any) -> Any:
+    """Write how the bits of floats are best packed to `report`; return whether they are shorter than the floats."""
+    report[0], report[1] = BITS, SIGN_LAST
+    unpredicted = _choose_axes(src, cells, np.int64(0), ndim, extent, element, fill, report, room)
+    report[1] = ORDERED
+    cost = _choose_axes(src, cells, min(ndim, MAX_AXES), ndim, extent, element, fill, report, room)
+    if unpredicted < cost:
+        report[1], report[2] = SIGN_LAST, 0
+    return min(unpredicted, cost) < _WORTH * (32.0 if element == FLOAT32 else 64.0)
+
+
+@helper
+def _is_repetitive(src: Any, cells: Any, element: Any, fill: Any, report: Any, room: Any) -> Any:
     """Tell whether few values come again and again, which a dictionary coder makes more of."""
+    kind, code = report[0], report[1]
+    power = power_of(code)
     found = i64(room)
     count = 0
     for i in range(min(cells, _TRIED)):
-        value = _number(src, sampled(i, cells), element, fill, power)
+        value = _number(src, sampled(i, cells), element, fill, kind, code, power)
         new = True
         for j in range(count):
             new = new and found[j] != value
@@ -198,8 +236,8 @@ def choose(src: Any, cells: Any, ndim: Any, extent: Any, element: Any, fill: Any
     found = i64(report)
     found[0], found[1] = INTEGERS, 0
     if element >= FLOAT32 and not _choose_scale(src, cells, element, fill, found):
-        return 0
-    power = power_of(found[1])
-    found[2] = _choose_axes(src, cells, ndim, i64(extent), element, fill, power, room)
-    found[3] = _is_repetitive(src, cells, element, fill, power, room)
+        found[3] = 1
+        return _choose_bits(src, cells, ndim, i64(extent), element, fill, found, room)
+    _choose_axes(src, cells, min(ndim, MAX_AXES), ndim, i64(extent), element, fill, found, room)
+    found[3] = _is_repetitive(src, cells, element, fill, found, room)
     return 1

@@ -31,7 +31,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _log = logging.getLogger("atlas")
 
 # Every kernel, which is alone in the module of its name, and how many arguments it takes.
-KERNELS = {"choose": 8, "pack": 13, "pack_rows": 13, "scatter": 14, "shuffle": 4, "unpack": 18}
+KERNELS = {"choose": 8, "digest": 6, "pack": 13, "pack_rows": 13, "scatter": 14, "shuffle": 4, "unpack": 18}
 
 # Nothing is ever called through Numba, so it need not make wrappers for that.
 _OPTIONS = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}

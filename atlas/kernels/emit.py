@@ -9,11 +9,12 @@ import numpy as np
 from atlas.kernels.compile import helper
 from atlas.kernels.layout import FLOAT32
 from atlas.kernels.memory import f32, f64, i32, i64, move4, move8, move16, move32, u8, u16
-from atlas.kernels.numbers import quotient
+from atlas.kernels.numbers import from_sign_last, in_order, quotient
 from atlas.kernels.predict import inner_of
 
-# How integers become floats: by a division, or by a product that is corrected where it stands for a division.
-DIVIDE, MULTIPLY = range(2)
+# How integers become floats: by a division, by a product that is corrected where it stands for a division, or as
+# their bits.
+DIVIDE, MULTIPLY, ORDER, SIGN = range(4)
 
 # Cells converted at once where the runs of a box are short: they stay in the first-level cache.
 STRIP = 1024
@@ -59,10 +60,26 @@ def _integers(values: Any, run: Any, out: Any, masked: Any, hole: Any, special: 
 
 
 @helper
-def _convert(values: Any, run: Any, out: Any, rule: Any, hole: Any) -> None:
+def _bits(values: Any, run: Any, out: Any, how: Any, top: Any, masked: Any, hole: Any, special: Any) -> None:
+    """Write floats whose bits are numbers of the same size, as integers of that size."""
+    if how == ORDER:
+        for i in range(run):
+            out[i] = in_order(values[i], top)
+    else:
+        for i in range(run):
+            out[i] = from_sign_last(values[i], top)
+    if masked:
+        for i in range(run):
+            out[i] = special if values[i] == hole else out[i]
+
+
+@helper
+def _convert(values: Any, signed: Any, size: Any, run: Any, out: Any, rule: Any, hole: Any) -> None:
     """Write a run of cells at address `out`."""
     element, how, scale, inverse, correction, masked, special = rule
-    if element == FLOAT32:
+    if how >= ORDER:
+        _bits(values, run, signed(out), how, 8 * size - 1, masked, hole, signed(special)[0])
+    elif element == FLOAT32:
         small = (how, np.float32(scale), np.float32(inverse), np.float32(correction))
         if masked:
             _masked_floats(values, run, f32(out), small, np.float32, hole, f32(special)[0])
@@ -135,7 +152,7 @@ def emit_box(
 ) -> None:
     """Write the cells of a box, whose integers are at address `numbers`, to a strided output.
 
-    The `rule` is the element type, how integers become floats (DIVIDE or MULTIPLY, scale, its inverse, the
+    The `rule` is the element type, how integers become floats (DIVIDE and so on, scale, its inverse, the
     correction), whether there are holes, and the address of the value that is to be there.
     At address `room` there is space for STRIP cells, or for all cells of a smaller chunk.
     """
@@ -164,7 +181,8 @@ def emit_box(
         for row in range(0, rows, most):
             several = min(most, rows - row)
             place = target if rows == 1 else room
-            _convert(signed(numbers + (first + row * pitch) * size), (several - 1) * pitch + run, place, rule, hole)
+            values = signed(numbers + (first + row * pitch) * size)
+            _convert(values, signed, size, (several - 1) * pitch + run, place, rule, hole)
             if rows > 1:
                 _copy_rows(room, pitch * item, several, run * item, target + row * stride, stride)
         i = inner - 1

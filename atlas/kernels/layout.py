@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 # What the integers of a packed chunk stand for.
-INTEGERS, DIVIDED, MULTIPLIED = range(3)
+INTEGERS, DIVIDED, MULTIPLIED, BITS = range(4)
+
+# How the bits of a float are a number: in the order of the floats, or with the sign last, so that noise around zero
+# has numbers close to each other.
+ORDERED, SIGN_LAST = range(2)
 
 # Flags of a packed chunk.
 MASKED = 1  # a bitmap says which cells hold the special value
@@ -54,13 +58,13 @@ class Packing(NamedTuple):
     Attributes
     ----------
     kind : int
-        INTEGERS, or floats DIVIDED or MULTIPLIED by the scale.
+        INTEGERS, or floats DIVIDED or MULTIPLIED by the scale, or their BITS.
     code : int
-        The scale.
+        The scale, or how bits are numbers.
     axes : int
         Bit *i* is set when cells are stored as differences along axis *i*.
     repetitive : int
-        Whether few values come again and again.
+        Whether few values may come again and again.
     """
 
     kind: int

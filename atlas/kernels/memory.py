@@ -51,7 +51,7 @@ def _operator(build: str) -> Any:
 
 # The second operand takes the type of the first. Shifts are logical; their count is below the width.
 add, sub, shl, shr = (_operator(build) for build in ("add", "sub", "shl", "lshr"))
-both, either = _operator("and_"), _operator("or_")
+both, either, differ = _operator("and_"), _operator("or_"), _operator("xor")
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -199,6 +199,30 @@ def unpack_whole(payload: Any, shape: tuple[int, ...], element: int) -> Any:
     return out
 
 
+def digest(src: Any, offset: Any, length: Any) -> Any:
+    """Return the xxh3-64 of stretches of `src`.
+
+    Parameters
+    ----------
+    src : (n,) uint8
+    offset, length : (T,) int64
+
+    Returns
+    -------
+    (T,) uint64
+
+    Raises
+    ------
+    ValueError
+        If any stretch leaves `src`.
+    """
+    offset, length = np.ascontiguousarray(offset), np.ascontiguousarray(length)
+    check_rows(len(length), offset, length, len(src))
+    out = np.empty(len(length), np.uint64)
+    library["digest"](_address(src), len(out), *map(_address, (offset, length, out)), _address(_room("work", 64)))
+    return out
+
+
 def shuffle(src: Any, out: Any, itemsize: int) -> None:
     """Write the shuffled bytes of `src` to `out`, both (n,) uint8 with n a multiple of `itemsize`."""
     if len(src) != len(out) or len(src) % itemsize:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from atlas.kernels.compile import helper
-from atlas.kernels.layout import BINARY, DIVIDED, FLOAT32
-from atlas.kernels.memory import HAS_FMA, f32, f64, fma, u32, u64
+from atlas.kernels.layout import BINARY, BITS, DIVIDED, FLOAT32, ORDERED
+from atlas.kernels.memory import HAS_FMA, add, differ, either, f32, f64, fma, i32, i64, shl, shr, sub, u32, u64
 
 # No integer of a chunk is one of these: they mark the cells that hold the special value.
 HOLE32 = np.int32(-(1 << 31))
@@ -66,8 +66,45 @@ def quotient(number: Any, scale: Any, inverse: Any, correction: Any) -> Any:
 
 
 @helper
+def in_order(bits: Any, top: Any) -> Any:
+    """Return the bits of a float as an integer that is ordered like the floats; its own inverse.
+
+    `bits` is signed, and `top` the number of its highest bit.
+    """
+    return differ(bits, shr(sub(sub(bits, bits), shr(bits, top)), 1))
+
+
+@helper
+def sign_last(bits: Any, top: Any) -> Any:
+    """Return the bits of a float as an integer ordered by size, with the sign as its last bit.
+
+    0.0 is the second smallest integer, as the smallest one marks holes.
+    """
+    return sub(either(shl(bits, 1), shr(bits, top)), (1 << top) - 1)
+
+
+@helper
+def from_sign_last(number: Any, top: Any) -> Any:
+    """Undo :func:`sign_last`."""
+    bits = add(number, (1 << top) - 1)
+    return either(shr(bits, 1), shl(bits, top))
+
+
+@helper
+def bits_as_integer(src: Any, i: Any, element: Any, code: Any) -> Any:
+    """Return the integer that the bits of cell `i` are, HOLE64 when it is the one that marks holes."""
+    if element == FLOAT32:
+        narrow = i32(src)[i]
+        n = np.int64(in_order(narrow, 31) if code == ORDERED else sign_last(narrow, 31))
+        return HOLE64 if n == np.int64(HOLE32) else n
+    return in_order(i64(src)[i], 63) if code == ORDERED else sign_last(i64(src)[i], 63)
+
+
+@helper
 def as_integer(src: Any, i: Any, element: Any, kind: Any, code: Any) -> Any:
     """Return the integer that cell `i` of a float type stands for, HOLE64 when it is none of this scale."""
+    if kind == BITS:
+        return bits_as_integer(src, i, element, code)
     power = power_of(code)
     if element == FLOAT32:
         y = np.float64(f32(src)[i]) * power

@@ -9,13 +9,17 @@ import numpy as np
 from atlas.kernels.bits import block_words, pack_block
 from atlas.kernels.choose import integer_at
 from atlas.kernels.compile import helper
-from atlas.kernels.layout import DIVIDED, FLOAT32, MASKED, MAX_AXES, PATCHED, WIDE
-from atlas.kernels.memory import copy, f32, f64, float_bits, i32, i64, sub, u8, u32, u64
-from atlas.kernels.numbers import HOLE32, HOLE64, LIMIT32, LIMIT64, as_integer, power_of, scale_of
+from atlas.kernels.layout import BITS, DIVIDED, FLOAT32, MASKED, MAX_AXES, ORDERED, PATCHED, WIDE
+from atlas.kernels.memory import both, copy, f32, f64, float_bits, i32, i64, sub, u8, u32, u64
+from atlas.kernels.numbers import HOLE32, HOLE64, LIMIT32, LIMIT64, as_integer, in_order, power_of, scale_of, sign_last
 from atlas.kernels.predict import box_cells, difference, move_box, next_box, split_blocks
 
 # Of 16 cells, one may be kept as it is.
 _MOST_PATCHES = 16
+
+# The bits of infinity; those of NaN are larger.
+_INFINITY32, _INFINITY64 = 0x7F800000, 0x7FF0000000000000
+_NAN32, _NAN64 = 0x7FC00000, 0x7FF8000000000000
 
 # Adding this to a float64 below LIMIT64 leaves its integer in the low bits.
 _MAGIC = 6755399441055744.0
@@ -65,6 +69,23 @@ def _wide_numbers_of_f64(
         out[i] = n
         back = np.float64(n) / scale if divided else np.float64(n) * scale
         ok = np.uint8((back == x[i]) & ((n != 0) | (bits[i] == 0)) & (bits[i] != fill))
+        good[i] = ok
+        bad += 1 - np.int64(ok)
+    return bad
+
+
+@helper
+def _numbers_of_bits(
+    src: Any, cells: Any, top: Any, code: Any, infinity: Any, fill: Any, out: Any, good: Any, hole: Any
+) -> Any:
+    """Write floats, given as integers like `infinity`, as numbers that are their bits."""
+    bad: Any = 0
+    for i in range(cells):
+        x = src[i]
+        n = in_order(x, top) if code == ORDERED else sign_last(x, top)
+        out[i] = n
+        is_number = np.int64(both(x, (1 << top) - 1)) <= infinity
+        ok = np.uint8(is_number & (x != fill) & (n != hole))
         good[i] = ok
         bad += 1 - np.int64(ok)
     return bad
@@ -324,14 +345,23 @@ def pack(
     values = positions + cells // 2 // 8 * 8 + 64
     floats = element >= FLOAT32
     divided = kind == DIVIDED
-    wide = item == 8 and not _fits_narrow(src, cells, element, fill, power_of(code))
+    wide = item == 8 and (kind == BITS or not _fits_narrow(src, cells, element, fill, power_of(code)))
+    highest = np.int64(LIMIT64) if wide else np.int64(LIMIT32)
     bad = 0
-    if element == FLOAT32:
+    if kind == BITS and element == FLOAT32:
+        highest = -np.int64(HOLE32)
+        filled = i32(fill)[0] if fill else np.int32(_NAN32)
+        bad = _numbers_of_bits(i32(src), cells, 31, code, _INFINITY32, filled, i32(numbers), u8(good), np.int64(HOLE32))
+    elif kind == BITS:
+        highest = -(HOLE64 + 1)
+        filled64 = i64(fill)[0] if fill else np.int64(_NAN64)
+        bad = _numbers_of_bits(i64(src), cells, 63, code, _INFINITY64, filled64, i64(numbers), u8(good), HOLE64)
+    elif element == FLOAT32:
         scale = np.float32(scale_of(kind, code))
-        special = u32(fill)[0] if fill else np.uint32(0x7FC00000)
+        special = u32(fill)[0] if fill else np.uint32(_NAN32)
         bad = _numbers_of_f32(src, cells, divided, np.float32(power_of(code)), scale, special, i32(numbers), u8(good))
     elif floats:
-        special64 = u64(fill)[0] if fill else np.uint64(0x7FF8000000000000)
+        special64 = u64(fill)[0] if fill else np.uint64(_NAN64)
         if wide:
             bad = _wide_numbers_of_f64(
                 src, cells, divided, power_of(code), scale_of(kind, code), special64, i64(numbers), u8(good)
@@ -368,7 +398,7 @@ def pack(
                 u8(bitmap),
                 u32(positions),
                 values,
-                np.int64(LIMIT64),
+                highest,
             )
         else:
             patches, first = _settle(
@@ -384,7 +414,7 @@ def pack(
                 u8(bitmap),
                 u32(positions),
                 values,
-                np.int64(LIMIT32),
+                highest,
             )
         if patches < 0:
             return 0

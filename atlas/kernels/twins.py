@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from atlas.errors import CorruptChunk
 from atlas.kernels.bounds import with_axes
 from atlas.kernels.layout import (
     BAD_POSITION,
     BINARY,
+    BITS,
     BLOCK,
     DIVIDED,
     FLOAT32,
@@ -22,8 +24,10 @@ from atlas.kernels.layout import (
     MAX_BINARY,
     MAX_DECIMAL,
     MULTIPLIED,
+    ORDERED,
     PATCHED,
     PROBLEMS,
+    SIGN_LAST,
     UNKNOWN_HEADER,
     WIDE,
     WRONG_LENGTH,
@@ -71,6 +75,13 @@ def _place(chunk: Any, start: Any, extent: Any, out: Any, offset: int, strides: 
         box = tuple(map(slice, start, start + extent))
         target: Any = np.ndarray(tuple(extent.tolist()), chunk.dtype, out, offset, tuple(strides.tolist()))
         target[...] = chunk[box]
+
+
+def digest(src: Any, offset: Any, length: Any) -> Any:
+    """Twin of :func:`atlas.kernels.native.digest`, without its bounds check."""
+    view = memoryview(src)
+    hashes = [xxhash.xxh3_64_intdigest(view[a : a + n]) for a, n in zip(offset.tolist(), length.tolist(), strict=True)]
+    return np.array(hashes, np.uint64)
 
 
 def shuffle(src: Any, out: Any, itemsize: int) -> None:
@@ -150,8 +161,30 @@ def _scale(kind: int, code: int, dtype: Any) -> Any:
 
 
 def _floats(numbers: Any, kind: int, code: int, dtype: Any) -> Any:
+    if kind == BITS:
+        return _from_bits(numbers, code, dtype)
     scale = _scale(kind, code, dtype)
     return numbers.astype(dtype) / scale if kind == DIVIDED else numbers.astype(dtype) * scale
+
+
+def _bits_of(values: Any, code: int) -> Any:
+    """Return the bits of floats as integers of their size."""
+    bits = values.view(f"<i{values.itemsize}")
+    top = 8 * values.itemsize - 1
+    if code == ORDERED:
+        return bits ^ np.where(bits < 0, bits.dtype.type((1 << top) - 1), bits.dtype.type(0))
+    turned = bits.view(f"<u{values.itemsize}")
+    turned = turned << 1 | turned >> top
+    return (turned - turned.dtype.type((1 << top) - 1)).view(bits.dtype)
+
+
+def _from_bits(numbers: Any, code: int, dtype: Any) -> Any:
+    """Undo :func:`_bits_of`."""
+    if code == ORDERED:
+        return _bits_of(numbers.view(dtype), code).view(dtype)
+    top = 8 * dtype.itemsize - 1
+    turned = numbers.view(f"<u{dtype.itemsize}") + np.array((1 << top) - 1, f"<u{dtype.itemsize}")
+    return (turned >> 1 | turned << top).view(dtype)
 
 
 def _unpack_chunk(payload: bytes, shape: tuple[int, ...], element: int) -> Any:
@@ -159,8 +192,9 @@ def _unpack_chunk(payload: bytes, shape: tuple[int, ...], element: int) -> Any:
     cells, item = int(np.prod(shape, dtype=np.int64)), dtype.itemsize
     _expect(len(payload) >= 4, WRONG_LENGTH)
     kind, code, axes, flags = payload[:4]
-    _expect(kind <= MULTIPLIED and (kind != INTEGERS) == (element >= FLOAT32), UNKNOWN_HEADER)
+    _expect(kind <= BITS and (kind != INTEGERS) == (element >= FLOAT32), UNKNOWN_HEADER)
     _expect(flags <= MASKED | PATCHED | WIDE and (code <= MAX_DECIMAL or BINARY <= code <= MAX_BINARY), UNKNOWN_HEADER)
+    _expect(kind != BITS or (code <= SIGN_LAST and bool(flags & WIDE) == (item == 8)), UNKNOWN_HEADER)
     _expect(len(shape) >= MAX_AXES or not axes >> len(shape), UNKNOWN_HEADER)
     size, sizes = 8 if flags & WIDE else 4, _block_sizes(shape, axes)
     at, patches = 4, 0
@@ -243,10 +277,13 @@ def pack(cells: Any, shape: tuple[int, ...], element: int, fill: Any, packing: P
     shape = shape or (1,)
     values = cells.view(_TYPES[element])
     kind, code, axes, _ = packing
-    wide = values.itemsize == 8 and not _fits_narrow(values, fill, code)
+    wide = values.itemsize == 8 and (kind == BITS or not _fits_narrow(values, fill, code))
     signed = np.dtype("<i8" if wide else "<i4")
     if kind == INTEGERS:
         numbers, good = _integers(values, fill, signed)
+    elif kind == BITS:
+        numbers = _bits_of(values, code)
+        good = ~_is_special(values, fill) & (numbers != np.iinfo(signed).min)
     else:
         numbers, good = _decimals(values, fill, kind, code, wide)
     special, masked, patches = _settled(values, numbers, good, fill, packing, wide)
@@ -346,8 +383,10 @@ def _settled(values: Any, numbers: Any, good: Any, fill: Any, packing: Packing, 
             masked[bad] = values[bad].view(unsigned) == np.array(special).view(unsigned)
     left = bad[~masked[bad]]
     exact = _exact(values[left], packing) if len(left) else np.zeros(0, np.int64)
-    limit = _LIMIT64 if wide else _LIMIT32
-    saved = np.abs(exact.astype(np.float64)) < limit
+    highest = int(_LIMIT64 if wide else _LIMIT32)
+    if packing.kind == BITS:
+        highest = (1 << 63) - 1 if wide else 1 << 31
+    saved = (exact > -highest) & (exact < highest)
     numbers[left[saved]] = exact[saved]
     known = good.copy()
     known[left[saved]] = True
@@ -361,6 +400,10 @@ def _settled(values: Any, numbers: Any, good: Any, fill: Any, packing: Packing, 
 
 def _exact(values: Any, packing: Packing) -> Any:
     """Return the integers that floats stand for, computed in float64; the smallest int64 where there is none."""
+    if packing.kind == BITS:
+        numbers = _bits_of(values, packing.code).astype(np.int64)
+        hole = -(1 << 8 * values.itemsize - 1)
+        return np.where(numbers == hole, np.iinfo(np.int64).min, numbers)
     limit = _LIMIT32 if values.itemsize == 4 else _LIMIT64
     with np.errstate(over="ignore", invalid="ignore"):
         y = values.astype(np.float64) * _power(packing.code)
@@ -408,17 +451,25 @@ def _pack_part(table: Any, width: int) -> bytes:
 def choose(cells: Any, shape: tuple[int, ...], element: int, fill: Any) -> Packing | None:
     """Twin of :func:`atlas.kernels.native.choose`."""
     values = cells.view(_TYPES[element])
+    shape = shape or (1,)
     kind, code = INTEGERS, 0
     if element >= FLOAT32:
         scale = _choose_scale(values, fill)
         if scale is None:
-            return None
+            return _choose_bits(values, fill, shape)
         kind, code = scale
-    numbers, known = _rough(values, fill, code)
-    axes = _choose_axes(numbers, known, shape or (1,))
+    numbers, known = _rough(values, fill, kind, code)
+    axes, _ = _choose_axes(numbers, known, shape, MAX_AXES)
     sample = _sampled(len(values))
     distinct = len({*numbers[sample][known[sample]].tolist()}) + int((~known[sample]).any())
     return Packing(kind, code, axes, int(2 * distinct < min(len(values), 64)))
+
+
+def _choose_bits(values: Any, fill: Any, shape: tuple[int, ...]) -> Packing | None:
+    _, unpredicted = _choose_axes(*_rough(values, fill, BITS, SIGN_LAST), shape, 0)
+    axes, cost = _choose_axes(*_rough(values, fill, BITS, ORDERED), shape, MAX_AXES)
+    found = Packing(BITS, SIGN_LAST, 0, 1) if unpredicted < cost else Packing(BITS, ORDERED, axes, 1)
+    return found if min(unpredicted, cost) < 0.92 * 8 * values.itemsize else None
 
 
 def _is_special(values: Any, fill: Any) -> Any:
@@ -451,9 +502,12 @@ def _choose_scale(values: Any, fill: Any) -> tuple[int, int] | None:
     return found
 
 
-def _rough(values: Any, fill: Any, code: int) -> tuple[Any, Any]:
+def _rough(values: Any, fill: Any, kind: int, code: int) -> tuple[Any, Any]:
     """Return about the integer of every cell, and which cells have one."""
     known = ~_is_special(values, fill)
+    if kind == BITS:
+        numbers = _exact(values, Packing(BITS, code, 0))
+        return numbers, known & (numbers != np.iinfo(np.int64).min)
     if values.dtype.kind != "f":
         numbers = values.astype("<i4" if values.itemsize == 4 else "<i8").astype(np.int64)
         return numbers, known & (numbers != np.iinfo(np.int64).min)
@@ -463,8 +517,9 @@ def _rough(values: Any, fill: Any, code: int) -> tuple[Any, Any]:
         return np.rint(np.where(known, y, 0.0)).astype(np.int64), known
 
 
-def _choose_axes(numbers: Any, known: Any, shape: tuple[int, ...]) -> int:
-    cells, axes = len(numbers), min(len(shape), MAX_AXES)
+def _choose_axes(numbers: Any, known: Any, shape: tuple[int, ...], most: int) -> tuple[int, float]:
+    """Return the axes, of the first `most`, that are best predicted along, and the bits that a cell takes."""
+    cells, axes = len(numbers), min(len(shape), most)
     inner = [int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(axes)]
     span = min(cells, BLOCK)
     groups = min(4, -(-cells // BLOCK))
@@ -497,7 +552,7 @@ def _choose_axes(numbers: Any, known: Any, shape: tuple[int, ...]) -> int:
             seen = ranges.get(mask, [])
             if len(seen) == groups and sum(seen) / groups + extra < cost:
                 best, cost = mask, sum(seen) / groups + extra
-    return best
+    return best, cost
 
 
 def _note(ranges: dict[int, list[float]], mask: int, left: Any) -> None:

@@ -12,11 +12,12 @@ import numpy as np
 
 from atlas.kernels.bits import block_words, unpack_block, unpack_high
 from atlas.kernels.compile import helper
-from atlas.kernels.emit import DIVIDE, MULTIPLY, emit_box
+from atlas.kernels.emit import DIVIDE, MULTIPLY, ORDER, SIGN, emit_box
 from atlas.kernels.lanes import LANES, punch_row
 from atlas.kernels.layout import (
     BAD_POSITION,
     BINARY,
+    BITS,
     DIVIDED,
     FLOAT32,
     INTEGERS,
@@ -24,8 +25,9 @@ from atlas.kernels.layout import (
     MAX_AXES,
     MAX_BINARY,
     MAX_DECIMAL,
-    MULTIPLIED,
+    ORDERED,
     PATCHED,
+    SIGN_LAST,
     UNKNOWN_HEADER,
     WIDE,
     WRONG_LENGTH,
@@ -188,7 +190,9 @@ def _unpack_chunk(
     header = u8(payload)
     kind, code, mask, flags = np.int64(header[0]), np.int64(header[1]), np.int64(header[2]), np.int64(header[3])
     floats = element >= FLOAT32
-    if kind > MULTIPLIED or (kind != INTEGERS) != floats or flags > MASKED | PATCHED | WIDE:
+    if kind > BITS or (kind != INTEGERS) != floats or flags > MASKED | PATCHED | WIDE:
+        return UNKNOWN_HEADER
+    if kind == BITS and (code > SIGN_LAST or (flags & WIDE != 0) != (item == 8)):
         return UNKNOWN_HEADER
     if code > MAX_BINARY or MAX_DECIMAL < code < BINARY or (ndim < MAX_AXES and mask >> ndim):
         return UNKNOWN_HEADER
@@ -228,6 +232,8 @@ def _unpack_chunk(
     scale = scale_of(kind, code)
     divided = kind == DIVIDED
     how = DIVIDE if divided and not may_multiply(code, element) else MULTIPLY
+    if kind == BITS:
+        how = ORDER if code == ORDERED else SIGN
     inverse = 1.0 / scale if divided else scale
     correction = inverse if divided else 0.0
     rule = (element, how, scale, inverse, correction, masked, special)

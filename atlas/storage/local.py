@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from atlas.errors import CorruptStore, ReadOnlyStore, StorageError
 from atlas.storage import locks
-from atlas.storage.base import Pin, Storage, check_key
+from atlas.storage.base import Pin, Storage, Stored, check_key
 
 _RETIRED = "_retired"
 _BUFFER_BYTES = 1 << 20
@@ -246,6 +246,18 @@ class LocalStorage(Storage):
                     return []
                 raise
 
+    def inventory(self) -> list[Stored]:
+        """Return every file of the store and of its directories."""
+        found = []
+        for directory in ("", *self.list_dir("")):
+            for name in self.list_dir(directory):
+                key = f"{directory}/{name}" if directory else name
+                with contextlib.suppress(FileNotFoundError):
+                    status = os.lstat(os.path.join(self._path, key))
+                    if stat.S_ISREG(status.st_mode):
+                        found.append(Stored(key, status.st_size, status.st_mtime))
+        return found
+
     def delete(self, key: str) -> None:
         """Remove a file."""
         place = self._place(key)
@@ -279,7 +291,7 @@ class LocalStorage(Storage):
             for directory in sorted({os.path.dirname(self._place(key)) for key in keys}):
                 sync_directory(directory)
 
-    def replace(self, key: str, data: bytes) -> None:
+    def replace(self, key: str, data: bytes, version: str | None = None) -> None:
         """Write a file beside, sync it, rename it over the old one, sync the directory."""
         place = self._place(key)
         beside = self._write_beside(place, data)
@@ -330,6 +342,9 @@ class LocalStorage(Storage):
             writer.abort()
             raise
         return beside
+
+    def begin_writing(self) -> None:
+        """Do nothing: the lock keeps writers apart."""
 
     @contextmanager
     def writer_lock(self, timeout: float = 60.0) -> Iterator[bool]:

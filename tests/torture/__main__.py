@@ -15,7 +15,20 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from torture import concurrency, cuts, faults, flips, fuzz, hostile, machine, mutants, mutation, powerloss, processes
+from torture import (
+    concurrency,
+    cuts,
+    faults,
+    fleets,
+    flips,
+    fuzz,
+    hostile,
+    machine,
+    mutants,
+    mutation,
+    powerloss,
+    processes,
+)
 from torture.corpus import FORGERIES
 from torture.scenes import WHOLE, Share, in_child, warm_up
 
@@ -112,6 +125,13 @@ def run_cuts(work: Path, share: Share) -> str:
     return f"{count} cuts, {flushes:,} flushes acknowledged, none lost"
 
 
+def run_fleets(work: Path, share: Share) -> str:
+    """Ask random fleets random questions."""
+    count = share.size(1_000)
+    fleets.campaign(1_000 * (share.number - 1), count)
+    return f"{count:,} fleets, {48 * count:,} questions"
+
+
 def run_mutation(work: Path, share: Share) -> str:
     """Change the commit code in every small way."""
     total, alive = mutation.survivors()
@@ -130,6 +150,7 @@ PARTS: dict[str, Callable[[Path, Share], str]] = {
     "concurrency": run_concurrency,
     "processes": run_processes,
     "cuts": run_cuts,
+    "fleets": run_fleets,
     "mutation": run_mutation,
 }
 

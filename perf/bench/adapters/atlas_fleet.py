@@ -11,13 +11,9 @@ def write(place, arrays, layout, codec):
     dims = [f"axis{i}" for i in range(len(layout["chunks"]))]
     # What the codec itself does shows without packing, which lz4 would hardly ever come into play beside.
     layout_options = atlas.StoreConfig(codec=codec, packing=codec == "zstd")
+    arrays = {name: {"dims": dims, "chunk_shape": layout["chunks"], "data": data} for name, data in arrays.items()}
     with atlas.Atlas.create(place, config=layout_options) as store:
-        for i, name in enumerate(layout["names"]):
-            view = store.create_dataset(name)
-            for array, data in arrays.items():
-                shape = data.shape[1:]
-                view.define_array(array, data.dtype.name, dims, shape, chunk_shape=layout["chunks"])
-                view.write_array(array, [0] * len(shape), data[i])
+        store.create_datasets(layout["names"], arrays=arrays)
 
 
 def open_store(place, workers):

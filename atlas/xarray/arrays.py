@@ -1,0 +1,190 @@
+"""Arrays of a store as xarray's backends have them: known by shape and type, read when they are indexed."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from xarray.backends import BackendArray
+from xarray.core import indexing
+
+from atlas.dtypes import parse_dtype
+from atlas.session import Session
+from atlas.view import DatasetView
+from atlas.xarray import notes
+from atlas.xarray.cells import is_date_type, restored, restored_dtype, with_gaps
+
+# What selects cells along an axis, as xarray's outer indexers have it.
+Key = int | slice | NDArray[Any]
+
+
+class LazyArray(BackendArray):  # type: ignore[misc]
+    """An array that is read box by box; ``read_box(start, shape)`` is a subclass's part.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    dtype : numpy.dtype
+    grid : tuple of int
+        Cells per chunk along each axis: boxes that touch other chunks are read apart.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    grid: tuple[int, ...]
+
+    def read_box(self, start: Sequence[int], shape: Sequence[int]) -> NDArray[Any]:
+        """Return the cells of a box."""
+        raise NotImplementedError
+
+    def __getitem__(self, key: Any) -> Any:
+        # xarray stumbles over slices that are empty and go backwards.
+        parts = (_plain(part, size) for part, size in zip(key.tuple, self.shape, strict=True))
+        key = type(key)(tuple(parts))
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._outer)
+
+    async def async_getitem(self, key: Any) -> Any:
+        """Read in a thread, so that the loop goes on."""
+        return await asyncio.to_thread(self.__getitem__, key)
+
+    def _outer(self, key: tuple[Key, ...]) -> NDArray[Any]:
+        """Return the cells along which every axis' key has, reading no chunk that holds none of them."""
+        axes = [_runs(k, size, chunk) for k, size, chunk in zip(key, self.shape, self.grid, strict=True)]
+        extents = [sum(len(np.atleast_1d(places)) for _, _, places, _ in runs) for runs in axes]
+        if all(len(runs) == 1 for runs in axes):
+            found = self._piece([runs[0] for runs in axes])
+        else:
+            found = np.empty(extents, self.dtype)
+            if found.size:
+                for runs in itertools.product(*axes):
+                    found[np.ix_(*(places for _, _, places, _ in runs))] = self._piece(runs)
+        return found[tuple(0 if isinstance(k, (int, np.integer)) else slice(None) for k in key)]
+
+    def _piece(self, runs: Sequence[tuple[int, int, Any, Any]]) -> NDArray[Any]:
+        cells = self.read_box([first for first, _, _, _ in runs], [size for _, size, _, _ in runs])
+        for axis, (_, _, _, within) in enumerate(runs):
+            if within is not None:
+                cells = cells[(slice(None),) * axis + (within,)]
+        return cells
+
+
+def _plain(key: Any, size: int) -> Any:
+    return slice(0, 0) if isinstance(key, slice) and not len(range(*key.indices(size))) else key
+
+
+def _runs(key: Key, size: int, chunk: int) -> list[tuple[int, int, Any, Any]]:
+    """Divide what an axis' key selects where it leaves chunks out.
+
+    Returns
+    -------
+    list of (first, extent, places, within)
+        A run of cells to read, where its cells belong in the result, and which of them (``None``: all).
+    """
+    if isinstance(key, (int, np.integer)):
+        return [(int(key) % max(size, 1), 1, np.zeros(1, np.int64), None)]
+    if isinstance(key, slice):
+        first, stop, step = key.indices(size)
+        count = len(range(first, stop, step))
+        if count == 0 or step == 1:
+            return [(min(first, size), count, np.arange(count), None)]
+        if 0 < step <= chunk:
+            return [(first, (count - 1) * step + 1, np.arange(count), slice(None, None, step))]
+        key = np.arange(first, stop, step)
+    cells = np.asarray(key, np.int64)
+    cells = np.where(cells < 0, cells + size, cells)
+    if not len(cells):
+        return [(0, 0, np.zeros(0, np.int64), None)]
+    order = np.argsort(cells, kind="stable")
+    chunks = cells[order] // max(chunk, 1)
+    runs = []
+    for places in np.split(order, np.flatnonzero(np.diff(chunks) > 1) + 1):
+        first = int(cells[places[0]])
+        runs.append((first, int(cells[places[-1]]) - first + 1, places, cells[places] - first))
+    if len(runs) == 1:
+        # In the order asked for: then the piece is the result.
+        first, extent, _, _ = runs[0]
+        return [(first, extent, np.arange(len(cells)), cells - first)]
+    return runs
+
+
+class StoredArray(LazyArray):
+    """An array of one dataset."""
+
+    def __init__(self, view: DatasetView, array: str) -> None:
+        meta = notes.array_meta(view, array)
+        self._view, self._array = view, array
+        self.shape, self.grid = tuple(meta["shape"]), tuple(max(n, 1) for n in meta["chunk_shape"])
+        self._original, self._marker = (view.get_array_attribute(array, key) for key in (notes.DTYPE, notes.MISSING))
+        self.dtype = restored_dtype(parse_dtype(meta["dtype"]).numpy, self._original)
+
+    @property
+    def holds_dates(self) -> bool:
+        """Whether the cells are dates of some other calendar."""
+        return is_date_type(self._original)
+
+    def read_box(self, start: Sequence[int], shape: Sequence[int]) -> NDArray[Any]:
+        """Return the cells of a box, text and dates as they came in."""
+        cells = self._view.read_array(self._array, start, shape)
+        assert cells is not None
+        if self._marker is not None:
+            cells = with_gaps(cells, self._marker, self._view.array_fill_value(self._array), start, self.shape)
+        return restored(cells, self._original)
+
+    def __dask_tokenize__(self) -> Any:
+        return version_token(self._view._session), self._view.name, self._array
+
+
+def version_token(session: Session) -> tuple[str, ...]:
+    """Return what tells one state of one store from all others, for the names of dask's tasks."""
+    root = session.snapshot.root
+    # What is not committed has no name that would stay true.
+    return ("atlas", root.store, root.commit, *((uuid.uuid4().hex,) if session.pending else ()))
+
+
+def settled(view: DatasetView) -> DatasetView:
+    """Return a view of a dataset that nothing changes any more, unless there are pending changes of it."""
+    session = view._session
+    with session.lock:
+        is_pending = view.name in session.pending.records or session.pending.number(view.name) >= 0
+        return view if is_pending else DatasetView(session.frozen(), view.name)
+
+
+class Variable(xr.Variable):  # type: ignore[misc]
+    """A variable whose dask arrays are named after the state of the store, which xarray looks for in a file's mtime."""
+
+    __slots__ = ()
+
+    def chunk(self, *args: Any, from_array_kwargs: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
+        """Return the variable as a dask array; see :meth:`xarray.Variable.chunk`."""
+        options = dict(from_array_kwargs or {})
+        source = _source(self._data)
+        if source is not None:
+            from dask.base import tokenize
+
+            options["name"] = f"{options.get('name') or 'atlas'}-{tokenize(source, self.shape)}"
+        return super().chunk(*args, from_array_kwargs=options, **kwargs)
+
+    @staticmethod
+    def of(variable: xr.Variable) -> Variable:
+        """Return a variable that xarray's decoding has made as one of these."""
+        return Variable(variable.dims, variable._data, variable.attrs, variable.encoding, fastpath=True)
+
+
+def _source(data: Any) -> LazyArray | None:
+    """Return the array of a store that xarray's wrappers are around."""
+    while data is not None and not isinstance(data, LazyArray):
+        data = getattr(data, "array", None)
+    return data
+
+
+def lazy_variable(dims: Sequence[str], array: LazyArray, attrs: Mapping[str, Any], encoding: Mapping[str, Any]) -> Any:
+    """Return a variable that reads an array of the store when it is used."""
+    preferred = {"preferred_chunks": dict(zip(dims, array.grid, strict=True))} if dims else {}
+    data = indexing.LazilyIndexedArray(array)
+    return Variable(dims, data, dict(attrs), {**encoding, **preferred}, fastpath=True)

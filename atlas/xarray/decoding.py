@@ -1,0 +1,170 @@
+"""The CF conventions for the engine: what is stored undecoded is decoded, what is stored decoded can be had encoded.
+
+Datasets that came from xarray are stored as their values are in memory, with the encoding beside them. An option that
+switches a part of decoding off asks for the other form: what a NetCDF file of the dataset would hold.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from xarray import conventions
+
+from atlas.xarray import notes
+from atlas.xarray.arrays import LazyArray, StoredArray, Variable, lazy_variable
+
+# Attributes by which a variable says that its cells are encoded, beside units of time.
+MARKS = {"_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned", "calendar"}
+_PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """The options of :func:`xarray.open_dataset` that say what to decode."""
+
+    mask_and_scale: Any = True
+    decode_times: Any = True
+    decode_coords: Any = True
+    use_cftime: Any = None
+    decode_timedelta: Any = None
+    concat_characters: Any = True
+
+    def of(self, name: str) -> dict[str, Any]:
+        """Return the options as they are for one variable."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {key: value.get(name) if isinstance(value, Mapping) else value for key, value in values.items()}
+
+
+def decoded(
+    variables: Mapping[str, Any], attrs: Mapping[str, Any], coords: set[str], options: Decoding
+) -> tuple[dict[str, Any], dict[str, Any], set[str]]:
+    """Return variables, attributes and names of coordinates in the form that is asked for."""
+    cells = {name: _as_asked(name, variable, options.of(name)) for name, variable in variables.items()}
+    if not options.decode_coords:
+        cells, others = _coordinates_as_attributes(cells, attrs, coords)
+        return _referring(cells), others, {c for c in coords if cells[c].dims == (c,)}
+    if options.decode_coords == "all":
+        cells = _referring(cells)
+    # What attributes say of coordinates is told with stand-ins: text would be looked into, for the sake of dates.
+    told, others, found = conventions.decode_cf_variables(
+        {name: xr.Variable((), 0, variable.attrs, variable.encoding) for name, variable in cells.items()},
+        attrs,
+        concat_characters=False,
+        mask_and_scale=False,
+        decode_times=False,
+        decode_coords=options.decode_coords,
+        decode_timedelta=False,
+    )
+    for name, variable in cells.items():
+        variable.attrs = told[name].attrs
+        variable.encoding |= {key: value for key, value in told[name].encoding.items() if key != "dtype"}
+    return cells, dict(others), coords | (found & set(cells))
+
+
+def _as_asked(name: str, variable: Any, options: Mapping[str, Any]) -> Any:
+    if _is_time(variable):
+        wanted = options["decode_timedelta"] if variable.dtype.kind == "m" else options["decode_times"]
+        wanted = options["decode_times"] if wanted is None else wanted
+        return variable if wanted is not False and wanted is not None else _encoded_times(name, variable)
+    if options["mask_and_scale"] is False and any(variable.encoding.get(key) is not None for key in _PACKING):
+        variable = _packed(name, variable)
+    elif not _is_marked(variable):
+        return variable
+    return _decode(name, variable, options)
+
+
+def _referring(variables: dict[str, Any]) -> dict[str, Any]:
+    """Say in attributes, as files do, which other variables a variable refers to."""
+    for variable in variables.values():
+        for key in notes.RELATED:
+            if key in variable.encoding and key not in variable.attrs:
+                variable.attrs[key] = variable.encoding.pop(key)
+    return variables
+
+
+def _is_time(variable: Any) -> bool:
+    return variable.dtype.kind in "Mm" or (variable.dtype == object and _holds_dates(variable))
+
+
+def _holds_dates(variable: Any) -> bool:
+    array = variable._data.array
+    return isinstance(array, StoredArray) and array.holds_dates
+
+
+def _is_marked(variable: Any) -> bool:
+    units = variable.attrs.get("units")
+    return not MARKS.isdisjoint(variable.attrs) or (isinstance(units, str) and variable.dtype.kind in "iuf")
+
+
+def _decode(name: str, variable: Any, options: Mapping[str, Any]) -> Any:
+    given = {**variable.encoding}
+    clashing = {key for key in variable.attrs if key in given}
+    bare = variable.copy(deep=False)
+    bare.encoding = {key: value for key, value in given.items() if key not in clashing}
+    found = conventions.decode_cf_variable(
+        name,
+        bare,
+        concat_characters=False,
+        mask_and_scale=options["mask_and_scale"] is not False,
+        decode_times=options["decode_times"],
+        decode_timedelta=options["decode_timedelta"],
+        use_cftime=options["use_cftime"],
+    )
+    return Variable.of(found)
+
+
+# ── the encoded form ─────────────────────────────────────────────────────────────────────────
+
+
+def _encoded_times(name: str, variable: Any) -> Any:
+    # The units of times depend on all of them, unless they were kept.
+    encoding = {key: value for key, value in variable.encoding.items() if key != "preferred_chunks"}
+    loaded = xr.Variable(variable.dims, variable.values, variable.attrs, encoding)
+    return conventions.encode_cf_variable(loaded, name=name)
+
+
+def _packed(name: str, variable: Any) -> Any:
+    array = PackedArray(variable._data.array, variable.encoding)
+    encoding = {"preferred_chunks": variable.encoding.get("preferred_chunks", {})}
+    return lazy_variable(variable.dims, array, {**variable.attrs, **array.attrs}, encoding)
+
+
+class PackedArray(LazyArray):
+    """An array as its encoding would have it in a file."""
+
+    def __init__(self, array: LazyArray, encoding: Mapping[str, Any]) -> None:
+        self._array = array
+        self._encoding = {key: encoding[key] for key in (*_PACKING, "dtype") if key in encoding}
+        self.shape, self.grid = array.shape, array.grid
+        empty = self._encode(np.empty((0,) * len(self.shape), array.dtype))
+        self.dtype, self.attrs = empty.dtype, dict(empty.attrs)
+
+    def _encode(self, cells: NDArray[Any]) -> Any:
+        dims = [f"axis{i}" for i in range(cells.ndim)]
+        with warnings.catch_warnings():
+            # Said once, of the whole array, when it was written.
+            warnings.simplefilter("ignore", xr.SerializationWarning)
+            return conventions.encode_cf_variable(xr.Variable(dims, cells, {}, self._encoding))
+
+    def read_box(self, start: Sequence[int], shape: Sequence[int]) -> NDArray[Any]:
+        """Return the cells of a box, encoded."""
+        return np.asarray(self._encode(self._array.read_box(start, shape)).values)
+
+    def __dask_tokenize__(self) -> Any:
+        return "packed", self._array.__dask_tokenize__()
+
+
+def _coordinates_as_attributes(
+    variables: dict[str, Any], attrs: Mapping[str, Any], coords: set[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what says in a file which variables are coordinates."""
+    index = xr.Coordinates({name: variables[name] for name in variables if name in coords}, indexes={})
+    data = {name: variable for name, variable in variables.items() if name not in coords}
+    encoded, others = conventions.encode_dataset_coordinates(xr.Dataset(data, index, attrs))
+    return {name: Variable.of(encoded[name]) for name in variables}, dict(others)

@@ -1,0 +1,166 @@
+"""The engine: ``xarray.open_dataset(store, engine="atlas", group=name)``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from xarray.backends import BackendEntrypoint
+
+from atlas.errors import InvalidArgument
+from atlas.root import ROOT_KEYS
+from atlas.store import Atlas
+from atlas.view import DatasetView
+from atlas.xarray import notes
+from atlas.xarray.decoding import Decoding, decoded
+from atlas.xarray.reading import dataset_encoding, lazy_variables
+
+
+class AtlasBackendEntrypoint(BackendEntrypoint):  # type: ignore[misc]
+    """Opens datasets of Atlas stores lazily.
+
+    What is opened is the state that the store was in then: whatever is written later, arrays that are read later are of
+    that state.
+    """
+
+    description = "Open the datasets of Atlas stores"
+    supports_groups = True
+
+    def guess_can_open(self, filename_or_obj: Any) -> bool:
+        """Return whether this is the directory of a store, or a handle of one; nothing is asked of a network."""
+        if isinstance(filename_or_obj, Atlas):
+            return True
+        if not isinstance(filename_or_obj, (str, os.PathLike)):
+            return False
+        return any(os.path.isfile(os.path.join(filename_or_obj, key)) for key in ROOT_KEYS)
+
+    def open_dataset(
+        self,
+        filename_or_obj: Any,
+        *,
+        mask_and_scale: Any = True,
+        decode_times: Any = True,
+        concat_characters: Any = True,
+        decode_coords: Any = True,
+        drop_variables: str | Iterable[str] | None = None,
+        use_cftime: Any = None,
+        decode_timedelta: Any = None,
+        group: str | None = None,
+        storage_options: dict[str, Any] | None = None,
+    ) -> xr.Dataset:
+        """Open one dataset; see :func:`xarray.open_dataset` for the options that are not described here.
+
+        Parameters
+        ----------
+        filename_or_obj : path, URL or Atlas
+        group : str, optional
+            The dataset's name; not needed where the store has only one.
+        storage_options : dict, optional
+            For fsspec, with a URL.
+        concat_characters : bool
+            Makes no difference: text is stored as text.
+        """
+        options = Decoding(mask_and_scale, decode_times, decode_coords, use_cftime, decode_timedelta, concat_characters)
+        store = _store(filename_or_obj, storage_options)
+        return _dataset(
+            store.open_dataset(_only(store) if group is None else group.strip("/")), options, drop_variables
+        )
+
+    def open_groups_as_dict(
+        self,
+        filename_or_obj: Any,
+        *,
+        mask_and_scale: Any = True,
+        decode_times: Any = True,
+        concat_characters: Any = True,
+        decode_coords: Any = True,
+        drop_variables: str | Iterable[str] | None = None,
+        use_cftime: Any = None,
+        decode_timedelta: Any = None,
+        group: str | None = None,
+        storage_options: dict[str, Any] | None = None,
+    ) -> dict[str, xr.Dataset]:
+        """Open all datasets, or one, as the groups below an empty root; see :meth:`open_dataset`."""
+        options = Decoding(mask_and_scale, decode_times, decode_coords, use_cftime, decode_timedelta, concat_characters)
+        store = _store(filename_or_obj, storage_options)
+        if group is not None and group.strip("/"):
+            return {"/": _dataset(store.open_dataset(group.strip("/")), options, drop_variables)}
+        found = {
+            f"/{name}": _dataset(store.open_dataset(name), options, drop_variables) for name in store.list_datasets()
+        }
+        return {"/": xr.Dataset(), **found}
+
+    def open_datatree(
+        self,
+        filename_or_obj: Any,
+        *,
+        mask_and_scale: Any = True,
+        decode_times: Any = True,
+        concat_characters: Any = True,
+        decode_coords: Any = True,
+        drop_variables: str | Iterable[str] | None = None,
+        use_cftime: Any = None,
+        decode_timedelta: Any = None,
+        group: str | None = None,
+        storage_options: dict[str, Any] | None = None,
+    ) -> xr.DataTree:
+        """Open all datasets as the children of an empty root; see :meth:`open_dataset`."""
+        return xr.DataTree.from_dict(
+            self.open_groups_as_dict(
+                filename_or_obj,
+                mask_and_scale=mask_and_scale,
+                decode_times=decode_times,
+                concat_characters=concat_characters,
+                decode_coords=decode_coords,
+                drop_variables=drop_variables,
+                use_cftime=use_cftime,
+                decode_timedelta=decode_timedelta,
+                group=group,
+                storage_options=storage_options,
+            )
+        )
+
+
+def _store(source: Any, storage_options: dict[str, Any] | None) -> Atlas:
+    return source if isinstance(source, Atlas) else Atlas.open(source, mode="r", storage_options=storage_options)
+
+
+def _only(store: Atlas) -> str:
+    names = store.list_datasets()
+    if len(names) != 1:
+        shown = ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
+        raise InvalidArgument(f"say which of the {len(names)} datasets to open, by group=: {shown}")
+    return names[0]
+
+
+def _dataset(view: DatasetView, options: Decoding, drop_variables: str | Iterable[str] | None) -> xr.Dataset:
+    dropped = {drop_variables} if isinstance(drop_variables, str) else set(drop_variables or ())
+    stored = {name: variable for name, variable in lazy_variables(view).items() if name not in dropped}
+    coords = notes.coordinate_names(view) - dropped
+    variables, attrs, coords = decoded(stored, notes.user_attributes(view.attributes()), coords, options)
+    for name, variable in variables.items():
+        _tell_fill(variable, view.array_fill_value(name))
+    index = {name: variable for name, variable in variables.items() if name in coords}
+    data = {name: variable for name, variable in variables.items() if name not in coords}
+    # Without indexes: xarray makes them, if they are wanted, and reads their coordinates for that.
+    ds = xr.Dataset(data, xr.Coordinates(index, indexes={}), attrs)
+    ds.encoding = dataset_encoding(view)
+    ds.set_close(_nothing_to_close)
+    return ds
+
+
+def _nothing_to_close() -> None:
+    """Do what is left to do when a dataset is closed: no file is open between reads."""
+
+
+def _tell_fill(variable: Any, fill: Any) -> None:
+    """Say of the fill value what readers of files would hear: NaN is one, and that there is none is not said."""
+    known = variable.encoding.get("_FillValue", variable.attrs.get("_FillValue"))
+    if known is None:
+        variable.encoding.pop("_FillValue", None)
+        dtype = np.dtype(variable.encoding.get("dtype", variable.dtype))
+        if isinstance(fill, float) and fill != fill and dtype.kind == variable.dtype.kind == "f":
+            variable.encoding["_FillValue"] = variable.dtype.type(fill)

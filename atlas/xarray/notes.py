@@ -1,0 +1,204 @@
+"""What travels beside the cells: attributes of any kind, encodings, and the internal attributes that reads take out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from atlas.dtypes import DType, fill_cell, parse_dtype
+from atlas.errors import AtlasError, DataTypeError, InvalidArgument
+
+if TYPE_CHECKING:
+    from atlas.view import DatasetView
+
+COORDS = "_pyatlas_coords"
+DTYPE = "_atlas_dtype"
+MISSING = "_atlas_missing"
+ENCODING = "_atlas_encoding"
+EXPLICIT_FILL = "_atlas_explicit_fill"
+INTERNAL = (COORDS, DTYPE, MISSING, ENCODING, EXPLICIT_FILL)
+_JSON = "json:"
+
+# By which CF lets a variable refer to others.
+RELATED = (
+    "bounds",
+    "grid_mapping",
+    "climatology",
+    "geometry",
+    "node_coordinates",
+    "node_count",
+    "part_node_count",
+    "interior_ring",
+    "cell_measures",
+    "formula_terms",
+)
+
+# Encoding keys that describe values; the rest (chunk sizes, compression, source) describes a file.
+KEPT_ENCODING = (
+    "_FillValue",
+    "missing_value",
+    "scale_factor",
+    "add_offset",
+    "dtype",
+    "units",
+    "calendar",
+    "_Unsigned",
+    "_Encoding",
+    "char_dim_name",
+    "coordinates",
+    *RELATED,
+)
+
+_NAT = np.iinfo(np.int64).min
+
+
+# ── attributes ───────────────────────────────────────────────────────────────────────────────
+
+
+def sanitized(text: str) -> str:
+    """Return text that has a UTF-8 form; bytes that a backend smuggled in as surrogates are decoded."""
+    try:
+        text.encode("utf-8")
+        return text
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def attribute_key(key: Any) -> str:
+    """Return the key that an attribute of xarray's is stored under."""
+    text = sanitized(str(key))
+    if text in INTERNAL:
+        raise InvalidArgument(f"attribute {text!r} is one that Atlas keeps for itself; rename it first")
+    return text
+
+
+def stored_attribute(value: Any) -> Any:
+    """Return an attribute as the store takes it; lists, like all else, become JSON behind a marker."""
+    if isinstance(value, str):
+        text = sanitized(value)
+        # Text that looks like the marker is marked itself, so that it comes back as text.
+        return _JSON + json.dumps(text) if text.startswith(_JSON) else text
+    if isinstance(value, (bool, int, float, bytes, np.generic)):
+        return value
+    if isinstance(value, np.ndarray) and value.ndim <= 1 and value.dtype.kind in "biufMmUS":
+        return value
+    if isinstance(value, (list, tuple)):
+        value = [sanitized(item) if isinstance(item, str) else item for item in value]
+    try:
+        return _JSON + json.dumps(value.tolist() if isinstance(value, np.ndarray) else value)
+    except (TypeError, ValueError):
+        raise DataTypeError(f"attribute value {value!r} of type {type(value).__name__} cannot be stored") from None
+
+
+def plain_attribute(value: Any) -> Any:
+    """Return an attribute as it was given."""
+    if isinstance(value, str) and value.startswith(_JSON):
+        try:
+            return json.loads(value[len(_JSON) :])
+        except ValueError:
+            return value  # set by hand, and no JSON
+    return value
+
+
+def user_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes as users gave them: without the internal ones, lists as lists again."""
+    return {key: plain_attribute(value) for key, value in attributes.items() if key not in INTERNAL}
+
+
+def coordinate_names(view: DatasetView) -> set[str]:
+    """Return which arrays of a dataset are coordinates."""
+    marker, arrays = view.get_attribute(COORDS), view.list_arrays()
+    if isinstance(marker, str):
+        return marked_coordinates(marker, f"dataset {view.name!r}") & set(arrays)
+    # Not written from xarray: an array along a dimension of its own name is that dimension's coordinate.
+    return {array for array in arrays if array_meta(view, array)["dimension_names"] == [array]}
+
+
+def marked_coordinates(marker: str, what: str) -> set[str]:
+    """Return the coordinates that a marker lists."""
+    try:
+        return set(json.loads(marker))
+    except (TypeError, ValueError) as error:
+        raise AtlasError(f"{what}: its list of coordinates is not readable: {error}") from None
+
+
+def array_meta(view: DatasetView, array: str) -> dict[str, Any]:
+    """Return type, shape, chunks and dimensions of an array that is there."""
+    meta = view.array_meta(array)
+    assert meta is not None
+    return meta
+
+
+def variable_attributes(view: DatasetView, array: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return attributes and encoding of an array as xarray has them."""
+    stored = view.array_attributes(array)
+    attrs, text = user_attributes(stored), stored.get(ENCODING)
+    dtype, fill = parse_dtype(array_meta(view, array)["dtype"]), view.array_fill_value(array)
+    if fill is not None and (EXPLICIT_FILL in stored or not is_default_fill(dtype, fill)):
+        attrs["_FillValue"] = fill_cell(dtype, fill)
+    return attrs, encoding_from(text) if text else {}
+
+
+def default_fill(dtype: DType) -> Any:
+    """Return the fill value of arrays that were given none: NaN, NaT or "" where the type has one."""
+    return {"f": float("nan"), "M": _NAT, "m": _NAT, "U": "", "S": b""}.get(dtype.kind)
+
+
+def is_default_fill(dtype: DType, fill: Any) -> bool:
+    """Return whether a fill value says no more than that there is none."""
+    return fill is None or fill != fill or fill in ("", b"") or (dtype.kind in "Mm" and fill == _NAT)
+
+
+# ── encodings ────────────────────────────────────────────────────────────────────────────────
+
+
+def encoding_json(encoding: Mapping[Any, Any]) -> str | None:
+    """Return what of an encoding describes values, as text; ``None`` if nothing does."""
+    kept = {
+        key: encoding[key]
+        for key in KEPT_ENCODING
+        # That there is to be no fill value is worth remembering as well.
+        if encoding.get(key) is not None or (key == "_FillValue" and key in encoding)
+    }
+    return json.dumps({key: _encoding_value(value) for key, value in kept.items()}) if kept else None
+
+
+def _encoding_value(value: Any) -> Any:
+    if value is str:
+        return {"type": "str"}
+    if isinstance(value, (np.dtype, type)):
+        return {"dtype": np.dtype(value).str}
+    if isinstance(value, bytes):
+        return {"bytes": value.decode("latin-1")}
+    if isinstance(value, np.generic) and value.dtype.kind in "biuf":
+        return {"scalar": [value.dtype.str, repr(value.item())]}
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return {"array": [value.dtype.str, [repr(item) for item in value.reshape(-1).tolist()]]}
+    return value if value is None or isinstance(value, (str, bool, int, float)) else str(value)
+
+
+def encoding_from(text: str) -> dict[str, Any]:
+    """Return the encoding that :func:`encoding_json` wrote down."""
+    return {key: _encoding_restored(value) for key, value in json.loads(text).items()}
+
+
+def _encoding_restored(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if "type" in value:
+        return str
+    if "dtype" in value:
+        return np.dtype(value["dtype"])
+    if "bytes" in value:
+        return value["bytes"].encode("latin-1")
+    if "array" in value:
+        dtype, texts = value["array"]
+        return np.array([_number(dtype, text) for text in texts])
+    return _number(*value["scalar"])
+
+
+def _number(dtype: str, text: str) -> Any:
+    return np.dtype(dtype).type(text == "True" if text in ("True", "False") else text)

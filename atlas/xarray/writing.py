@@ -1,0 +1,247 @@
+"""xarray in: a dataset's variables become arrays of the same name, coordinates first."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlas.dtypes import DType
+from atlas.errors import ArrayNotFound, InvalidArgument, UnsupportedDataType
+from atlas.xarray import notes
+from atlas.xarray.cells import Gaps, is_date_type, storage_type, stored_cells
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from atlas.store import Atlas
+    from atlas.view import DatasetView
+
+# Blocks of dask arrays that are computed together; what several of them come from is then computed once.
+_TOGETHER_BYTES = 128 << 20
+
+_CHUNK_ENCODING = ("chunks", "chunksizes")
+
+
+def add_xarray_dataset(
+    store: Atlas,
+    ds: xr.Dataset,
+    name: str,
+    chunks: Mapping[str, Sequence[int]] | None = None,
+    fill_value: Any = None,
+    encoding: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Add a dataset to the store; see :meth:`atlas.Atlas.add_xarray_dataset`."""
+    encodings = _encodings(ds, encoding or {})
+    _refuse_multi_index(ds)
+    shapes = {key: given[part] for key, given in (encoding or {}).items() for part in _CHUNK_ENCODING if part in given}
+    view = store.create_dataset(name)
+    try:
+        _write(view, ds, {**shapes, **(chunks or {})}, fill_value, encodings)
+    except BaseException:
+        store.delete_dataset(name)
+        raise
+
+
+def _encodings(ds: xr.Dataset, given: Mapping[str, Mapping[str, Any]]) -> dict[Any, dict[str, Any]]:
+    """Return the encoding of every variable, with what is given over its own."""
+    for name, changes in given.items():
+        if name not in ds.variables:
+            raise ArrayNotFound(f"encoding is given for {name!r}, which is no variable of the dataset")
+        if not isinstance(changes, Mapping):
+            raise InvalidArgument(f"the encoding of {name!r} must be castable to dict, not {changes!r}")
+        unknown = sorted(set(changes) - {*notes.KEPT_ENCODING, *_CHUNK_ENCODING})
+        if unknown:
+            raise InvalidArgument(
+                f"unexpected encoding parameters {unknown} of {name!r}; Atlas keeps {', '.join(notes.KEPT_ENCODING)}"
+            )
+    return {name: _typed({**variable.encoding, **given.get(name, {})}) for name, variable in ds.variables.items()}
+
+
+def _typed(encoding: dict[str, Any]) -> dict[str, Any]:
+    dtype = encoding.get("dtype")
+    return encoding if dtype is None or dtype is str else {**encoding, "dtype": np.dtype(dtype)}
+
+
+def _refuse_multi_index(ds: xr.Dataset) -> None:
+    for name, variable in ds.variables.items():
+        index = variable.to_index_variable().to_index() if name in ds.xindexes and variable.ndim == 1 else None
+        if getattr(index, "nlevels", 1) > 1:
+            raise UnsupportedDataType(
+                f"variable {name!r} is a MultiIndex; use reset_index to make plain variables of it"
+            )
+
+
+class _Target:
+    """One array of the dataset that is written, block by block."""
+
+    def __init__(self, view: DatasetView, name: str, variable: xr.Variable, shape: Sequence[int] | None) -> None:
+        self.view, self.name = view, name
+        self.data: Any = variable.data if _is_dask(variable.data) else np.asarray(variable.values)
+        if self.data.dtype.kind == "T":
+            self.data = self.data.astype(object)
+        self.dtype, self.original = storage_type(name, _sample(self.data))
+        self.chunk_shape = shape
+        if shape is None and _is_dask(self.data):
+            self.chunk_shape = [max(int(sizes[0]), 1) for sizes in self.data.chunks]
+
+    def define(self, dims: Sequence[str], fill: Any) -> None:
+        """Declare the array."""
+        text_fill = fill if isinstance(fill, (str, bytes)) else ""
+        self.text_fill, self.gaps = text_fill, Gaps(self.data.shape, text_fill)
+        self.view.define_array(self.name, self.dtype.name, dims, self.data.shape, self.chunk_shape, fill)
+
+    def write(self, start: list[int], block: NDArray[Any]) -> None:
+        """Write one block."""
+        if self.dtype.is_text:
+            self.gaps.note(start, block)
+        cells = stored_cells(self.name, block, self.dtype, self.original, self.text_fill)
+        self.view.write_array(self.name, start=start, data=cells)
+
+    def finish(self) -> None:
+        """Note which cells were missing."""
+        if self.gaps.count:
+            self.view.set_array_attribute(self.name, notes.MISSING, self.gaps.marker())
+            warnings.warn(
+                f"{self.name!r}: replaced {self.gaps.count} missing string cell(s) (None or NaN) by the fill value "
+                f"{self.text_fill!r}; text has no null. open_as_xarray_dataset gives them back as they were",
+                UserWarning,
+                stacklevel=5,
+            )
+
+
+def _write(
+    view: DatasetView,
+    ds: xr.Dataset,
+    chunks: Mapping[str, Sequence[int]],
+    fill_value: Any,
+    encodings: Mapping[Any, Mapping[str, Any]],
+) -> None:
+    coords = [_text_name(key, "coordinate") for key in ds.coords]
+    targets = []
+    for key in [*ds.coords, *ds.data_vars]:
+        variable, encoding = ds.variables[key], encodings[key]
+        target = _Target(view, _text_name(key, "variable"), variable, chunks.get(key))
+        targets.append(target)
+        _define(target, variable, fill_value, encoding)
+        if not _is_dask(target.data):
+            target.write([0] * target.data.ndim, target.data)
+    _stream([target for target in targets if _is_dask(target.data)])
+    for target in targets:
+        target.finish()
+    for key, value in ds.attrs.items():
+        view.set_attribute(notes.attribute_key(key), notes.stored_attribute(value))
+    unlimited = ds.encoding.get("unlimited_dims")
+    if unlimited:
+        names = [unlimited] if isinstance(unlimited, str) else sorted(map(str, unlimited))
+        view.set_attribute(notes.ENCODING, json.dumps({"unlimited_dims": names}))
+    view.set_attribute(notes.COORDS, json.dumps(coords))
+
+
+def _text_name(key: Any, what: str) -> str:
+    if not isinstance(key, str):
+        raise InvalidArgument(f"{what} names must be strings, not {key!r}; rename it first")
+    return key
+
+
+def _define(target: _Target, variable: xr.Variable, fill_value: Any, encoding: Mapping[str, Any]) -> None:
+    view, name, dtype = target.view, target.name, target.dtype
+    attrs = dict(variable.attrs)
+    explicit = attrs.pop("_FillValue", None)
+    none_wanted = "_FillValue" in encoding and encoding["_FillValue"] is None
+    target.define(
+        [_text_name(dim, "dimension") for dim in variable.dims],
+        _resolve_fill(name, dtype, explicit, fill_value, None if none_wanted else notes.default_fill(dtype)),
+    )
+    for key, value in attrs.items():
+        view.set_array_attribute(name, notes.attribute_key(key), notes.stored_attribute(value))
+    if explicit is not None and notes.is_default_fill(dtype, view.array_fill_value(name)):
+        view.set_array_attribute(name, notes.EXPLICIT_FILL, True)
+    if target.original is not None:
+        view.set_array_attribute(name, notes.DTYPE, target.original)
+    kept = notes.encoding_json({**_implied(target, encoding), **encoding})
+    if kept:
+        view.set_array_attribute(name, notes.ENCODING, kept)
+
+
+def _implied(target: _Target, encoding: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what xarray would add to an encoding when it writes a file, where later readers need to be told."""
+    if is_date_type(target.original) and not _is_dask(target.data) and target.data.size:
+        from xarray.coding.times import infer_datetime_units
+
+        return {"units": infer_datetime_units(target.data), "calendar": target.data.flat[0].calendar}
+    as_characters = encoding.get("dtype") == "S1" and target.dtype.kind == "U" and target.original != "bytes"
+    return {"_Encoding": "utf-8"} if as_characters else {}
+
+
+def _resolve_fill(name: str, dtype: DType, attribute: Any, argument: Any, default: Any) -> Any:
+    """Return the fill value: the argument, else the ``_FillValue`` attribute, else the type's own."""
+    if isinstance(argument, dict):
+        if name in argument:
+            return _as_fill(dtype, argument[name])
+    elif argument is not None and dtype.kind in "iuf":
+        return _as_fill(dtype, argument)
+    return default if attribute is None else _as_fill(dtype, attribute)
+
+
+def _as_fill(dtype: DType, value: Any) -> Any:
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.reshape(-1)[0]
+    if dtype.kind == "U" and isinstance(value, bytes):
+        return value.decode("utf-8", errors="replace")
+    return value
+
+
+# ── dask ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def _is_dask(data: Any) -> bool:
+    return type(data).__module__.startswith("dask.")
+
+
+def _sample(data: Any) -> NDArray[Any]:
+    """Return cells that tell the type: of dask arrays of objects the first block, of others none."""
+    if not _is_dask(data):
+        return data  # type: ignore[no-any-return]
+    if data.dtype.kind in "OS" and data.size:
+        return np.asarray(data.blocks[(0,) * data.ndim].compute())
+    return np.empty(0, data.dtype)
+
+
+def _stream(targets: Sequence[_Target]) -> None:
+    """Compute and write dask arrays; no more of them is in memory than a few blocks."""
+    if not targets:
+        return
+    import dask
+
+    # One block of every array in turn: those that come from the same source are computed together.
+    turns = itertools.zip_longest(*(_blocks(target.data) for target in targets))
+    batch: list[tuple[_Target, list[int], Any]] = []
+    held = 0
+    for blocks in turns:
+        for target, found in zip(targets, blocks, strict=True):
+            if found is None:
+                continue
+            if batch and held + found[1].nbytes > _TOGETHER_BYTES:
+                _compute(dask, batch)
+                batch, held = [], 0
+            batch.append((target, *found))
+            held += found[1].nbytes
+    _compute(dask, batch)
+
+
+def _compute(dask: Any, batch: Sequence[tuple[_Target, list[int], Any]]) -> None:
+    for (target, start, _), block in zip(batch, dask.compute(*(block for _, _, block in batch)), strict=True):
+        target.write(start, np.asarray(block))
+
+
+def _blocks(data: Any) -> Iterator[tuple[list[int], Any]]:
+    """Yield every block of a dask array with its first index."""
+    starts = [[0, *itertools.accumulate(sizes)][:-1] for sizes in data.chunks]
+    for position in np.ndindex(*data.numblocks):
+        yield [axis[i] for axis, i in zip(starts, position, strict=True)], data.blocks[position]
