@@ -81,6 +81,7 @@ ORDER = [
     "resizing",
     "view",
     "bulk",
+    "prepared",
     "accessor",
     "_hooks",
     "many",
@@ -89,6 +90,7 @@ ORDER = [
     "store",
     "xarray",
     "ingest",
+    "exporting",
     "cli",
 ]
 
