@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.chunks import Integers, resolve_selection
+from atlas.chunks import Integers, Selection, resolve_selection
 from atlas.dtypes import DType
 from atlas.errors import ArrayNotFound, InvalidArgument, ShapeMismatch
 from atlas.schema import ArraySchema
@@ -22,6 +22,18 @@ def read_list(
     session: Session, array: str, dataset_names: Iterable[str], start: Extents, shape: Extents
 ) -> list[NDArray[Any] | None]:
     """Return one array per name, ``None`` where a dataset lacks the array."""
+    return read_parts(
+        session,
+        array,
+        dataset_names,
+        lambda schema, name: resolve_selection(schema.shape, start, shape, f"array {array!r} of {name!r}"),
+    )
+
+
+def read_parts(
+    session: Session, array: str, dataset_names: Iterable[str], box_of: Callable[[ArraySchema, str], Selection]
+) -> list[NDArray[Any] | None]:
+    """Return one array per name, ``None`` where a dataset lacks the array; `box_of` says which box of each schema."""
     names = name_list(dataset_names)
     snapshot, layout, overlays = session.resolve(array, names)
     results: list[NDArray[Any] | None] = [None] * len(names)
@@ -32,7 +44,7 @@ def read_list(
         places = np.concatenate([positions for _, positions, _ in items])
         wanted, first = [], 0
         for schema, positions, ordinals in items:
-            box = resolve_selection(schema.shape, start, shape, f"array {array!r} of {names[positions[0]]!r}")
+            box = box_of(schema, names[positions[0]])
             wanted.append((schema, box, np.arange(first, first + len(positions)), ordinals))
             first += len(positions)
         with naming(names, places):
@@ -40,7 +52,7 @@ def read_list(
         for place, part in zip(places.tolist(), parts, strict=True):
             results[place] = part
     for position, (schema, pending) in overlays.items():
-        box = resolve_selection(schema.shape, start, shape, f"array {array!r} of {names[position]!r}")
+        box = box_of(schema, names[position])
         results[position] = session.pending_box(snapshot, schema, pending, names[position], box)
     return results
 

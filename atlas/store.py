@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +14,7 @@ from atlas.errors import CorruptRoot, InvalidArgument, StoreAlreadyExists
 from atlas.maintained import Maintained
 from atlas.repair import repair
 from atlas.root import Root
-from atlas.roots import create_root, discard_root, emptied, has_root, load_root
+from atlas.roots import create_root, discard_root, emptied, has_root, is_lost, load_root
 from atlas.schema import check_name
 from atlas.session import Mode, Session
 from atlas.storage import Storage, open_storage
@@ -112,6 +112,11 @@ class Atlas(Maintained):
         storage.begin_writing()
         with storage.writer_lock() as interrupted:
             there = has_root(storage)
+            if not there and not overwrite and is_lost(storage):
+                raise StoreAlreadyExists(
+                    f"there is a store at {storage.describe()} whose root is lost; Atlas.repair brings it back, "
+                    "overwrite=True begins a new one"
+                )
             if there and not overwrite:
                 raise _already_there(storage)
             later = overwrite == "at flush" and there and _is_intact(storage)
@@ -120,7 +125,7 @@ class Atlas(Maintained):
             else:
                 root = overwrite_root(storage, layout) if there else _create_root(storage, layout, overwrite)
             if interrupted:
-                recover(storage, load_root(storage))
+                recover(storage, load_root(storage), interrupted)
         session = Session(storage, root, on_type_mismatch, "a", workers, executor, pending_bytes)
         session.pending.layout = layout if later else None
         return Atlas(session)
@@ -416,12 +421,73 @@ class Atlas(Maintained):
         return open_as_xarray_dataset(self, name)
 
     def open_as_many_xarray_dataset(
-        self, names: Sequence[str], concat_dim: str = "dataset", parallel: bool = True
+        self,
+        names: Iterable[str],
+        concat_dim: str = "dataset",
+        parallel: bool = True,
+        *,
+        variables: Iterable[str] | None = None,
+        chunks: Any = None,
+        on_missing: Literal["raise", "skip", "fill"] = "raise",
+        on_shape: Literal["raise", "pad", "ragged"] = "raise",
     ) -> xr.Dataset:
-        """Return many datasets stacked along a new dimension as one :class:`xarray.Dataset`."""
+        """Return many datasets as one :class:`xarray.Dataset`, their arrays stacked along a new dimension.
+
+        Parameters
+        ----------
+        names : iterable of str
+            Also a :class:`Selection`.
+        concat_dim : str
+            The new dimension; its coordinate holds the names.
+        parallel : bool
+            Kept for scripts of the older package; reads are always parallel.
+        variables : iterable of str, optional
+            What to read, with the coordinates along its dimensions; everything by default.
+        chunks : dict, int or "auto", optional
+            Return dask arrays, of which a task reads a block of datasets at once; ``{}`` for blocks of some
+            32 MiB. Without it everything is read now.
+        on_missing : {"raise", "skip", "fill"}
+            Datasets that lack one of the arrays are an error, are left out, or get missing values.
+        on_shape : {"raise", "pad", "ragged"}
+            Arrays of unequal shapes are an error, are padded with missing values, or are put behind one another
+            along a dimension ``obs``, with the number of cells of each dataset in ``rowsize``, as CF's contiguous
+            ragged arrays have it.
+
+        Returns
+        -------
+        xarray.Dataset
+            Coordinates that are the same in all datasets stay as they are, others are stacked. Attributes that are the
+            same stay attributes; others become coordinates along the new dimension, those of an array under
+            ``array:key``. Of encodings, what all have in common is kept.
+
+        Raises
+        ------
+        DatasetNotFound, ArrayNotFound, ShapeMismatch
+        InvalidArgument
+            If cells are encoded in ways that cannot be stacked, or `concat_dim` is taken.
+
+        Examples
+        --------
+        >>> import numpy as np, tempfile, xarray as xr
+        >>> store = Atlas.create(tempfile.mkdtemp())
+        >>> for size in (2, 3):
+        ...     store.add_xarray_dataset(xr.Dataset({"t": ("z", np.arange(size))}, attrs={"n": size}), f"d{size}")
+        >>> many = store.open_as_many_xarray_dataset(["d2", "d3"], on_shape="ragged")
+        >>> many["t"].values, many["rowsize"].values, many["n"].values
+        (array([0, 1, 0, 1, 2]), array([2, 3]), array([2, 3]))
+        """
         from atlas.xarray import open_as_many_xarray_dataset
 
-        return open_as_many_xarray_dataset(self, names, concat_dim, parallel)
+        return open_as_many_xarray_dataset(
+            self,
+            names,
+            concat_dim,
+            parallel,
+            variables=variables,
+            chunks=chunks,
+            on_missing=on_missing,
+            on_shape=on_shape,
+        )
 
     # Names of the older releases.
     add_xr_dataset = add_xarray_dataset

@@ -75,10 +75,13 @@ ORDER = [
     "repair",
     "session",
     "across",
+    "members",
+    "drift",
     "copying",
     "resizing",
     "view",
     "bulk",
+    "prepared",
     "accessor",
     "_hooks",
     "many",
@@ -87,6 +90,7 @@ ORDER = [
     "store",
     "xarray",
     "ingest",
+    "exporting",
     "cli",
 ]
 
