@@ -203,6 +203,12 @@ def test_it_counts_what_it_asks_for(moto):
     spent = store.io_stats - before
     assert spent.requests == {"range": 2} == {"range": len(made)}
     assert spent.bytes_asked == sum(request.received for request in made)
+    # The first chunks of all datasets lie together; the second ones are between them and the third.
+    assert spent.bytes_used == spent.bytes_asked
+    before = store.io_stats
+    store.read_array_across_stacked("t", ["a"], [0], [300])
+    spent = store.io_stats - before
+    assert spent.requests == {"range": 1}
     assert 0 < spent.bytes_used < spent.bytes_asked
     assert atlas.Atlas.create(f"memory://counted-{moto.prefix}").io_stats.total > 0
 

@@ -26,7 +26,8 @@ def test_the_examples_of_very_many_datasets_run(tmp_path, monkeypatch):
 
 
 def test_the_examples_of_object_storage_run():
-    for block in re.findall(r"```python\n(.*?)```", (README.parent / "docs" / "object-storage.md").read_text(), re.DOTALL):
+    text = (README.parent / "docs" / "object-storage.md").read_text()
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(compile(block, "object-storage.md", "exec"), {})
 
 
