@@ -108,7 +108,7 @@ def test_no_secret_is_shown_or_stored(moto, caplog, monkeypatch):
     with pytest.raises(atlas.AtlasError) as failure:
         atlas.Atlas.open("s3://bucket/x", storage_options=moto.options | {"nonsense": SECRET})
     assert SECRET not in str(failure.value)
-    monkeypatch.setenv("ATLAS_REQUEST_SECONDS", "1")
+    monkeypatch.setenv("ATLAS_REQUEST_SECONDS", "5")
     atlas.config.settings.cache_clear()
     with pytest.raises(atlas.StorageError, match=r"127\.0\.0\.1:9") as failure:
         atlas.Atlas.open("s3://bucket/x", storage_options=wrong)

@@ -134,7 +134,7 @@ class RemoteStorage(Storage):
         """Make a request, again and again while it may yet succeed and there is time."""
         clock = time.monotonic
         deadline, pause = clock() + settings().request_seconds, _FIRST_PAUSE
-        patience = _ANSWER_SECONDS + (asked + written) / MIB
+        patience, failure = _ANSWER_SECONDS + (asked + written) / MIB, ""
         while True:
             self._counters.count(kind, asked, 0, written)
             try:
@@ -144,7 +144,7 @@ class RemoteStorage(Storage):
             except Transient as error:
                 failure = str(error)
             except TimeoutError:
-                failure = "no answer"
+                failure = failure or "no answer"
             if clock() + pause > deadline:
                 raise StorageError(
                     f"{failure}; given up after {settings().request_seconds:g} s (ATLAS_REQUEST_SECONDS)"
