@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: test demo lint bench bench-headline bench-quick scale torture clean
+.PHONY: test demo lint bench bench-headline bench-quick scale torture torture-s3 clean
 
 test: lint
 	$(BIN)/python -m pytest -q
@@ -16,6 +16,10 @@ lint: $(READY)
 # Everything that can go wrong, in full; PART=faults for one part of it.
 torture: $(READY)
 	cd tests && PYTHONPATH=$(CURDIR) $(CURDIR)/$(BIN)/python -m torture $(PART)
+
+# Every fault at every request to an object store: a quarter of an hour.
+torture-s3: $(READY)
+	OBJECT_FAULTS=all $(BIN)/python -m pytest -q tests/test_object_faults.py
 
 demo: $(READY)
 	$(BIN)/python perf/demo.py

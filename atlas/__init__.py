@@ -14,6 +14,7 @@ from atlas.errors import (
     ArrayAlreadyExists,
     ArrayNotFound,
     AtlasError,
+    CommitUnknownError,
     ConflictError,
     CorruptChunk,
     CorruptIndex,
@@ -33,6 +34,7 @@ from atlas.errors import (
     StoreAlreadyExists,
     StoreNotFound,
     TypeMismatch,
+    UnsafeStorage,
     UnsupportedDataType,
     ValueOutOfRange,
 )
@@ -40,6 +42,8 @@ from atlas.errors import (
 if TYPE_CHECKING:
     from atlas.config import StoreConfig
     from atlas.executor import shutdown, warm_up
+    from atlas.exporting import export
+    from atlas.ingest import append, create
     from atlas.query import box, col
     from atlas.selection import Selection
     from atlas.store import Atlas
@@ -52,6 +56,7 @@ __all__ = [
     "ArrayNotFound",
     "Atlas",
     "AtlasError",
+    "CommitUnknownError",
     "ConflictError",
     "CorruptChunk",
     "CorruptIndex",
@@ -74,11 +79,15 @@ __all__ = [
     "StoreConfig",
     "StoreNotFound",
     "TypeMismatch",
+    "UnsafeStorage",
     "UnsupportedDataType",
     "ValueOutOfRange",
     "__version__",
+    "append",
     "box",
     "col",
+    "create",
+    "export",
     "init_tracing",
     "shutdown",
     "warm_up",
@@ -90,8 +99,11 @@ _LAZY = {
     "DatasetView": "view",
     "Selection": "selection",
     "StoreConfig": "config",
+    "append": "ingest",
     "box": "query",
     "col": "query",
+    "create": "ingest",
+    "export": "exporting",
     "shutdown": "executor",
     "warm_up": "executor",
 }

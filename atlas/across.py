@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.chunks import Integers, resolve_selection
+from atlas.chunks import Integers, Selection, resolve_selection
 from atlas.errors import ArrayNotFound, InvalidArgument, ShapeMismatch
 from atlas.schema import ArraySchema
 from atlas.session import Session, naming
 from atlas.writer import filled
 
 Extents = Sequence[int] | None
+BoxOf = Callable[[ArraySchema, str], Selection]
 
 # Up to so many small chunks are read one by one in less time than a plan takes.
 _FEW = 8
@@ -24,8 +25,17 @@ def read_list(
     session: Session, array: str, dataset_names: Iterable[str], start: Extents, shape: Extents
 ) -> list[NDArray[Any] | None]:
     """Return one array per name, ``None`` where a dataset lacks the array."""
+    return read_parts(session, array, dataset_names, _same_box(array, start, shape))
+
+
+def _same_box(array: str, start: Extents, shape: Extents) -> BoxOf:
+    return lambda schema, name: resolve_selection(schema.shape, start, shape, f"array {array!r} of {name!r}")
+
+
+def read_parts(session: Session, array: str, dataset_names: Iterable[str], box_of: BoxOf) -> list[NDArray[Any] | None]:
+    """Return one array per name, ``None`` where a dataset lacks the array; `box_of` says which box of each schema."""
     names = name_list(dataset_names)
-    few = _read_few(session, array, names, start, shape, alike=False)
+    few = _read_few(session, array, names, box_of, alike=False)
     if few is not None:
         return list(few)
     snapshot, layout, overlays = session.resolve(array, names)
@@ -37,7 +47,7 @@ def read_list(
         places = np.concatenate([positions for _, positions, _ in items])
         wanted, first = [], 0
         for schema, positions, ordinals in items:
-            box = resolve_selection(schema.shape, start, shape, f"array {array!r} of {names[positions[0]]!r}")
+            box = box_of(schema, names[positions[0]])
             wanted.append((schema, box, np.arange(first, first + len(positions)), ordinals))
             first += len(positions)
         with naming(names, places):
@@ -45,7 +55,7 @@ def read_list(
         for place, part in zip(places.tolist(), parts, strict=True):
             results[place] = part
     for position, (schema, pending) in overlays.items():
-        box = resolve_selection(schema.shape, start, shape, f"array {array!r} of {names[position]!r}")
+        box = box_of(schema, names[position])
         results[position] = session.pending_box(snapshot, schema, pending, names[position], box)
     return results
 
@@ -63,7 +73,7 @@ def read_stacked(
     names = name_list(dataset_names)
     if on_missing not in ("raise", "fill"):
         raise InvalidArgument(f"unknown on_missing: {on_missing!r}; use 'raise' or 'fill'")
-    few = _read_few(session, array, names, start, shape, alike=True)
+    few = _read_few(session, array, names, _same_box(array, start, shape), alike=True)
     if few is not None:
         target = _check_out(out, (len(names), *few[0].shape), few[0].dtype)
         return np.stack(few, out=target)
@@ -84,9 +94,7 @@ def read_stacked(
     return result if out is None else out
 
 
-def _read_few(
-    session: Session, array: str, names: list[str], start: Extents, shape: Extents, alike: bool
-) -> list[NDArray[Any]] | None:
+def _read_few(session: Session, array: str, names: list[str], box_of: BoxOf, alike: bool) -> list[NDArray[Any]] | None:
     """Read small chunks of a few datasets without a plan; ``None`` where one is better made.
 
     With `alike`, arrays of different shapes or types are left to a plan, too.
@@ -99,7 +107,7 @@ def _read_few(
         return None
     boxes = []
     for name, (schema, _) in zip(names, found, strict=True):
-        box = resolve_selection(schema.shape, start, shape, f"array {array!r} of {name!r}")
+        box = box_of(schema, name)
         if snapshot.small_chunk(schema, box) is None:
             return None
         boxes.append(box)

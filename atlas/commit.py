@@ -9,129 +9,85 @@ from __future__ import annotations
 import logging
 import re
 import time
-import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from weakref import WeakValueDictionary
 
 import numpy as np
 
 from atlas.assembly import Ordinals, gather
 from atlas.catalog import Catalog
-from atlas.columnfile import ColumnFile, DataFile
 from atlas.commitfiles import CommitFiles, settle
 from atlas.config import StoreConfig
 from atlas.conflicts import check_conflicts
 from atlas.datafiles import Target, write_array
-from atlas.errors import AtlasError, CorruptRoot, StorageError, StoreNotFound
+from atlas.errors import AtlasError, CorruptRoot, CorruptStore, StorageError, StoreNotFound
 from atlas.layer import Layer, stacked
 from atlas.pending import Pending
-from atlas.reader import Snapshot, read_index
-from atlas.record import RECORD_NAME, record_key
-from atlas.root import ROOT_KEYS, ArrayFiles, Root, decode_root, encode_root, root_key
+from atlas.reader import Snapshot
+from atlas.record import RECORD_NAME, read_record, record_key
+from atlas.root import ROOT_KEYS, ArrayFiles, Root, encode_root, root_key
+from atlas.roots import (
+    CLAIMED_KEY,
+    LostRace,
+    Race,
+    delete_other_roots,
+    emptied,
+    load_root,
+    load_table,
+    next_state,
+    replace_root,
+)
 from atlas.storage import Storage, array_directory
-from atlas.table import read_layer
 
 _log = logging.getLogger("atlas")
 
 # How long a retired file outlives its replacement where nobody can tell whether it is still read.
 GRACE_SECONDS = 15 * 60
 
+# How old an object is that belongs to no commit under way, where no lock tells of those; a commit that takes
+# half as long begins anew.
+UNFINISHED_SECONDS = 24 * 60 * 60
 
-def new_commit_id() -> str:
-    """Return an id that no other commit has."""
-    return uuid.uuid4().hex
-
-
-def load_root(storage: Storage) -> Root:
-    """Return the committed state of a store.
-
-    Raises
-    ------
-    StoreNotFound
-        If there is no root object.
-    CorruptRoot
-        If it cannot be trusted.
-    """
-    # Overwriting may put the new root under a name that was looked at before the old one went: look again.
-    found = _roots(storage) or _roots(storage)
-    if not found:
-        raise StoreNotFound(
-            f"there is no Atlas store at {storage.describe()}: none of {', '.join(ROOT_KEYS)} is there; "
-            "Atlas.create makes one"
-        )
-    # Two are there only while a store is being overwritten in another encoding: the successor counts.
-    return max(found, key=lambda root: root.generation)
-
-
-def _roots(storage: Storage) -> list[Root]:
-    found = []
-    for key in ROOT_KEYS:
-        with suppress(FileNotFoundError):
-            found.append(decode_root(storage.read(key), key, partial(load_table, storage)))
-    return found
-
-
-# Table files that are in use, so that those which a commit leaves alone are not read again.
-_tables: WeakValueDictionary[tuple[str, DataFile], Layer] = WeakValueDictionary()
-
-
-def load_table(storage: Storage, store: str, file: DataFile, slots: int) -> Layer:
-    """Return the layer that a table file of a store holds."""
-    place = storage.describe(), file
-    layer = _tables.get(place)
-    if layer is None:
-        columns = ColumnFile(read_index(storage, file), file)
-        columns.expect(columns.head.get("store") == store, "it belongs to another store")
-        layer = _tables[place] = read_layer(columns, slots)
-    return layer
-
-
-def create_root(storage: Storage, config: StoreConfig) -> Root:
-    """Make an empty store and return its state; fails with FileExistsError when there is one."""
-    root = Root(config, 0, new_commit_id(), "", Catalog(), {}, store=new_commit_id())
-    storage.create_exclusive(root_key(config), encode_root(root))
-    return root
+# With more retired files than this the root of a store whose garbage nobody collects would grow and grow.
+_MOST_RETIRED = 1000
 
 
 def overwrite_root(storage: Storage, config: StoreConfig) -> Root:
     """Replace whatever store is there by an empty one."""
     old, recorded = Root(config, 0, "", "", Catalog(), {}), set()
-    with suppress(StoreNotFound, CorruptRoot):
+    try:
         old = load_root(storage)
         recorded = old.commits
-    root = emptied(old, config).successor(new_commit_id())
-    root = publish(storage, root, [file.key for file in old.files], recorded)
-    delete_other_roots(storage, config)
-    return root
+    except StoreNotFound:
+        pass
+    except CorruptRoot:
+        if not storage.is_local:
+            old = replace(old, config=StoreConfig())
+            storage.delete_all([key for key in ROOT_KEYS if key != CLAIMED_KEY])
+    while True:
+        root = next_state(storage, emptied(old, config))
+        try:
+            root = publish(storage, root, old, [file.key for file in old.files], recorded)
+        except LostRace as lost:
+            old = lost.current
+        else:
+            delete_other_roots(storage, config)
+            return root
 
 
-def emptied(root: Root, config: StoreConfig) -> Root:
-    """Return the state of an empty store of this layout that stands in the place of `root`."""
-    return replace(root, config=config, catalog=Catalog(), arrays={}, store=new_commit_id())
-
-
-def delete_other_roots(storage: Storage, config: StoreConfig) -> None:
-    """Remove the root objects of other encodings, which the one of this encoding has replaced."""
-    for key in ROOT_KEYS:
-        if key != root_key(config):
-            storage.delete(key)
-
-
-def discard_root(storage: Storage, root: Root) -> None:
-    """Take a store away that is still what `root` says; a store that others committed to stays."""
-    with storage.writer_lock():
-        if load_root(storage).commit == root.commit:
-            storage.delete(root_key(root.config))
-
-
-def publish(storage: Storage, root: Root, retired: Sequence[str] = (), recorded: Collection[str] = ()) -> Root:
+def publish(
+    storage: Storage, root: Root, base: Root, retired: Sequence[str] = (), recorded: Collection[str] = ()
+) -> Root:
     """Replace the root object, then take away files that nobody needs any more.
+
+    On object stores nothing is removed; :func:`atlas.garbage.collect` does that.
 
     Parameters
     ----------
+    base : Root
+        The state, as it was loaded, in whose place the new one is put.
     retired : sequence of str
         Files that `root` no longer refers to. They are removed as soon as no reader of an older generation is left.
     recorded : collection of str
@@ -139,8 +95,12 @@ def publish(storage: Storage, root: Root, retired: Sequence[str] = (), recorded:
     """
     now = int(time.time())
     # No reader needs a record: should its removal fail, the next commit makes up for it.
-    obsolete = [record_key(commit) for commit in sorted(set(recorded) - root.commits)]
+    obsolete = [record_key(commit) for commit in sorted(set(recorded) - root.commits)] if storage.is_local else []
     added = (*((key, root.generation, now) for key in retired), *((key, 0, now) for key in obsolete))
+    if not storage.is_local:
+        if len(root.retired) > _MOST_RETIRED:
+            root = replace(root, retired=_without_old(storage, root, now))
+        return replace_root(storage, replace(root, retired=root.retired + added), base)
     published = replace(root, retired=sweep(storage, root) + added)
     try:
         storage.replace(root_key(root.config), encode_root(published))
@@ -154,6 +114,13 @@ def publish(storage: Storage, root: Root, retired: Sequence[str] = (), recorded:
     for key in obsolete:
         _is_removed(storage, key)
     return published
+
+
+def _without_old(storage: Storage, root: Root, now: int) -> tuple[tuple[str, int, int], ...]:
+    """Remove what was retired long ago by few requests; return what stays."""
+    old = [entry[0] for entry in root.retired if is_free(storage, entry, now)]
+    storage.delete_all(old)
+    return tuple(entry for entry in root.retired if not is_free(storage, entry, now))
 
 
 def _is_there(storage: Storage, root: Root) -> bool:
@@ -179,7 +146,7 @@ def sweep(storage: Storage, root: Root) -> tuple[tuple[str, int, int], ...]:
     """
     now = int(time.time())
     return tuple(
-        entry for entry in root.retired if not (_is_free(storage, entry, now) and _is_removed(storage, entry[0]))
+        entry for entry in root.retired if not (is_free(storage, entry, now) and _is_removed(storage, entry[0]))
     )
 
 
@@ -193,13 +160,15 @@ def _is_removed(storage: Storage, key: str) -> bool:
 
 
 _FILE_NAME = re.compile(r"data-[0-9a-f]{32}\.af|table-[0-9a-f]{32}\.at|" + RECORD_NAME.pattern)
-_BESIDE_NAME = re.compile(r"\.atlas\..*\.tmp-[0-9a-f]{32}")
+# A root that was not renamed into its place, and pending changes whose file was not made nameless.
+_BESIDE_NAME = re.compile(r"\.atlas\..*\.tmp-[0-9a-f]{32}|\.atlas\.spill-[0-9a-f]{32}")
 
 
-def recover(storage: Storage, root: Root) -> None:
+def recover(storage: Storage, root: Root, interrupted: bool) -> None:
     """Remove what a writer that died left behind: files that `root` does not know.
 
-    Only called under the writer lock, so none of them can belong to a commit under way.
+    Only called under the writer lock, so none of them can belong to a commit under way. What a newer root
+    must have known stays: an older one was put in its place, and :func:`~atlas.repair.repair` can bring it back.
     """
     # What it made and did not sync is relied on from here on.
     storage.sync_directories([root_key(root.config)])
@@ -207,23 +176,56 @@ def recover(storage: Storage, root: Root) -> None:
         # A root of another name was overwritten, and the writer died before it could remove it.
         if _BESIDE_NAME.fullmatch(name) or (name in ROOT_KEYS and name != root_key(root.config)):
             storage.delete(name)
-    for key in strays(storage, root):
+    for key in abandoned(storage, root, interrupted):
         storage.purge(key)
+
+
+def abandoned(storage: Storage, root: Root, interrupted: bool) -> list[str]:
+    """Return the files that no state of the store knows, neither this one nor a newer one."""
+    unknown = strays(storage, root)
+    # What was interrupted was going to follow this very state; without its mark, it may have been as well.
+    needed = _known_to_newer(storage, unknown, root, root.generation + interrupted)
+    if needed:
+        _log.warning("%s: its root is older than the record of a later commit; repair tells more", storage.describe())
+    return [key for key in unknown if key not in needed]
+
+
+def _known_to_newer(storage: Storage, unknown: Sequence[str], root: Root, generation: int) -> set[str]:
+    """Return the files that recorded states of the same store above a generation know."""
+    known = set()
+    for key in unknown:
+        if RECORD_NAME.fullmatch(key.rsplit("/", 1)[-1]):
+            with suppress(CorruptStore, FileNotFoundError):
+                recorded = read_record(storage, key).root(partial(load_table, storage))
+                if recorded.store == root.store and recorded.generation > generation:
+                    known |= {key, *known_files(recorded)}
+    return known
+
+
+def known_files(root: Root) -> set[str]:
+    """Return the files that a state refers to, and the records of their commits."""
+    return {file.key for file in root.files} | {record_key(commit) for commit in root.commits}
+
+
+def is_file_of_a_commit(key: str) -> bool:
+    """Return whether a file, which may belong to no state, is of the kind that commits write."""
+    return _FILE_NAME.fullmatch(key.rsplit("/", 1)[-1]) is not None and not key.startswith("_damaged/")
 
 
 def strays(storage: Storage, root: Root) -> list[str]:
     """Return the files of a store that `root` does not know."""
-    known = {file.key for file in root.files} | {record_key(commit) for commit in root.commits}
+    known = known_files(root)
     aside = {key.rsplit("/", 1)[-1] for key, _, _ in root.retired}
     return [
         f"{name}/{file}"
         for name in storage.list_dir("")
         for file in storage.list_dir(name)
-        if _FILE_NAME.fullmatch(file) and file not in aside and f"{name}/{file}" not in known
+        if is_file_of_a_commit(file) and file not in aside and f"{name}/{file}" not in known
     ]
 
 
-def _is_free(storage: Storage, entry: tuple[str, int, int], now: int) -> bool:
+def is_free(storage: Storage, entry: tuple[str, int, int], now: int) -> bool:
+    """Return whether no reader can need a retired file any more."""
     _, generation, since = entry
     return not storage.oldest_pin(generation) or now - since > GRACE_SECONDS
 
@@ -238,53 +240,81 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
     StorageError
         If the disk failed; nothing was committed and `pending` still holds everything.
     """
+    storage.begin_writing()
+    race = Race(storage)
     with storage.writer_lock() as interrupted:
-        current = load_root(storage)
+        base = _base(storage, snapshot, pending)
         if interrupted:
-            recover(storage, current)
-        pending.recognise(current)
-        if current.commit != snapshot.root.commit:
-            snapshot = Snapshot(storage, current, snapshot.workers, snapshot.mode)
-        replaced, recorded = [], current.commits
-        # A new store that has begun, although that seemed to fail, must not begin again: others may have added to it.
-        has_begun = pending.attempt is not None and pending.attempt.led_to(current)
-        if pending.layout is None or has_begun:
-            check_conflicts(current, pending.all_seen(current))
-        else:
-            replaced = [file.key for file in current.files]
-            current = emptied(current, pending.layout)
-            snapshot = Snapshot(storage, current, snapshot.workers, snapshot.mode)
-        ordinals = _assign_ordinals(current, pending)
-        pending.settle(current.config, workers)
-        successor = current.successor(new_commit_id())
-        with CommitFiles(storage, successor) as files:
-            after = current.catalog.with_layer(_layer(current, pending, ordinals))
-            catalog, merged = settle(files, after)
-            arrays = dict(current.arrays)
-            for name in pending.array_names():
-                target = Target(files, name, directory_for(arrays, name), after)
-                # Not named: what is gathered of one array would stay in memory with that of the next.
-                arrays[name], superseded = write_array(snapshot, target, gather(pending, name, ordinals), pending.heap)
-                merged += superseded
-            # A store that was emptied has another id than the one that its table files were read with.
-            catalog = replace(catalog, load=partial(load_table, storage, successor.store))
-            root = replace(successor, catalog=catalog, arrays=arrays)
-            files.write_record(root, replaced + merged)
-            files.make_durable()
-            # From here on the root may refer to them. Were it not replaced after all, the next
-            # writer finds the lock's mark and removes them.
-            files.keep()
-        pending.tried(root, pending.renamed(current))
-        try:
-            root = publish(storage, root, replaced + merged, recorded)
-        except BaseException:
-            # Best known while no other writer can add to it; the next flush asks once more.
-            with suppress(AtlasError):
-                pending.recognise(load_root(storage))
-            raise
-        if pending.layout is not None:
-            delete_other_roots(storage, root.config)
-        return root
+            recover(storage, base, interrupted)
+        while True:
+            try:
+                return _commit_onto(storage, base, snapshot, pending, workers)
+            except LostRace as lost:
+                base = race.again(lost)
+
+
+def _base(storage: Storage, snapshot: Snapshot, pending: Pending) -> Root:
+    """Return the state to build on; where a condition guards it, the one that is known will do as a rule."""
+    known = snapshot.root
+    is_plain = pending.attempt is None and pending.layout is None
+    return known if is_plain and known.version is not None else load_root(storage)
+
+
+def _commit_onto(storage: Storage, base: Root, snapshot: Snapshot, pending: Pending, workers: int) -> Root:
+    """Commit pending changes in the place of the state `base`; raises LostRace if that is not the newest any more."""
+    pending.recognise(base)
+    current = base
+    if current.commit != snapshot.root.commit:
+        snapshot = Snapshot(storage, current, snapshot.workers, snapshot.mode, before=snapshot)
+    replaced, recorded = [], current.commits
+    # A new store that has begun, although that seemed to fail, must not begin again: others may have added to it.
+    has_begun = pending.attempt is not None and pending.attempt.led_to(current)
+    if pending.layout is None or has_begun:
+        check_conflicts(current, pending.all_seen(current))
+    else:
+        replaced = [file.key for file in current.files]
+        current = emptied(current, pending.layout)
+        snapshot = Snapshot(storage, current, snapshot.workers, snapshot.mode)
+    ordinals = _assign_ordinals(current, pending)
+    pending.settle(current.config, workers)
+    successor, began = next_state(storage, current), time.monotonic()
+    with CommitFiles(storage, successor) as files:
+        after = current.catalog.with_layer(_layer(current, pending, ordinals))
+        catalog, merged = settle(files, after)
+        changed = pending.changed_arrays()
+        arrays = with_directories(storage, current.arrays, changed)
+        for name, loose in changed.items():
+            target = Target(files, name, arrays[name], after)
+            # Not named: what is gathered of one array would stay in memory with that of the next.
+            arrays[name], superseded = write_array(
+                snapshot, target, gather(pending, name, loose, ordinals), pending.heap
+            )
+            merged += superseded
+        # A store that was emptied has another id than the one that its table files were read with.
+        catalog = replace(catalog, load=partial(load_table, storage, successor.store))
+        root = replace(successor, catalog=catalog, arrays=arrays)
+        files.write_record(root, replaced + merged)
+        files.make_durable()
+        if time.monotonic() - began > UNFINISHED_SECONDS / 2 and not storage.is_local:
+            raise StorageError(f"putting data took {UNFINISHED_SECONDS // 7200} hours; flush more often")
+        # From here on the root may refer to them. Were it not replaced after all, the next
+        # writer finds the lock's mark and removes them.
+        files.keep()
+    pending.tried(root, pending.renamed(current))
+    try:
+        root = publish(storage, root, base, replaced + merged, recorded)
+    except LostRace:
+        # The root never will refer to them.
+        files.discard()
+        raise
+    except BaseException:
+        # Best known while no other writer can add to it; the next flush asks once more.
+        with suppress(AtlasError):
+            pending.recognise(load_root(storage))
+        raise
+    if pending.layout is not None:
+        delete_other_roots(storage, root.config)
+    return root
 
 
 def _assign_ordinals(current: Root, pending: Pending) -> Ordinals:
@@ -320,8 +350,14 @@ def _layer(current: Root, pending: Pending, ordinals: Ordinals) -> Layer:
     return stacked([layer.changed_in(generation) for layer in layers if len(layer)]).deleting(gone)
 
 
-def directory_for(arrays: Mapping[str, ArrayFiles], name: str) -> ArrayFiles:
-    """Return the directory of an array, a new one when it has none, with its files."""
-    known = arrays.get(name)
+def with_directories(storage: Storage, arrays: Mapping[str, ArrayFiles], names: Iterable[str]) -> dict[str, ArrayFiles]:
+    """Return the directory and the files of each array, those without any with a new directory among them."""
+    result = dict(arrays)
     taken = {files.directory.casefold() for files in arrays.values()}
-    return known or ArrayFiles(array_directory(name, taken), ())
+    for name in names:
+        if name not in arrays:
+            directory = array_directory(name, taken)
+            taken.add(directory.casefold())
+            result[name] = ArrayFiles(directory, ())
+    storage.make_directories([result[name].directory for name in names if name not in arrays])
+    return result

@@ -22,6 +22,9 @@ from atlas.table import DIRECTORY, write_table
 INLINE_BYTES = 1 << 16
 TABLE_RATIO = 4
 
+# A process may have a thousand files open as a rule, and a commit may write more.
+_MOST_OPEN = 128
+
 
 class CommitFiles:
     """The files of one commit: durable together, or gone together."""
@@ -37,6 +40,8 @@ class CommitFiles:
             "parent": root.parent,
         }
         self._writers: list[tuple[str, DataWriter]] = []
+        # How many of them are on the disk already.
+        self._finished = 0
         self._segments: list[SegmentWriter] = []
         self._indexes: dict[str, bytes | bytearray] = {}
         self._kept = False
@@ -46,14 +51,20 @@ class CommitFiles:
 
     def __exit__(self, *exc: object) -> None:
         if not self._kept:
-            for _, writer in self._writers:
-                writer.abort()
+            self.discard()
+
+    def discard(self) -> None:
+        """Take back what was written."""
+        for _, writer in self._writers:
+            writer.abort()
 
     def create(self, directory: str) -> SegmentWriter:
         """Begin a new data file."""
+        if len(self._writers) - self._finished >= _MOST_OPEN:
+            self._finish()
         file_id = uuid.uuid4()
         key = f"{directory}/data-{file_id.hex}.af"
-        segment = SegmentWriter(self._begin(key), key, file_id.bytes)
+        segment = SegmentWriter(self._begin(key), key, file_id.bytes, self._leaves_record)
         self._segments.append(segment)
         return segment
 
@@ -62,13 +73,18 @@ class CommitFiles:
         """Whether another file costs a reader another request."""
         return not self._storage.is_local
 
+    @property
+    def _leaves_record(self) -> bool:
+        """Whether commits leave a record: object stores keep copies of their own."""
+        return self._storage.is_local
+
     def write_table(self, layer: Layer, slots: int) -> DataFile:
         """Write a layer of the dataset table."""
         file_id = uuid.uuid4()
         key = f"{DIRECTORY}/table-{file_id.hex}.at"
         head = self.origin | {"slots": slots}
         file, self._indexes[key] = write_table(self._begin(key), key, file_id.bytes, layer, head)
-        return file
+        return file if self._leaves_record else replace(file, commit="")
 
     def adopt(self, file: DataFile, index: bytes) -> DataFile:
         """Take an older file's index into this commit's record; return the file as the root is to name it."""
@@ -85,6 +101,8 @@ class CommitFiles:
         retired : sequence of str
             Files that it will no longer refer to.
         """
+        if not self._leaves_record:
+            return
         finished = [segment.written for segment in self._segments if segment.written is not None]
         indexes = {file.key: index for file, index in finished} | self._indexes
         waiting = tuple((key, root.generation, int(time.time())) for key in retired)
@@ -97,9 +115,12 @@ class CommitFiles:
 
     def make_durable(self) -> None:
         """Sync every file, then every directory once."""
-        for _, writer in self._writers:
-            writer.finish(sync_directory=False)
+        self._finish()
         self._storage.sync_directories([key for key, _ in self._writers])
+
+    def _finish(self) -> None:
+        self._storage.finish_all([writer for _, writer in self._writers[self._finished :]])
+        self._finished = len(self._writers)
 
     def keep(self) -> None:
         """The root refers to the files now."""

@@ -11,43 +11,60 @@ import numpy as np
 
 from atlas.catalog import Catalog
 from atlas.chunks import Integers
-from atlas.commit import load_root, new_commit_id, publish, recover
+from atlas.commit import publish, recover
 from atlas.commitfiles import CommitFiles, settle
-from atlas.datafiles import Target, newest_statistics, pick_entries, reader, stored_statistics, write_file
+from atlas.datafiles import Target, newest_statistics, pick_entries, stored_statistics, write_file
+from atlas.payloads import payload_reader
 from atlas.reader import Snapshot
 from atlas.root import ArrayFiles, Root
+from atlas.roots import LostRace, Race, load_root, next_state
 from atlas.segment import Piece
 from atlas.storage import Storage
 
 
 def compact(storage: Storage, workers: int) -> Root:
     """Compact the committed state and return the new one; pending changes are not touched."""
+    storage.begin_writing()
+    race = Race(storage)
     with storage.writer_lock() as interrupted:
         current = load_root(storage)
         # A power cut may have taken the mark of an interrupted writer along with what it wrote.
         if interrupted or storage.is_local:
-            recover(storage, current)
-        snapshot = Snapshot(storage, current, workers)
-        catalog, moved = current.catalog.compacted()
-        live = {name: _live_entries(snapshot, name) for name in current.arrays}
-        if _is_compact(snapshot, catalog, live):
-            return current
-        retired = [file.key for file in current.files]
-        successor = current.successor(new_commit_id())
-        with CommitFiles(storage, successor) as files:
-            catalog, _ = settle(files, catalog)
-            arrays: dict[str, ArrayFiles] = {}
-            for name in current.arrays:
-                if len(live[name]):
-                    target = Target(files, name, current.arrays[name], current.catalog)
-                    arrays[name] = _copy(snapshot, name, live[name], moved, target)
-                    # What is read of one array would otherwise stay in memory with that of all others.
-                    snapshot.forget(name)
-            root = replace(successor, catalog=catalog, arrays=arrays)
-            files.write_record(root, retired)
-            files.make_durable()
-            files.keep()
-        return publish(storage, root, retired, current.commits)
+            recover(storage, current, interrupted)
+        while True:
+            try:
+                return _compact(storage, current, workers)
+            except LostRace as lost:
+                current = race.again(lost)
+
+
+def _compact(storage: Storage, current: Root, workers: int) -> Root:
+    """Compact the state `current`; raises LostRace if another writer committed meanwhile."""
+    snapshot = Snapshot(storage, current, workers)
+    catalog, moved = current.catalog.compacted()
+    live = {name: _live_entries(snapshot, name) for name in current.arrays}
+    if _is_compact(snapshot, catalog, live):
+        return current
+    retired = [file.key for file in current.files]
+    successor = next_state(storage, current)
+    with CommitFiles(storage, successor) as files:
+        catalog, _ = settle(files, catalog)
+        arrays: dict[str, ArrayFiles] = {}
+        for name in current.arrays:
+            if len(live[name]):
+                target = Target(files, name, current.arrays[name], current.catalog)
+                arrays[name] = _copy(snapshot, name, live[name], moved, target)
+                # What is read of one array would otherwise stay in memory with that of all others.
+                snapshot.forget(name)
+        root = replace(successor, catalog=catalog, arrays=arrays)
+        files.write_record(root, retired)
+        files.make_durable()
+        files.keep()
+    try:
+        return publish(storage, root, current, retired, current.commits)
+    except LostRace:
+        files.discard()
+        raise
 
 
 def _is_compact(snapshot: Snapshot, compacted: Catalog, live: dict[str, Integers]) -> bool:
@@ -74,6 +91,6 @@ def _copy(snapshot: Snapshot, array: str, live: Integers, moved: Integers, targe
     _, schemas = snapshot.root.catalog.layouts(array, live)
     # Nothing is below the one file that is left, so that there is nothing to void.
     final = Piece(moved[live], merged.starts, np.zeros(0, np.int64), merged.columns)
-    reads = [reader(snapshot, file) for file in files]
+    reads = [payload_reader(snapshot.storage, file) for file in files]
     empty = ArrayFiles(target.known.directory, ())
     return replace(empty, files=(write_file(target, empty, final, found, schemas, reads),))

@@ -74,7 +74,7 @@ class StoreConfig:
 
 @dataclass(frozen=True)
 class Settings:
-    """How this process reads; every field has an environment variable.
+    """How this process reads and writes; every field has an environment variable.
 
     Parameters
     ----------
@@ -88,6 +88,22 @@ class Settings:
         ``ATLAS_POOL_THRESHOLD``. Once this process has decoded so many bytes, worker processes start.
     pending_bytes : int
         ``ATLAS_PENDING_BYTES``. How much of what waits for a flush is kept in memory.
+    fetch_gap : int
+        ``ATLAS_FETCH_GAP``. Ranges of an object that are no further apart are fetched by one request,
+    fetch_bytes : int
+        ``ATLAS_FETCH_BYTES``. as long as that asks for no more than this.
+    fetch_requests : int
+        ``ATLAS_FETCH_REQUESTS``. Requests to an object store that are made at the same time.
+    flight_bytes : int
+        ``ATLAS_FLIGHT_BYTES``. How much of what is fetched may be on its way, or wait to be decoded.
+    part_bytes : int
+        ``ATLAS_PART_BYTES``. Objects of twice this size or more are put in parts of it, at least 5 MiB.
+    request_seconds : int
+        ``ATLAS_REQUEST_SECONDS``. How long a request to an object store is made again and again before it has failed.
+    commit_seconds : int
+        ``ATLAS_COMMIT_SECONDS``. How long a commit begins anew because other writers were faster.
+    single_writer : int
+        ``ATLAS_SINGLE_WRITER``. With 1, object stores are written to that cannot keep two writers apart.
     """
 
     workers: int
@@ -95,6 +111,14 @@ class Settings:
     parallel_threshold: int
     pool_threshold: int
     pending_bytes: int
+    fetch_gap: int
+    fetch_bytes: int
+    fetch_requests: int
+    flight_bytes: int
+    part_bytes: int
+    request_seconds: int
+    commit_seconds: int
+    single_writer: int
 
 
 def _environment_int(name: str, default: int, minimum: int) -> int:
@@ -126,4 +150,12 @@ def settings() -> Settings:
         parallel_threshold=_environment_int("ATLAS_PARALLEL_THRESHOLD", 4 * MIB, 0),
         pool_threshold=_environment_int("ATLAS_POOL_THRESHOLD", 512 * MIB, 0),
         pending_bytes=_environment_int("ATLAS_PENDING_BYTES", 512 * MIB, 0),
+        fetch_gap=_environment_int("ATLAS_FETCH_GAP", MIB // 2, 0),
+        fetch_bytes=_environment_int("ATLAS_FETCH_BYTES", 8 * MIB, 1),
+        fetch_requests=_environment_int("ATLAS_FETCH_REQUESTS", 32, 1),
+        flight_bytes=_environment_int("ATLAS_FLIGHT_BYTES", 256 * MIB, 1),
+        part_bytes=_environment_int("ATLAS_PART_BYTES", 16 * MIB, 5 * MIB),
+        request_seconds=_environment_int("ATLAS_REQUEST_SECONDS", 60, 1),
+        commit_seconds=_environment_int("ATLAS_COMMIT_SECONDS", 300, 1),
+        single_writer=_environment_int("ATLAS_SINGLE_WRITER", 0, 0),
     )

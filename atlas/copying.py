@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers
-from atlas.columnfile import DataFile
-from atlas.errors import CorruptChunk, DatasetAlreadyExists, SnapshotExpired
+from atlas.errors import CorruptChunk, DatasetAlreadyExists
 from atlas.heap import Heap
-from atlas.reader import Snapshot
+from atlas.payloads import payload_reader
+from atlas.reader import Snapshot, expiring
 from atlas.schema import ArraySchema, check_name
 from atlas.segment import chunk_checksum
 from atlas.session import Session
@@ -85,9 +85,11 @@ def stored_chunks(
     rows = index.locate(np.array([ordinal]), numbers)[0]
     columns = {name: index.columns[name][rows].astype(np.int64) for name in ("offset", "length", "raw_length")}
     columns |= {name: index.columns[name][rows] for name in ("pipeline", "checksum")}
-    files = [index.files[number] for number in index.columns["file"][rows].tolist()]
-    for i, file in enumerate(files):
-        payload = _payload(snapshot, file, int(columns["offset"][i]), int(columns["length"][i]))
+    numbered = index.columns["file"][rows].tolist()
+    reads = {number: payload_reader(snapshot.storage, index.files[number]) for number in set(numbered)}
+    for i, number in enumerate(numbered):
+        with expiring(snapshot.storage, index.files[number].key):
+            payload = reads[number](int(columns["offset"][i]), int(columns["length"][i]))
         if chunk_checksum(payload) != columns["checksum"][i]:
             raise _damaged(snapshot, schema, int(numbers[i]), "its checksum does not match")
         columns["offset"][i] = heap.append(payload)
@@ -109,16 +111,6 @@ def _with_statistics(
             raise _damaged(snapshot, schema, number, str(error)) from None
         parts.append(cell_statistics(schema.dtype, schema.fill, cells))
     return rows_with(parts)
-
-
-def _payload(snapshot: Snapshot, file: DataFile, offset: int, length: int) -> bytes:
-    try:
-        return snapshot.storage.read_range(file.key, offset, length)
-    except FileNotFoundError:
-        place = snapshot.storage.describe()
-        raise SnapshotExpired(
-            f"data file {file.key} is gone from {place}; call refresh() to see the store as it is now"
-        ) from None
 
 
 def _damaged(snapshot: Snapshot, schema: ArraySchema, number: int, why: str) -> CorruptChunk:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from atlas.columnfile import ColumnFile, DataFile
-from atlas.commit import load_table
 from atlas.errors import CorruptRoot, CorruptStore
 from atlas.examine import check_file, intact_rows, open_index
 from atlas.record import RECORD_NAME, Record, read_record, record_key
 from atlas.root import ROOT_KEYS, ArrayFiles, Root, decode_root
+from atlas.roots import load_table
 from atlas.segment import ArrayIndex, SegmentIndex
 from atlas.storage import Storage
 from atlas.table import DIRECTORY, read_layer
@@ -88,14 +88,12 @@ class Damage:
     # ── which state ──────────────────────────────────────────────────────────────────────────
 
     def _read_roots(self) -> None:
-        for key in ROOT_KEYS:
-            with suppress(FileNotFoundError):
-                data = self.storage.read(key)
-                try:
-                    self.roots[key] = decode_root(data, key, self._load_table)
-                except CorruptStore as error:
-                    self.roots[key] = None
-                    self.report.actions.append(f"replace root object {key}: {error}")
+        for key, (data, version) in self.storage.read_each(list(ROOT_KEYS)).items():
+            try:
+                self.roots[key] = replace(decode_root(data, key, self._load_table), version=version)
+            except CorruptStore as error:
+                self.roots[key] = None
+                self.report.actions.append(f"replace root object {key}: {error}")
 
     def _read_records(self) -> None:
         for name in filter(RECORD_NAME.fullmatch, self.storage.list_dir(DIRECTORY)):

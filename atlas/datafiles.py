@@ -22,17 +22,21 @@ from atlas.columns import Texts
 from atlas.commitfiles import CommitFiles
 from atlas.errors import CorruptStore, SnapshotExpired
 from atlas.heap import Heap
-from atlas.payloads import Read, copy_payloads
+from atlas.payloads import Read, copy_payloads, payload_reader
 from atlas.reader import Snapshot
 from atlas.root import ArrayFiles
 from atlas.schema import ArraySchema
 from atlas.segment import CHUNK_COLUMNS, Piece, SegmentIndex, StatisticsColumns
+from atlas.storage import Range
 
 # Files above this size are left alone by a flush; so are those that are so many times larger than what it adds,
 # unless they are so small that copying them costs nothing beside making a file.
 MERGE_BELOW = 16 << 20
 MERGE_RATIO = 4
 MERGE_ALWAYS = 256 << 10
+
+# On object stores, where reading what is taken in costs requests, so many are waited for.
+MERGE_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ def write_array(snapshot: Snapshot, target: Target, written: Written, heap: Heap
     """
     known = target.known.files
     kept = _count_kept(known, int(written.piece.columns["length"].sum()) if written.piece.columns else 0)
+    if not snapshot.storage.is_local and len(known) - kept < MERGE_AT_ONCE:
+        kept = len(known)
     kept = kept if _are_whole(snapshot, target.array, known[kept:]) else len(known)
     tail = [snapshot.segment(target.array, file) for file in known[kept:]]
     totals = total_statistics(snapshot, written)
@@ -81,7 +87,7 @@ def write_array(snapshot: Snapshot, target: Target, written: Written, heap: Heap
         codes, schemas = target.catalog.layouts(target.array, merged.entries)
         merged = pick_entries(merged, np.flatnonzero(codes >= 0))
         found = newest_statistics([*stored_statistics(tail), (new.entries, totals)], merged.entries)
-    reads = [reader(snapshot, file) for file in known[kept:]]
+    reads = [payload_reader(snapshot.storage, file) for file in known[kept:]]
     staying = ArrayFiles(target.known.directory, known[:kept])
     file = write_file(target, staying, merged, found, schemas, [*reads, heap.read])
     return replace(staying, files=(*staying.files, file)), [file.key for file in known[kept:]]
@@ -103,15 +109,10 @@ def _are_whole(snapshot: Snapshot, array: str, files: Sequence[DataFile]) -> boo
     try:
         for file in files:
             Piece.load(0, snapshot.segment(array, file))
-            snapshot.storage.read_range(file.key, file.length - 1, 1)
+        snapshot.storage.read_ranges([Range(file.key, file.length - 1, file.length) for file in files])
     except (CorruptStore, SnapshotExpired, FileNotFoundError):
         return False
     return True
-
-
-def reader(snapshot: Snapshot, file: DataFile) -> Read:
-    """Return what reads a data file, by offset and length."""
-    return lambda offset, length: snapshot.storage.read_range(file.key, offset, length)
 
 
 def write_file(

@@ -20,6 +20,8 @@ already catch::
     ├── SnapshotExpired                         (RuntimeError)
     ├── ConflictError                           (RuntimeError)
     ├── StorageError                            (OSError)
+    │   ├── CommitUnknownError
+    │   └── UnsafeStorage
     ├── MissingDependency                       (ImportError)
     └── CorruptStore                            (RuntimeError)
         ├── CorruptRoot
@@ -126,6 +128,17 @@ class ConflictError(AtlasError, RuntimeError):
 
 class StorageError(AtlasError, OSError):
     """The file system or object store failed; nothing was committed."""
+
+
+class CommitUnknownError(StorageError):
+    """A commit to an object store may have happened or not: no answer came, and the root cannot be read.
+
+    The changes are still pending. The next flush finds out, and commits them if they are not there.
+    """
+
+
+class UnsafeStorage(StorageError):
+    """The object store cannot keep two writers apart; pass ``single_writer=True`` if there is only one."""
 
 
 class MissingDependency(AtlasError, ImportError):

@@ -60,7 +60,7 @@ def _attribute(catalog: Catalog, array: str | None, key: str) -> Series:
     parts: list[tuple[Integers, NDArray[Any]]] = []
     for tag, ordinals, column in catalog.attribute(array, key):
         present[ordinals] = True
-        parts.append((ordinals, _cells(tag, column)))
+        parts.append((ordinals, attribute_cells(tag, column)))
     types = {cells.dtype for _, cells in parts}
     alike = len({dtype.kind for dtype in types}) == 1
     values = np.zeros(catalog.slots, np.result_type(*types) if alike else object)
@@ -69,7 +69,7 @@ def _attribute(catalog: Catalog, array: str | None, key: str) -> Series:
     return Series(values[catalog.ordinals], present[catalog.ordinals])
 
 
-def _cells(tag: str, column: Column) -> NDArray[Any]:
+def attribute_cells(tag: str, column: Column) -> NDArray[Any]:
     """Return attribute values as the type that they were set with."""
     if cell_type(tag) in ("packed", "text"):
         return _objects([v.tolist() if isinstance(v, np.ndarray) else v for v in attribute_values(tag, column)])

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from atlas.across import read_list, read_stacked
 from atlas.bulk import create_datasets, delete_datasets, write_stacked
+from atlas.drift import DriftReport, drift_report
+from atlas.members import Members
 from atlas.session import Session
 
 
@@ -123,6 +125,43 @@ class Many:
             If the datasets' shapes or types differ, naming the first two that do.
         """
         return read_stacked(self._session, array, dataset_names, start, shape, out, on_missing)
+
+    def drift_report(self, names: Iterable[str] | None = None, arrays: Iterable[str] | None = None) -> DriftReport:
+        """Say in what datasets differ that should be alike, and which they are; no cell is read.
+
+        Parameters
+        ----------
+        names : iterable of str, optional
+            All datasets by default.
+        arrays : iterable of str, optional
+            Look at these alone, and not at the attributes of the datasets.
+
+        Returns
+        -------
+        DriftReport
+            A sequence of differences, each with its ``array``, ``aspect``, ``groups`` and ``outliers``; as text, a line
+            for each.
+
+        Raises
+        ------
+        DatasetNotFound, InvalidArgument
+
+        Examples
+        --------
+        >>> import atlas, tempfile
+        >>> store = atlas.Atlas.create(tempfile.mkdtemp())
+        >>> for name, units in (("a", "K"), ("b", "K"), ("c", "degC")):
+        ...     view = store.create_dataset(name)
+        ...     view.define_array("t", "float32", ["x"], [3])
+        ...     view.set_array_attribute("t", "units", units)
+        >>> print(store.drift_report())
+        3 datasets, 1 differences
+          t: attribute units: K in 2 (a, …); degC in 1 (c)
+        >>> store.drift_report()[0].outliers
+        ['c']
+        """
+        members = Members.of(self._session, self._session.names() if names is None else names)
+        return drift_report(members, None if arrays is None else list(arrays))
 
     def write_stacked(
         self, array: str, dataset_names: Iterable[str], data: Any, start: Sequence[int] | None = None

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 
 from atlas.chunks import Integers
+from atlas.columnfile import DataFile
+from atlas.config import settings
 from atlas.segment import ALIGNED_FROM, SegmentWriter
+from atlas.storage import Range, Storage
 
 # Payloads are read in windows of at most this many bytes.
 _WINDOW_BYTES = 8 << 20
@@ -16,6 +20,41 @@ _WINDOW_BYTES = 8 << 20
 _DENSE = 0.25
 
 Read = Callable[[int, int], bytes]
+
+# What is read ahead of an object that is not local: so much at first, and the more the longer it goes on.
+_AHEAD_BYTES = 1 << 20
+_MOST_AHEAD = 32 << 20
+
+
+def payload_reader(storage: Storage, file: DataFile) -> Read:
+    """Return what reads the payloads of a data file, by offset and length; ahead, where every read takes a request."""
+    if storage.is_local:
+        return lambda offset, length: storage.read_range(file.key, offset, length)
+    return _Ahead(storage, file).read
+
+
+class _Ahead:
+    """Reads payloads in about ascending order, some at a time, in pieces that are asked for at once."""
+
+    def __init__(self, storage: Storage, file: DataFile) -> None:
+        self._storage = storage
+        self._file = file
+        self._start = 0
+        self._data = memoryview(b"")
+        self._size = _AHEAD_BYTES
+
+    def read(self, offset: int, length: int) -> bytes:
+        end = offset + length
+        if not (self._start <= offset and end <= self._start + len(self._data)):
+            if offset == self._start + len(self._data):
+                self._size = min(self._size * 2, _MOST_AHEAD)
+            self._fill(offset, max(end, min(offset + self._size, self._file.index_offset)))
+        return bytes(self._data[offset - self._start : end - self._start])
+
+    def _fill(self, start: int, end: int) -> None:
+        edges = [*range(start, end, settings().fetch_bytes), end]
+        ranges = [Range(self._file.key, low, high) for low, high in pairwise(edges)]
+        self._start, self._data = start, memoryview(b"".join(self._storage.read_ranges(ranges)))
 
 
 def copy_payloads(read: Read, offsets: Integers, lengths: Integers, segment: SegmentWriter) -> Integers:

@@ -72,6 +72,17 @@ class ReadPlan:
         """Chunks to decode."""
         return len(self.owners)
 
+    @property
+    def tables(self) -> dict[str, NDArray[Any]]:
+        """The columns, and the geometry that they refer to, as tasks use them."""
+        return {
+            **self.columns,
+            "chunk_extent": self.chunk_extent,
+            "block_start": self.block_start,
+            "block_extent": self.block_extent,
+            "strides": self.strides,
+        }
+
     @cached_property
     def cost(self) -> int:
         """Bytes that would take as long to decompress as all chunks take to decode."""

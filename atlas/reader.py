@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,26 +14,28 @@ from numpy.typing import NDArray
 from atlas.arena import shared_arena
 from atlas.chunks import Integers, Selection
 from atlas.codecs import decode, decode_numbers, element_of
-from atlas.columnfile import DataFile
+from atlas.columnfile import Area, DataFile
 from atlas.columns import distinct
 from atlas.config import settings
 from atlas.dtypes import DType, fill_cell
 from atlas.errors import CorruptChunk, CorruptIndex, CorruptStore, SnapshotExpired
 from atlas.executor import may_use_processes, run
+from atlas.fetching import balanced, decode_fetched, fetched
 from atlas.forks import free_in_children
 from atlas.plan import Member, ReadPlan, plan_reads
 from atlas.root import ArrayFiles, Root
 from atlas.schema import ArraySchema
 from atlas.segment import ArrayIndex, SegmentIndex, chunk_checksum
 from atlas.statistics import Statistics, from_columns
-from atlas.storage import Pin, Storage
+from atlas.storage import Pin, Range, Storage
 from atlas.text import unpack_text
 from atlas.worker import DecodeJob, Source, decode_range, pack_layout, unpack_tables
 
 _ALIGNMENT = 64
 
-# Smaller indexes are read (7 ms for this much): a file that is cut short under its map ends the process.
-_MAPPED_ABOVE = 32 << 20
+# Indexes above this size are read a column at a time. They are not mapped: a file that is cut short under its
+# map ends the process.
+_READ_WHOLE = 32 << 20
 
 # Up to this size, planning the read of a chunk costs more than decoding all of it.
 _SMALL_CHUNK = 1 << 20
@@ -44,21 +47,47 @@ Wanted = tuple[ArraySchema, Selection, Integers, Integers]
 Planned = tuple[ReadPlan, Sequence[Wanted]]
 
 
-def read_index(storage: Storage, file: DataFile) -> NDArray[np.uint8]:
-    """Return the index of a file, mapped where that is possible.
+def read_index(storage: Storage, file: DataFile) -> Area:
+    """Return the index of a file; on a local disk, the parts of a large one are read when they are asked for.
 
     Raises
     ------
     SnapshotExpired
         If the file is gone.
     """
+    if storage.is_local and file.index_length > _READ_WHOLE:
+        return _LargeIndex(storage, file)
+    return _read(storage, file, 0, file.index_length)
+
+
+class _LargeIndex:
+    """An index of which each part is read when it is asked for."""
+
+    def __init__(self, storage: Storage, file: DataFile) -> None:
+        self._storage = storage
+        self._file = file
+
+    def __len__(self) -> int:
+        return self._file.index_length
+
+    def __getitem__(self, part: slice) -> NDArray[np.uint8]:
+        first, end, _ = part.indices(len(self))
+        return _read(self._storage, self._file, first, max(end - first, 0))
+
+
+def _read(storage: Storage, file: DataFile, first: int, length: int) -> NDArray[np.uint8]:
+    with expiring(storage, file.key):
+        return np.frombuffer(storage.read_range(file.key, file.index_offset + first, length), np.uint8)
+
+
+@contextmanager
+def expiring(storage: Storage, key: str) -> Iterator[None]:
+    """Turn the news that a data file is not there into what that means to a reader."""
     try:
-        if storage.is_local and file.index_length > _MAPPED_ABOVE:
-            return storage.open_map(file.key, file.length)[file.index_offset :][: file.index_length]
-        return np.frombuffer(storage.read_range(file.key, file.index_offset, file.index_length), np.uint8)
+        yield
     except FileNotFoundError:
         raise SnapshotExpired(
-            f"data file {file.key} is gone from {storage.describe()}; call refresh() to see the store as it is now"
+            f"data file {key} is gone from {storage.describe()}; call refresh() to see the store as it is now"
         ) from None
 
 
@@ -127,10 +156,24 @@ class Snapshot:
             found = self._segments.get(array)
         if found is None:
             files = self._files(array).files
+            if not self.storage.is_local:
+                self._fetch_segments(array, files)
             found = tuple(self.segment(array, file) for file in files)
             with self._lock:
                 self._segments[array] = found
         return found
+
+    def _fetch_segments(self, array: str, files: Sequence[DataFile]) -> None:
+        """Fetch the indexes that are not known at once."""
+        with self._lock:
+            missing = [file for file in files if file not in self._known]
+        ranges = [Range(file.key, file.index_offset, file.index_offset + file.index_length) for file in missing]
+        with expiring(self.storage, f"of array {array!r}"):
+            areas = self.storage.read_ranges(ranges)
+        for file, area in zip(missing, areas, strict=True):
+            found = SegmentIndex(np.frombuffer(area, np.uint8), file, array)
+            with self._lock:
+                self._known[file] = found
 
     def segment(self, array: str, file: DataFile) -> SegmentIndex:
         """Return the index of one data file."""
@@ -325,23 +368,25 @@ class Snapshot:
         return plans
 
     def _run(self, array: str, dtype: DType, plan: ReadPlan, buffer: NDArray[np.uint8]) -> None:
-        tables: dict[str, NDArray[Any]] = {
-            **plan.columns,
-            "chunk_extent": plan.chunk_extent,
-            "block_start": plan.block_start,
-            "block_extent": plan.block_extent,
-            "strides": plan.strides,
-        }
-        sources = self._sources(array, tables)
+        try:
+            if self.storage.is_local:
+                self._decode_mapped(array, dtype, plan, buffer)
+            else:
+                files = self.index(array).files
+                decode_fetched(self.storage, files, plan, dtype, buffer, self.mode, self.workers)
+        except CorruptChunk as error:
+            raise self._named(error, array, plan) from None
+
+    def _decode_mapped(self, array: str, dtype: DType, plan: ReadPlan, buffer: NDArray[np.uint8]) -> None:
+        tables = plan.tables
+        sources = tuple(map(self._source, self.index(array).files))
         job = None
         if may_use_processes(self.mode, self.workers, self._calls(plan)):
             job = self._shared_job(sources, dtype, buffer, tables)
         if job is None:
             job = DecodeJob(sources, dtype.itemsize, element_of(dtype.storage), buffer, tables)
-        try:
-            run(decode_range, job, self._ranges(plan), self.mode, self.workers, plan.cost, self._calls(plan))
-        except CorruptChunk as error:
-            raise self._named(error, array, plan) from None
+        ranges = balanced(plan.columns["raw_length"], plan.cost, self.mode, self.workers)
+        run(decode_range, job, ranges, self.mode, self.workers, plan.cost, self._calls(plan))
 
     def _shared_job(
         self, sources: tuple[Source, ...], dtype: DType, buffer: NDArray[np.uint8], tables: dict[str, Any]
@@ -360,27 +405,15 @@ class Snapshot:
         element = element_of(dtype.storage)
         return DecodeJob(sources, dtype.itemsize, element, output, (lease.handle, layout), shareable=True)
 
-    def _ranges(self, plan: ReadPlan) -> list[tuple[int, int]]:
-        if self.workers == 1 or (self.mode is None and plan.cost < settings().parallel_threshold):
-            return [(0, plan.tasks)]
-        # Contiguous ranges of about equal decoded size, a few per worker so that none waits long.
-        pieces = min(plan.tasks, self.workers * 2)
-        ends = np.cumsum(plan.columns["raw_length"] + 64)
-        cuts = np.searchsorted(ends, np.linspace(0, ends[-1], pieces + 1)[1:-1])
-        edges = distinct(np.concatenate([[0], cuts, [plan.tasks]]))
-        return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
-
-    def _sources(self, array: str, tables: dict[str, Any]) -> tuple[Source, ...]:
+    def _payloads(self, array: str, columns: dict[str, Any]) -> Iterator[tuple[Integers, NDArray[np.uint8], Integers]]:
+        """Yield chunks by row, with the bytes that hold them and where each is in these."""
         files = self.index(array).files
-        if self.storage.local_path is not None:
-            return tuple(map(self._source, files))
-        sources = [Source(file.key, None, file.length, np.zeros(0, np.uint8)) for file in files]
-        for number in np.unique(tables["file"]).tolist():
-            rows = np.flatnonzero(tables["file"] == number)
-            data, offsets = self.storage.fetch_ranges(files[number].key, tables["offset"][rows], tables["length"][rows])
-            tables["offset"][rows] = offsets
-            sources[number] = Source(files[number].key, None, len(data), data)
-        return tuple(sources)
+        if not self.storage.is_local:
+            yield from fetched(self.storage, files, columns)
+            return
+        for number in distinct(np.sort(columns["file"])).tolist():
+            rows = np.flatnonzero(columns["file"] == number)
+            yield rows, self._source(files[number]).bytes(), columns["offset"][rows]
 
     def _source(self, file: DataFile) -> Source:
         path = self._paths.get(file.key)
@@ -421,25 +454,37 @@ class Snapshot:
         return results
 
     def _read_text(self, array: str, dtype: DType, plan: ReadPlan, results: list[NDArray[Any]]) -> None:
-        tables = dict(plan.columns)
-        data = [source.bytes() for source in self._sources(array, tables)]
-        columns = (
-            tables[n].tolist() for n in ("file", "offset", "length", "raw_length", "pipeline", "checksum", "geometry")
-        )
-        for row, (file, offset, length, raw, pipeline, checksum, at) in enumerate(zip(*columns, strict=True)):
-            payload = memoryview(data[file])[offset : offset + length]
-            try:
-                if chunk_checksum(payload) != checksum:
-                    raise CorruptChunk("its checksum does not match")
-                cells = unpack_text(
-                    bytes(decode(payload, pipeline, raw, 1)), dtype, tuple(plan.chunk_extent[at].tolist())
-                )
-            except CorruptChunk as error:
-                raise self._named(CorruptChunk(str(error), row), array, plan) from None
-            extent = plan.block_extent[at]
-            source = tuple(map(slice, plan.block_start[at], plan.block_start[at] + extent))
-            target = tuple(map(slice, plan.target_start[at], plan.target_start[at] + extent))
-            results[plan.owners[row]][target] = cells[source]
+        for rows, data, offsets in self._payloads(array, plan.columns):
+            view = memoryview(data)  # type: ignore[arg-type]
+            columns = (plan.columns[n][rows].tolist() for n in ("length", "raw_length", "pipeline", "checksum"))
+            # Lists, since taking single numbers from arrays is slow.
+            numbers = zip(rows.tolist(), offsets.tolist(), *columns, strict=True)
+            for row, offset, length, raw, pipeline, checksum in numbers:
+                payload = view[offset : offset + length]
+                try:
+                    self._place_text(dtype, plan, row, payload, raw, pipeline, checksum, results)
+                except CorruptChunk as error:
+                    raise self._named(CorruptChunk(str(error), row), array, plan) from None
+
+    @staticmethod
+    def _place_text(
+        dtype: DType,
+        plan: ReadPlan,
+        row: int,
+        payload: memoryview,
+        raw: int,
+        pipeline: int,
+        checksum: int,
+        results: list[NDArray[Any]],
+    ) -> None:
+        if chunk_checksum(payload) != checksum:
+            raise CorruptChunk("its checksum does not match")
+        at = plan.columns["geometry"][row]
+        cells = unpack_text(bytes(decode(payload, pipeline, raw, 1)), dtype, tuple(plan.chunk_extent[at].tolist()))
+        extent = plan.block_extent[at]
+        source = tuple(map(slice, plan.block_start[at], plan.block_start[at] + extent))
+        target = tuple(map(slice, plan.target_start[at], plan.target_start[at] + extent))
+        results[plan.owners[row]][target] = cells[source]
 
 
 class _DamagedChunk(CorruptChunk):

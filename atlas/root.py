@@ -60,6 +60,11 @@ class Root:
         Files that were replaced and could not be removed yet.
     store : str
         Unique id of the store, the same in all of its files.
+    recent : tuple of str
+        The last commits before this one, newest last.
+    version : str or None
+        What the next state is to replace: the object's version, nothing when it must not be there yet;
+        ``None`` where a lock decides.
     """
 
     config: StoreConfig
@@ -70,6 +75,8 @@ class Root:
     arrays: Mapping[str, ArrayFiles]
     retired: tuple[tuple[str, int, int], ...] = ()
     store: str = ""
+    recent: tuple[str, ...] = ()
+    version: str | None = None
 
     @property
     def files(self) -> list[DataFile]:
@@ -80,6 +87,15 @@ class Root:
     def commits(self) -> set[str]:
         """The commits whose records are of use: those of its files, and its own."""
         return {file.commit for file in self.files if file.commit} | {self.commit}
+
+    def came_after(self, commit: str) -> bool:
+        """Whether a commit is known to be this one, or one of those before."""
+        return commit in {*self.commits, self.parent, *self.recent}
+
+    @property
+    def oldest_known(self) -> int:
+        """The generation from which on the state names every commit that led to it."""
+        return self.generation - max(len(self.recent), 1)
 
     def successor(self, commit: str, **changes: Any) -> Root:
         """Return the next committed state."""
@@ -100,8 +116,8 @@ ROOT_KEYS: dict[str, tuple[str, str]] = {
 }
 
 
-def root_document(root: Root) -> dict[str, Any]:
-    """Return the document that the root object holds, with a blank checksum."""
+def root_document(root: Root, key: str) -> dict[str, Any]:
+    """Return the document that the root object of that name holds, with a blank checksum."""
     catalog = root.catalog
     schemas, parts = catalog.top.written
     return {
@@ -112,6 +128,8 @@ def root_document(root: Root) -> dict[str, Any]:
         "generation": root.generation,
         "commit": root.commit,
         "parent": root.parent,
+        **({"recent": list(root.recent)} if root.recent else {}),
+        **({"next": root_key(root.config)} if key != root_key(root.config) else {}),
         "codec": root.config.codec,
         "level": root.config.level,
         **({} if root.config.packing else {"packing": False}),
@@ -131,13 +149,15 @@ def root_document(root: Root) -> dict[str, Any]:
     }
 
 
-def encode_root(root: Root) -> bytes:
-    """Return the bytes of the root object."""
-    document = root_document(root)
-    plain = _dump_json(document) if root.config.meta_format == "json" else msgpack.packb(document)
+def encode_root(root: Root, key: str = "") -> bytes:
+    """Return the bytes of the root object; under another name than its configuration's, it says where the next is."""
+    key = key or root_key(root.config)
+    meta_format, compression = ROOT_KEYS[key]
+    document = root_document(root, key)
+    plain = _dump_json(document) if meta_format == "json" else msgpack.packb(document)
     start = plain.index(_BLANK.encode())
     digest = xxhash.xxh3_64_hexdigest(plain).encode()
-    return _compress(plain[:start] + digest + plain[start + 16 :], root.config.meta_compression)
+    return _compress(plain[:start] + digest + plain[start + 16 :], compression)
 
 
 @dataclass(frozen=True)
@@ -314,7 +334,12 @@ def _root_of(document: Any, meta_format: str, compression: str, load_table: Load
     _expect(version == FORMAT_VERSION, f"format version {version!r} is not known here (this release reads 1)")
     _expect(is_size(document.get("generation")), "bad generation")
     _expect(all(isinstance(document.get(k), str) for k in ("store", "commit", "parent", "codec")), "bad commit ids")
-    arrays, retired = document.get("arrays"), document.get("retired")
+    arrays, retired, recent = document.get("arrays"), document.get("retired"), document.get("recent", [])
+    _expect(isinstance(recent, list) and all(isinstance(commit, str) for commit in recent), "bad commit ids")
+    following = document.get("next")
+    if following is not None:
+        _expect(following in ROOT_KEYS, "bad name of the next root")
+        meta_format, compression = ROOT_KEYS[following]
     _expect(isinstance(arrays, dict) and isinstance(retired, list), "bad array table")
     root = Root(
         StoreConfig(
@@ -327,6 +352,7 @@ def _root_of(document: Any, meta_format: str, compression: str, load_table: Load
         {check_name(name, "array"): _array_files(value) for name, value in arrays.items()},
         tuple(_retired(entry) for entry in retired),
         document["store"],
+        tuple(recent),
     )
     # Whoever writes next removes what is retired.
     _expect(not {key for key, _, _ in root.retired} & {file.key for file in root.files}, "a retired file is in use")

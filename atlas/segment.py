@@ -11,7 +11,7 @@ hash, the directory for every column, and the ``checksum`` column for every payl
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import msgpack
@@ -19,7 +19,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from atlas.columnfile import ColumnFile, DataFile, finish_file
+from atlas.columnfile import Area, ColumnFile, DataFile, finish_file
 from atlas.columns import Texts
 from atlas.errors import CorruptIndex
 from atlas.forks import cached_property
@@ -61,11 +61,14 @@ class SegmentWriter:
         The file's place in the store.
     file_id : bytes
         16 bytes that no other file has.
+    recorded : bool
+        Whether the record of the commit has a copy of the index.
     """
 
-    def __init__(self, writer: DataWriter, key: str, file_id: bytes) -> None:
+    def __init__(self, writer: DataWriter, key: str, file_id: bytes, recorded: bool = True) -> None:
         self._writer = writer
         self._key = key
+        self._recorded = recorded
         writer.write(MAGIC + file_id)
         # Once the file is finished: its entry in the root, and a copy of its index.
         self.written: tuple[DataFile, bytes | bytearray] | None = None
@@ -92,7 +95,8 @@ class SegmentWriter:
             What else the directory says.
         """
         cast = {name: _cast(name, values) for name, values in columns.items()}
-        self.written = finish_file(self._writer, self._key, {"array": array, **(head or {})}, cast)
+        file, index = finish_file(self._writer, self._key, {"array": array, **(head or {})}, cast)
+        self.written = file if self._recorded else replace(file, commit=""), index
         return self.written[0]
 
 
@@ -122,7 +126,7 @@ class SegmentIndex(ColumnFile):
 
     Parameters
     ----------
-    area : (index_length,) uint8
+    area : Area
         The bytes of the index, as the root locates them.
     file : DataFile
     array : str
@@ -134,7 +138,7 @@ class SegmentIndex(ColumnFile):
         If the index is not what the root vouches for.
     """
 
-    def __init__(self, area: NDArray[np.uint8], file: DataFile, array: str) -> None:
+    def __init__(self, area: Area, file: DataFile, array: str) -> None:
         super().__init__(area, file)
         self._limit = file.index_offset
         owner = self.head.get("array")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers, Selection
-from atlas.commit import commit, emptied, load_root, load_table
+from atlas.commit import commit
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice, settings
 from atlas.errors import (
     ArrayNotFound,
@@ -33,6 +33,7 @@ from atlas.names import seek
 from atlas.pending import Pending
 from atlas.reader import Snapshot
 from atlas.root import PackedRoot, Root
+from atlas.roots import emptied, load_root, load_table
 from atlas.schema import ArraySchema, DatasetRecord, MergedSchema, split_record
 from atlas.storage import Storage
 from atlas.writer import PendingArray, filled

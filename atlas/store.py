@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from atlas.commit import create_root, discard_root, emptied, load_root, overwrite_root, recover, sweep
-from atlas.compaction import compact
+from atlas.commit import overwrite_root, recover
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice
 from atlas.copying import copy_dataset
 from atlas.damage import RepairReport
 from atlas.errors import CorruptRoot, InvalidArgument, StoreAlreadyExists
+from atlas.maintained import Maintained
 from atlas.repair import repair
-from atlas.root import ROOT_KEYS
+from atlas.root import Root
+from atlas.roots import create_root, discard_root, emptied, has_root, is_lost, load_root
 from atlas.schema import check_name
-from atlas.searchable import Searchable
 from atlas.session import Mode, Session
 from atlas.storage import Storage, open_storage
-from atlas.verify import Progress, VerifyReport, verify
 from atlas.view import DatasetView
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
-class Atlas(Searchable):
+class Atlas(Maintained):
     """A store of many named datasets of N-dimensional arrays.
 
     Made by :meth:`create` and :meth:`open`. Changes are kept in memory until :meth:`flush`, the
@@ -64,6 +63,7 @@ class Atlas(Searchable):
         config: StoreConfig | None = None,
         overwrite: bool | Literal["at flush"] = False,
         storage_options: dict[str, Any] | None = None,
+        single_writer: bool = False,
         workers: int | None = None,
         executor: str | None = None,
         pending_bytes: int | None = None,
@@ -82,9 +82,13 @@ class Atlas(Searchable):
             collection's.
         config : StoreConfig, optional
             All of the layout options at once; the single ones are then not looked at.
+        storage_options : dict, optional
+            What the fsspec file system of a URL is told: credentials, endpoint, ``anon``. Never stored.
         overwrite : bool or "at flush"
             Replace the store that is there: now, or by the first flush, so that the old store stays
             whole should anything fail before.
+        single_writer : bool
+            Vouches that nobody else writes meanwhile: for object stores that do not honour conditional puts.
         workers : int, optional
             Tasks that may run at once; by default the cores this process may use.
         executor : {"serial", "threads", "processes"}, optional
@@ -104,20 +108,24 @@ class Atlas(Searchable):
         if not isinstance(layout, StoreConfig):
             raise InvalidArgument(f"config must be a StoreConfig, not {type(layout).__name__}")
         choice(on_type_mismatch, MISMATCH_POLICIES, "on_type_mismatch")
-        storage = open_storage(source, prefix, storage_options, create=True)
+        storage = open_storage(source, prefix, storage_options, single_writer)
+        storage.begin_writing()
         with storage.writer_lock() as interrupted:
-            there = any(storage.exists(key) for key in ROOT_KEYS)
-            if there and not overwrite:
+            there = has_root(storage)
+            if not there and not overwrite and is_lost(storage):
                 raise StoreAlreadyExists(
-                    f"there is already a store at {storage.describe()}; open it, or pass overwrite=True to replace it"
+                    f"there is a store at {storage.describe()} whose root is lost; Atlas.repair brings it back, "
+                    "overwrite=True begins a new one"
                 )
+            if there and not overwrite:
+                raise _already_there(storage)
             later = overwrite == "at flush" and there and _is_intact(storage)
             if later:
                 root = emptied(load_root(storage), layout)
             else:
-                root = overwrite_root(storage, layout) if there else create_root(storage, layout)
+                root = overwrite_root(storage, layout) if there else _create_root(storage, layout, overwrite)
             if interrupted:
-                recover(storage, load_root(storage))
+                recover(storage, load_root(storage), interrupted)
         session = Session(storage, root, on_type_mismatch, "a", workers, executor, pending_bytes)
         session.pending.layout = layout if later else None
         return Atlas(session)
@@ -130,6 +138,7 @@ class Atlas(Searchable):
         prefix: str | None = None,
         mode: Mode = "a",
         storage_options: dict[str, Any] | None = None,
+        single_writer: bool = False,
         workers: int | None = None,
         executor: str | None = None,
         pending_bytes: int | None = None,
@@ -140,7 +149,7 @@ class Atlas(Searchable):
         ----------
         mode : {"a", "r"}
             With ``"r"`` every change raises :class:`ReadOnlyStore`.
-        workers, executor, pending_bytes
+        storage_options, single_writer, workers, executor, pending_bytes
             As for :meth:`create`.
 
         Raises
@@ -152,7 +161,7 @@ class Atlas(Searchable):
         """
         if mode not in ("a", "r"):
             raise InvalidArgument(f"unknown mode: {mode!r}; use 'a' or 'r'")
-        storage = open_storage(source, prefix, storage_options, create=False)
+        storage = open_storage(source, prefix, storage_options, single_writer)
         return Atlas(Session.load(storage, on_type_mismatch, mode, workers, executor, pending_bytes))
 
     @staticmethod
@@ -188,40 +197,6 @@ class Atlas(Searchable):
         """Flush. The handle stays usable."""
         self.flush()
 
-    def compact(self) -> None:
-        """Rewrite every array into one data file without what was deleted or replaced.
-
-        Works on the committed state: pending changes stay pending. Ordinals are renumbered.
-        """
-        with self._session.lock:
-            self._session.writable()
-            root = compact(self._session.storage, self._session.snapshot.workers)
-            # Taking the new state up gives the pin on the old one back.
-            self._session.follow(root)
-            sweep(self._session.storage, root)
-
-    def verify(self, progress: Progress | None = None) -> VerifyReport:
-        """Read and decode everything of the committed state, and say what is damaged.
-
-        Parameters
-        ----------
-        progress : callable, optional
-            Called with what is done, what there is, and the array, once per dataset and array.
-
-        Returns
-        -------
-        VerifyReport
-            ``ok``, ``datasets``, ``chunks``, and ``problems``, each with ``array, dataset, chunk,
-            message``. Damage is reported, not raised; a damaged root already raises when the store is opened.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> Atlas.create(tempfile.mkdtemp()).verify().ok
-        True
-        """
-        return verify(self._session.snapshot, progress)
-
     @staticmethod
     def repair(
         source: Any,
@@ -230,6 +205,7 @@ class Atlas(Searchable):
         drop_lost: bool = False,
         prefix: str | None = None,
         storage_options: dict[str, Any] | None = None,
+        single_writer: bool = False,
     ) -> RepairReport:
         """Bring a damaged store back: its root, the indexes of its files, and every chunk that is intact.
 
@@ -241,7 +217,7 @@ class Atlas(Searchable):
 
         Parameters
         ----------
-        source, prefix, storage_options
+        source, prefix, storage_options, single_writer
             As for :meth:`open`.
         dry_run : bool
             Write nothing, and say what would be done.
@@ -270,7 +246,7 @@ class Atlas(Searchable):
         >>> Atlas.repair(place).ok, Atlas.open(place).list_datasets()
         (True, ['a'])
         """
-        storage = open_storage(source, prefix, storage_options, create=False)
+        storage = open_storage(source, prefix, storage_options, single_writer)
         report = repair(storage, dry_run)
         if drop_lost and not dry_run and report.lost:
             store = Atlas(Session.load(storage, "warn", "a", None, None))
@@ -445,17 +421,94 @@ class Atlas(Searchable):
         return open_as_xarray_dataset(self, name)
 
     def open_as_many_xarray_dataset(
-        self, names: Sequence[str], concat_dim: str = "dataset", parallel: bool = True
+        self,
+        names: Iterable[str],
+        concat_dim: str = "dataset",
+        parallel: bool = True,
+        *,
+        variables: Iterable[str] | None = None,
+        chunks: Any = None,
+        on_missing: Literal["raise", "skip", "fill"] = "raise",
+        on_shape: Literal["raise", "pad", "ragged"] = "raise",
     ) -> xr.Dataset:
-        """Return many datasets stacked along a new dimension as one :class:`xarray.Dataset`."""
+        """Return many datasets as one :class:`xarray.Dataset`, their arrays stacked along a new dimension.
+
+        Parameters
+        ----------
+        names : iterable of str
+            Also a :class:`Selection`.
+        concat_dim : str
+            The new dimension; its coordinate holds the names.
+        parallel : bool
+            Kept for scripts of the older package; reads are always parallel.
+        variables : iterable of str, optional
+            What to read, with the coordinates along its dimensions; everything by default.
+        chunks : dict, int or "auto", optional
+            Return dask arrays, of which a task reads a block of datasets at once; ``{}`` for blocks of some
+            32 MiB. Without it everything is read now.
+        on_missing : {"raise", "skip", "fill"}
+            Datasets that lack one of the arrays are an error, are left out, or get missing values.
+        on_shape : {"raise", "pad", "ragged"}
+            Arrays of unequal shapes are an error, are padded with missing values, or are put behind one another
+            along a dimension ``obs``, with the number of cells of each dataset in ``rowsize``, as CF's contiguous
+            ragged arrays have it.
+
+        Returns
+        -------
+        xarray.Dataset
+            Coordinates that are the same in all datasets stay as they are, others are stacked. Attributes that are the
+            same stay attributes; others become coordinates along the new dimension, those of an array under
+            ``array:key``. Of encodings, what all have in common is kept.
+
+        Raises
+        ------
+        DatasetNotFound, ArrayNotFound, ShapeMismatch
+        InvalidArgument
+            If cells are encoded in ways that cannot be stacked, or `concat_dim` is taken.
+
+        Examples
+        --------
+        >>> import numpy as np, tempfile, xarray as xr
+        >>> store = Atlas.create(tempfile.mkdtemp())
+        >>> for size in (2, 3):
+        ...     store.add_xarray_dataset(xr.Dataset({"t": ("z", np.arange(size))}, attrs={"n": size}), f"d{size}")
+        >>> many = store.open_as_many_xarray_dataset(["d2", "d3"], on_shape="ragged")
+        >>> many["t"].values, many["rowsize"].values, many["n"].values
+        (array([0, 1, 0, 1, 2]), array([2, 3]), array([2, 3]))
+        """
         from atlas.xarray import open_as_many_xarray_dataset
 
-        return open_as_many_xarray_dataset(self, names, concat_dim, parallel)
+        return open_as_many_xarray_dataset(
+            self,
+            names,
+            concat_dim,
+            parallel,
+            variables=variables,
+            chunks=chunks,
+            on_missing=on_missing,
+            on_shape=on_shape,
+        )
 
     # Names of the older releases.
     add_xr_dataset = add_xarray_dataset
     to_xarray = open_as_xarray_dataset
     to_xarray_many = open_as_many_xarray_dataset
+
+
+def _already_there(storage: Storage) -> StoreAlreadyExists:
+    return StoreAlreadyExists(
+        f"there is already a store at {storage.describe()}; open it, or pass overwrite=True to replace it"
+    )
+
+
+def _create_root(storage: Storage, layout: StoreConfig, overwrite: Any) -> Root:
+    try:
+        return create_root(storage, layout)
+    except FileExistsError:
+        # Somebody else was faster: on object stores no lock keeps them away.
+        if not overwrite:
+            raise _already_there(storage) from None
+        return overwrite_root(storage, layout)
 
 
 def _is_intact(storage: Storage) -> bool:

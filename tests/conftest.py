@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from objectstore import Place, places
 
 import atlas
 
@@ -16,6 +18,27 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"the real data is not at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def s3_places(tmp_path_factory) -> Iterator[dict[str, Place]]:
+    """Two S3 servers behind proxies: moto, which honours conditional puts, and rclone, which does not."""
+    with places(tmp_path_factory.mktemp("rclone")) as found:
+        yield found
+
+
+@pytest.fixture(params=["moto", "rclone"])
+def s3(request, s3_places) -> Iterator[Place]:
+    """An empty prefix on each of the servers."""
+    with s3_places[request.param].anew() as place:
+        yield place
+
+
+@pytest.fixture
+def moto(s3_places) -> Iterator[Place]:
+    """An empty prefix on the server that honours conditions."""
+    with s3_places["moto"].anew() as place:
+        yield place
 
 
 @pytest.fixture

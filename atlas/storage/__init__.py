@@ -1,9 +1,23 @@
 """Where bytes live: the only room that knows about file systems and object stores."""
 
-from atlas.storage.base import DataWriter, Pin, Storage
+from atlas.storage.base import ConditionFailed, DataWriter, Pin, Storage, Stored
 from atlas.storage.local import LocalStorage
 from atlas.storage.names import array_directory
-from atlas.storage.remote import FsspecStorage
+from atlas.storage.ranges import Range, Requests, coalesce
 from atlas.storage.source import open_storage
+from atlas.storage.stats import IOStats
 
-__all__ = ["DataWriter", "FsspecStorage", "LocalStorage", "Pin", "Storage", "array_directory", "open_storage"]
+__all__ = [
+    "ConditionFailed",
+    "DataWriter",
+    "IOStats",
+    "LocalStorage",
+    "Pin",
+    "Range",
+    "Requests",
+    "Storage",
+    "Stored",
+    "array_directory",
+    "coalesce",
+    "open_storage",
+]

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from atlas.errors import InvalidArgument
+from atlas.storage.ranges import Range
+from atlas.storage.stats import IOStats
+
+
+class Stored(NamedTuple):
+    """An object of a store; `modified` is when it was last put, in seconds since 1970."""
+
+    key: str
+    size: int
+    modified: float
 
 
 class DataWriter(Protocol):
@@ -37,6 +47,10 @@ class Pin(Protocol):
         """Give the claim up."""
 
 
+class ConditionFailed(Exception):
+    """An object is not the version that it was to be."""
+
+
 class Storage(ABC):
     """One store's place. Keys are relative and "/"-separated; none leads out of the store.
 
@@ -61,9 +75,29 @@ class Storage(ABC):
     def read(self, key: str) -> bytes:
         """Return a whole object."""
 
+    def read_versioned(self, key: str) -> tuple[bytes, str | None]:
+        """Return a whole object, and what :meth:`replace` needs to replace exactly this version of it."""
+        return self.read(key), None
+
+    def read_each(self, keys: Sequence[str]) -> dict[str, tuple[bytes, str | None]]:
+        """Return those of the objects that there are."""
+        found = {}
+        for key in keys:
+            with suppress(FileNotFoundError):
+                found[key] = self.read_versioned(key)
+        return found
+
     @abstractmethod
     def read_range(self, key: str, offset: int, length: int) -> bytes:
         """Return part of an object; a short read is a :class:`~atlas.errors.CorruptStore`."""
+
+    def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
+        """Return parts of objects."""
+        return [self.read_range(key, start, end - start) for key, start, end in ranges]
+
+    def fetch(self, ranges: Sequence[Range], used: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        """Yield parts of objects with their numbers, as they come in; `used` says how much of each is wanted."""
+        yield from enumerate(self.read_ranges(ranges))
 
     @abstractmethod
     def exists(self, key: str) -> bool:
@@ -78,8 +112,21 @@ class Storage(ABC):
         """Return the names below a prefix. For maintenance; data is never found by listing."""
 
     @abstractmethod
+    def inventory(self) -> list[Stored]:
+        """Return every object of the store. For maintenance, too."""
+
+    @abstractmethod
     def delete(self, key: str) -> None:
         """Remove an object; a missing one is fine."""
+
+    def delete_all(self, keys: Sequence[str]) -> None:
+        """Remove objects."""
+        for key in keys:
+            self.delete(key)
+
+    def drop_unfinished(self, before: float) -> int:
+        """Remove what uploads left that were begun before a time and not completed; return how many there were."""
+        return 0
 
     @abstractmethod
     def open_map(self, key: str, length: int) -> NDArray[np.uint8]:
@@ -99,17 +146,39 @@ class Storage(ABC):
     def create(self, key: str) -> DataWriter:
         """Begin a new object; fails when there is one."""
 
+    def make_directories(self, names: Sequence[str]) -> None:
+        """Make directories of data files durably, all by one sync; where there are no directories, nothing is done."""
+        return
+
     @abstractmethod
     def sync_directories(self, keys: Sequence[str]) -> None:
         """Make the directory entries of new objects durable."""
 
-    @abstractmethod
-    def replace(self, key: str, data: bytes) -> None:
-        """Replace an object atomically and durably."""
+    def finish_all(self, writers: Sequence[DataWriter]) -> None:
+        """Make new objects durable; their directory entries are left to :meth:`sync_directories`."""
+        for writer in writers:
+            writer.finish(sync_directory=False)
 
     @abstractmethod
-    def create_exclusive(self, key: str, data: bytes) -> None:
-        """Make an object atomically and durably; :class:`FileExistsError` when there is one."""
+    def replace(self, key: str, data: bytes, version: str | None = None) -> str | None:
+        """Replace an object atomically and durably; return its new version.
+
+        Where objects have versions, the old one must be `version`, or absent if that is empty:
+        :class:`ConditionFailed` otherwise. ``None`` replaces whatever is there.
+        """
+
+    @abstractmethod
+    def create_exclusive(self, key: str, data: bytes) -> str | None:
+        """Make an object atomically and durably, and return its version; :class:`FileExistsError` when there is one."""
+
+    @abstractmethod
+    def begin_writing(self) -> None:
+        """Refuse to write where commits could be lost; asked before every one."""
+
+    @property
+    def io_stats(self) -> IOStats:
+        """The requests that were made; of a local store there are none."""
+        return IOStats()
 
     @abstractmethod
     def writer_lock(self, timeout: float = 60.0) -> AbstractContextManager[bool]:

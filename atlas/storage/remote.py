@@ -1,77 +1,47 @@
-"""Stores in any fsspec file system: objects are put whole and never changed, but for the root."""
+"""Stores in object stores and other fsspec file systems: objects are put whole and never changed, but for the root."""
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+import random
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.errors import CorruptStore, ReadOnlyStore, StorageError
+from atlas.config import MIB, settings
+from atlas.errors import AtlasError, ConflictError, CorruptStore, ReadOnlyStore, StorageError, UnsafeStorage
 from atlas.storage import locks
-from atlas.storage.base import Pin, Storage, check_key
+from atlas.storage.base import ConditionFailed, Pin, Storage, Stored, check_key
+from atlas.storage.client import Client, FsspecClient, Transient, concurrently
+from atlas.storage.flight import Job, in_flight
+from atlas.storage.ranges import Range, coalesce
+from atlas.storage.s3 import S3Client
+from atlas.storage.stats import Counters, IOStats
+from atlas.storage.upload import RemoteWriter
 
-# Ranges closer together than this are fetched as one, up to the size of a request.
-GAP_BYTES = 64 << 10
-REQUEST_BYTES = 32 << 20
+_Result = TypeVar("_Result")
 
+# A request may take so long, and a second more for every MiB, before it is made anew.
+_ANSWER_SECONDS = 15.0
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 5.0
 
-@contextmanager
-def _translated(place: str, doing: str) -> Iterator[None]:
-    try:
-        yield
-    except (FileNotFoundError, FileExistsError):
-        raise
-    except PermissionError as error:
-        raise ReadOnlyStore(f"{doing} {place}: {error}") from error
-    except _client_errors() as error:
-        raise StorageError(f"{doing} {place}: {' '.join(str(error).split())}") from error
+# Objects that are removed by one request; S3 takes no more.
+_DELETE_AT_ONCE = 1000
 
-
-def _client_errors() -> tuple[type[BaseException], ...]:
-    # Clients of object stores raise more than OSError; nothing comes from a module that is not loaded.
-    own = (("botocore.exceptions", "BotoCoreError"), ("botocore.exceptions", "ClientError"), ("aiohttp", "ClientError"))
-    return (OSError, *(getattr(sys.modules[module], name) for module, name in own if module in sys.modules))
+# Whether servers honour conditions, by what they are and the bucket.
+_honours: dict[tuple[str, str], bool] = {}
 
 
-class RemoteWriter:
-    """Gathers one new object and puts it whole; implements :class:`~atlas.storage.base.DataWriter`."""
-
-    def __init__(self, filesystem: Any, path: str) -> None:
-        self._filesystem = filesystem
-        self._path = path
-        self._parts = bytearray()
-        self._done = False
-
-    @property
-    def position(self) -> int:
-        """Bytes written so far."""
-        return len(self._parts)
-
-    def write(self, data: Any) -> None:
-        """Append bytes."""
-        self._parts += data
-
-    def finish(self, sync_directory: bool = True) -> None:
-        """Put the object."""
-        with _translated(self._path, "writing"):
-            self._filesystem.makedirs(self._path.rsplit("/", 1)[0], exist_ok=True)
-            self._filesystem.pipe_file(self._path, bytes(self._parts))
-        self._done = True
-
-    def abort(self) -> None:
-        """Remove the object if it was put."""
-        if self._done:
-            with contextlib.suppress(OSError):
-                self._filesystem.rm_file(self._path)
-
-
-class FsspecStorage(Storage):
+class RemoteStorage(Storage):
     """A store in an fsspec file system.
 
     Parameters
@@ -79,35 +49,103 @@ class FsspecStorage(Storage):
     filesystem : fsspec.AbstractFileSystem
     prefix : str
         The store's place in it.
+    single_writer : bool
+        Whether the caller vouches that nobody else writes to it meanwhile.
     """
 
-    def __init__(self, filesystem: Any, prefix: str) -> None:
-        self._shared = filesystem
-        self._owner = os.getpid()
+    def __init__(self, filesystem: Any, prefix: str, single_writer: bool = False) -> None:
         self._prefix = prefix.rstrip("/")
+        self._single_writer = single_writer
+        self._counters = Counters()
+        self._use(filesystem)
+
+    def _use(self, filesystem: Any) -> None:
+        self._filesystem = filesystem
+        self._owner = os.getpid()
+        protocol = filesystem.protocol
+        names = (protocol,) if isinstance(protocol, str) else protocol
+        self._protocol = names[0]
+        self._known_client: Client = S3Client(filesystem) if "s3" in names else FsspecClient(filesystem)
 
     @property
-    def _filesystem(self) -> Any:
-        # The connections of most file systems belong to the process that made them.
+    def _client(self) -> Any:
+        # Connections and the loop that they belong to are of the process that made them.
         if self._owner != os.getpid():
-            self._shared = type(self._shared)(*self._shared.storage_args, **self._shared.storage_options)
-            self._owner = os.getpid()
-        return self._shared
+            old = self._filesystem
+            self._use(type(old)(*old.storage_args, **old.storage_options))
+        return self._known_client
 
-    def __getstate__(self) -> tuple[Any, str]:
-        return self._shared, self._prefix
+    def __getstate__(self) -> tuple[Any, str, bool]:
+        return self._filesystem, self._prefix, self._single_writer
 
-    def __setstate__(self, state: tuple[Any, str]) -> None:
-        self._shared, self._prefix = state
-        self._owner = os.getpid()
+    def __setstate__(self, state: tuple[Any, str, bool]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
 
     def describe(self) -> str:
         """Return the protocol and the prefix."""
-        protocol = self._filesystem.protocol
-        return f"{protocol if isinstance(protocol, str) else protocol[0]}://{self._prefix.lstrip('/')}"
+        if self._protocol in ("http", "https"):
+            url = urlsplit(self._prefix)
+            return urlunsplit((url.scheme, url.netloc.rpartition("@")[2], url.path, "", ""))
+        return f"{self._protocol}://{self._prefix.lstrip('/')}"
+
+    @property
+    def io_stats(self) -> IOStats:
+        """What this handle has asked for so far."""
+        return self._counters.read()
 
     def _place(self, key: str) -> str:
         return f"{self._prefix}/{check_key(key)}"
+
+    # ── one request ──────────────────────────────────────────────────────────────────────────
+
+    def _run(self, doing: str, call: Callable[[], Awaitable[_Result]]) -> _Result:
+        from fsspec.asyn import sync
+
+        result: _Result = sync(self._client.loop, partial(self._explained, doing, call))
+        return result
+
+    async def _explained(self, doing: str, call: Callable[[], Awaitable[_Result]]) -> _Result:
+        """Make a call, and say of its errors where they happened."""
+        try:
+            return await call()
+        except (StorageError, ReadOnlyStore, CorruptStore) as error:
+            raise type(error)(f"{doing} {self.describe()}: {error}") from error
+
+    async def _insist(
+        self, kind: str, call: Callable[[], Awaitable[_Result]], asked: int = 0, used: int = 0, written: int = 0
+    ) -> _Result:
+        """Make a request, again and again while it may yet succeed and there is time."""
+        clock = time.monotonic
+        deadline, pause = clock() + settings().request_seconds, _FIRST_PAUSE
+        patience = _ANSWER_SECONDS + (asked + written) / MIB
+        while True:
+            self._counters.count(kind, asked, 0, written)
+            try:
+                result = await asyncio.wait_for(call(), max(min(patience, deadline - clock()), 0.1))
+                self._counters.count("", used=used)
+                return result
+            except Transient as error:
+                failure = str(error)
+            except TimeoutError:
+                failure = "no answer"
+            if clock() + pause > deadline:
+                raise StorageError(
+                    f"{failure}; given up after {settings().request_seconds:g} s (ATLAS_REQUEST_SECONDS)"
+                ) from None
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def _get(self, key: str) -> Any:
+        answer = await self._insist("get", partial(self._client.get, self._place(key)))
+        self._counters.count("", len(answer.data), len(answer.data))
+        return answer
+
+    async def _get_range(self, item: Range, used: int) -> bytes:
+        size = item.end - item.start
+        call = partial(self._client.get, self._place(item.key), item.start, item.end)
+        return bytes((await self._insist("range", call, size, used)).data)
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────
 
     def data_path(self, key: str) -> None:
         """Return nothing: there is no path to map."""
@@ -115,43 +153,55 @@ class FsspecStorage(Storage):
 
     def read(self, key: str) -> bytes:
         """Return a whole object."""
-        with _translated(self.describe(), f"reading {key} of"):
-            return bytes(self._filesystem.cat_file(self._place(key)))
+        return self.read_versioned(key)[0]
+
+    def read_versioned(self, key: str) -> tuple[bytes, str]:
+        """Return a whole object and its version."""
+        answer = self._run(f"reading {key} of", partial(self._get, key))
+        return answer.data, answer.version
+
+    def read_each(self, keys: Sequence[str]) -> dict[str, tuple[bytes, str | None]]:
+        """Return those objects that there are, asked for at once."""
+        calls = [partial(self._get_if_there, key) for key in keys]
+        answers = self._run("reading", lambda: concurrently(calls, settings().fetch_requests))
+        return {key: tuple(answer) for key, answer in zip(keys, answers, strict=True) if answer is not None}
+
+    async def _get_if_there(self, key: str) -> Any:
+        try:
+            return await self._get(key)
+        except FileNotFoundError:
+            return None
 
     def read_range(self, key: str, offset: int, length: int) -> bytes:
         """Return part of an object."""
-        with _translated(self.describe(), f"reading {key} of"):
-            data = bytes(self._filesystem.cat_file(self._place(key), start=offset, end=offset + length))
-        if len(data) != length:
-            raise CorruptStore(f"{key} of {self.describe()} is truncated: {offset + length} bytes were expected")
-        return data
+        return self.read_ranges([Range(key, offset, offset + length)])[0]
 
-    def exists(self, key: str) -> bool:
-        """Return whether there is such an object."""
-        with _translated(self.describe(), f"looking for {key} in"):
-            self._filesystem.invalidate_cache(self._prefix)
-            return bool(self._filesystem.exists(self._place(key)))
+    def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
+        """Return parts of objects, asked for at once."""
+        found = [b""] * len(ranges)
+        for number, data in self.fetch(ranges, [item.end - item.start for item in ranges]):
+            found[number] = data
+        return found
 
-    def size(self, key: str) -> int:
-        """Return the length of an object."""
-        with _translated(self.describe(), f"looking at {key} of"):
-            self._filesystem.invalidate_cache(self._prefix)
-            return int(self._filesystem.size(self._place(key)))
-
-    def list_dir(self, prefix: str) -> list[str]:
-        """Return the names below a prefix."""
-        place = self._place(prefix) if prefix else self._prefix
-        try:
-            with _translated(place, "listing"):
-                self._filesystem.invalidate_cache(place)
-                return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in self._filesystem.ls(place, detail=False))
-        except FileNotFoundError:
-            return []
-
-    def delete(self, key: str) -> None:
-        """Remove an object."""
-        with _translated(self.describe(), f"removing {key} of"), contextlib.suppress(FileNotFoundError):
-            self._filesystem.rm_file(self._place(key))
+    def fetch(self, ranges: Sequence[Range], used: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        """Yield parts of objects with their numbers, as they come in."""
+        wanted = [number for number, item in enumerate(ranges) if item.end > item.start]
+        yield from ((number, b"") for number, item in enumerate(ranges) if item.end <= item.start)
+        jobs = [
+            Job(
+                ranges[number].end - ranges[number].start,
+                partial(
+                    self._explained,
+                    f"reading {ranges[number].key} of",
+                    partial(self._get_range, ranges[number], used[number]),
+                ),
+            )
+            for number in wanted
+        ]
+        if jobs:
+            limits = settings().fetch_requests, settings().flight_bytes
+            for number, data in in_flight(self._client.loop, jobs, *limits):
+                yield wanted[number], data
 
     def open_map(self, key: str, length: int) -> NDArray[np.uint8]:
         """Read the first `length` bytes of an object."""
@@ -161,54 +211,158 @@ class FsspecStorage(Storage):
         self, key: str, offsets: NDArray[np.int64], lengths: NDArray[np.int64]
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Fetch ranges, near ones together, into one buffer."""
-        if not len(offsets):
-            return np.empty(0, np.uint8), offsets
-        order = np.argsort(offsets, kind="stable")
-        requests: list[list[int]] = []
-        request_of = np.zeros(len(order), np.int64)
-        for position in order.tolist():
-            first, last = int(offsets[position]), int(offsets[position] + lengths[position])
-            current = requests[-1] if requests else None
-            if current and first - current[1] <= GAP_BYTES and last - current[0] <= REQUEST_BYTES:
-                current[1] = max(current[1], last)
-            else:
-                requests.append([first, last])
-            request_of[position] = len(requests) - 1
-        place = self._place(key)
-        with _translated(self.describe(), f"reading {key} of"):
-            parts = self._filesystem.cat_ranges(
-                [place] * len(requests), [r[0] for r in requests], [r[1] for r in requests], on_error="raise"
-            )
-        for (first, last), part in zip(requests, parts, strict=True):
-            if len(part) != last - first:
-                raise CorruptStore(f"{key} of {self.describe()} is truncated: {last} bytes were expected")
-        sizes = np.array([len(part) for part in parts], np.int64)
+        requests = coalesce(offsets, lengths, settings().fetch_gap, settings().fetch_bytes)
+        sizes = requests.ends - requests.starts
         begins = np.cumsum(sizes) - sizes
-        firsts = np.array([r[0] for r in requests], np.int64)
-        return np.frombuffer(b"".join(parts), np.uint8), offsets - firsts[request_of] + begins[request_of]
+        buffer = np.empty(int(sizes.sum()), np.uint8)
+        ranges = [Range(key, *span) for span in zip(requests.starts.tolist(), requests.ends.tolist(), strict=True)]
+        used = np.add.reduceat(lengths[requests.order], requests.firsts[:-1]).tolist() if ranges else []
+        for number, data in self.fetch(ranges, used):
+            buffer[begins[number] : begins[number] + len(data)] = np.frombuffer(data, np.uint8)
+        owners = requests.owners
+        return buffer, offsets - requests.starts[owners] + begins[owners]
+
+    def exists(self, key: str) -> bool:
+        """Return whether there is such an object."""
+        try:
+            return self.size(key) >= 0
+        except FileNotFoundError:
+            return False
+
+    def size(self, key: str) -> int:
+        """Return the length of an object."""
+        call = partial(self._insist, "head", partial(self._client.size, self._place(key)))
+        return int(self._run(f"looking at {key} of", call))
+
+    def inventory(self) -> list[Stored]:
+        """Return every object of the store."""
+        call = partial(self._insist, "list", partial(self._client.find, self._prefix))
+        found = self._run("listing", call)
+        start = len(self._prefix.lstrip("/")) + 1
+        return [Stored(item.path.lstrip("/")[start:], item.size, item.modified) for item in found]
+
+    def list_dir(self, prefix: str) -> list[str]:
+        """Return the names below a prefix."""
+        start = f"{check_key(prefix)}/" if prefix else ""
+        keys = (item.key[len(start) :] for item in self.inventory() if item.key.startswith(start))
+        return sorted({key.split("/")[0] for key in keys})
+
+    # ── writing ──────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether a put that depends on what is there does, on this server; found out when first asked."""
+        if self._protocol == "memory":
+            return True  # the lock of the store keeps out everybody who could write to it
+        if not self._client.has_conditions:
+            return False
+        if self._server not in _honours:
+            _honours[self._server] = self._run("trying a conditional put in", self._try_condition)
+        return _honours[self._server]
+
+    @property
+    def _server(self) -> tuple[str, str]:
+        return self._client.identity, self._prefix.split("/")[0]
+
+    async def _try_condition(self) -> bool:
+        place = self._place(f"_probe/{uuid.uuid4().hex}")
+        await self._insist("put", partial(self._client.put, place, b""), written=0)
+        try:
+            await self._insist("conditional_put", partial(self._client.put_if, place, b"", ""))
+        except ConditionFailed:
+            return True
+        finally:
+            with suppress(AtlasError):
+                await self._insist("delete", partial(self._client.delete, [place]))
+        return False
+
+    def begin_writing(self) -> None:
+        """Refuse to write where two writers could undo each other's commits, unless there is one only."""
+        if self._protocol in ("http", "https"):
+            raise ReadOnlyStore(f"{self.describe()} is read-only: nothing can be written over {self._protocol}")
+        if not self.is_safe and not (self._single_writer or settings().single_writer):
+            raise UnsafeStorage(
+                f"{self.describe()} does not honour conditional writes, so that two writers could undo each other's "
+                "commits; if there is only one, say so with single_writer=True (ATLAS_SINGLE_WRITER=1)"
+            )
 
     def create(self, key: str) -> RemoteWriter:
         """Begin a new object."""
-        return RemoteWriter(self._filesystem, self._place(key))
+        return RemoteWriter(self, self._place(key))
 
     def sync_directories(self, keys: Sequence[str]) -> None:
         """Do nothing: a put is durable when it returns."""
 
-    def replace(self, key: str, data: bytes) -> None:
-        """Put the object over the old one."""
-        with _translated(self.describe(), f"replacing {key} of"):
-            self._filesystem.pipe_file(self._place(key), data)
+    def finish_all(self, writers: Sequence[Any]) -> None:
+        """Put objects at once."""
+        calls = [writer.complete for writer in writers]
+        self._run("writing to", lambda: concurrently(calls, settings().fetch_requests))
 
-    def create_exclusive(self, key: str, data: bytes) -> None:
+    def replace(self, key: str, data: bytes, version: str | None = None) -> str:
+        """Put the object over the version that it is to replace; :class:`ConditionFailed` when that is not there."""
+        return self._run(f"replacing {key} of", partial(self._replace, self._place(key), data, version))
+
+    async def _replace(self, place: str, data: bytes, version: str | None) -> str:
+        if version is None:
+            put = partial(self._client.put, place, data)
+            return await self._insist("put", put, written=len(data))
+        if not _honours.get(self._server, True):
+            await self._expect_version(place, version)
+        put = partial(self._client.put_if, place, data, version)
+        return await self._insist("conditional_put", put, written=len(data))
+
+    async def _expect_version(self, place: str, version: str) -> None:
+        # As good as it gets: whoever does write here although there was to be one writer is seen, as a rule.
+        if await self._insist("head", partial(self._client.version, place)) != version:
+            raise ConflictError(
+                "another writer has committed, but the server does not honour conditional writes: "
+                "only one may write; open the store anew"
+            )
+
+    def create_exclusive(self, key: str, data: bytes) -> str:
         """Put an object that must not be there yet."""
-        if self.exists(key):
-            raise FileExistsError(self._place(key))
-        with _translated(self.describe(), f"creating {key} of"):
-            self._filesystem.makedirs(self._prefix, exist_ok=True)
-            self._filesystem.pipe_file(self._place(key), data)
+        try:
+            return self.replace(key, data, "")
+        except ConditionFailed:
+            # Or was the answer lost, and the request made again?
+            there, version = self.read_versioned(key)
+            if there == data:
+                return version
+            raise FileExistsError(self._place(key)) from None
+
+    def delete(self, key: str) -> None:
+        """Remove an object."""
+        self.delete_all([key])
+
+    def delete_all(self, keys: Sequence[str]) -> None:
+        """Remove objects by as few requests as may be."""
+        places = [self._place(key) for key in keys]
+        for first in range(0, len(places), _DELETE_AT_ONCE):
+            some = places[first : first + _DELETE_AT_ONCE]
+            call = partial(self._insist, "delete", partial(self._client.delete, some))
+            with suppress(FileNotFoundError):
+                self._run("removing objects of", call)
+
+    def drop_unfinished(self, before: float) -> int:
+        """Remove uploads that were begun before a time, and not completed; return how many."""
+        if not self._client.has_parts:
+            return 0
+        found = self._run("listing uploads of", partial(self._insist, "list", self._list_unfinished))
+        old = [(path, upload) for path, upload, begun in found if begun < before]
+        for path, upload in old:
+            give_up = partial(self._client.give_up, path, upload)
+            with suppress(FileNotFoundError):
+                self._run("removing an upload of", partial(self._insist, "delete", give_up))
+        return len(old)
+
+    async def _list_unfinished(self) -> list[tuple[str, str, float]]:
+        found: list[tuple[str, str, float]] = await self._client.unfinished(self._prefix)
+        return found
 
     def writer_lock(self, timeout: float = 60.0) -> AbstractContextManager[bool]:
-        """Exclude the other writers of this process."""
+        """Exclude the other writers of this process, where no condition excludes all others."""
+        if self._client.has_conditions and self.is_safe:
+            return nullcontext(False)
         return locks.thread_lock(self.describe(), timeout)
 
     def pin(self, generation: int) -> Pin:
@@ -224,9 +378,8 @@ class FsspecStorage(Storage):
 
     def keep_copy(self, key: str, copy: str) -> None:
         """Copy the object."""
-        with _translated(self.describe(), f"copying {key} of"):
-            self._filesystem.makedirs(self._place(copy).rsplit("/", 1)[0], exist_ok=True)
-            self._filesystem.cp_file(self._place(key), self._place(copy))
+        call = partial(self._client.copy, self._place(key), self._place(copy))
+        self._run(f"copying {key} of", partial(self._insist, "put", call))
 
     def purge(self, key: str) -> None:
         """Remove an object."""

@@ -8,13 +8,17 @@ from typing import Any
 from atlas.errors import InvalidArgument
 from atlas.storage.base import Storage
 from atlas.storage.local import LocalStorage
-from atlas.storage.remote import FsspecStorage
 
 
 def open_storage(
-    source: Any, prefix: str | None = None, storage_options: dict[str, Any] | None = None, create: bool = False
+    source: Any,
+    prefix: str | None = None,
+    storage_options: dict[str, Any] | None = None,
+    single_writer: bool = False,
 ) -> Storage:
     """Return the storage at a local path, a URL, or a prefix of an fsspec file system.
+
+    With `single_writer` the caller vouches that nobody else writes meanwhile.
 
     Raises
     ------
@@ -26,32 +30,47 @@ def open_storage(
         if not isinstance(text, str) or not text:
             raise InvalidArgument(f"not a path or URL: {source!r}")
         if "://" in text:
-            return _from_url(text, prefix, storage_options or {})
+            return _from_url(text, prefix, storage_options or {}, single_writer)
         if storage_options:
             raise InvalidArgument(f"storage_options go with a URL, and {text!r} is a local path")
         return LocalStorage(os.path.abspath(os.path.join(text, prefix) if prefix else text))
     if hasattr(source, "cat_file") and hasattr(source, "pipe_file"):
-        return _from_filesystem(source, prefix or "")
+        return _from_filesystem(source, prefix or "", single_writer)
     if type(source).__module__.startswith("obstore."):
         return _from_obstore(source, prefix or "")
     raise InvalidArgument(f"cannot open a store at {type(source).__name__}; use a path, a URL or an fsspec file system")
 
 
-def _from_url(url: str, prefix: str | None, options: dict[str, Any]) -> Storage:
+def _from_url(url: str, prefix: str | None, options: dict[str, Any], single_writer: bool) -> Storage:
     import fsspec
 
+    if url.startswith(("s3://", "s3a://")):
+        from atlas.storage.s3 import with_defaults
+
+        options = with_defaults(options)
     try:
         filesystem, path = fsspec.core.url_to_fs(url, **options)
-    except (ValueError, ImportError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         raise InvalidArgument(f"cannot open {url.split('://')[0]}://…: {error}") from None
-    return _from_filesystem(filesystem, f"{path.rstrip('/')}/{prefix}" if prefix else path)
+    return _from_filesystem(filesystem, f"{path.rstrip('/')}/{prefix}" if prefix else path, single_writer)
 
 
-def _from_filesystem(filesystem: Any, prefix: str) -> Storage:
+def _from_filesystem(filesystem: Any, prefix: str, single_writer: bool) -> Storage:
     protocol = filesystem.protocol
-    if "file" in ((protocol,) if isinstance(protocol, str) else protocol):
+    names = (protocol,) if isinstance(protocol, str) else protocol
+    if "dir" in names:
+        # A directory of another file system, whose own client is the better one.
+        return _from_filesystem(
+            filesystem.fs, f"{filesystem.path}/{prefix}" if prefix else filesystem.path, single_writer
+        )
+    if "file" in names:
         return LocalStorage(os.path.abspath(prefix or "."))
-    return FsspecStorage(filesystem, prefix)
+    if getattr(filesystem, "asynchronous", False):
+        raise InvalidArgument("a file system made with asynchronous=True belongs to its event loop; make one without")
+    # Here, so that local stores do without the event loop.
+    from atlas.storage.remote import RemoteStorage
+
+    return RemoteStorage(filesystem, prefix, single_writer)
 
 
 def _from_obstore(handle: Any, prefix: str) -> Storage:

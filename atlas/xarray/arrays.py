@@ -64,7 +64,8 @@ class LazyArray(BackendArray):  # type: ignore[misc]
             if found.size:
                 for runs in itertools.product(*axes):
                     found[np.ix_(*(places for _, _, places, _ in runs))] = self._piece(runs)
-        return found[tuple(0 if isinstance(k, (int, np.integer)) else slice(None) for k in key)]
+        # With an ellipsis a single cell is still an array: text would lose its type.
+        return found[(*(0 if isinstance(k, (int, np.integer)) else slice(None) for k in key), ...)]
 
     def _piece(self, runs: Sequence[tuple[int, int, Any, Any]]) -> NDArray[Any]:
         cells = self.read_box([first for first, _, _, _ in runs], [size for _, size, _, _ in runs])
@@ -121,7 +122,7 @@ class StoredArray(LazyArray):
         self._view, self._array = view, array
         self.shape, self.grid = tuple(meta["shape"]), tuple(max(n, 1) for n in meta["chunk_shape"])
         self._original, self._marker = (view.get_array_attribute(array, key) for key in (notes.DTYPE, notes.MISSING))
-        self.dtype = restored_dtype(parse_dtype(meta["dtype"]), self._original)
+        self.dtype = restored_dtype(parse_dtype(meta["dtype"]).numpy, self._original)
 
     @property
     def holds_dates(self) -> bool:

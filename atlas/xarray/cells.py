@@ -147,10 +147,10 @@ class Gaps:
 # ── out ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def restored_dtype(dtype: DType, original: str | None) -> np.dtype[Any]:
+def restored_dtype(stored: np.dtype[Any], original: str | None) -> np.dtype[Any]:
     """Return the NumPy type that an array comes back with."""
     if original is None:
-        return dtype.numpy
+        return stored
     return np.dtype(object) if original == "bytes" or original.startswith(_CALENDAR) else np.dtype(original)
 
 

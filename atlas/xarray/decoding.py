@@ -20,7 +20,7 @@ from atlas.xarray import notes
 from atlas.xarray.arrays import LazyArray, StoredArray, Variable, lazy_variable
 
 # Attributes by which a variable says that its cells are encoded, beside units of time.
-_MARKS = {"_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned", "calendar"}
+MARKS = {"_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned", "calendar"}
 _PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
 
 
@@ -99,7 +99,7 @@ def _holds_dates(variable: Any) -> bool:
 
 def _is_marked(variable: Any) -> bool:
     units = variable.attrs.get("units")
-    return not _MARKS.isdisjoint(variable.attrs) or (isinstance(units, str) and variable.dtype.kind in "iuf")
+    return not MARKS.isdisjoint(variable.attrs) or (isinstance(units, str) and variable.dtype.kind in "iuf")
 
 
 def _decode(name: str, variable: Any, options: Mapping[str, Any]) -> Any:

@@ -1,90 +1,104 @@
-"""Many datasets as one."""
+"""Many datasets as one: their arrays stacked along a new dimension, padded, or one behind the other."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from atlas.errors import InvalidArgument
+from atlas.config import choice
+from atlas.errors import ArrayNotFound
+from atlas.members import Members
 from atlas.xarray import notes
-from atlas.xarray.cells import restored, with_gaps
 from atlas.xarray.reading import import_xarray
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from atlas.store import Atlas
-    from atlas.view import DatasetView
+
+ON_MISSING = ("raise", "skip", "fill")
+ON_SHAPE = ("raise", "pad", "ragged")
+
+Chunks = int | Literal["auto"] | Mapping[str, Any]
 
 
-def _variable(view: DatasetView, array: str, data: Any) -> Any:
-    return import_xarray().Variable(
-        notes.array_meta(view, array)["dimension_names"], data, *notes.variable_attributes(view, array)
-    )
+@dataclass(frozen=True)
+class Wish:
+    """How the datasets are to be put together."""
 
-
-def _restored(view: DatasetView, array: str, cells: Any, start: Sequence[int]) -> Any:
-    marker, original = (view.get_array_attribute(array, key) for key in (notes.MISSING, notes.DTYPE))
-    return restored(
-        with_gaps(cells, marker, view.array_fill_value(array), start, notes.array_meta(view, array)["shape"]), original
-    )
+    concat_dim: str
+    on_shape: str
+    chunks: Chunks | None
 
 
 def open_as_many_xarray_dataset(
-    store: Atlas, names: Sequence[str], concat_dim: str = "dataset", parallel: bool = True
+    store: Atlas,
+    names: Iterable[str],
+    concat_dim: str = "dataset",
+    parallel: bool = True,
+    *,
+    variables: Iterable[str] | None = None,
+    chunks: Chunks | None = None,
+    on_missing: str = "raise",
+    on_shape: str = "raise",
 ) -> xr.Dataset:
-    """Return many datasets stacked along a new dimension, eagerly.
+    """Return many datasets as one; see :meth:`atlas.Atlas.open_as_many_xarray_dataset`."""
+    import_xarray()
+    from atlas.xarray.joining import joined
 
-    Parameters
-    ----------
-    store : Atlas
-    names : sequence of str
-    concat_dim : str
-        The new dimension; its coordinate holds the names.
-    parallel : bool
-        Kept for scripts of the older package; reads are always parallel.
+    choice(on_missing, ON_MISSING, "on_missing")
+    choice(on_shape, ON_SHAPE, "on_shape")
+    members = Members.of(store._session, names)
+    arrays, coords = _arrays(members, variables)
+    members = _complete(members, arrays, on_missing)
+    return joined(members, arrays, coords, Wish(concat_dim, on_shape, chunks))
 
-    Notes
-    -----
-    Coordinates that are the same in all datasets stay as they are; those that differ are stacked
-    like variables. Attributes are the first dataset's.
-    """
-    xarray = import_xarray()
-    names = list(names)
-    if not names:
-        raise InvalidArgument("names is empty")
-    first = store.open_dataset(names[0])
-    arrays = first.list_arrays()
-    coords = notes.coordinate_names(first)
-    variables: dict[str, Any] = {}
+
+def _arrays(members: Members, variables: Iterable[str] | None) -> tuple[list[str], set[str]]:
+    """Return the arrays to read, coordinates among them, and which are coordinates."""
+    coords = _coordinates(members)
+    if variables is None:
+        return members.arrays, coords
+    wanted = [variables] if isinstance(variables, str) else list(dict.fromkeys(variables))
+    absent = [name for name in wanted if name not in members.arrays]
+    if absent:
+        raise ArrayNotFound(f"array not found: none of the {len(members)} datasets has {absent[0]!r}")
+    dims = {dim for name in wanted for schema in members.layout(name).values for dim in schema.dims}
+    beside = [c for c in members.arrays if c in coords and c not in wanted and _lies_along(members, c, dims)]
+    return wanted + beside, coords
+
+
+def _lies_along(members: Members, array: str, dims: set[str]) -> bool:
+    return all(dims.issuperset(schema.dims) for schema in members.layout(array).values)
+
+
+def _coordinates(members: Members) -> set[str]:
+    """Return what is a coordinate in one of the datasets."""
+    marked = members.attribute(None, notes.COORDS)
+    found = {name for marker in marked.values for name in notes.marked_coordinates(marker, "a dataset")}
+    if len(marked.absent):
+        found |= {name for name in members.arrays if all(s.dims == (name,) for s in members.layout(name).values)}
+    return found
+
+
+def _complete(members: Members, arrays: list[str], on_missing: str) -> Members:
+    """Return the datasets that are kept: with "skip", those that have all of the arrays."""
+    kept = np.ones(len(members), bool)
     for array in arrays:
-        stacked = store.read_array_across_stacked(array, names)
-        if stacked.dtype.kind == "O":
-            stacked = _restored_rows(store, array, names, stacked)
-        same = array in coords and _all_equal(stacked)
-        own = _variable(first, array, stacked[0])
-        dims = own.dims if same else (concat_dim, *own.dims)
-        variables[array] = xarray.Variable(dims, stacked[0] if same else stacked, own.attrs, own.encoding)
-    index = {array: variables[array] for array in arrays if array in coords}
-    # An index has one axis: a dimension whose coordinate differs keeps it as an ordinary variable.
-    clashing = [array for array in index if array in index[array].dims and len(index[array].dims) > 1]
-    renamed = {f"{array}_values" if array in clashing else array: variable for array, variable in index.items()}
-    renamed[concat_dim] = xarray.Variable((concat_dim,), np.asarray(names))
-    data = {array: variables[array] for array in arrays if array not in coords}
-    return xarray.Dataset(data, renamed, notes.user_attributes(first.attributes()))
-
-
-def _restored_rows(store: Atlas, array: str, names: Sequence[str], rows: NDArray[Any]) -> NDArray[Any]:
-    start = [0] * (rows.ndim - 1)
-    # Indexed with an ellipsis, a row of a stack of scalars is still an array.
-    restored = [_restored(store.open_dataset(name), array, rows[i, ...], start) for i, name in enumerate(names)]
-    return np.stack([np.asarray(row) for row in restored])
-
-
-def _all_equal(rows: NDArray[Any]) -> bool:
-    if rows.dtype.kind in "fcMm":
-        return bool(((rows == rows[:1]) | ((rows != rows) & (rows[:1] != rows[:1]))).all())
-    return bool((rows == rows[:1]).all())
+        absent = members.layout(array).absent
+        if len(absent) and on_missing == "raise":
+            raise ArrayNotFound(
+                f"dataset {members.names[int(absent[0])]!r} has no array {array!r} ({len(absent)} of {len(members)} "
+                "lack it); on_missing='fill' or 'skip' puts up with that, variables= chooses others"
+            )
+        kept[absent] = False
+    if on_missing != "skip" or kept.all():
+        return members
+    if not kept.any():
+        raise ArrayNotFound(
+            f"none of the {len(members)} datasets has all of the {len(arrays)} arrays; variables= chooses some"
+        )
+    return members.take(np.flatnonzero(kept))

@@ -112,12 +112,17 @@ def coordinate_names(view: DatasetView) -> set[str]:
     """Return which arrays of a dataset are coordinates."""
     marker, arrays = view.get_attribute(COORDS), view.list_arrays()
     if isinstance(marker, str):
-        try:
-            return set(json.loads(marker)) & set(arrays)
-        except (TypeError, ValueError) as error:
-            raise AtlasError(f"dataset {view.name!r}: its list of coordinates is not readable: {error}") from None
+        return marked_coordinates(marker, f"dataset {view.name!r}") & set(arrays)
     # Not written from xarray: an array along a dimension of its own name is that dimension's coordinate.
     return {array for array in arrays if array_meta(view, array)["dimension_names"] == [array]}
+
+
+def marked_coordinates(marker: str, what: str) -> set[str]:
+    """Return the coordinates that a marker lists."""
+    try:
+        return set(json.loads(marker))
+    except (TypeError, ValueError) as error:
+        raise AtlasError(f"{what}: its list of coordinates is not readable: {error}") from None
 
 
 def array_meta(view: DatasetView, array: str) -> dict[str, Any]:

@@ -1,0 +1,142 @@
+"""Removing what no state of a store needs: files that were replaced, and what commits left that came to nothing.
+
+On object stores this is the only way they go. Nobody can tell there who still reads a replaced file, or whether an
+object that nothing refers to belongs to a commit under way: age decides, by the clock of the store itself.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from atlas.commit import (
+    GRACE_SECONDS,
+    UNFINISHED_SECONDS,
+    abandoned,
+    is_file_of_a_commit,
+    is_free,
+    known_files,
+    publish,
+    recover,
+    sweep,
+)
+from atlas.errors import InvalidArgument
+from atlas.root import Root
+from atlas.roots import LostRace, load_root, next_state
+from atlas.storage import Storage, Stored
+
+_PROBE = re.compile(r"_probe/[0-9a-f]{32}")
+
+
+@dataclass
+class GarbageReport:
+    """What :meth:`atlas.Atlas.gc` removed, or would remove.
+
+    Attributes
+    ----------
+    removed : list of str
+        Objects of the store.
+    bytes : int
+        Their size.
+    uploads : int
+        Uploads in parts that were never completed.
+    waiting : list of str
+        Objects that nothing refers to any more and that are too young to go.
+    """
+
+    removed: list[str] = field(default_factory=list)
+    bytes: int = 0
+    uploads: int = 0
+    waiting: list[str] = field(default_factory=list)
+
+
+def collect(storage: Storage, grace: float | None, unfinished: float | None, dry_run: bool) -> GarbageReport:
+    """Remove what no state needs; see :meth:`atlas.Atlas.gc`."""
+    grace = GRACE_SECONDS if grace is None else grace
+    unfinished = UNFINISHED_SECONDS if unfinished is None else unfinished
+    for name, value in (("grace", grace), ("unfinished", unfinished)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+            raise InvalidArgument(f"{name} must be a number of seconds, not {value!r}")
+    if storage.is_local:
+        return _collect_locally(storage, dry_run)
+    return _collect_remotely(storage, grace, unfinished, dry_run)
+
+
+def _collect_locally(storage: Storage, dry_run: bool) -> GarbageReport:
+    """Remove what the next writer would: the lock says that no commit is under way, and pins who reads."""
+    with storage.writer_lock() as interrupted:
+        root = load_root(storage)
+        sizes = {item.key: item for item in storage.inventory()}
+        retired = [key for key, *_ in root.retired]
+        free = [entry[0] for entry in root.retired if is_free(storage, entry, int(time.time()))]
+        report = _report(sizes, [*abandoned(storage, root, interrupted), *free], sorted(set(retired) - set(free)))
+        if not dry_run:
+            recover(storage, root, interrupted)
+            sweep(storage, root)
+        return report
+
+
+def _report(found: dict[str, Stored], removed: list[str], waiting: list[str]) -> GarbageReport:
+    # What was put aside is listed at another place.
+    aside = {key.rsplit("/", 1)[-1]: item for key, item in found.items() if key.startswith("_retired/")}
+    items = [found.get(key) or aside.get(key.rsplit("/", 1)[-1]) for key in removed]
+    there = [(key, item.size) for key, item in zip(removed, items, strict=True) if item is not None]
+    return GarbageReport([key for key, _ in there], sum(size for _, size in there), waiting=waiting)
+
+
+def _collect_remotely(storage: Storage, grace: float, unfinished: float, dry_run: bool) -> GarbageReport:
+    if not dry_run:
+        storage.begin_writing()
+    # Before the listing: whatever becomes part of the store after this is young.
+    root = load_root(storage)
+    now, found = _look(storage, dry_run)
+    retired = {key: since for key, _, since in root.retired}
+    old = [key for key, since in retired.items() if now - since >= grace]
+    loose = dict(_loose(root, found, set(retired)))
+    gone = [key for key, modified in loose.items() if now - modified >= unfinished]
+    waiting = sorted((retired.keys() & found.keys()) - set(old)) + sorted(loose.keys() - set(gone))
+    report = _report(found, old + gone, waiting)
+    if dry_run:
+        return report
+    storage.delete_all(report.removed)
+    report.uploads = storage.drop_unfinished(now - unfinished)
+    if old:
+        _note(storage, root, set(old))
+    return report
+
+
+def _look(storage: Storage, dry_run: bool) -> tuple[float, dict[str, Stored]]:
+    """Return the time by the store's clock, and what there is."""
+    if dry_run:
+        return time.time(), {item.key: item for item in storage.inventory()}
+    probe = f"_probe/{uuid.uuid4().hex}"
+    storage.replace(probe, b"")
+    try:
+        found = {item.key: item for item in storage.inventory()}
+    finally:
+        storage.delete(probe)
+    seen = found.pop(probe, None)
+    return (seen.modified if seen and seen.modified else time.time()), found
+
+
+def _loose(root: Root, found: dict[str, Stored], retired: set[str]) -> Iterator[tuple[str, float]]:
+    """Yield what nothing refers to, and when it was put."""
+    known = known_files(root) | retired
+    for key, item in found.items():
+        if key not in known and (is_file_of_a_commit(key) or _PROBE.fullmatch(key)):
+            yield key, item.modified
+
+
+def _note(storage: Storage, root: Root, removed: set[str]) -> Root:
+    """Take removed files from the list of those that wait."""
+    while True:
+        left = tuple(entry for entry in root.retired if entry[0] not in removed)
+        if left == root.retired:
+            return root
+        try:
+            return publish(storage, replace(next_state(storage, root), retired=left), root)
+        except LostRace as lost:
+            root = lost.current

@@ -1,0 +1,232 @@
+"""Finding the root object of a store, and putting the next one in its place.
+
+Locally the root's name tells its encoding, and a lock keeps other writers out. An object store has no lock, and
+looking for six names takes six requests. There every store begins as ``atlas.json``, whatever its encoding, made on
+the condition that there is none: that is the one key which creators compete for. If later states are to be
+in another encoding, it says under which name they are. A commit replaces the root on the condition that it
+is still the one which the commit was built on.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from weakref import WeakValueDictionary
+
+from atlas.catalog import Catalog
+from atlas.columnfile import ColumnFile, DataFile
+from atlas.config import StoreConfig, settings
+from atlas.errors import AtlasError, CommitUnknownError, ConflictError, StorageError, StoreNotFound
+from atlas.layer import Layer
+from atlas.reader import read_index
+from atlas.record import RECORD_NAME
+from atlas.root import ROOT_KEYS, Root, decode_root, encode_root, root_key
+from atlas.storage import ConditionFailed, Storage
+from atlas.table import DIRECTORY, read_layer
+
+CLAIMED_KEY = root_key(StoreConfig())
+
+# Commits that a root remembers: so many may come before somebody asks whether theirs is there. On object stores
+# that is asked after every answer that was lost, on local disks only after the disk failed.
+_REMEMBERED = 100
+_REMEMBERED_LOCALLY = 32
+
+_LONGEST_PAUSE = 2.0
+
+
+class LostRace(Exception):
+    """Another writer has replaced the root; `current` is what it is now."""
+
+    def __init__(self, current: Root) -> None:
+        super().__init__(current.commit)
+        self.current = current
+
+
+def new_commit_id() -> str:
+    """Return an id that no other commit has."""
+    return uuid.uuid4().hex
+
+
+def load_root(storage: Storage) -> Root:
+    """Return the committed state of a store.
+
+    Raises
+    ------
+    StoreNotFound
+        If there is no root object.
+    CorruptRoot
+        If it cannot be trusted.
+    """
+    found = _newest_root(storage) if storage.is_local else _claimed_root(storage)
+    if found is None:
+        advice = "Atlas.repair brings its root back" if is_lost(storage) else "Atlas.create makes one"
+        raise StoreNotFound(
+            f"there is no Atlas store at {storage.describe()}: none of {', '.join(ROOT_KEYS)} is there; {advice}"
+        )
+    return found
+
+
+def _newest_root(storage: Storage) -> Root | None:
+    # Overwriting may put the new root under a name that was looked at before the old one went: look again.
+    keys = list(ROOT_KEYS)
+    found = _decoded(storage, storage.read_each(keys)) or _decoded(storage, storage.read_each(keys))
+    # Two are there only while a store is being overwritten in another encoding: the successor counts.
+    return max(found.values(), key=lambda root: root.generation, default=None)
+
+
+def _claimed_root(storage: Storage) -> Root | None:
+    found = _decoded(storage, storage.read_each([CLAIMED_KEY]))
+    if not found:
+        # A store that was made elsewhere and copied here need not have it.
+        found = _decoded(storage, storage.read_each([key for key in ROOT_KEYS if key != CLAIMED_KEY]))
+    if not found:
+        return None
+    at, root = max(found.items(), key=lambda item: item[1].generation)
+    while (key := root_key(root.config)) != at:
+        later = _decoded(storage, storage.read_each([key])).get(key)
+        if later is None:
+            return replace(root, version="")
+        if later.generation < root.generation:
+            return replace(root, version=later.version)
+        at, root = key, later
+    # Names, schemas and attributes are looked up without a request.
+    root.catalog.layers  # noqa: B018
+    return root
+
+
+def _decoded(storage: Storage, objects: Mapping[str, tuple[bytes, str | None]]) -> dict[str, Root]:
+    load = partial(load_table, storage)
+    return {key: replace(decode_root(data, key, load), version=version) for key, (data, version) in objects.items()}
+
+
+# Table files that are in use, so that those which a commit leaves alone are not read again.
+_tables: WeakValueDictionary[tuple[str, DataFile], Layer] = WeakValueDictionary()
+
+
+def load_table(storage: Storage, store: str, file: DataFile, slots: int) -> Layer:
+    """Return the layer that a table file of a store holds."""
+    place = storage.describe(), file
+    layer = _tables.get(place)
+    if layer is None:
+        columns = ColumnFile(read_index(storage, file), file)
+        columns.expect(columns.head.get("store") == store, "it belongs to another store")
+        layer = _tables[place] = read_layer(columns, slots)
+    return layer
+
+
+def has_records(storage: Storage) -> bool:
+    """Return whether there are records of commits; without a root, they are what is left of a store."""
+    return any(map(RECORD_NAME.fullmatch, storage.list_dir(DIRECTORY)))
+
+
+def is_lost(storage: Storage) -> bool:
+    """Return whether a store without a root can be brought back; on object stores that is not looked for."""
+    return storage.is_local and has_records(storage)
+
+
+def has_root(storage: Storage) -> bool:
+    """Return whether there is a root object, whatever state it is in."""
+    if storage.is_local:
+        return any(storage.exists(key) for key in ROOT_KEYS)
+    return bool(storage.read_each(list(ROOT_KEYS)))
+
+
+def create_root(storage: Storage, config: StoreConfig) -> Root:
+    """Make an empty store and return its state; fails with FileExistsError when there is one."""
+    root = Root(config, 0, new_commit_id(), "", Catalog(), {}, store=new_commit_id())
+    key = root_key(config) if storage.is_local else CLAIMED_KEY
+    version = storage.create_exclusive(key, encode_root(root, key))
+    return replace(root, version=version if key == root_key(config) else "")
+
+
+def emptied(root: Root, config: StoreConfig) -> Root:
+    """Return the state of an empty store of this layout that stands in the place of `root`."""
+    return replace(root, config=config, catalog=Catalog(), arrays={}, store=new_commit_id())
+
+
+def delete_other_roots(storage: Storage, config: StoreConfig) -> None:
+    """Remove the root objects of other encodings, which the one of this encoding has replaced."""
+    if storage.is_local:
+        for key in ROOT_KEYS:
+            if key != root_key(config):
+                storage.delete(key)
+
+
+def discard_root(storage: Storage, root: Root) -> None:
+    """Take a store away that is still what `root` says; a store that others committed to stays."""
+    with storage.writer_lock():
+        if load_root(storage).commit == root.commit:
+            for key in (root_key(root.config),) if storage.is_local else (CLAIMED_KEY, root_key(root.config)):
+                storage.delete(key)
+
+
+def next_state(storage: Storage, root: Root) -> Root:
+    """Return the state that follows `root`, without what changes in it."""
+    recent = (*root.recent, root.commit)[-(_REMEMBERED_LOCALLY if storage.is_local else _REMEMBERED) :]
+    return root.successor(new_commit_id(), recent=recent)
+
+
+def replace_root(storage: Storage, root: Root, base: Root) -> Root:
+    """Put a state in the place of the one that it was built on.
+
+    Raises
+    ------
+    LostRace
+        If another writer did so first.
+    CommitUnknownError
+        If no answer came, and the root cannot be read.
+    """
+    if storage.is_local:
+        storage.replace(root_key(root.config), encode_root(root))
+        return root
+    key = root_key(base.config)
+    try:
+        version = storage.replace(key, encode_root(root, key), base.version)
+    except (ConditionFailed, StorageError) as error:
+        return _find_out(storage, root, base, error)
+    return replace(root, version=version) if key == root_key(root.config) else load_root(storage)
+
+
+def _find_out(storage: Storage, root: Root, base: Root, failure: Exception) -> Root:
+    """Return the state of the store if `root` became part of it after all."""
+    try:
+        current = load_root(storage)
+    except AtlasError as error:
+        raise CommitUnknownError(
+            f"whether commit {root.commit} of {storage.describe()} happened is not known ({failure}), since the root "
+            f"cannot be read: {error}; flush again to find out and commit what is missing"
+        ) from failure
+    if root.commit in (current.commit, *current.recent):
+        return current
+    if isinstance(failure, StorageError) and current.commit == base.commit:
+        raise failure
+    if current.generation - root.generation >= _REMEMBERED:
+        raise CommitUnknownError(
+            f"whether commit {root.commit} of {storage.describe()} happened is not known: {_REMEMBERED} others "
+            "have followed, and the store remembers no more; open it anew and look"
+        ) from failure
+    raise LostRace(current) from failure
+
+
+class Race:
+    """The attempts of one writer against others: it begins anew after a while, and gives up in the end."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._deadline = time.monotonic() + settings().commit_seconds
+        self._pause = 0.02
+
+    def again(self, lost: LostRace) -> Root:
+        """Return the state to build on next, after a pause of random length."""
+        if time.monotonic() > self._deadline:
+            raise ConflictError(
+                f"other writers were faster for {settings().commit_seconds} s (ATLAS_COMMIT_SECONDS) at "
+                f"{self._storage.describe()}; nothing was committed, flush again"
+            ) from None
+        time.sleep(random.uniform(0, self._pause))
+        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+        return lost.current

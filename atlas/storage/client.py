@@ -1,0 +1,266 @@
+"""How one request is made of an object store: the contract, and the client that any fsspec file system gives."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple, Protocol
+
+import xxhash
+
+from atlas.errors import CorruptStore, ReadOnlyStore, StorageError
+from atlas.storage.base import ConditionFailed
+
+
+class Transient(Exception):
+    """A request failed in a way that may not last: it is worth making again."""
+
+
+class Found(NamedTuple):
+    """An object in a listing; `modified` is when it was put, in seconds since 1970."""
+
+    path: str
+    size: int
+    modified: float
+
+
+class Answer(NamedTuple):
+    """An object or a part of it, and what tells this version of it from others."""
+
+    data: bytes
+    version: str
+
+
+class Client(Protocol):
+    """One request each; a path is what the service calls the object.
+
+    Absent objects raise :class:`FileNotFoundError`, what may pass :class:`Transient`, and the rest an
+    :class:`~atlas.errors.AtlasError`.
+    """
+
+    # Requests for ranges, and uploads in parts, make sense.
+    has_parts: bool
+    # Whether a put can be made to depend on what is there; asking a server may show otherwise.
+    has_conditions: bool
+
+    @property
+    def loop(self) -> Any:
+        """The event loop that the requests are made from."""
+
+    @property
+    def identity(self) -> str:
+        """The service that this is a client of, without a secret."""
+
+    async def get(self, path: str, start: int | None = None, end: int | None = None) -> Answer:
+        """Return an object, or bytes `start` to `end` of it; never other ones."""
+
+    async def put(self, path: str, data: Any) -> str:
+        """Put an object and return its version."""
+
+    async def put_if(self, path: str, data: Any, version: str) -> str:
+        """Put an object if it has that version, or, when that is empty, if it is not there."""
+
+    async def delete(self, paths: Sequence[str]) -> None:
+        """Remove objects; missing ones are fine. No more than 1,000."""
+
+    async def find(self, prefix: str) -> list[Found]:
+        """Return all objects below a prefix."""
+
+    async def size(self, path: str) -> int:
+        """Return the length of an object."""
+
+    async def version(self, path: str) -> str:
+        """Return the version of an object, nothing when it is not there."""
+
+    async def copy(self, source: str, target: str) -> None:
+        """Put a copy of an object."""
+
+
+def in_one_line(error: BaseException, secrets: Sequence[str] = ()) -> str:
+    """Return what an error says, without secrets."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return text
+
+
+def secrets_of(options: Any) -> list[str]:
+    """Return the values of options that nobody must see."""
+    found: list[str] = []
+    for name, value in options.items() if isinstance(options, dict) else ():
+        if isinstance(value, dict):
+            found += secrets_of(value)
+        elif isinstance(value, str) and len(value) > 3 and any(word in name.lower() for word in _SECRET):
+            found.append(value)
+    return found
+
+
+_SECRET = ("secret", "token", "password", "key", "credential", "auth", "sas", "connection_string")
+
+
+def passing_errors() -> tuple[type[BaseException], ...]:
+    """Return the errors of HTTP clients that may not last; nothing comes from a module that is not loaded."""
+    own = (
+        ("botocore.exceptions", "HTTPClientError"),
+        ("botocore.exceptions", "IncompleteReadError"),
+        ("botocore.exceptions", "ResponseStreamingError"),
+        ("botocore.exceptions", "FlexibleChecksumError"),
+        ("botocore.parsers", "ResponseParserError"),
+        ("aiohttp", "ClientConnectionError"),
+        ("aiohttp", "ClientPayloadError"),
+        ("aiohttp", "ServerTimeoutError"),
+    )
+    named = (getattr(sys.modules[module], name, None) for module, name in own if module in sys.modules)
+    return (TimeoutError, asyncio.TimeoutError, ConnectionError, *(kind for kind in named if kind is not None))
+
+
+def client_errors() -> tuple[type[BaseException], ...]:
+    """Return the errors that clients of object stores raise, which are more than OSError."""
+    own = (("botocore.exceptions", "BotoCoreError"), ("botocore.exceptions", "ClientError"), ("aiohttp", "ClientError"))
+    return (OSError, *(getattr(sys.modules[module], name) for module, name in own if module in sys.modules))
+
+
+class FsspecClient:
+    """Any fsspec file system, by the calls that all of them have.
+
+    Versions are hashes of what is there: whether an object still has one is looked up before it is put. That is
+    exact among the threads of a process, which hold the store's lock.
+    """
+
+    has_parts = False
+    has_conditions = False
+
+    def __init__(self, filesystem: Any) -> None:
+        self._filesystem = filesystem
+        self._secrets = secrets_of(filesystem.storage_options)
+
+    @property
+    def loop(self) -> Any:
+        """The loop of the file system, or the one that fsspec keeps."""
+        from fsspec.asyn import get_loop
+
+        return (self._filesystem.loop if self._filesystem.async_impl else None) or get_loop()
+
+    @property
+    def identity(self) -> str:
+        """The protocol."""
+        protocol = self._filesystem.protocol
+        return protocol if isinstance(protocol, str) else str(protocol[0])
+
+    async def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        with self._translated():
+            if self._filesystem.async_impl:
+                return await getattr(self._filesystem, f"_{name}")(*args, **kwargs)
+            return await asyncio.to_thread(getattr(self._filesystem, name), *args, **kwargs)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, FileExistsError, NotADirectoryError):
+            raise
+        except (PermissionError, NotImplementedError) as error:
+            raise ReadOnlyStore(self._said(error)) from error
+        except passing_errors() as error:
+            raise Transient(self._said(error)) from error
+        except client_errors() as error:
+            status = getattr(error, "status", 0)
+            kind = Transient if status == 429 or status >= 500 else StorageError
+            raise kind(self._said(error)) from error
+
+    def _said(self, error: BaseException) -> str:
+        if isinstance(error, NotImplementedError):
+            return f"{self.identity} is read-only"
+        return in_one_line(error, self._secrets)
+
+    async def get(self, path: str, start: int | None = None, end: int | None = None) -> Answer:
+        """Return an object or a part of it."""
+        try:
+            data = bytes(await self._call("cat_file", path, start=start, end=end))
+        except (NotADirectoryError, IsADirectoryError):
+            raise FileNotFoundError(path) from None
+        if start is not None and end is not None and len(data) > end - start:
+            # Plain web servers send the whole of what a part was asked of.
+            data = data[start:end]
+        if start is not None and end is not None and len(data) < end - start:
+            raise CorruptStore(f"{path} is truncated: {end} bytes were expected")
+        return Answer(data, xxhash.xxh3_128_hexdigest(data) if start is None else "")
+
+    async def put(self, path: str, data: Any) -> str:
+        """Put an object; where directories are real, they are made."""
+        data = bytes(data)
+        try:
+            await self._call("pipe_file", path, data)
+        except (FileNotFoundError, NotADirectoryError):
+            await self._call("makedirs", path.rsplit("/", 1)[0], exist_ok=True)
+            await self._call("pipe_file", path, data)
+        return xxhash.xxh3_128_hexdigest(data)
+
+    async def put_if(self, path: str, data: Any, version: str) -> str:
+        """Look, then put."""
+        if await self.version(path) != version:
+            raise ConditionFailed(path)
+        return await self.put(path, data)
+
+    async def version(self, path: str) -> str:
+        """Return a hash of what is there."""
+        with suppress(FileNotFoundError):
+            return (await self.get(path)).version
+        return ""
+
+    async def delete(self, paths: Sequence[str]) -> None:
+        """Remove objects one by one."""
+        for path in paths:
+            with suppress(FileNotFoundError):
+                await self._call("rm_file", path)
+
+    async def find(self, prefix: str) -> list[Found]:
+        """Return all objects below a prefix."""
+        self._filesystem.invalidate_cache()
+        try:
+            found = await self._call("find", prefix, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [Found(path, int(info.get("size") or 0), _modified(info)) for path, info in sorted(found.items())]
+
+    async def size(self, path: str) -> int:
+        """Return the length of an object."""
+        self._filesystem.invalidate_cache()
+        return int((await self._call("info", path))["size"])
+
+    async def copy(self, source: str, target: str) -> None:
+        """Put a copy of an object."""
+        await self.put(target, (await self.get(source)).data)
+
+
+def _modified(info: dict[str, Any]) -> float:
+    for name in ("LastModified", "last_modified", "mtime", "created"):
+        value: Any = info.get(name)
+        if hasattr(value, "timestamp"):
+            return float(value.timestamp())
+        if isinstance(value, (int, float)):
+            return float(value)
+    return 0.0
+
+
+def concurrently(calls: Sequence[Callable[[], Awaitable[Any]]], at_once: int) -> Awaitable[list[Any]]:
+    """Make calls, so many at once; the first error ends all of them."""
+
+    async def run() -> list[Any]:
+        gate = asyncio.Semaphore(at_once)
+
+        async def one(call: Callable[[], Awaitable[Any]]) -> Any:
+            async with gate:
+                return await call()
+
+        tasks = [asyncio.ensure_future(one(call)) for call in calls]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    return run()

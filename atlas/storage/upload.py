@@ -1,0 +1,108 @@
+"""New objects on their way: small ones wait and are put whole, large ones leave in parts while they are written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from atlas.config import settings
+from atlas.errors import AtlasError
+
+if TYPE_CHECKING:
+    from atlas.storage.remote import RemoteStorage
+
+# Parts of one object that are on their way at once.
+_PARTS_AT_ONCE = 4
+
+# Parts get larger as an object grows, since there may be 10,000 at most.
+_PARTS_OF_ONE_SIZE = 1000
+
+# How long it is tried to take back what a failed commit has put; the rest is left to gc.
+_TAKE_BACK_SECONDS = 10
+
+
+class RemoteWriter:
+    """Gathers one new object; implements :class:`~atlas.storage.base.DataWriter`."""
+
+    def __init__(self, storage: RemoteStorage, path: str) -> None:
+        self._storage = storage
+        self._path = path
+        self._waiting = bytearray()
+        self._position = 0
+        self._upload = ""
+        self._sent: list[Future[str]] = []
+        self._under_way: deque[Future[str]] = deque()
+        self._is_put = False
+
+    @property
+    def position(self) -> int:
+        """Bytes written so far."""
+        return self._position
+
+    def write(self, data: Any) -> None:
+        """Append bytes; what makes a part of a large object leaves."""
+        self._waiting += data
+        self._position += len(data)
+        size = self._part_size()
+        while self._storage._client.has_parts and len(self._waiting) >= 2 * size:
+            self._send(bytes(self._waiting[:size]))
+            del self._waiting[:size]
+            size = self._part_size()
+
+    def _part_size(self) -> int:
+        return settings().part_bytes * (1 + len(self._sent) // _PARTS_OF_ONE_SIZE)
+
+    def _send(self, part: bytes) -> None:
+        storage, client = self._storage, self._storage._client
+        if not self._upload:
+            begin = partial(storage._insist, "multipart", partial(client.begin, self._path))
+            self._upload = storage._run("writing to", begin)
+        while len(self._under_way) >= _PARTS_AT_ONCE:
+            self._under_way.popleft().result()
+        self._sent.append(asyncio.run_coroutine_threadsafe(self._put_part(part, len(self._sent) + 1), client.loop))
+        self._under_way.append(self._sent[-1])
+
+    async def _put_part(self, part: bytes, number: int) -> str:
+        put = partial(self._storage._client.put_part, self._path, self._upload, number, part)
+        insist = partial(self._storage._insist, "part", put, written=len(part))
+        return await self._storage._explained("writing to", insist)
+
+    async def complete(self) -> None:
+        """Put the object, or the last part of it."""
+        storage, client = self._storage, self._storage._client
+        # From here on it may be there, whatever the answer.
+        self._is_put = True
+        if not self._upload:
+            data, self._waiting = self._waiting, bytearray()
+            await storage._insist("put", partial(client.put, self._path, data), written=len(data))
+            return
+        last, self._waiting = bytes(self._waiting), bytearray()
+        sent = await asyncio.gather(*map(asyncio.wrap_future, self._sent))
+        tags = [*sent, await self._put_part(last, len(self._sent) + 1)]
+        await storage._insist("multipart", partial(client.complete, self._path, self._upload, tags))
+        self._upload = ""
+
+    def finish(self, sync_directory: bool = True) -> None:
+        """Put the object."""
+        self._storage.finish_all([self])
+
+    def abort(self) -> None:
+        """Take back what was put, as far as the service lets us; the rest is garbage that nothing refers to."""
+        for part in self._sent:
+            part.cancel()
+        self._waiting = bytearray()
+        if self._upload or self._is_put:
+            with suppress(AtlasError, FileNotFoundError, TimeoutError):
+                self._storage._run("taking back", partial(asyncio.wait_for, self._take_back(), _TAKE_BACK_SECONDS))
+
+    async def _take_back(self) -> None:
+        storage, client = self._storage, self._storage._client
+        if self._upload:
+            with suppress(FileNotFoundError):
+                await storage._insist("delete", partial(client.give_up, self._path, self._upload))
+        if self._is_put:
+            await storage._insist("delete", partial(client.delete, [self._path]))

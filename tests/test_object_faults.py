@@ -1,0 +1,176 @@
+"""What goes wrong on the way to an object store, at every request: the right result or an error, and nothing lost.
+
+Every request meets some of the faults; all of them with ``OBJECT_FAULTS=all`` (``make torture-s3``).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+import numpy as np
+import pytest
+from conftest import field
+from objectstore import FAULTS
+
+import atlas
+from atlas import config
+from atlas.storage import remote
+
+DEADLINE = 1
+ALL = os.environ.get("OBJECT_FAULTS") == "all"
+LASTING = ("500", "timeout", "lost", "slowdown", "reset", "truncated")
+NAMES = ["a", "b", "c"]
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setenv("ATLAS_REQUEST_SECONDS", str(DEADLINE))
+    monkeypatch.setattr(remote, "_ANSWER_SECONDS", 0.4)
+    config.settings.cache_clear()
+    yield
+    config.settings.cache_clear()
+
+
+class At:
+    """Breaks the n-th request, or all from there on."""
+
+    def __init__(self, number: int, fault: str, for_good: bool = False) -> None:
+        self.left, self.fault, self.for_good = number, fault, for_good
+        self.was_reached = False
+
+    def __call__(self, request) -> str:
+        self.left -= 1
+        hit = self.left < 0 if self.for_good else self.left == -1
+        self.was_reached |= hit
+        return self.fault if hit else ""
+
+
+def write(store: atlas.Atlas, names: list[str]) -> None:
+    for i, name in enumerate(names):
+        view = store.create_dataset(name)
+        for array in ("t", "u"):
+            view.define_array(array, "float32", ["y", "x"], [10, 12], [4, 5])
+            view.write_array(array, [0, 0], field(i))
+
+
+def expect(store: atlas.Atlas, names: list[str]) -> None:
+    assert sorted(store.list_datasets()) == sorted(names)
+    for array in ("t", "u"):
+        for name, cells in zip(names, store.read_array_across(array, names), strict=True):
+            np.testing.assert_array_equal(cells, field("abc".index(name[0])))
+
+
+def made(place, store) -> atlas.Atlas:
+    with store:
+        write(store, ["a"])
+    return place.open()
+
+
+def open_and_list(place, store):
+    assert place.open(mode="r").list_datasets() == ["a"]
+
+
+def read(place, store):
+    np.testing.assert_array_equal(store.read_array_across_stacked("t", ["a"])[0], field(0))
+
+
+def flush(place, store):
+    store.flush()
+
+
+def compact(place, store):
+    store.compact()
+
+
+STEPS = [open_and_list, read, flush, compact]
+
+
+def prepared(place, step) -> atlas.Atlas:
+    store = made(place, place.create())
+    if step is compact:
+        for i, name in ((1, "b"), (2, "c")):
+            view = store.create_dataset(name)
+            for array in ("t", "u"):
+                view.define_array(array, "float32", ["y", "x"], [10, 12], [4, 5])
+                view.write_array(array, [0, 0], field(i))
+            store.flush()
+        return place.open()
+    store = place.open()
+    if step is flush:
+        for i, name in ((1, "b"), (2, "c")):
+            view = store.create_dataset(name)
+            for array in ("t", "u"):
+                view.define_array(array, "float32", ["y", "x"], [10, 12], [4, 5])
+                view.write_array(array, [0, 0], field(i))
+    return store
+
+
+def after(step) -> list[str]:
+    return NAMES if step in (flush, compact) else ["a"]
+
+
+def error_of(step, place, store) -> str:
+    try:
+        step(place, store)
+    except atlas.AtlasError as error:
+        return str(error)
+    return ""
+
+
+def nothing_is_left_over(place, store) -> None:
+    """Whatever was interrupted, gc finds it."""
+    store.gc(grace=0, unfinished=0)
+    root = store._session.snapshot.root
+    assert root.retired == ()
+    assert set(place.objects()) == {"atlas.json", *(file.key for file in root.files)}
+
+
+def faults_at(number: int, faults: tuple[str, ...], few: int) -> tuple[str, ...]:
+    """Those to try at a request: other ones at each, unless all are wanted."""
+    return faults if ALL else tuple(faults[(few * number + i) % len(faults)] for i in range(few))
+
+
+@pytest.mark.timeout(900 if ALL else 180)
+@pytest.mark.parametrize("step", STEPS)
+def test_one_request_fails_once(s3, step):
+    for number in range(20):
+        for fault in faults_at(number, FAULTS, 2):
+            with s3.anew() as place:
+                store = prepared(place, step)
+                broken = At(number, fault)
+                with place.proxy.failing(broken):
+                    step(place, store)
+                expect(place.open(), after(step))
+                if step is flush or step is compact:
+                    nothing_is_left_over(place, place.open())
+        if not broken.was_reached:
+            break
+    assert number > 0
+
+
+@pytest.mark.timeout(900 if ALL else 180)
+@pytest.mark.parametrize("step", STEPS)
+def test_every_request_fails_from_some_time_on(moto, step):
+    for number in range(20):
+        for fault in faults_at(number, LASTING, 1):
+            with moto.anew() as place:
+                store = prepared(place, step)
+                broken = At(number, fault, for_good=True)
+                began = time.monotonic()
+                with place.proxy.failing(broken):
+                    said = error_of(step, place, store)
+                assert time.monotonic() - began < 4 * DEADLINE + 12
+                assert said or not broken.was_reached
+                assert "\n" not in said
+                assert place.options["secret"] not in said
+                seen = place.open().list_datasets()
+                assert seen in (["a"], after(step))
+                expect(place.open(), seen)
+                step(place, store)
+                expect(place.open(), after(step))
+                if step is flush or step is compact:
+                    nothing_is_left_over(place, place.open())
+        if not broken.was_reached:
+            break
+    assert number > 0

@@ -1,0 +1,285 @@
+"""Where stores may be: file systems with prefixes, memory, the web; with credentials that stay where they belong."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import logging
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from functools import partial
+
+import fsspec
+import numpy as np
+import pytest
+from fsspec.implementations.dirfs import DirFileSystem
+from objectstore import servers
+from objectstore.place import BUCKET
+
+import atlas
+
+SECRET = servers.SECRET
+
+
+def write(store: atlas.Atlas, names=("a", "b")) -> None:
+    for i, name in enumerate(names):
+        view = store.create_dataset(name)
+        view.define_array("t", "int32", ["x"], [1000], [100])
+        view.write_array("t", [0], np.arange(1000, dtype="int32") * (i + 1))
+        view.define_array("label", "string", ["y"], [2])
+        view.write_array("label", [0], np.array(["ü", name], object))
+
+
+def expect(store: atlas.Atlas, names=("a", "b")) -> None:
+    assert store.list_datasets() == list(names)
+    expected = [np.arange(1000) * (i + 1) for i in range(len(names))]
+    np.testing.assert_array_equal(store.read_array_across_stacked("t", names), expected)
+    assert store.open_dataset(names[0]).read_array("label").tolist() == ["ü", names[0]]
+
+
+def test_a_file_system_and_a_prefix(moto):
+    filesystem = fsspec.filesystem("s3", **moto.options)
+    with atlas.Atlas.create(filesystem, prefix=f"{BUCKET}/{moto.prefix}") as store:
+        write(store)
+    expect(atlas.Atlas.open(filesystem, prefix=f"{BUCKET}/{moto.prefix}"))
+    expect(atlas.Atlas.open(DirFileSystem(f"{BUCKET}/{moto.prefix}", filesystem)))
+    expect(moto.open())
+
+
+def test_memory_and_file_urls(tmp_path):
+    for url in (f"memory://{tmp_path.name}/s", f"file://{tmp_path}/s"):
+        with atlas.Atlas.create(url, meta_format="msgpack", meta_compression="lz4") as store:
+            write(store)
+        expect(atlas.Atlas.open(url))
+        with pytest.raises(atlas.StoreAlreadyExists):
+            atlas.Atlas.create(url)
+        store = atlas.Atlas.open(url)
+        store.delete_dataset("b")
+        store.flush()
+        store.compact()
+        expect(atlas.Atlas.open(url), ["a"])
+        assert atlas.Atlas.open(url).verify().ok
+
+
+def test_writers_in_memory_merge(tmp_path):
+    url = f"memory://{tmp_path.name}/s"
+    first, second = atlas.Atlas.create(url), atlas.Atlas.open(url)
+    write(first, ["a"])
+    write(second, ["b"])
+    first.flush()
+    second.flush()
+    assert atlas.Atlas.open(url).list_datasets() == ["a", "b"]
+
+
+def test_a_store_on_the_web_is_read_only(tmp_path):
+    with atlas.Atlas.create(tmp_path / "s", meta_format="msgpack") as store:
+        write(store)
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    handler.func.log_message = lambda *args: None
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/s"
+        store = atlas.Atlas.open(url)
+        expect(store)
+        assert repr(store).startswith(f"<Atlas {url} ")
+        write(store, ["c"])
+        with pytest.raises(atlas.ReadOnlyStore, match="read-only"):
+            store.flush()
+        with pytest.raises(atlas.ReadOnlyStore):
+            atlas.Atlas.create(url)
+        with pytest.raises(atlas.StoreNotFound):
+            atlas.Atlas.open(f"{url}/nowhere")
+        server.shutdown()
+
+
+def test_no_secret_is_shown_or_stored(moto, caplog, monkeypatch):
+    caplog.set_level(logging.DEBUG, "atlas")
+    with moto.create() as store:
+        write(store)
+    assert SECRET not in repr(store) + caplog.text
+    filesystem = moto.filesystem()
+    for key in moto.objects():
+        assert SECRET.encode() not in filesystem.cat_file(f"{BUCKET}/{moto.prefix}/{key}")
+    wrong = moto.options | {"endpoint_url": "http://127.0.0.1:9"}
+    with pytest.raises(atlas.AtlasError) as failure:
+        atlas.Atlas.open("s3://bucket/x", storage_options=moto.options | {"nonsense": SECRET})
+    assert SECRET not in str(failure.value)
+    monkeypatch.setenv("ATLAS_REQUEST_SECONDS", "1")
+    atlas.config.settings.cache_clear()
+    with pytest.raises(atlas.StorageError, match=r"127\.0\.0\.1:9") as failure:
+        atlas.Atlas.open("s3://bucket/x", storage_options=wrong)
+    assert SECRET not in str(failure.value)
+    atlas.config.settings.cache_clear()
+
+
+def test_missing_buckets_and_expired_credentials_are_one_line(moto):
+    with pytest.raises(atlas.StorageError, match="bucket 'no-such-bucket' does not exist"):
+        atlas.Atlas.open("s3://no-such-bucket/s", storage_options=moto.options)
+    with pytest.raises(atlas.StorageError, match="bucket 'no-such-bucket' does not exist"):
+        atlas.Atlas.create("s3://no-such-bucket/s", storage_options=moto.options)
+    with pytest.raises(atlas.StoreNotFound, match=r"Atlas\.create"):
+        moto.open()
+    store = moto.create()
+    write(store)
+    for fault, said in (("expired", "expired"), ("forbidden", "access denied")):
+        with moto.proxy.failing(lambda request, fault=fault: fault):
+            for step in (moto.open, store.flush):
+                with pytest.raises(atlas.AtlasError, match=said) as failure:
+                    step()
+                assert "\n" not in str(failure.value)
+    store.flush()
+    expect(moto.open())
+
+
+def test_anonymous_access(moto):
+    with moto.create() as store:
+        write(store)
+    for key in moto.objects():
+        moto.filesystem().call_s3("put_object_acl", Bucket=BUCKET, Key=f"{moto.prefix}/{key}", ACL="public-read")
+    options = {"anon": True, "endpoint_url": moto.options["endpoint_url"]}
+    expect(atlas.Atlas.open(moto.url, storage_options=options))
+
+
+def test_the_command_line(moto):
+    with moto.create() as store:
+        write(store)
+    environment = os.environ | {
+        "AWS_ACCESS_KEY_ID": servers.KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": servers.REGION,
+        "AWS_ENDPOINT_URL": moto.options["endpoint_url"],
+    }
+
+    def run(*arguments: str) -> str:
+        command = [sys.executable, "-m", "atlas", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert run("ls", moto.url).split() == ["a", "b"]
+    run("mv", moto.url, "b", "c")
+    run("compact", moto.url)
+    assert json.loads(run("gc", moto.url, "--grace", "0", "--json"))["waiting"] == []
+    assert "no damage found" in run("verify", moto.url)
+    assert run("ls", moto.url).split() == ["a", "c"]
+
+
+def test_handles_travel_and_children_read(moto):
+    with moto.create() as store:
+        write(store)
+    expect(pickle.loads(pickle.dumps(store)))
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            expect(store)
+            expect(moto.open())
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    expect(store)
+
+
+def test_worker_processes_make_no_connections(moto):
+    with moto.create(codec="lz4") as store:
+        write(store)
+    with moto.recording() as made:
+        reader = moto.open(executor="processes", workers=2)
+        reader.read_array_across_stacked("t", ["a", "b"])
+    assert [request.kind for request in made] == ["GET"] * 3
+
+
+def test_it_counts_what_it_asks_for(moto):
+    with moto.create() as store:
+        write(store)
+    store = moto.open()
+    assert store.io_stats.requests == {"get": 1}
+    before = store.io_stats
+    with moto.recording() as made:
+        store.read_array_across_stacked("t", ["a", "b"], [0], [100])
+    spent = store.io_stats - before
+    assert spent.requests == {"range": 2} == {"range": len(made)}
+    assert spent.bytes_asked == sum(request.received for request in made)
+    assert 0 < spent.bytes_used < spent.bytes_asked
+    assert atlas.Atlas.create(f"memory://counted-{moto.prefix}").io_stats.total > 0
+
+
+# --- garbage
+
+
+def test_readers_keep_their_state_until_the_grace_is_over(moto):
+    with moto.create() as store:
+        write(store)
+    reader = moto.open()
+    with moto.open() as store:
+        store.delete_dataset("b")
+    store.compact()
+    assert store.gc().removed == []
+    assert len(store.gc().waiting) == 2
+    expect(reader)
+    late = moto.open()
+    reader = moto.open()
+    write(late, ["c"])
+    late.flush()
+    late.compact()
+    assert len(late.gc(grace=0, dry_run=True).removed) == 6
+    assert len(late.gc(grace=0).removed) == 6
+    with pytest.raises(atlas.SnapshotExpired, match="refresh"):
+        reader.read_array_across_stacked("t", ["a"])
+    reader.refresh()
+    assert reader.read_array_across_stacked("t", ["a", "c"]).shape == (2, 1000)
+    assert len(moto.objects()) == 3
+    assert late.gc(grace=0, unfinished=0).removed == []
+
+
+def test_leftovers_of_a_killed_writer_are_found(moto):
+    with moto.create() as store:
+        write(store)
+    code = f"""
+import os, numpy as np, atlas
+from atlas.storage.remote import RemoteStorage
+store = atlas.Atlas.open({moto.url!r}, storage_options={moto.options!r})
+view = store.create_dataset("x")
+for array, size in (("t", 1000), ("large", 3_000_000)):
+    view.define_array(array, "float64", ["x"], [size])
+    view.write_array(array, [0], np.random.default_rng(0).normal(size=size))
+RemoteStorage.replace = lambda *args: os._exit(9)
+from atlas.storage.s3 import S3Client
+async def die(self, *args):
+    os._exit(9)
+S3Client.complete = die
+store.flush()
+"""
+    environment = os.environ | {"ATLAS_PART_BYTES": str(5 << 20)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 9
+    store = moto.open()
+    expect(store)
+    # moto says of every upload that it was begun in 2010.
+    first, second = store.gc(), store.gc(unfinished=0)
+    assert first.removed == []
+    assert first.uploads + second.uploads == 1
+    assert len(second.removed) <= 1
+    assert len(moto.objects()) == 3
+    expect(moto.open())
+
+
+def test_large_objects_leave_in_parts(s3, monkeypatch):
+    monkeypatch.setenv("ATLAS_PART_BYTES", str(5 << 20))
+    atlas.config.settings.cache_clear()
+    data = np.random.default_rng(0).normal(size=2_000_000)
+    try:
+        store = s3.create(codec="none")
+        view = store.create_dataset("x")
+        view.define_array("large", "float64", ["x"], [len(data)], [100_000])
+        view.write_array("large", [0], data)
+        with s3.recording() as made:
+            store.flush()
+        assert [request.method for request in made].count("POST") == 2
+        assert sum("partNumber" in request.query for request in made) == 3
+    finally:
+        atlas.config.settings.cache_clear()
+    with s3.recording() as made:
+        np.testing.assert_array_equal(s3.open().open_dataset("x").read_array("large"), data)
+    assert len(made) == 2 + 2
