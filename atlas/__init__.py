@@ -42,6 +42,8 @@ from atlas.errors import (
 if TYPE_CHECKING:
     from atlas.config import StoreConfig
     from atlas.executor import shutdown, warm_up
+    from atlas.exporting import export
+    from atlas.ingest import append, create
     from atlas.query import box, col
     from atlas.selection import Selection
     from atlas.store import Atlas
@@ -81,8 +83,11 @@ __all__ = [
     "UnsupportedDataType",
     "ValueOutOfRange",
     "__version__",
+    "append",
     "box",
     "col",
+    "create",
+    "export",
     "init_tracing",
     "shutdown",
     "warm_up",
@@ -94,8 +99,11 @@ _LAZY = {
     "DatasetView": "view",
     "Selection": "selection",
     "StoreConfig": "config",
+    "append": "ingest",
     "box": "query",
     "col": "query",
+    "create": "ingest",
+    "export": "exporting",
     "shutdown": "executor",
     "warm_up": "executor",
 }

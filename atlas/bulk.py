@@ -58,7 +58,8 @@ def create_datasets(
         session.writable()
         checked = Names.of(listed)
         _refuse_known(session, listed, checked)
-        _merge_schema(session, schemas, values)
+        tags = {owner: {key: found.tag for key, found in own.items()} for owner, own in values.items()}
+        merge_schema(session, schemas.values(), tags)
         encoded = [_encode(session, schemas[name], _whole(schemas[name]), rows) for name, rows in data.items()]
         ids = session.pending.create_batch(checked, group, session.snapshot.root)
         for schema, numbers, held in encoded:
@@ -163,20 +164,27 @@ def _refuse_known(session: Session, names: Sequence[str], checked: Names) -> Non
         raise DatasetAlreadyExists(f"dataset already exists: {first!r} ({int(known.sum())} of {len(names)} do)")
 
 
-def _merge_schema(
-    session: Session, schemas: Mapping[str, ArraySchema], values: Mapping[str | None, Mapping[str, _Values]]
+def merge_schema(
+    session: Session, schemas: Iterable[ArraySchema], tags: Mapping[str | None, Mapping[str, str]]
 ) -> None:
+    """Widen the collection's types by arrays, and by the tags of attributes of datasets (``None``) and of arrays.
+
+    Raises
+    ------
+    TypeMismatch
+        If types cannot merge, and the policy is not to warn.
+    """
     merged = session.merged_schema()
-    for schema in schemas.values():
+    for schema in schemas:
         clash = merged.add_array(schema.name, schema.dtype, schema.dims)
         if clash is not None:
             session.mismatch(f"array {schema.name!r}", clash.name, schema.dtype.name)
-    for owner, attributes in values.items():
-        for key, found in attributes.items():
-            known = merged.add_attribute(owner, key, found.tag)
+    for owner, attributes in tags.items():
+        for key, tag in attributes.items():
+            known = merged.add_attribute(owner, key, tag)
             if known is not None:
                 of = f" of array {owner!r}" if owner else ""
-                session.mismatch(f"attribute {key!r}{of}", known, found.tag)
+                session.mismatch(f"attribute {key!r}{of}", known, tag)
 
 
 def delete_datasets(session: Session, names: Iterable[str]) -> None:

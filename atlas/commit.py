@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -257,11 +257,14 @@ def _commit_onto(storage: Storage, base: Root, snapshot: Snapshot, pending: Pend
     with CommitFiles(storage, successor) as files:
         after = current.catalog.with_layer(_layer(current, pending, ordinals))
         catalog, merged = settle(files, after)
-        arrays = dict(current.arrays)
-        for name in pending.array_names():
-            target = Target(files, name, directory_for(arrays, name), after)
+        changed = pending.changed_arrays()
+        arrays = with_directories(storage, current.arrays, changed)
+        for name, loose in changed.items():
+            target = Target(files, name, arrays[name], after)
             # Not named: what is gathered of one array would stay in memory with that of the next.
-            arrays[name], superseded = write_array(snapshot, target, gather(pending, name, ordinals), pending.heap)
+            arrays[name], superseded = write_array(
+                snapshot, target, gather(pending, name, loose, ordinals), pending.heap
+            )
             merged += superseded
         # A store that was emptied has another id than the one that its table files were read with.
         catalog = replace(catalog, load=partial(load_table, storage, successor.store))
@@ -323,8 +326,14 @@ def _layer(current: Root, pending: Pending, ordinals: Ordinals) -> Layer:
     return stacked([layer.changed_in(generation) for layer in layers if len(layer)]).deleting(gone)
 
 
-def directory_for(arrays: Mapping[str, ArrayFiles], name: str) -> ArrayFiles:
-    """Return the directory of an array, a new one when it has none, with its files."""
-    known = arrays.get(name)
+def with_directories(storage: Storage, arrays: Mapping[str, ArrayFiles], names: Iterable[str]) -> dict[str, ArrayFiles]:
+    """Return the directory and the files of each array, those without any with a new directory among them."""
+    result = dict(arrays)
     taken = {files.directory.casefold() for files in arrays.values()}
-    return known or ArrayFiles(array_directory(name, taken), ())
+    for name in names:
+        if name not in arrays:
+            directory = array_directory(name, taken)
+            taken.add(directory.casefold())
+            result[name] = ArrayFiles(directory, ())
+    storage.make_directories([result[name].directory for name in names if name not in arrays])
+    return result

@@ -412,15 +412,19 @@ class Pending:
         """Take chunks of many datasets; what earlier blocks say of the same chunks is void."""
         self.blocks.setdefault(block.schema.name, []).append(block)
 
-    def array_names(self) -> list[str]:
-        """Return the arrays that there is something to store of, sorted."""
+    def changed_arrays(self) -> dict[str, list[tuple[str, PendingArray]]]:
+        """Return the arrays that there is something to store of, sorted: each with the loose datasets that have it."""
         alive = self.table.alive
-        found = {array for array, blocks in self.blocks.items() if any(alive[block.ids].any() for block in blocks)}
+        found: dict[str, list[tuple[str, PendingArray]]] = {
+            array: [] for array, blocks in self.blocks.items() if any(alive[block.ids].any() for block in blocks)
+        }
         for name, arrays in self.arrays.items():
-            found |= {array for array, pending in arrays.items() if self.is_stored(name, pending)}
-        return sorted(found)
+            for array, pending in arrays.items():
+                if self._is_stored(name, pending):
+                    found.setdefault(array, []).append((name, pending))
+        return dict(sorted(found.items()))
 
-    def is_stored(self, name: str, pending: PendingArray) -> bool:
+    def _is_stored(self, name: str, pending: PendingArray) -> bool:
         """Return whether a data file has to say something of an array of a loose dataset."""
         # A reset without chunks matters only where older files hold something.
         return bool(pending.chunks) or ((pending.reset or pending.resized) and name not in self.created)

@@ -182,7 +182,7 @@ def encode_into(heap: Heap, items: Iterable[Item], config: StoreConfig, workers:
     groups: list[list[Any]] = []
 
     def batches() -> Iterator[tuple[ArraySchema, list[Cells]]]:
-        for schema, keys, cells in _batches(items):
+        for schema, keys, cells in in_batches(items):
             groups.append(keys)
             yield schema, cells
 
@@ -197,7 +197,7 @@ def encode_into(heap: Heap, items: Iterable[Item], config: StoreConfig, workers:
     return held
 
 
-def _batches(items: Iterable[Item]) -> Iterator[tuple[ArraySchema, list[Any], list[Cells]]]:
+def in_batches(items: Iterable[Item]) -> Iterator[tuple[ArraySchema, list[Any], list[Cells]]]:
     """Group chunks that are encoded alike: a task for every tiny one would cost more than encoding it."""
     waiting: dict[Any, tuple[ArraySchema, list[Any], list[Cells]]] = {}
     for schema, key, cells in items:

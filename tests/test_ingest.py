@@ -9,13 +9,15 @@ import time
 import warnings
 from pathlib import Path
 
+import h5py
+import netCDF4
 import numpy as np
 import pytest
 import xarray as xr
 
 import atlas
 from atlas import Atlas
-from atlas.ingest import create
+from atlas.ingest import append, create
 
 
 def command(*arguments: object, check: bool = True) -> subprocess.CompletedProcess:
@@ -96,6 +98,61 @@ def test_names_never_collide_silently(netcdf, place):
     (netcdf / "sub" / "f0.nc").write_bytes((netcdf / "f0.nc").read_bytes())
     with pytest.raises(atlas.DatasetAlreadyExists, match="f0"):
         create(netcdf, place)
+    names = create(netcdf, place, name="path").added
+    assert names == ["f0", "f2", "f4", "sub.f0", "sub.f1", "sub.f3"]
+    assert create(netcdf, place, overwrite=True, name="{parent}-{stem}").added[-1] == "sub-f3"
+    assert create(netcdf, place, overwrite=True, name=lambda path: f"{path.parent.name}{path.stem}").added[0] == "ncf0"
+    with pytest.raises(atlas.InvalidArgument, match="bad name"):
+        create(netcdf, place, overwrite=True, name="{nonsense}")
+    with pytest.raises(atlas.DatasetAlreadyExists):
+        create(netcdf, place, overwrite=True, name="always")
+
+
+def test_adding_to_a_store(netcdf, place):
+    create(netcdf / "sub", place)
+    with pytest.raises(atlas.DatasetAlreadyExists, match="f1"):
+        append(netcdf, place)
+    assert Atlas.open(place).list_datasets() == ["f1", "f3"]
+    report = append(netcdf, place, existing="skip")
+    assert (report.added, report.existing, report.skipped) == (["f0", "f2", "f4"], ["f1", "f3"], {})
+    xr.Dataset({"t": ("x", [9.0])}, attrs={"new": 1}).to_netcdf(netcdf / "sub" / "f1.nc")
+    (netcdf / "sub" / "f3.nc").write_bytes(b"broken")
+    report = append(netcdf / "sub", place, existing="replace", on_error="skip")
+    assert (report.added, report.replaced) == (["f1"], ["f1"])
+    assert list(report.skipped) == [str(netcdf / "sub" / "f3.nc")]
+    store = Atlas.open(place)
+    assert store.list_datasets() == ["f3", "f0", "f2", "f4", "f1"]
+    assert store.open_dataset("f1").attributes()["new"] == 1
+    assert store.to_xarray("f1")["t"].values.tolist() == [9.0]
+    assert store.to_xarray("f3")["t"].values.tolist() == [3, 4, 5], "what could not be read replaces nothing"
+
+
+@pytest.mark.filterwarnings("ignore")  # Zarr has remarks about metadata of version 3
+@pytest.mark.parametrize("version", [2, 3])
+def test_zarr_groups_and_hdf5_files(tmp_path, place, version):
+    ds = xr.Dataset({"t": (("y", "x"), np.arange(6.0).reshape(2, 3), {"units": "K"})}, {"x": [1, 2, 3]}, {"k": 1})
+    ds["t"].encoding["chunks"] = (1, 3)
+    ds.to_zarr(tmp_path / "in" / "a.zarr", zarr_format=version)
+    ds.to_zarr(tmp_path / "in" / "tree.zarr", group="one/two", zarr_format=version)
+    ds.to_netcdf(tmp_path / "in" / "b.h5")
+    report = create(tmp_path / "in", place, name="path", chunks="stored")
+    assert report.added == ["a", "b", "tree.one.two"]
+    store = Atlas.open(place)
+    for name in report.added:
+        xr.testing.assert_identical(store.to_xarray(name).compute(), ds)
+    assert store.open_dataset("a").array_meta("t")["chunk_shape"] == [1, 3]
+
+
+def test_hdf5_files_that_no_netcdf_library_wrote(tmp_path, place):
+    with h5py.File(tmp_path / "plain.h5", "w") as file:
+        file["t"] = np.arange(6, dtype="i2").reshape(2, 3)
+        file["t"].attrs["units"] = "K"
+        file["label"] = "text"
+    create(tmp_path, place)
+    view = Atlas.open(place).open_dataset("plain")
+    assert view.read_array("t").tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert view.get_array_attribute("t", "units") == "K"
+    assert view.read_array("label")[()] == "text"
 
 
 def test_the_command_line(netcdf, place):
@@ -136,20 +193,110 @@ def test_honest_exit_codes(netcdf, place):
     assert "broken.nc" in skipped.stderr
 
 
-def test_ctrl_c_leaves_no_store(shared_data, place):
+def interrupted(*arguments: object, journal: Path) -> subprocess.CompletedProcess:
+    """Run a command, and press Ctrl-C once it has read some files."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "atlas", "create", str(shared_data / "argo"), str(place)],
+        [sys.executable, "-m", "atlas", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    time.sleep(3)
+    while process.poll() is None and not (journal.exists() and journal.stat().st_size > 3000):
+        time.sleep(0.005)
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    out, err = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """Files enough that reading them takes a while."""
+    directory = tmp_path / "many"
+    directory.mkdir()
+    for i in range(300):
+        with netCDF4.Dataset(directory / f"f{i:03d}.nc", "w", format="NETCDF3_CLASSIC") as nc:
+            nc.createDimension("x", i % 5)
+            nc.createVariable("t", "f8", ("x",))[:] = i
+    return directory
+
+
+def test_ctrl_c_leaves_no_store_and_the_next_run_goes_on(many, place):
+    done = interrupted("create", many, place, journal=place.parent / "store.ingest")
+    assert (done.returncode, len(done.stderr.splitlines())) == (130, 1), done.stderr
     with pytest.raises(atlas.StoreNotFound):
         Atlas.open(place)
+    assert not place.exists()
+    report = create(many, place)
+    assert 0 < len(report.resumed) < 300
+    assert report.added == Atlas.open(place).list_datasets() == [path.stem for path in sorted(many.iterdir())]
+    assert set(os.listdir(place.parent)) == {"many", "store"}, "no journal is left"
+
+
+def test_ctrl_c_leaves_a_store_as_it_was(many, netcdf, place):
+    create(netcdf / "sub", place)
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+
+    def stop(done: int, total: int, name: str) -> None:
+        if done == 200:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        append(many, place, progress=stop)
+    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+    assert append(many, place).resumed
+    assert len(Atlas.open(place)) == 302
+
+
+KILLED = """
+import os, sys, atlas
+def killing(done, total, name):
+    if done == 150:
+        os.kill(os.getpid(), 9)
+getattr(atlas, sys.argv[1])(sys.argv[2], sys.argv[3], progress=killing)
+"""
+
+
+@pytest.mark.parametrize("what", ["create", "append"])
+def test_an_ingest_that_was_killed_goes_on_where_it_was(many, netcdf, place, what):
+    if what == "append":
+        create(netcdf, place)
+    done = subprocess.run([sys.executable, "-c", KILLED, what, many, place])
+    assert done.returncode == -signal.SIGKILL
+    changed = many / "f003.nc"
+    xr.Dataset({"t": ("x", np.arange(9.0))}).to_netcdf(changed)
+    log = place.parent / "log"
+    report = getattr(atlas, what)(many, place, log=log)
+    assert len(report.resumed) >= 149, "all but the one that changed"
+    assert "f003" not in report.resumed
+    store = Atlas.open(place)
+    assert len(store) == 300 + 5 * (what == "append")
+    assert store.read_array_across("t", ["f003"])[0].tolist() == list(range(9))
+    assert store.read_array_across("t", ["f004", "f006"])[1].tolist() == [6.0]
+    assert store.verify().ok
+    assert log.read_text().count("\tadded\t") == 300
+
+
+def test_a_journal_of_other_choices_or_half_written_is_not_used(many, place):
+    journal = place.parent / "store.ingest"
+
+    def stop(done: int, total: int, name: str) -> None:
+        if done == 100:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        create(many, place, progress=stop)
+    kept = journal.read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        create(many, place, progress=stop, chunks={"x": 2})
+    assert create(many, place, chunks={"x": 2}).resumed
+    journal.write_bytes(kept)
+    assert not create(many, place, overwrite=True, chunks={"x": 2}).resumed
+    journal.write_bytes(kept[:-10])
+    assert 0 < len(create(many, place, overwrite=True).resumed) < 100
+    journal.write_bytes(kept[:3000] + bytes([kept[3000] ^ 1]) + kept[3001:])
+    assert create(many, place, overwrite=True).added == Atlas.open(place).list_datasets()
+    assert Atlas.open(place).verify().ok
 
 
 def test_output_that_cannot_be_written(netcdf, place):

@@ -12,8 +12,9 @@ import pytest
 import xarray as xr
 
 import atlas
-from atlas import Atlas, ingest
-from atlas.ingest import create
+from atlas import Atlas
+from atlas.ingest import create, pool
+from atlas.ingest.work import Finished, Options, Source, prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # xarray has remarks about most of these files
 
@@ -212,16 +213,16 @@ def test_damaged_files_are_refused_in_one_line(tmp_path, damage):
 
 
 def test_a_reader_that_crashes_costs_its_file_only(tmp_path, monkeypatch):
-    def crashing(files: list[tuple[str, Path]]) -> list:
-        if any(name == "f12" for name, _ in files):
+    def crashing(files: list[Source], options: Options) -> Finished:
+        if any(source.name == "f12" for source in files):
             os.abort()
-        import numpy
-        import xarray
+        return prepare(files, options)
 
-        return [(name, xarray.Dataset({"v": ("x", numpy.arange(3))}), None) for name, _ in files]
-
-    monkeypatch.setattr(ingest, "_open_files", crashing)
-    paths = [tmp_path / f"f{i:02d}.nc" for i in range(20)]
+    monkeypatch.setattr(pool, "prepare_in_worker", crashing)
+    monkeypatch.setattr(pool, "_FILES_PER_BATCH", 8)
+    paths = [tmp_path / f"f{i:02d}.nc" for i in range(30)]
+    for path in paths:
+        xr.Dataset({"v": ("x", np.arange(3))}).to_netcdf(path)
     report = create(paths, tmp_path / "store", on_error="skip", workers=2)
     assert {Path(path).name: "died" in reason for path, reason in report.skipped.items()} == {"f12.nc": True}
     assert report.added == Atlas.open(tmp_path / "store").list_datasets()

@@ -83,6 +83,7 @@ ORDER = [
     "resizing",
     "view",
     "bulk",
+    "prepared",
     "accessor",
     "_hooks",
     "many",
@@ -92,6 +93,7 @@ ORDER = [
     "store",
     "xarray",
     "ingest",
+    "exporting",
     "cli",
 ]
 

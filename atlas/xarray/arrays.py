@@ -63,7 +63,8 @@ class LazyArray(BackendArray):  # type: ignore[misc]
             if found.size:
                 for runs in itertools.product(*axes):
                     found[np.ix_(*(places for _, _, places, _ in runs))] = self._piece(runs)
-        return found[tuple(0 if isinstance(k, (int, np.integer)) else slice(None) for k in key)]
+        # With an ellipsis a single cell is still an array: text would lose its type.
+        return found[(*(0 if isinstance(k, (int, np.integer)) else slice(None) for k in key), ...)]
 
     def _piece(self, runs: Sequence[tuple[int, int, Any, Any]]) -> NDArray[Any]:
         cells = self.read_box([first for first, _, _, _ in runs], [size for _, size, _, _ in runs])

@@ -19,6 +19,7 @@ from atlas.xarray.cells import Gaps, is_date_type, storage_type, stored_cells
 if TYPE_CHECKING:
     import xarray as xr
 
+    from atlas.prepared import Draft
     from atlas.store import Atlas
     from atlas.view import DatasetView
 
@@ -38,11 +39,10 @@ def add_xarray_dataset(
 ) -> None:
     """Add a dataset to the store; see :meth:`atlas.Atlas.add_xarray_dataset`."""
     encodings = _encodings(ds, encoding or {})
-    _refuse_multi_index(ds)
     shapes = {key: given[part] for key, given in (encoding or {}).items() for part in _CHUNK_ENCODING if part in given}
     view = store.create_dataset(name)
     try:
-        _write(view, ds, {**shapes, **(chunks or {})}, fill_value, encodings)
+        write_dataset(view, ds, {**shapes, **(chunks or {})}, fill_value, encodings)
     except BaseException:
         store.delete_dataset(name)
         raise
@@ -80,7 +80,9 @@ def _refuse_multi_index(ds: xr.Dataset) -> None:
 class _Target:
     """One array of the dataset that is written, block by block."""
 
-    def __init__(self, view: DatasetView, name: str, variable: xr.Variable, shape: Sequence[int] | None) -> None:
+    def __init__(
+        self, view: DatasetView | Draft, name: str, variable: xr.Variable, shape: Sequence[int] | None
+    ) -> None:
         self.view, self.name = view, name
         self.data: Any = variable.data if _is_dask(variable.data) else np.asarray(variable.values)
         if self.data.dtype.kind == "T":
@@ -115,14 +117,16 @@ class _Target:
             )
 
 
-def _write(
-    view: DatasetView,
+def write_dataset(
+    view: DatasetView | Draft,
     ds: xr.Dataset,
     chunks: Mapping[str, Sequence[int]],
-    fill_value: Any,
-    encodings: Mapping[Any, Mapping[str, Any]],
+    fill_value: Any = None,
+    encodings: Mapping[Any, Mapping[str, Any]] | None = None,
 ) -> None:
-    coords = [_text_name(key, "coordinate") for key in ds.coords]
+    """Write a dataset into an empty view, or into a draft; with encodings other than its own, if they are given."""
+    _refuse_multi_index(ds)
+    encodings = _encodings(ds, {}) if encodings is None else encodings
     targets = []
     for key in [*ds.coords, *ds.data_vars]:
         variable, encoding = ds.variables[key], encodings[key]
@@ -134,13 +138,29 @@ def _write(
     _stream([target for target in targets if _is_dask(target.data)])
     for target in targets:
         target.finish()
-    for key, value in ds.attrs.items():
+    write_attributes(view, ds.attrs, list(ds.coords), ds.encoding.get("unlimited_dims"))
+
+
+def write_variable(
+    view: DatasetView | Draft, name: str, variable: xr.Variable, chunk_shape: Sequence[int] | None = None
+) -> None:
+    """Write one variable, of data in memory, into a view or a draft."""
+    target = _Target(view, name, variable, chunk_shape)
+    _define(target, variable, None, _typed(variable.encoding))
+    target.write([0] * target.data.ndim, target.data)
+    target.finish()
+
+
+def write_attributes(
+    view: DatasetView | Draft, attributes: Mapping[Any, Any], coords: Sequence[Any], unlimited: Any
+) -> None:
+    """Write the attributes of a dataset, and what it says of its coordinates and dimensions."""
+    for key, value in attributes.items():
         view.set_attribute(notes.attribute_key(key), notes.stored_attribute(value))
-    unlimited = ds.encoding.get("unlimited_dims")
     if unlimited:
         names = [unlimited] if isinstance(unlimited, str) else sorted(map(str, unlimited))
         view.set_attribute(notes.ENCODING, json.dumps({"unlimited_dims": names}))
-    view.set_attribute(notes.COORDS, json.dumps(coords))
+    view.set_attribute(notes.COORDS, json.dumps([_text_name(key, "coordinate") for key in coords]))
 
 
 def _text_name(key: Any, what: str) -> str:

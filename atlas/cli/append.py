@@ -1,0 +1,139 @@
+"""``atlas append``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from atlas.cli import terminal
+from atlas.cli.arguments import Json, Store, Workers
+
+EXAMPLES = (
+    ("atlas append more/ store/", "files whose datasets are not there yet"),
+    ("atlas append more/ store/ --existing skip", "only those that are new"),
+    ("atlas append profiles/ store/ --existing replace", "read again, and replace"),
+)
+
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Directory of files, or a single file or Zarr group.")]
+Pattern = Annotated[
+    list[str] | None,
+    typer.Option(help="Files to take; may be repeated. By default *.nc, *.nc4, *.cdf, *.h5, *.zarr and the like."),
+]
+Recursive = Annotated[bool, typer.Option(help="Look into subdirectories.")]
+Name = Annotated[
+    str,
+    typer.Option(help="Names of datasets: 'stem', 'path', or a text with {stem}, {path}, {parent} or {suffix} in it."),
+]
+Chunk = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=SIZES",
+        help="Chunks: time=100 along a dimension, t=50,24 of an array, or 'stored' as in the files; may be repeated. "
+        "By default arrays are whole.",
+    ),
+]
+OnError = Annotated[
+    Literal["raise", "skip"], typer.Option(help="Whether a file that cannot be taken ends it all, or is reported.")
+]
+Reading = Annotated[bool, typer.Option("--decode-times/--no-decode-times", help="Turn numbers with units into times.")]
+Log = Annotated[Path | None, typer.Option(help="Add a line for every file to this file.")]
+Resume = Annotated[bool, typer.Option(help="Keep a journal until all is committed, and go on with one that is there.")]
+Journal = Annotated[Path | None, typer.Option(help="Where the journal is; STORE.ingest beside a local store.")]
+
+
+def run(
+    directory: Directory,
+    store: Store,
+    pattern: Pattern = None,
+    recursive: Recursive = True,
+    name: Name = "stem",
+    chunk: Chunk = None,
+    on_error: OnError = "raise",
+    existing: Annotated[
+        Literal["raise", "skip", "replace"],
+        typer.Option(help="Whether files whose datasets are there are an error, left out unread, or replace them."),
+    ] = "raise",
+    decode: Reading = True,
+    log: Log = None,
+    resume: Resume = True,
+    journal: Journal = None,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Add files to a store, one dataset each, in one commit.
+
+    As create does: the store changes when all files are in it, and an interrupted run is gone on with by the same
+    command.
+    """
+    from atlas.ingest import append
+
+    with reported(as_json, store) as (progress, report):
+        report(
+            append(
+                directory,
+                store,
+                pattern,
+                recursive,
+                on_error,
+                chunks_of(chunk),
+                workers,
+                progress,
+                existing,
+                name=name,
+                reading=reading_of(decode),
+                log=log,
+                resume=resume,
+                journal=journal,
+            )
+        )
+
+
+@contextmanager
+def reported(as_json: bool, store: str) -> Iterator[tuple[terminal.Advance, Callable[[Any], None]]]:
+    """Give what shows the progress of an ingest, and what takes its report; print that at the end."""
+    found: list[Any] = []
+    with terminal.progress("reading files") as advance:
+        yield advance, found.append
+    report = found[0]
+    if as_json:
+        print(terminal.as_json(asdict(report)))
+    else:
+        for path, reason in report.skipped.items():
+            print(f"skipped {path}: {reason}", file=sys.stderr)
+        print(
+            f"{len(report.added)} datasets added, {len(report.skipped)} files skipped, {report.seconds:.1f} s: {store}"
+        )
+        for what, names in (("replaced", report.replaced), ("read earlier", report.resumed)):
+            if names:
+                print(f"  {len(names)} of them {what}")
+        if report.existing:
+            print(f"  {len(report.existing)} were there already")
+    if report.skipped:
+        raise typer.Exit(1)
+
+
+def chunks_of(given: list[str] | None) -> Any:
+    """Return what --chunk says."""
+    if given == ["stored"]:
+        return "stored"
+    found: dict[str, Any] = {}
+    for text in given or ():
+        name, _, sizes = text.partition("=")
+        try:
+            parts = [int(size) for size in sizes.removesuffix(",").split(",")]
+        except ValueError:
+            raise typer.BadParameter(f"{text!r} is not NAME=SIZES, nor 'stored'", param_hint="--chunk") from None
+        # One size is a dimension's; of an array of one axis it is '100,'.
+        found[name] = parts if "," in sizes else parts[0]
+    return found or None
+
+
+def reading_of(decode_times: bool) -> dict[str, Any] | None:
+    """Return the arguments of :func:`xarray.open_dataset` that options ask for."""
+    return None if decode_times else {"decode_times": False}

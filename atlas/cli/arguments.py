@@ -1,0 +1,67 @@
+"""Arguments that several commands have."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+# More names than anybody looks through.
+_MOST_COMPLETIONS = 200
+
+
+def dataset_names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return names of datasets for the shell to complete with."""
+    from atlas.errors import AtlasError
+    from atlas.store import Atlas
+
+    try:
+        names = Atlas.open(ctx.params["store"], mode="r").list_datasets()
+    except (AtlasError, KeyError):
+        return []
+    return [name for name in names if name.startswith(incomplete)][:_MOST_COMPLETIONS]
+
+
+def array_names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return names of arrays for the shell to complete with."""
+    from atlas.errors import AtlasError
+    from atlas.store import Atlas
+
+    try:
+        arrays = Atlas.open(ctx.params["store"], mode="r").list_arrays()
+    except (AtlasError, KeyError):
+        return []
+    return [array for array in arrays if array.startswith(incomplete)]
+
+
+Store = Annotated[str, typer.Argument(metavar="STORE", help="Directory or URL of the store.")]
+Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="Name of a dataset.", autocompletion=dataset_names)]
+Glob = Annotated[
+    str, typer.Argument(metavar="GLOB", help="Only names that match, like 'station_*'.", autocompletion=dataset_names)
+]
+Array = Annotated[str, typer.Argument(metavar="ARRAY", help="Name of an array.", autocompletion=array_names)]
+Where = Annotated[
+    str | None,
+    typer.Option(metavar="CONDITION", help="Only what could match: 'max(t) > 25 and attr(k) == 1'."),
+]
+Confirm = Annotated[bool, typer.Option("--confirm", help="Read cells to be certain of --where.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes that work; as many as cores.")]
+
+
+def chosen(store: Any, glob: str, where: str | None = None, confirm: bool = False) -> list[str]:
+    """Return the names of the datasets that a glob and a condition leave."""
+    import fnmatch
+
+    found = store.list_datasets() if where is None else store.select(where, confirm=confirm)
+    return [name for name in found if fnmatch.fnmatchcase(name, glob)]
+
+
+def numbers(text: str | None, option: str) -> list[int] | None:
+    """Return what a list of integers such as ``0,10`` says."""
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no list of integers such as 0,10", param_hint=option) from None

@@ -1,0 +1,38 @@
+"""``atlas gc``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from atlas.cli import terminal
+from atlas.cli.arguments import Json, Store
+
+EXAMPLES = (
+    ("atlas gc store/ --dry-run", "what it would remove"),
+    ("atlas gc s3://bucket/store", "on object stores nothing else removes files"),
+)
+
+
+def run(
+    store: Store,
+    grace: Annotated[float | None, typer.Option(min=0, help="Seconds that replaced files are kept; 900.")] = None,
+    unfinished: Annotated[float | None, typer.Option(min=0, help="Seconds that other leftovers are; a day.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and do nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove files that no state of a store needs.
+
+    On object stores nothing else does.
+    """
+    from atlas.store import Atlas
+
+    report = Atlas.open(store).gc(grace=grace, unfinished=unfinished, dry_run=dry_run)
+    if as_json:
+        print(terminal.as_json(asdict(report)))
+        return
+    verb = "would be removed" if dry_run else "removed"
+    print(f"{len(report.removed)} files of {report.bytes:,} bytes and {report.uploads} unfinished uploads {verb}")
+    print(f"{len(report.waiting)} files wait until they are old enough")

@@ -1,0 +1,108 @@
+"""``atlas read``."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TextIO
+
+import typer
+
+from atlas.cli import terminal
+from atlas.cli.arguments import Array, Confirm, Json, Store, Where, chosen, dataset_names, numbers
+
+EXAMPLES = (
+    ("atlas read store/ R13857_001 TEMP", "as CSV, a line for each cell"),
+    ("atlas read store/ R13857_001 TEMP --start 0,0 --shape 1,5 --json", "a box of it"),
+    ("atlas read store/ R13857_001 TEMP -o temp.npy", "for NumPy; .csv works too"),
+    ("atlas read store/ 'R13857_00*' TEMP -o all.csv", "of all datasets that match and have it"),
+)
+
+
+def run(
+    store: Store,
+    dataset: Annotated[
+        str,
+        typer.Argument(metavar="DATASET", help="Its name, or a glob like 'station_*'.", autocompletion=dataset_names),
+    ],
+    array: Array,
+    start: Annotated[str | None, typer.Option(help="First cell along each axis: 0,10.")] = None,
+    shape: Annotated[str | None, typer.Option(help="Cells along each axis: 1,5. All by default.")] = None,
+    where: Where = None,
+    confirm: Confirm = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write, .npy or .csv; CSV on stdout without one.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Read an array, of one dataset or of many.
+
+    CSV has a column for each dimension, with the position along it, and one for the value; of many datasets, one with
+    their names before these. In a .npy file many datasets are stacked along a first axis, and must have one shape.
+    """
+    from atlas.errors import DatasetNotFound
+    from atlas.store import Atlas
+
+    if output is not None and output.suffix not in (".npy", ".csv"):
+        raise typer.BadParameter(f"{output} ends neither in .npy nor in .csv", param_hint="--output")
+    source = Atlas.open(store, mode="r")
+    single = source.dataset_exists(dataset) and where is None
+    names = [dataset] if single else chosen(source, dataset, where, confirm)
+    if not names:
+        raise DatasetNotFound(f"no dataset matches {dataset!r} in {store}")
+    begin, extent = numbers(start, "--start"), numbers(shape, "--shape")
+    if output is not None and output.suffix == ".npy":
+        _save(source, array, names, begin, extent, output, single)
+        return
+    parts = source.read_array_across(array, names, begin, extent)
+    found = {name: part for name, part in zip(names, parts, strict=True) if part is not None}
+    _refuse_absent(array, names, len(found) if not single else 1 if parts[0] is not None else 0)
+    if as_json:
+        print(terminal.as_json(found[dataset] if single else found))
+        return
+    view: Any = source.open_dataset(next(iter(found)))
+    dims = view.array_meta(array)["dimension_names"]
+    if output is None:
+        _write(sys.stdout, array, dims, found, begin, single)
+        return
+    with open(output, "w", newline="", encoding="utf-8") as file:
+        _write(file, array, dims, found, begin, single)
+
+
+def _refuse_absent(array: str, names: Sequence[str], count: int) -> None:
+    from atlas.errors import ArrayNotFound
+
+    if not count:
+        of = f"dataset {names[0]!r}" if len(names) == 1 else f"any of {len(names)} datasets"
+        raise ArrayNotFound(f"array not found: {array!r} in {of}")
+
+
+def _save(store: Any, array: str, names: list[str], start: Any, shape: Any, output: Path, single: bool) -> None:
+    import numpy as np
+
+    cells = store.read_array_across_stacked(array, names, start, shape)
+    if cells.dtype.kind == "O":
+        # Text of a fixed width needs no pickle, which nobody should load.
+        cells = cells.astype(str) if not any(isinstance(cell, bytes) for cell in cells.flat) else cells.astype(bytes)
+    np.save(output, cells[0] if single else cells, allow_pickle=False)
+
+
+def _write(
+    file: TextIO, array: str, dims: Sequence[str], parts: dict[str, Any], start: Sequence[int] | None, single: bool
+) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*(() if single else ("dataset",)), *dims, array])
+    for name, cells in parts.items():
+        writer.writerows(_lines(cells, start, () if single else (name,)))
+
+
+def _lines(cells: Any, start: Sequence[int] | None, before: tuple[str, ...]) -> Iterator[list[Any]]:
+    import numpy as np
+
+    first = [0] * cells.ndim if start is None else start
+    values = cells.astype(str) if cells.dtype.kind in "Mm" else cells
+    for position, value in zip(np.ndindex(cells.shape), values.reshape(-1).tolist(), strict=True):
+        text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        yield [*before, *(at + offset for at, offset in zip(position, first, strict=True)), text]

@@ -1,0 +1,38 @@
+"""``atlas rm``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from atlas.cli import terminal
+from atlas.cli.arguments import Json, Store, chosen, dataset_names
+
+EXAMPLES = (
+    ("atlas rm store/ R13857_001 R13857_002", "these two, or neither"),
+    ("atlas rm store/ --glob 'R13857_*'", "all that match"),
+)
+
+
+def run(
+    store: Store,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="DATASET...", help="Datasets to delete.", autocompletion=dataset_names)
+    ] = None,
+    glob: Annotated[str | None, typer.Option(help="Delete those that match, like 'station_*'.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Delete datasets, all or none of them.
+
+    Their space is reclaimed by atlas compact.
+    """
+    from atlas.store import Atlas
+
+    if not names and glob is None:
+        raise typer.BadParameter("names of datasets, or --glob, say what to delete", param_hint="DATASET")
+    source = Atlas.open(store)
+    listed = [*(names or ()), *(chosen(source, glob) if glob is not None else ())]
+    source.delete_datasets(list(dict.fromkeys(listed)))
+    source.flush()
+    print(terminal.as_json({"deleted": listed}) if as_json else f"{len(listed)} datasets deleted")

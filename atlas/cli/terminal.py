@@ -1,0 +1,100 @@
+"""What commands say, and how: tables, JSON, progress and warnings."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+
+def as_json(value: Any) -> str:
+    """Return a value as JSON; NaN, the infinities and missing times become null."""
+    return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON takes it."""
+    import numpy as np
+
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return [plain(item) for item in (value if value.dtype.kind in "Mm" else value.tolist())]
+    if isinstance(value, np.generic):
+        times = value.dtype.kind in "Mm"
+        return plain(value.item()) if not times else None if np.isnat(value) else str(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, complex):
+        return [plain(value.real), plain(value.imag)]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str] = ()) -> None:
+    """Print rows under a heading, as wide as the terminal (80 columns elsewhere); long words go on below."""
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(box=None, pad_edge=False, show_header=any(columns))
+    for column in columns:
+        shown.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*map(cell, row))
+    Console(highlight=False, markup=False, soft_wrap=False).print(shown)
+
+
+def cell(value: Any) -> str:
+    """Return a value as a table shows it."""
+    if isinstance(value, bool) or value is None:
+        return "" if value is None else str(value).lower()
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.7g}"
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+Advance = Callable[[int, int, str], None]
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Advance]:
+    """Show how far a piece of work is, its rate and the time left, while stderr is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, total, name: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None, rate="")
+
+        def advance(done: int, total: int, name: str) -> None:
+            speed = bar.tasks[0].speed
+            bar.update(task, completed=done, total=total, rate=f"{speed:.0f}/s" if speed else "")
+
+        yield advance
+
+
+def warn_in_one_line() -> Callable[..., None]:
+    """Return a function that shows each warning once, in one line."""
+    seen = set()
+
+    def show(message: Warning | str, *details: Any) -> None:
+        if str(message) not in seen:
+            seen.add(str(message))
+            print(f"atlas: warning: {message}", file=sys.stderr)
+
+    return show

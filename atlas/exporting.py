@@ -1,0 +1,191 @@
+"""Datasets out of a store: a NetCDF file or a Zarr group each, through xarray."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+from atlas.config import choice, settings
+from atlas.errors import AtlasError, InvalidArgument
+from atlas.executor import is_nested, new_pool
+from atlas.store import Atlas
+from atlas.xarray import import_xarray
+
+_SUFFIXES = {"netcdf": ".nc", "zarr": ".zarr"}
+
+# Datasets that one task writes; fewer than this many in all are written here.
+_PER_TASK = 16
+
+# What the writers below xarray let out when a dataset is more than their format can say.
+_WRITE_ERRORS = (OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError)
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass
+class ExportReport:
+    """What an export did.
+
+    Attributes
+    ----------
+    written : dict of str to str
+        Files or Zarr groups, by dataset.
+    skipped : dict of str to str
+        Datasets that were left out, and why.
+    seconds : float
+    """
+
+    written: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Task:
+    store: Atlas
+    target: Path
+    format: str
+    overwrite: bool
+
+
+def export(
+    store: Any,
+    target: Any,
+    names: Sequence[str] | None = None,
+    format: Literal["netcdf", "zarr"] = "netcdf",
+    on_error: Literal["raise", "skip"] = "raise",
+    overwrite: bool = False,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> ExportReport:
+    """Write datasets as NetCDF files or Zarr groups into a directory.
+
+    Parameters
+    ----------
+    store : Atlas, path or URL
+    target : path
+        The directory; made when it is not there. Files are called like their datasets; what file systems do not take
+        in a name is percent-encoded.
+    names : sequence of str, optional
+        All datasets by default.
+    format : {"netcdf", "zarr"}
+    on_error : {"raise", "skip"}
+        Whether a dataset that the format cannot hold ends the export, or is reported.
+    overwrite : bool
+        Replace files that are there.
+    workers : int, optional
+        Processes that write.
+    progress : callable, optional
+        Called with (done, total, name) after every dataset.
+
+    Returns
+    -------
+    ExportReport
+
+    Raises
+    ------
+    InvalidArgument
+        If a file is there already and `overwrite` is false; nothing was written then.
+    AtlasError
+        If a dataset cannot be written, and `on_error` is ``"raise"``. Files are complete or not there.
+
+    Examples
+    --------
+    >>> import atlas, tempfile
+    >>> with atlas.Atlas.create(tempfile.mkdtemp()) as store:
+    ...     store.create_dataset("jan").set_attribute("month", 1)
+    >>> report = atlas.export(store, tempfile.mkdtemp())
+    >>> list(report.written)
+    ['jan']
+    """
+    choice(format, tuple(_SUFFIXES), "format")
+    choice(on_error, ("raise", "skip"), "on_error")
+    import_xarray()
+    began = time.monotonic()
+    source = store if isinstance(store, Atlas) else Atlas.open(store, mode="r")
+    listed = source.list_datasets() if names is None else list(names)
+    task = _Task(source, Path(target), format, overwrite)
+    there = [] if overwrite else [path for path in (_place(task, name) for name in listed) if path.exists()]
+    if there:
+        raise InvalidArgument(
+            f"{there[0]} is there already, as are {len(there)} of {len(listed)} files; overwrite=True (--overwrite) "
+            "replaces them"
+        )
+    task.target.mkdir(parents=True, exist_ok=True)
+    report = ExportReport()
+    for done, (name, error) in enumerate(_written(task, listed, workers or settings().workers), 1):
+        if error is None:
+            report.written[name] = str(_place(task, name))
+        elif on_error == "skip":
+            report.skipped[name] = error
+        else:
+            raise AtlasError(f"dataset {name!r}: {error}; on_error='skip' (--on-error skip) leaves such datasets out")
+        if progress is not None:
+            progress(done, len(listed), name)
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def _place(task: _Task, name: str) -> Path:
+    safe = quote(name, safe=" !#$&'()+,;=@[]{}~^`")
+    return task.target / f"{'%2E' + safe[1:] if safe.startswith('.') else safe}{_SUFFIXES[task.format]}"
+
+
+Written = tuple[str, str | None]
+
+
+def _written(task: _Task, names: list[str], workers: int) -> Iterator[Written]:
+    """Write datasets, in other processes when there are many; yield each with what went wrong."""
+    items = iter(names)
+    batches = iter(lambda: list(islice(items, _PER_TASK)), [])
+    # Pending changes are shown by this handle only.
+    if workers == 1 or len(names) <= _PER_TASK or is_nested() or task.store._session.pending:
+        for batch in batches:
+            yield from _write_all(task, batch)
+        return
+    pool = new_pool(workers)
+    try:
+        ahead = deque(pool.submit(_write_all, task, batch) for batch in islice(batches, 2 * workers))
+        while ahead:
+            yield from ahead.popleft().result()
+            ahead.extend(pool.submit(_write_all, task, batch) for batch in islice(batches, 1))
+    finally:
+        pool.shutdown(wait=True, kill_workers=True)
+
+
+def _write_all(task: _Task, names: Sequence[str]) -> list[Written]:
+    return [_write(task, name) for name in names]
+
+
+def _write(task: _Task, name: str) -> Written:
+    """Write one dataset beside its place, and put it there when it is complete."""
+    place = _place(task, name)
+    beside = place.with_name(f".{place.name}.{os.getpid()}.part")
+    try:
+        ds = task.store.open_as_xarray_dataset(name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if task.format == "netcdf":
+                ds.to_netcdf(beside)
+            else:
+                ds.to_zarr(beside, consolidated=False)
+        if place.is_dir():
+            shutil.rmtree(place)
+        os.replace(beside, place)
+    except _WRITE_ERRORS as error:
+        return name, " ".join(f"{type(error).__name__}: {error}".split())[:400]
+    finally:
+        if beside.is_dir():
+            shutil.rmtree(beside)
+        else:
+            beside.unlink(missing_ok=True)
+    return name, None

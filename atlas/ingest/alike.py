@@ -1,0 +1,260 @@
+"""NetCDF files that look alike are decoded together: by xarray, which is asked once for all of them.
+
+Most of what xarray spends on a small file it spends on each variable, whatever its size. So of files with
+the same variables, dimensions, types and attributes the first is opened by xarray as usual. From the others
+only cells are read; those of one variable are put end to end and decoded as one. What the dataset
+declares is the first one's, but for sizes, cells, global attributes, and what depends on cells.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlas.config import StoreConfig
+from atlas.ingest.chunking import Chunking
+from atlas.ingest.texts import TextColumn
+from atlas.prepared import Draft
+from atlas.schema import DatasetRecord
+from atlas.xarray import import_xarray
+from atlas.xarray.writing import write_attributes, write_dataset, write_variable
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+# Bytes of cells; larger files cost what their cells cost.
+_LARGEST = 4 << 20
+
+_MAGIC = (b"CDF\x01", b"CDF\x02", b"CDF\x05", b"\x89HDF")
+
+# Layouts that a process remembers; a collection has a handful.
+_REMEMBERED = 64
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """A file as it is stored.
+
+    Attributes
+    ----------
+    path : Path
+    cells : dict of str to ndarray
+    attributes : dict of str to Any
+        The global ones.
+    layout : Hashable
+        All that decoding depends on, but for the cells.
+    """
+
+    path: Path
+    cells: dict[str, NDArray[Any]]
+    attributes: dict[str, Any]
+    layout: Hashable
+
+
+@dataclass(frozen=True)
+class Example:
+    """The first file of a layout, as xarray reads it.
+
+    Attributes
+    ----------
+    raw, decoded : xarray.Dataset
+        Without and with decoding; `raw` holds attributes and encodings, its cells are not looked at.
+    draft : Draft
+    variants : dict of str to dict of Hashable to DatasetRecord
+        How arrays of text were declared, by name and :meth:`TextColumn.variant`.
+    """
+
+    raw: xr.Dataset
+    decoded: xr.Dataset
+    draft: Draft
+    variants: dict[str, dict[Hashable, DatasetRecord]] = field(default_factory=dict)
+
+    def is_joined(self, name: str) -> bool:
+        """Return whether the last axis of a variable became the characters of text."""
+        return bool(self.decoded.variables[name].ndim < self.raw.variables[name].ndim)
+
+
+class Column:
+    """Cells of one variable of many files, end to end.
+
+    Parameters
+    ----------
+    cells : (n,) array
+    shapes : list of tuple of int
+        Of each file.
+    """
+
+    def __init__(self, cells: NDArray[Any], shapes: list[tuple[int, ...]]) -> None:
+        self.cells = cells
+        self.shapes = shapes
+        ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
+        self.bounds = list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def read_raw(path: Path) -> RawFile | None:
+    """Return a file as it is stored; ``None`` if it is not of the plain kind that is decoded here."""
+    import netCDF4
+
+    with open(path, "rb") as file:
+        if file.read(4) not in _MAGIC:
+            return None
+    with netCDF4.Dataset(path) as source:
+        source.set_auto_maskandscale(False)
+        source.set_auto_chartostring(False)
+        attributes = dict(source.__dict__)
+        size = sum(variable.size * getattr(variable.dtype, "itemsize", 1) for variable in source.variables.values())
+        if "coordinates" in attributes or source.groups or size > _LARGEST:
+            return None
+        unlimited = tuple(name for name, dimension in source.dimensions.items() if dimension.isunlimited())
+        cells: dict[str, NDArray[Any]] = {}
+        layout: list[Hashable] = [unlimited]
+        for name, variable in source.variables.items():
+            if not _is_plain(variable):
+                return None
+            own = np.asarray(variable[...], object if variable.dtype is str else None)
+            cells[name] = own
+            layout.append((name, variable.dimensions, own.dtype.str, *map(_hashable, variable.__dict__.items())))
+    return RawFile(path, cells, attributes, tuple(layout))
+
+
+def _is_plain(variable: Any) -> bool:
+    # An enumeration or a compound has a type that says more than NumPy's.
+    kind = variable.dtype
+    return kind is str or (isinstance(variable.datatype, np.dtype) and (kind.kind in "iuf" or kind == np.dtype("S1")))
+
+
+def _hashable(item: tuple[str, Any]) -> Hashable:
+    key, value = item
+    return (
+        (key, value.dtype.str, value.tobytes()) if isinstance(value, (np.ndarray, np.generic)) else (key, repr(value))
+    )
+
+
+class Decoder:
+    """Decodes files that look alike; remembers one of each kind.
+
+    Parameters
+    ----------
+    config : StoreConfig
+    chunking : Chunking
+    """
+
+    def __init__(self, config: StoreConfig, chunking: Chunking) -> None:
+        self._config = config
+        self._chunking = chunking
+        self._examples: dict[Hashable, Example] = {}
+
+    def decode(self, files: Sequence[RawFile]) -> list[Draft] | None:
+        """Return drafts of files of one layout; ``None`` if they cannot be decoded together."""
+        example = self._example(files[0])
+        try:
+            columns = _decoded_together(files, example)
+        except (ValueError, OverflowError, TypeError):
+            # Cells that xarray refuses, in one of them: alone, each gets its own answer.
+            return None
+        if columns is None:
+            return None
+        drafts = [Draft(self._config) for _ in files]
+        for name, column in columns.items():
+            if column.cells.dtype.kind in "OSU":
+                self._take_texts(drafts, name, column, example)
+            else:
+                self._take_numbers(drafts, name, column, example)
+        coords, unlimited = list(example.decoded.coords), example.decoded.encoding.get("unlimited_dims")
+        for draft, file in zip(drafts, files, strict=True):
+            write_attributes(draft, file.attributes, coords, unlimited)
+        return drafts
+
+    def _example(self, file: RawFile) -> Example:
+        found = self._examples.get(file.layout)
+        if found is None:
+            xarray = import_xarray()
+            with xarray.open_dataset(file.path, engine="netcdf4", decode_cf=False, cache=False) as raw:
+                pass
+            with xarray.open_dataset(file.path, engine="netcdf4") as decoded:
+                decoded.load()
+            draft = Draft(self._config)
+            write_dataset(draft, decoded, self._chunking.of_dataset(decoded))
+            if len(self._examples) == _REMEMBERED:
+                del self._examples[next(iter(self._examples))]
+            found = self._examples[file.layout] = Example(raw, decoded, draft)
+        return found
+
+    def _take_numbers(self, drafts: list[Draft], name: str, column: Column, example: Example) -> None:
+        for draft, (begin, end), shape in zip(drafts, column.bounds, column.shapes, strict=True):
+            self._take(draft, example.draft.record, name, column.cells[begin:end].reshape(shape))
+
+    def _take_texts(self, drafts: list[Draft], name: str, column: Column, example: Example) -> None:
+        """Take cells of which the type that they are stored in, and what is noted of them, depends on the cells."""
+        like, known = example.decoded.variables[name], example.variants.setdefault(name, {})
+        texts = TextColumn(column.cells)
+        for draft, (begin, end), shape in zip(drafts, column.bounds, column.shapes, strict=True):
+            variant = texts.variant(begin, end)
+            if variant in known:
+                fill = known[variant].arrays[name].fill
+                self._take(draft, known[variant], name, texts.texts(begin, end, fill).reshape(shape))
+                continue
+            own = _variable(column.cells[begin:end].reshape(shape), like)
+            write_variable(draft, name, own, self._chunking.of_variable(name, like.dims, shape))
+            if variant is not None:
+                known[variant] = draft.part(name)
+
+    def _take(self, draft: Draft, known: DatasetRecord, name: str, cells: NDArray[Any]) -> None:
+        """Take an array that is declared like a known one, in its own shape."""
+        schema = known.arrays[name]
+        chunks = self._chunking.of_variable(name, schema.dims, cells.shape)
+        whole = tuple(max(n, 1) for n in cells.shape)
+        draft.take(replace(schema, shape=cells.shape, chunk_shape=whole if chunks is None else chunks), cells)
+        if name in known.array_attributes:
+            draft.record.array_attributes[name] = known.array_attributes[name]
+
+
+def _decoded_together(files: Sequence[RawFile], example: Example) -> dict[str, Column] | None:
+    """Return the decoded cells of every variable, in the order of the example; ``None`` if they do not fit it."""
+    shapes: dict[str, list[tuple[int, ...]]] = {}
+    joined: dict[str, xr.Variable] = {}
+    others: dict[str, xr.Variable] = {}
+    times = set()
+    for name, like in example.raw.variables.items():
+        own = [file.cells[name] for file in files]
+        tail = own[0].shape[-1:] if example.is_joined(name) else ()
+        if any(cells.dtype != like.dtype for cells in own) or (tail and any(cells.shape[-1:] != tail for cells in own)):
+            return None
+        shapes[name] = [cells.shape[: cells.ndim - len(tail)] for cells in own]
+        decoded = example.decoded.variables[name].dtype
+        if decoded.kind in "Mm":
+            times.add(name)
+        elif decoded.kind == "O" and like.dtype.kind in "iuf":
+            return None
+        else:
+            flat = np.concatenate([cells.reshape(-1, *tail) for cells in own])
+            dims = (f"cells of {name}", *([f"characters of {name}"] if tail else []))
+            (joined if tail else others)[name] = import_xarray().Variable(dims, flat, like.attrs, like.encoding)
+    cells = _decoded(joined, True) | _decoded(others, False)
+    if times:
+        # Whether numbers can be times, and which type they get, xarray decides by some of the cells.
+        raw = example.raw.variables
+        each = [_decoded({name: _variable(file.cells[name], raw[name]) for name in times}, False) for file in files]
+        if any(own[name].dtype != each[0][name].dtype for own in each for name in times):
+            return None
+        cells |= {name: np.concatenate([own[name].reshape(-1) for own in each]) for name in times}
+    if any(cells[name].dtype != like.dtype for name, like in example.decoded.variables.items()):
+        return None
+    return {name: Column(cells[name], shapes[name]) for name in example.draft.record.arrays}
+
+
+def _variable(cells: NDArray[Any], like: Any) -> xr.Variable:
+    return import_xarray().Variable(like.dims, cells, like.attrs, like.encoding)
+
+
+def _decoded(variables: dict[str, xr.Variable], characters: bool) -> dict[str, NDArray[Any]]:
+    from xarray.conventions import decode_cf_variables
+
+    found, _, _ = decode_cf_variables(variables, {}, concat_characters=characters, decode_coords=False)
+    return {name: variable.values for name, variable in found.items()}

@@ -1,0 +1,74 @@
+"""Batches of files to worker processes, and what they make of them back, in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+
+from atlas.executor import is_nested, new_pool
+from atlas.ingest.work import Finished, Options, Source, prepare, prepare_in_worker
+from atlas.prepared import Prepared
+
+# A batch is decoded together: enough files to share what xarray costs, few enough to spread and to hold in memory.
+_FILES_PER_BATCH = 32
+_BYTES_PER_BATCH = 32 << 20
+
+# Starting processes takes longer than reading this many files.
+_FILES_ALONE = 24
+
+Batch = list[Source]
+
+
+def batches(sources: Sequence[Source]) -> list[Batch]:
+    """Split files into batches."""
+    found: list[Batch] = []
+    held = 0
+    for source in sources:
+        size = source.path.stat().st_size if source.path.is_file() else _BYTES_PER_BATCH
+        if not found or len(found[-1]) == _FILES_PER_BATCH or held + size > _BYTES_PER_BATCH:
+            found.append([])
+            held = 0
+        found[-1].append(source)
+        held += size
+    return found
+
+
+def finished(tasks: Sequence[Batch], options: Options, workers: int) -> Iterator[tuple[Batch, Finished]]:
+    """Yield every batch with what became of it, in order; prepared in other processes when there are many."""
+    if workers == 1 or is_nested() or sum(map(len, tasks)) < _FILES_ALONE:
+        for task in tasks:
+            yield task, prepare(task, options)
+        return
+    left = deque(tasks)
+    while left:
+        try:
+            yield from _pooled(left, options, workers)
+        except BrokenProcessPool:
+            # A file made its reader crash. Which one of those under way, one process for each tells.
+            yield from _isolated(left.popleft(), options)
+
+
+def _pooled(tasks: deque[Batch], options: Options, workers: int) -> Iterator[tuple[Batch, Finished]]:
+    """Prepare batches a few ahead; a batch leaves `tasks` when it is done."""
+    pool = new_pool(workers)
+    try:
+        waiting = iter(list(tasks))
+        ahead = deque(pool.submit(prepare_in_worker, task, options) for task in islice(waiting, 2 * workers))
+        while ahead:
+            result = ahead.popleft().result()
+            ahead.extend(pool.submit(prepare_in_worker, task, options) for task in islice(waiting, 1))
+            yield tasks.popleft(), result
+    finally:
+        pool.shutdown(wait=True, kill_workers=True)
+
+
+def _isolated(task: Batch, options: Options) -> Iterator[tuple[Batch, Finished]]:
+    """Prepare every file of a batch in a process of its own."""
+    for source in task:
+        try:
+            yield from _pooled(deque([[source]]), options, 1)
+        except BrokenProcessPool:
+            reason = "the process that read it died: its reader crashed, or memory ran out"
+            yield [source], Finished([], Prepared([], [], []).to_bytes(), {source.name: reason})

@@ -1,0 +1,130 @@
+"""Which files are taken, and what their datasets are called."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from atlas.errors import DatasetAlreadyExists, InvalidArgument
+from atlas.ingest.work import Source
+
+#: File names that are taken when no pattern is given.
+PATTERNS = ("*.nc", "*.nc4", "*.cdf", "*.netcdf", "*.h5", "*.hdf5", "*.he5", "*.zarr")
+
+Naming = str | Callable[[Path], str]
+
+_SHORT = {"stem": "{stem}", "path": "{path}"}
+
+
+def find_sources(
+    source: Any, pattern: str | Sequence[str] | None = None, recursive: bool = True, name: Naming = "stem"
+) -> list[Source]:
+    """Return the files of a directory that match, sorted, each with the name of its dataset.
+
+    Parameters
+    ----------
+    source : path or sequence of paths
+        A directory, a file or Zarr group, or several of them; `pattern` is for directories.
+    pattern : str or sequence of str, optional
+        :data:`PATTERNS` by default.
+    recursive : bool
+    name : str or callable
+        ``"stem"``, ``"path"``, a text with ``{stem}``, ``{path}``, ``{parent}`` or ``{suffix}`` in it, or a function
+        of the path.
+
+    Raises
+    ------
+    DatasetAlreadyExists
+        If two files claim one name.
+    InvalidArgument
+        If there is no such file or directory, or nothing matches.
+    """
+    patterns = PATTERNS if pattern is None else (pattern,) if isinstance(pattern, str) else tuple(pattern)
+    roots = [source] if isinstance(source, (str, os.PathLike)) else list(source)
+    found: list[Source] = []
+    for root in map(Path, roots):
+        if not isinstance(source, (str, os.PathLike)) and not root.is_dir():
+            # One of many; should it not be there, that is said of it alone.
+            paths = [root]
+        else:
+            paths = list(_found(root, patterns, recursive))
+        found += [Source(_name(path, root, name), path) for path in paths]
+    if not found:
+        shown = ", ".join(patterns)
+        raise InvalidArgument(f"no file in {', '.join(map(str, roots))} matches {shown}")
+    _refuse_twins(found)
+    return found
+
+
+def _found(root: Path, patterns: Sequence[str], recursive: bool) -> Iterator[Path]:
+    if root.is_file() or is_zarr_group(root):
+        yield from _datasets_of(root)
+        return
+    if not root.is_dir():
+        raise InvalidArgument(f"there is no file or directory {root}")
+    matching = {path for each in patterns for path in (root.rglob(each) if recursive else root.glob(each))}
+    for path in sorted(matching):
+        if path.is_file() or is_zarr_group(path):
+            yield from _datasets_of(path)
+
+
+def _datasets_of(path: Path) -> list[Path]:
+    """Return what is one dataset each: a file, or every group of a Zarr hierarchy that has arrays of its own."""
+    if path.is_file():
+        return [path]
+    children = sorted(child for child in path.iterdir() if child.is_dir())
+    own = [path] if any(_zarr_node(child) == "array" for child in children) else []
+    below = [each for child in children if is_zarr_group(child) for each in _datasets_of(child)]
+    # A hierarchy without any array is still the dataset that it was made from.
+    return own + below or [path]
+
+
+def is_zarr_group(path: Path) -> bool:
+    """Return whether a directory is a Zarr group, of version 2 or 3."""
+    return path.is_dir() and _zarr_node(path) == "group"
+
+
+def _zarr_node(path: Path) -> str | None:
+    if (path / ".zgroup").is_file():
+        return "group"
+    if (path / ".zarray").is_file():
+        return "array"
+    try:
+        found = json.loads((path / "zarr.json").read_text())["node_type"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def _name(path: Path, root: Path, naming: Naming) -> str:
+    if callable(naming):
+        return naming(path)
+    below = path.relative_to(root) if root in path.parents else Path(path.name)
+    parts = [Path(part).stem if part.endswith(".zarr") else part for part in below.parts[:-1]]
+    fields = {
+        "stem": path.stem,
+        "path": ".".join([*parts, path.stem]),
+        "parent": path.parent.name,
+        "suffix": path.suffix.removeprefix("."),
+    }
+    try:
+        return _SHORT.get(naming, naming).format_map(fields)
+    except (KeyError, ValueError, IndexError, AttributeError) as error:
+        raise InvalidArgument(
+            f"bad name {naming!r} ({error}): use 'stem', 'path', or a text with {{stem}}, {{path}}, {{parent}} or "
+            "{suffix} in it"
+        ) from None
+
+
+def _refuse_twins(sources: Sequence[Source]) -> None:
+    known: dict[str, Path] = {}
+    for name, path in sources:
+        if name in known:
+            raise DatasetAlreadyExists(
+                f"{known[name]} and {path} would both become dataset {name!r}; name='path' (--name path) takes "
+                "directories into the name"
+            )
+        known[name] = path

@@ -1,0 +1,57 @@
+"""Text of many files at once: each distinct cell is looked at once."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class TextColumn:
+    """Cells of one variable of many files, end to end.
+
+    Parameters
+    ----------
+    cells : (n,) object or bytes
+        Text, bytes, and NaN where there is none.
+    """
+
+    def __init__(self, cells: NDArray[Any]) -> None:
+        from pandas import factorize
+
+        self._codes, distinct = factorize(cells.astype(object))
+        kinds = {type(cell) for cell in distinct}
+        self._kind = kinds.pop() if len(kinds) == 1 else None
+        # The last one is what missing cells, whose code is -1, will be.
+        self._texts = np.empty(len(distinct) + 1, object)
+        self._empty = np.zeros(len(distinct) + 1, bool)
+        self.is_plain = self._kind in (None, str, bytes) and not kinds and self._decode(distinct.tolist())
+        # pandas counts None as missing as well; it is kept apart from NaN.
+        gaps = cells[self._codes < 0] if cells.dtype == object else cells[:0]
+        self.is_plain &= all(isinstance(cell, float) for cell in gaps)
+
+    def _decode(self, distinct: list[Any]) -> bool:
+        for i, cell in enumerate(distinct):
+            try:
+                text = cell.decode("utf-8") if isinstance(cell, bytes) else cell
+                text.encode("utf-8")
+            except UnicodeError:
+                return False
+            self._texts[i], self._empty[i] = text, not text
+        return True
+
+    def variant(self, begin: int, end: int) -> Hashable | None:
+        """Return what, apart from the cells, decides how a file's cells are stored; ``None`` if more does."""
+        codes = self._codes[begin:end]
+        missing = int(np.count_nonzero(codes < 0))
+        if not self.is_plain or (missing and self._empty[codes[codes >= 0]].any()):
+            return None
+        return (None if missing == len(codes) else self._kind, missing > 0)
+
+    def texts(self, begin: int, end: int, fill: str) -> NDArray[Any]:
+        """Return a file's cells as text, `fill` where there is none."""
+        self._texts[-1] = fill
+        cells: NDArray[Any] = self._texts[self._codes[begin:end]]
+        return cells

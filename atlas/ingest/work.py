@@ -1,0 +1,157 @@
+"""What happens to files in a worker process: they are read, decoded and encoded."""
+
+from __future__ import annotations
+
+import faulthandler
+import textwrap
+import warnings
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from atlas.config import StoreConfig
+from atlas.errors import AtlasError, MissingDependency
+from atlas.ingest.alike import Decoder, RawFile, read_raw
+from atlas.ingest.chunking import Chunking
+from atlas.prepared import Draft, Prepared
+from atlas.xarray import import_xarray
+from atlas.xarray.writing import write_dataset
+
+# What reading a damaged or odd file can fail with: the readers below xarray let all of these out.
+_FILE_ERRORS = (
+    *(OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
+    *(AssertionError, EOFError, MemoryError, ImportError),
+)
+
+_LONGEST_REASON = 400
+
+
+class Source(NamedTuple):
+    """A file, or a directory that is one, and the dataset that it becomes."""
+
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Options:
+    """How files are read and stored.
+
+    Attributes
+    ----------
+    config : StoreConfig
+    chunking : Chunking
+    reading : dict of str to Any
+        Further arguments of :func:`xarray.open_dataset`.
+    """
+
+    config: StoreConfig
+    chunking: Chunking = field(default_factory=Chunking)
+    reading: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What became of a batch of files.
+
+    Attributes
+    ----------
+    names : list of str
+        Of the datasets that are prepared.
+    prepared : bytes
+        :meth:`Prepared.to_bytes`.
+    failed : dict of str to str
+        Why the others are not, by name.
+    """
+
+    names: list[str]
+    prepared: bytes
+    failed: dict[str, str]
+
+
+# The decoder of this process: what it has seen of one batch serves the next.
+_decoders: dict[str, Decoder] = {}
+
+
+def prepare(files: Sequence[Source], options: Options) -> Finished:
+    """Read, decode and encode a batch of files."""
+    drafts: dict[str, Draft] = {}
+    failed: dict[str, str] = {}
+    for name, draft in _together(files, options).items():
+        drafts[name] = draft
+    for source in files:
+        if source.name not in drafts:
+            result = _alone(source, options)
+            if isinstance(result, Draft):
+                drafts[source.name] = result
+            else:
+                failed[source.name] = result
+    names = [source.name for source in files if source.name in drafts]
+    prepared = Prepared.of([drafts[name] for name in names], options.config)
+    return Finished(names, prepared.to_bytes(), failed)
+
+
+def prepare_in_worker(files: Sequence[Source], options: Options) -> Finished:
+    """Do so in a worker process; should a reader crash there, the parent names the file."""
+    # A dump of the crash would hide what the parent says.
+    faulthandler.disable()
+    return prepare(files, options)
+
+
+def _together(files: Sequence[Source], options: Options) -> dict[str, Draft]:
+    """Return drafts of those files that can be decoded together with others."""
+    if options.reading or options.chunking.as_stored or len(files) < 2:
+        return {}
+    try:
+        import netCDF4  # noqa: F401
+    except ImportError:
+        return {}
+    groups: dict[Hashable, list[tuple[str, RawFile]]] = {}
+    for source in files:
+        try:
+            raw = read_raw(source.path)
+        except _FILE_ERRORS:
+            # xarray will say what is wrong with it, or find another way.
+            continue
+        if raw is not None:
+            groups.setdefault(raw.layout, []).append((source.name, raw))
+    decoder = _decoders.setdefault(repr(options), Decoder(options.config, options.chunking))
+    found: dict[str, Draft] = {}
+    for group in groups.values():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                drafts = decoder.decode([raw for _, raw in group])
+        except _FILE_ERRORS:
+            continue
+        if drafts is not None:
+            found |= zip((name for name, _ in group), drafts, strict=True)
+    return found
+
+
+def _alone(source: Source, options: Options) -> Draft | str:
+    """Return the draft of a file as xarray reads it, or why there is none."""
+    xarray = import_xarray()
+    draft = Draft(options.config)
+    try:
+        with warnings.catch_warnings():
+            # Of all that can be said about a file, users hear what concerns the store. Missing text
+            # is kept and given back; the readers' own remarks came with the file.
+            warnings.simplefilter("ignore")
+            # Not cached: what is encoded is not needed again.
+            reading = {"engine": "zarr"} | options.reading if source.path.is_dir() else options.reading
+            with xarray.open_dataset(source.path, cache=False, **reading) as ds:
+                write_dataset(draft, ds, options.chunking.of_dataset(ds))
+    except MissingDependency:
+        raise
+    except AtlasError as error:
+        return in_one_line(str(error))
+    except _FILE_ERRORS as error:
+        return in_one_line(f"{type(error).__name__}: {error}")
+    return draft
+
+
+def in_one_line(text: str) -> str:
+    """Return a reason as one line of bearable length."""
+    return textwrap.shorten(text, _LONGEST_REASON, placeholder=" …")

@@ -1,0 +1,316 @@
+"""The command, as somebody at a terminal of 80 columns meets it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pty
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from typer.testing import CliRunner
+
+import atlas
+from atlas import Atlas
+from atlas.cli import COMMANDS, app, main
+from atlas.cli.manual import manual
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*arguments: object, status: int = 0, **environment: str) -> subprocess.CompletedProcess:
+    words = [sys.executable, "-m", "atlas", *map(str, arguments)]
+    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, **environment})
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+class Terminal:
+    """The command in this process: what it prints, and its exit status."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+        self._patch, self._capsys = monkeypatch, capsys
+        monkeypatch.setenv("COLUMNS", "80")
+
+    def __call__(self, *arguments: object, status: int = 0) -> str:
+        self._patch.setattr(sys, "argv", ["atlas", *map(str, arguments)])
+        self._capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, self.errors = self._capsys.readouterr()
+        assert ended.value.code == status, self.errors
+        return out
+
+
+@pytest.fixture
+def terminal(monkeypatch, capsys) -> Terminal:
+    return Terminal(monkeypatch, capsys)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """Profiles of unequal length, named as Argo's are."""
+    directory = tmp_path / "profiles"
+    directory.mkdir()
+    for i in range(1, 6):
+        depth = 10 + i
+        variables = {
+            "TEMP": (
+                ("N_PROF", "N_LEVELS"),
+                np.linspace(20 + i, 4, depth, dtype="f4")[None],
+                {"units": "degree_Celsius"},
+            ),
+            "PLATFORM": ("N_PROF", np.array(["buoy"], object)),
+            "JULD": ("N_PROF", np.array(["2020-01-01"], "M8[ns]")),
+        }
+        ds = xr.Dataset(variables, attrs={"title": "Argo float vertical profile, " + "long " * 20, "number": i})
+        ds.to_netcdf(directory / f"R13857_{i:03d}.nc")
+    return directory
+
+
+@pytest.fixture
+def store(files, place) -> Path:
+    atlas.create(files, place)
+    return place
+
+
+# ── help ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_manual_is_what_help_says():
+    assert (ROOT / "docs" / "cli.md").read_text() == manual(), "python -m atlas.cli.manual > docs/cli.md"
+
+
+def test_help_fits_a_terminal_of_80_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    for words in ([], *([name] for name in COMMANDS)):
+        shown = CliRunner().invoke(app, [*words, "--help"]).stdout
+        assert max(map(len, shown.splitlines())) <= 80
+        assert "..." not in shown.replace("[ARGS]...", "").replace("DATASET...", "").replace("]...", "")
+        assert not words or "Examples:" in shown
+
+
+def test_help_is_shown_before_anything_is_loaded():
+    code = """
+import sys
+sys.argv = ["atlas", "--help"]
+from atlas.cli import main
+try:
+    main()
+except SystemExit:
+    print(*(name for name in ("numpy", "xarray", "numba", "rich", "zstandard", "atlas.store") if name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == ""
+
+
+def test_every_example_runs(files, tmp_path, monkeypatch, terminal):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "more").mkdir()
+    (files / "R13857_005.nc").rename(tmp_path / "more" / "new.nc")
+    # In an order in which what they need is there.
+    for name in ("create", "append", *COMMANDS[2:]):
+        examples = __import__(f"atlas.cli.{name}", fromlist=["EXAMPLES"]).EXAMPLES
+        for command, _ in examples:
+            words = shlex.split(command.partition("&&")[0])
+            if "s3://" in command:
+                continue
+            if command == "atlas append more/ store/ --existing skip":
+                terminal("rm", "store/", "new")
+            if name in ("mv", "cp", "rm") and "R13857_001" in words:
+                terminal("create", "profiles/", "store/", "--overwrite")
+            assert words[0] == "atlas"
+            terminal(*words[1:])
+
+
+# ── output ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_tables_fit_80_columns(store, terminal):
+    with Atlas.open(store) as opened:
+        opened.rename_dataset("R13857_001", "n" * 100)
+    for words in (
+        ["ls", store, "--long"],
+        ["info", store],
+        ["stats", store],
+        ["stats", store, "TEMP"],
+        ["bench", store],
+    ):
+        lines = terminal(*words).splitlines()
+        assert max(map(len, lines)) <= 80
+    assert "n" * 40 in terminal("ls", store, "--long")
+    assert max(map(len, terminal("show", store, "R13857_002").splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["ls"],
+        ["ls", "--long"],
+        ["info"],
+        ["stats"],
+        ["verify"],
+        ["compact"],
+        ["bench", "TEMP"],
+        ["show", "R13857_002"],
+        ["stats", "TEMP", "R*"],
+        ["read", "R13857_002", "TEMP"],
+        ["read", "R*", "JULD"],
+        ["cp", "R13857_002", "copy"],
+        ["mv", "R13857_002", "other"],
+        ["rm", "R13857_002"],
+        ["repair"],
+        ["gc"],
+    ],
+)
+def test_every_command_speaks_json(store, terminal, words):
+    json.loads(terminal(words[0], store, *words[1:], "--json"))
+
+
+def test_files_in_and_out_speak_json(files, place, tmp_path, terminal):
+    assert len(json.loads(terminal("create", files, place, "--json"))["added"]) == 5
+    assert len(json.loads(terminal("append", files, place, "--existing", "skip", "--json"))["existing"]) == 5
+    assert len(json.loads(terminal("export", place, tmp_path / "out", "--json"))["written"]) == 5
+
+
+def test_reading_cells(store, tmp_path, terminal):
+    rows = list(
+        csv.reader(io.StringIO(terminal("read", store, "R13857_002", "TEMP", "--start", "0,10", "--shape", "1,2")))
+    )
+    assert rows == [["N_PROF", "N_LEVELS", "TEMP"], ["0", "10", rows[1][2]], ["0", "11", "4.0"]]
+    assert "0,2020-01-01T00:00:00.000000000" in terminal("read", store, "R13857_002", "JULD")
+    terminal("read", store, "R13857_002", "TEMP", "-o", tmp_path / "one.npy")
+    assert np.load(tmp_path / "one.npy").shape == (1, 12)
+    terminal("read", store, "R*", "PLATFORM", "-o", tmp_path / "all.npy")
+    assert np.load(tmp_path / "all.npy").tolist() == [["buoy"]] * 5
+    terminal("read", store, "R*", "TEMP", "-o", tmp_path / "all.csv")
+    assert len((tmp_path / "all.csv").read_text().splitlines()) == 1 + sum(10 + i for i in range(1, 6))
+    for words in (
+        ["read", store, "R*", "nope"],
+        ["read", store, "x*", "TEMP"],
+        ["read", store, "R*", "TEMP", "-o", "a.npy"],
+    ):
+        terminal(*words, status=1)
+        assert len(terminal.errors.splitlines()) == 1
+    terminal("read", store, "R13857_002", "TEMP", "-o", "cells.txt", status=2)
+    terminal("read", store, "R13857_002", "TEMP", "--start", "a,b", status=2)
+
+
+def test_statistics(store, terminal):
+    row = json.loads(terminal("stats", store, "TEMP", "*_003", "--json"))[0]
+    assert row == {"dataset": "R13857_003", "cells": 13, "missing": 0, "min": 4.0, "max": 23.0}
+    names = [row["name"] for row in json.loads(terminal("stats", store, "--json"))]
+    assert {"TEMP", "number", "TEMP:units"} <= set(names)
+    assert not any("_atlas" in name for name in names)
+    terminal("stats", store, "nope", status=1)
+
+
+def test_deleting_by_glob_is_all_or_nothing(store, terminal):
+    terminal("rm", store, "R13857_001", "nope", status=1)
+    assert len(Atlas.open(store)) == 5
+    terminal("rm", store, status=2)
+    assert terminal("rm", store, "--glob", "*_00[12]") == "2 datasets deleted\n"
+    assert Atlas.open(store).list_datasets() == ["R13857_003", "R13857_004", "R13857_005"]
+
+
+def test_what_is_misspelt_is_one_line_and_status_2(store, terminal):
+    for words in (
+        ["nope"],
+        ["ls"],
+        ["ls", store, "--nope"],
+        ["create", store],
+        ["create", "a", "b", "--on-error", "x"],
+    ):
+        assert terminal(*words, status=2) == ""
+        assert terminal.errors.startswith("atlas: ")
+        assert "--help" in terminal.errors
+        assert len(terminal.errors.splitlines()) == 1
+
+
+def test_options_do_what_they_say(files, place, terminal):
+    terminal("create", files, place, "--chunk", "N_LEVELS=4", "--chunk", "JULD=1,", "--no-decode-times", "--workers", 1)
+    view = Atlas.open(place).open_dataset("R13857_001")
+    assert view.array_meta("TEMP")["chunk_shape"] == [1, 4]
+    assert view.array_meta("JULD")["dtype"] == "int64"
+    terminal("create", files, place, "--chunk", "nonsense", "--overwrite", status=2)
+    (files / "R13857_001.nc").write_bytes(b"broken")
+    text = terminal(
+        "create", files, place, "--overwrite", "--on-error", "skip", "--log", place.parent / "log", status=1
+    )
+    assert "4 datasets added, 1 files skipped" in text
+    assert "R13857_001.nc" in terminal.errors
+    assert re.search(r"\tskipped\tR13857_001\t.*R13857_001.nc\t\w+", (place.parent / "log").read_text())
+    terminal("append", files, place, status=1)
+    assert len(terminal.errors.splitlines()) == 1
+    assert not (place.parent / "store.ingest").exists()
+
+
+# ── the real terminal ────────────────────────────────────────────────────────────────────────
+
+
+def test_progress_is_for_terminals_only(files, place):
+    assert run("create", files, place).stderr == ""
+    reader, writer = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "atlas", "create", files, place, "--overwrite"], stderr=writer, stdout=subprocess.DEVNULL
+    )
+    os.close(writer)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(reader, 65536)
+        except OSError:
+            break
+    os.close(reader)
+    assert process.wait(60) == 0
+    assert b"reading files" in shown
+
+
+def test_the_shell_completes_commands_and_names(store):
+    words = f"atlas show {store} R13857_00"
+    environment = {"_ATLAS_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "3"}
+    code = "import sys; sys.argv = ['atlas']; from atlas.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}
+    )
+    assert done.stdout.split() == [f"R13857_{i:03d}" for i in range(1, 6)]
+
+
+# ── out ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("form", ["netcdf", "zarr"])
+def test_what_was_exported_comes_back_identical(store, tmp_path, form):
+    opened = Atlas.open(store)
+    report = atlas.export(opened, tmp_path / "out", format=form)
+    assert list(report.written) == opened.list_datasets()
+    again = tmp_path / "again"
+    atlas.create(tmp_path / "out", again)
+    for name, path in report.written.items():
+        with xr.open_dataset(path, **({"consolidated": False} if form == "zarr" else {})) as ds:
+            xr.testing.assert_identical(ds.load(), opened.to_xarray(name))
+        xr.testing.assert_identical(Atlas.open(again).to_xarray(name), opened.to_xarray(name))
+    with pytest.raises(atlas.InvalidArgument, match="there already"):
+        atlas.export(opened, tmp_path / "out", format=form)
+    assert atlas.export(opened, tmp_path / "out", format=form, overwrite=True).written == report.written
+
+
+def test_what_a_format_cannot_hold_is_reported(store, tmp_path):
+    with Atlas.open(store) as opened:
+        view = opened.create_dataset("odd .?*")
+        view.define_array("c", "complex128", ["x"], [2])
+    with pytest.raises(atlas.AtlasError, match="odd"):
+        atlas.export(store, tmp_path / "out")
+    report = atlas.export(store, tmp_path / "out", overwrite=True, on_error="skip")
+    assert len(report.written) == 5
+    assert list(report.skipped) == ["odd .?*"]
+    assert len(list((tmp_path / "out").iterdir())) == 5, "nothing is left half written"
