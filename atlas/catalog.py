@@ -1,6 +1,6 @@
 """The dataset table of one committed state: layers from table files, and one that the root itself holds.
 
-A store of a million datasets opens without a Python object for any of them: table files are mapped
+A store of a million datasets opens without a Python object for any of them: table files are read
 when a name, a schema or an attribute is first asked for.
 """
 

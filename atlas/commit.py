@@ -22,11 +22,11 @@ from atlas.commitfiles import CommitFiles, settle
 from atlas.config import StoreConfig
 from atlas.conflicts import check_conflicts
 from atlas.datafiles import Target, write_array
-from atlas.errors import AtlasError, CorruptRoot, StorageError, StoreNotFound
+from atlas.errors import AtlasError, CorruptRoot, CorruptStore, StorageError, StoreNotFound
 from atlas.layer import Layer, stacked
 from atlas.pending import Pending
 from atlas.reader import Snapshot
-from atlas.record import RECORD_NAME, record_key
+from atlas.record import RECORD_NAME, read_record, record_key
 from atlas.root import ROOT_KEYS, ArrayFiles, Root, encode_root, root_key
 from atlas.roots import (
     CLAIMED_KEY,
@@ -160,13 +160,15 @@ def _is_removed(storage: Storage, key: str) -> bool:
 
 
 _FILE_NAME = re.compile(r"data-[0-9a-f]{32}\.af|table-[0-9a-f]{32}\.at|" + RECORD_NAME.pattern)
-_BESIDE_NAME = re.compile(r"\.atlas\..*\.tmp-[0-9a-f]{32}")
+# A root that was not renamed into its place, and pending changes whose file was not made nameless.
+_BESIDE_NAME = re.compile(r"\.atlas\..*\.tmp-[0-9a-f]{32}|\.atlas\.spill-[0-9a-f]{32}")
 
 
-def recover(storage: Storage, root: Root) -> None:
+def recover(storage: Storage, root: Root, interrupted: bool) -> None:
     """Remove what a writer that died left behind: files that `root` does not know.
 
-    Only called under the writer lock, so none of them can belong to a commit under way.
+    Only called under the writer lock, so none of them can belong to a commit under way. What a newer root
+    must have known stays: an older one was put in its place, and :func:`~atlas.repair.repair` can bring it back.
     """
     # What it made and did not sync is relied on from here on.
     storage.sync_directories([root_key(root.config)])
@@ -174,8 +176,30 @@ def recover(storage: Storage, root: Root) -> None:
         # A root of another name was overwritten, and the writer died before it could remove it.
         if _BESIDE_NAME.fullmatch(name) or (name in ROOT_KEYS and name != root_key(root.config)):
             storage.delete(name)
-    for key in strays(storage, root):
+    for key in abandoned(storage, root, interrupted):
         storage.purge(key)
+
+
+def abandoned(storage: Storage, root: Root, interrupted: bool) -> list[str]:
+    """Return the files that no state of the store knows, neither this one nor a newer one."""
+    unknown = strays(storage, root)
+    # What was interrupted was going to follow this very state; without its mark, it may have been as well.
+    needed = _known_to_newer(storage, unknown, root, root.generation + interrupted)
+    if needed:
+        _log.warning("%s: its root is older than the record of a later commit; repair tells more", storage.describe())
+    return [key for key in unknown if key not in needed]
+
+
+def _known_to_newer(storage: Storage, unknown: Sequence[str], root: Root, generation: int) -> set[str]:
+    """Return the files that recorded states of the same store above a generation know."""
+    known = set()
+    for key in unknown:
+        if RECORD_NAME.fullmatch(key.rsplit("/", 1)[-1]):
+            with suppress(CorruptStore, FileNotFoundError):
+                recorded = read_record(storage, key).root(partial(load_table, storage))
+                if recorded.store == root.store and recorded.generation > generation:
+                    known |= {key, *known_files(recorded)}
+    return known
 
 
 def known_files(root: Root) -> set[str]:
@@ -221,7 +245,7 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
     with storage.writer_lock() as interrupted:
         base = _base(storage, snapshot, pending)
         if interrupted:
-            recover(storage, base)
+            recover(storage, base, interrupted)
         while True:
             try:
                 return _commit_onto(storage, base, snapshot, pending, workers)

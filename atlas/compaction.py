@@ -30,7 +30,7 @@ def compact(storage: Storage, workers: int) -> Root:
         current = load_root(storage)
         # A power cut may have taken the mark of an interrupted writer along with what it wrote.
         if interrupted or storage.is_local:
-            recover(storage, current)
+            recover(storage, current, interrupted)
         while True:
             try:
                 return _compact(storage, current, workers)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -289,7 +289,7 @@ class Pending:
 
     def tried(self, root: Root, moved: Mapping[str, str]) -> None:
         """Take note of a commit that is begun, and of the datasets that it renames."""
-        self.attempt, self._attempted = Attempt(root, frozenset(self.seen)), len(self.table.alive)
+        self.attempt, self._attempted = Attempt(root, set(self.seen)), len(self.table.alive)
         if moved:
             self._moves.append((self.attempt, dict(moved)))
 
@@ -298,9 +298,10 @@ class Pending:
         if self.attempt is None:
             return
         if self.attempt.led_to(current):
+            self.attempt.happened = True
             self.seen |= dict.fromkeys(self.attempt.names, self.attempt.root)
             self.table.seen_in(self.attempt.root, self._attempted)
-        elif current.generation <= self.attempt.root.generation + 1:
+        elif self.attempt.is_ruled_out_by(current):
             self.attempt, self._attempted = None, 0
 
     def number(self, name: str) -> int:
@@ -331,7 +332,7 @@ class Pending:
         number = self.number(name)
         self.seen.setdefault(name, root if number < 0 else self.table.root_of(number))
         if self.attempt is not None and 0 <= number < self._attempted:
-            self.attempt = replace(self.attempt, names=self.attempt.names | {name})
+            self.attempt.names.add(name)
         if number >= 0:
             batch = self.batch_of(number)
             arrays = record.arrays if batch is not None else self.blocks

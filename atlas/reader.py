@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from atlas.arena import shared_arena
 from atlas.chunks import Integers, Selection
 from atlas.codecs import decode, decode_numbers, element_of
-from atlas.columnfile import DataFile
+from atlas.columnfile import Area, DataFile
 from atlas.columns import distinct
 from atlas.config import settings
 from atlas.dtypes import DType, fill_cell
@@ -33,8 +33,9 @@ from atlas.worker import DecodeJob, Source, decode_range, pack_layout, unpack_ta
 
 _ALIGNMENT = 64
 
-# Smaller indexes are read (7 ms for this much): a file that is cut short under its map ends the process.
-_MAPPED_ABOVE = 32 << 20
+# Indexes above this size are read a column at a time. They are not mapped: a file that is cut short under its
+# map ends the process.
+_READ_WHOLE = 32 << 20
 
 # Up to this size, planning the read of a chunk costs more than decoding all of it.
 _SMALL_CHUNK = 1 << 20
@@ -46,18 +47,37 @@ Wanted = tuple[ArraySchema, Selection, Integers, Integers]
 Planned = tuple[ReadPlan, Sequence[Wanted]]
 
 
-def read_index(storage: Storage, file: DataFile) -> NDArray[np.uint8]:
-    """Return the index of a file, mapped where that is possible.
+def read_index(storage: Storage, file: DataFile) -> Area:
+    """Return the index of a file; on a local disk, the parts of a large one are read when they are asked for.
 
     Raises
     ------
     SnapshotExpired
         If the file is gone.
     """
+    if storage.is_local and file.index_length > _READ_WHOLE:
+        return _LargeIndex(storage, file)
+    return _read(storage, file, 0, file.index_length)
+
+
+class _LargeIndex:
+    """An index of which each part is read when it is asked for."""
+
+    def __init__(self, storage: Storage, file: DataFile) -> None:
+        self._storage = storage
+        self._file = file
+
+    def __len__(self) -> int:
+        return self._file.index_length
+
+    def __getitem__(self, part: slice) -> NDArray[np.uint8]:
+        first, end, _ = part.indices(len(self))
+        return _read(self._storage, self._file, first, max(end - first, 0))
+
+
+def _read(storage: Storage, file: DataFile, first: int, length: int) -> NDArray[np.uint8]:
     with expiring(storage, file.key):
-        if storage.is_local and file.index_length > _MAPPED_ABOVE:
-            return storage.open_map(file.key, file.length)[file.index_offset :][: file.index_length]
-        return np.frombuffer(storage.read_range(file.key, file.index_offset, file.index_length), np.uint8)
+        return np.frombuffer(storage.read_range(file.key, file.index_offset + first, length), np.uint8)
 
 
 @contextmanager

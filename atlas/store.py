@@ -14,7 +14,7 @@ from atlas.errors import CorruptRoot, InvalidArgument, StoreAlreadyExists
 from atlas.exchange import Exchange
 from atlas.repair import repair
 from atlas.root import Root
-from atlas.roots import create_root, discard_root, emptied, has_root, load_root
+from atlas.roots import create_root, discard_root, emptied, has_root, is_lost, load_root
 from atlas.schema import check_name
 from atlas.session import Mode, Session, version_token
 from atlas.storage import Storage, open_storage
@@ -109,6 +109,11 @@ class Atlas(Exchange):
         storage.begin_writing()
         with storage.writer_lock() as interrupted:
             there = has_root(storage)
+            if not there and not overwrite and is_lost(storage):
+                raise StoreAlreadyExists(
+                    f"there is a store at {storage.describe()} whose root is lost; Atlas.repair brings it back, "
+                    "overwrite=True begins a new one"
+                )
             if there and not overwrite:
                 raise _already_there(storage)
             later = overwrite == "at flush" and there and _is_intact(storage)
@@ -117,7 +122,7 @@ class Atlas(Exchange):
             else:
                 root = overwrite_root(storage, layout) if there else _create_root(storage, layout, overwrite)
             if interrupted:
-                recover(storage, load_root(storage))
+                recover(storage, load_root(storage), interrupted)
         session = Session(storage, root, on_type_mismatch, "a", workers, executor, pending_bytes)
         session.pending.layout = layout if later else None
         return Atlas(session)
