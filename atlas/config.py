@@ -172,3 +172,12 @@ def settings() -> Settings:
         object_cache_bytes=_environment_int("ATLAS_OBJECT_CACHE_BYTES", 4 * GIB, 0),
         s3_client=choice(os.environ.get("ATLAS_S3_CLIENT", S3_CLIENTS[0]), S3_CLIENTS, "ATLAS_S3_CLIENT"),
     )
+
+
+def pending_limit(value: int | None) -> int:
+    """Return how many bytes of pending changes are kept in memory."""
+    if value is None:
+        return settings().pending_bytes
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidArgument(f"pending_bytes must be a number of bytes, not {value!r}")
+    return value
