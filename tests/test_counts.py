@@ -174,7 +174,7 @@ def test_a_large_result_leaves_no_mapped_pages_behind(place, monkeypatch):
         total, ours = 0, False
         for line in Path("/proc/self/smaps").read_text().splitlines():
             if "-" in line.split(" ")[0]:
-                ours = line.endswith(".af")
+                ours = str(place) in line and line.endswith(".af")
             elif ours and line.startswith("Rss:"):
                 total += int(line.split()[1])
         return total
