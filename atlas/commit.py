@@ -266,6 +266,9 @@ def _commit_onto(storage: Storage, base: Root, snapshot: Snapshot, pending: Pend
     current = base
     if current.commit != snapshot.root.commit:
         snapshot = Snapshot(storage, current, snapshot.workers, snapshot.mode, before=snapshot)
+    elif pending.layout is None:
+        # The same table, of which this one has read what it needed.
+        current = replace(current, catalog=snapshot.root.catalog)
     replaced, recorded = [], current.commits
     # A new store that has begun, although that seemed to fail, must not begin again: others may have added to it.
     has_begun = pending.attempt is not None and pending.attempt.led_to(current)
