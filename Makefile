@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 COVERING := $(addprefix tests/,test_conflicts.py test_store.py test_storage.py test_format.py test_change.py test_bulk.py \
 	test_scale.py test_object_store.py test_object_faults.py torture)
 
-.PHONY: test demo lint bench bench-headline bench-quick scale torture torture-s3 clean
+.PHONY: test demo lint bench bench-headline bench-quick scale torture torture-s3 coverage clean
 
 test: lint
 	$(BIN)/python -m pytest -q
@@ -23,7 +23,7 @@ torture: $(READY)
 torture-s3: $(READY)
 	OBJECT_FAULTS=all $(BIN)/python -m pytest -q tests/test_object_faults.py
 
-# Branches of the code that commits, recovers and parses, which the tests about it take: half an hour.
+# Branches of the code that commits, recovers and parses, which the tests about it take.
 coverage: $(READY)
 	$(BIN)/coverage run -m pytest -q $(COVERING)
 	$(BIN)/coverage combine -q
