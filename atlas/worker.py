@@ -22,7 +22,7 @@ from atlas.codecs import PACKED, decode, is_shuffled
 from atlas.errors import CorruptChunk, SnapshotExpired
 from atlas.forks import free_in_children
 from atlas.kernels import digests
-from atlas.storage.local import put_aside
+from atlas.storage.local import put_aside, translated
 
 Bytes = NDArray[np.uint8]
 
@@ -73,7 +73,7 @@ class _MapCache:
 
     def get(self, path: str, length: int) -> Bytes:
         key = (path, length)
-        with self._lock:
+        with self._lock, translated(path, "reading"):
             identity = _identity(path, length)
             known, found = self._maps.get(key, (None, None))
             # A file that was removed since is still whole behind its map.
