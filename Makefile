@@ -2,8 +2,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+COVERING := $(addprefix tests/,test_conflicts.py test_store.py test_storage.py test_format.py test_change.py test_bulk.py \
+	test_scale.py test_object_store.py test_object_faults.py torture)
 
-.PHONY: test demo lint bench bench-headline bench-quick bench-s3 scale torture torture-s3 clean
+.PHONY: test demo lint bench bench-headline bench-quick bench-s3 scale torture torture-s3 coverage clean
 
 test: lint
 	$(BIN)/python -m pytest -q
@@ -20,6 +22,12 @@ torture: $(READY)
 # Every fault at every request to an object store: a quarter of an hour.
 torture-s3: $(READY)
 	OBJECT_FAULTS=all $(BIN)/python -m pytest -q tests/test_object_faults.py
+
+# Branches of the code that commits, recovers and parses, which the tests about it take.
+coverage: $(READY)
+	$(BIN)/coverage run -m pytest -q $(COVERING)
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
 
 demo: $(READY)
 	$(BIN)/python perf/demo.py
