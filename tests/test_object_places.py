@@ -144,6 +144,18 @@ def test_anonymous_access(moto):
     expect(atlas.Atlas.open(moto.url, storage_options=options))
 
 
+def test_xarray_opens_urls(moto):
+    xr = pytest.importorskip("xarray")
+    with moto.create() as store:
+        write(store)
+    ds = xr.open_dataset(moto.url, engine="atlas", group="b", storage_options=moto.options)
+    np.testing.assert_array_equal(ds["t"][:5], np.arange(5) * 2)
+    assert SECRET not in repr(ds) + repr(ds.encoding) + repr(ds["t"].encoding)
+    with moto.open() as store:
+        ds.rename(x="z").atlas.write(store, "c")
+    np.testing.assert_array_equal(moto.open().open_as_xarray_dataset("c")["t"], ds["t"])
+
+
 def test_the_command_line(moto):
     with moto.create() as store:
         write(store)
