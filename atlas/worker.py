@@ -56,6 +56,12 @@ class Source:
         assert self.path is not None
         return _maps.get(self.path, self.length)
 
+    def let_go(self) -> None:
+        """Take the file's pages off this process's account of memory; the system's cache keeps them."""
+        held = None if self.path is None else memoryview(self.bytes().base).obj  # type: ignore[arg-type]
+        if isinstance(held, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            held.madvise(mmap.MADV_DONTNEED)
+
 
 class _MapCache:
     """Mapped files of this process, least recently used out."""
