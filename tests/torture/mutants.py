@@ -83,7 +83,7 @@ POWER = [
     Mutant(
         "the new root is not synced before it replaces the old",
         LOCAL,
-        "            writer.write(data)\n            writer.finish(sync_directory=False)\n",
+        "            writer.write(data)\n            writer.finish()\n",
         "            writer.write(data)\n            writer._file.close()\n",
     ),
     Mutant(
@@ -113,7 +113,7 @@ POWER = [
     Mutant(
         "data files are closed, not synced",
         LOCAL,
-        "def _finish(writer: DataWriter) -> None:\n    writer.finish(sync_directory=False)\n",
+        "def _finish(writer: DataWriter) -> None:\n    writer.finish()\n",
         "def _finish(writer: DataWriter) -> None:\n    writer._file.close()\n",
     ),
     Mutant(
