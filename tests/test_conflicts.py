@@ -297,6 +297,16 @@ def test_what_was_committed_after_all_can_be_deleted(place, monkeypatch):
     assert Atlas.open(place).list_datasets() == ["a", "b"]
 
 
+def test_what_was_appended_is_counted_once_when_it_was_committed_after_all(place, monkeypatch):
+    store = Atlas.open(place)
+    store.open_dataset("a").append("t", np.array([7, -3]))
+    fails_after_the_root_was_replaced(store, monkeypatch)
+    store.flush()
+    view = Atlas.open(place).open_dataset("a")
+    assert view.read_array("t").tolist() == [0, 1, 2, 3, 7, -3]
+    assert view.array_stats("t") == {"row_count": 6, "null_count": 0, "min": -3, "max": 7}
+
+
 def test_a_commit_that_never_happened_is_forgotten(place, monkeypatch):
     store = Atlas.open(place)
     store.create_dataset("new")
