@@ -143,6 +143,16 @@ def test_zarr_groups_and_hdf5_files(tmp_path, place, version):
     assert store.open_dataset("a").array_meta("t")["chunk_shape"] == [1, 3]
 
 
+def test_groups_that_are_not_read_are_told(tmp_path, place):
+    with netCDF4.Dataset(tmp_path / "f.nc", "w") as nc:
+        nc.createDimension("x", 2)
+        nc.createVariable("t", "f4", ("x",))[:] = 1
+        nc.createGroup("inner").createVariable("deep", "f4", ("x",))[:] = 2
+    assert "inner" in create(tmp_path, place).remarks[str(tmp_path / "f.nc")]
+    report = append(tmp_path, place, existing="replace", reading={"group": "inner"})
+    assert (report.remarks, Atlas.open(place).open_dataset("f").list_arrays()) == ({}, ["deep"])
+
+
 def test_hdf5_files_that_no_netcdf_library_wrote(tmp_path, place):
     with h5py.File(tmp_path / "plain.h5", "w") as file:
         file["t"] = np.arange(6, dtype="i2").reshape(2, 3)
