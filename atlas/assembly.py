@@ -65,8 +65,8 @@ class Written:
     codes: Integers
 
 
-def gather(pending: Pending, array: str, ordinals: Ordinals) -> Written:
-    """Return what a batch writes of an array, all of it encoded."""
+def gather(pending: Pending, array: str, loose: Sequence[tuple[str, PendingArray]], ordinals: Ordinals) -> Written:
+    """Return what a batch writes of an array, all of it encoded; `loose` are the loose datasets that have it."""
     schemas: list[ArraySchema] = []
     pieces, owners = [], []
     for block in pending.blocks.get(array, ()):
@@ -75,17 +75,12 @@ def gather(pending: Pending, array: str, ordinals: Ordinals) -> Written:
             pieces.append(piece)
             owners.append((piece.entries, np.full(len(piece.entries), len(schemas))))
             schemas.append(block.schema)
-    loose = [
-        (ordinals.loose[name], arrays[array])
-        for name, arrays in pending.arrays.items()
-        if array in arrays and pending.is_stored(name, arrays[array])
-    ]
     if loose:
-        loose.sort(key=lambda item: item[0])
-        pieces.append(_loose_piece(loose))
+        ordered = sorted(((ordinals.loose[name], pending) for name, pending in loose), key=lambda item: item[0])
+        pieces.append(_loose_piece(ordered))
         known: dict[int, int] = {}
-        codes = [known.setdefault(id(item.schema), len(schemas) + len(known)) for _, item in loose]
-        schemas += list({id(item.schema): item.schema for _, item in loose}.values())
+        codes = [known.setdefault(id(item.schema), len(schemas) + len(known)) for _, item in ordered]
+        schemas += list({id(item.schema): item.schema for _, item in ordered}.values())
         owners.append((pieces[-1].entries, np.array(codes)))
     # Defined anew concerns what is stored: blocks of one dataset do not void each other.
     reset = distinct(np.concatenate([np.zeros(0, np.int64), *(piece.reset for piece in pieces)]))

@@ -1,6 +1,6 @@
 """The dataset table of one committed state: layers from table files, and one that the root itself holds.
 
-A store of a million datasets opens without a Python object for any of them: table files are mapped
+A store of a million datasets opens without a Python object for any of them: table files are read
 when a name, a schema or an attribute is first asked for.
 """
 
@@ -46,6 +46,8 @@ class Catalog:
         The newest layer, which the root holds.
     load : callable
         Reads a table file, given the number of ordinals in use.
+    loaded : dict of DataFile to Layer
+        Those that were read; the states that follow, which have most of them too, take them over.
     """
 
     slots: int = 0
@@ -53,13 +55,17 @@ class Catalog:
     tables: tuple[DataFile, ...] = ()
     top: Layer = field(default_factory=Layer.empty)
     load: Callable[[DataFile, int], Layer] = _no_tables
+    loaded: dict[DataFile, Layer] = field(default_factory=dict, repr=False, compare=False)
     _ordinals: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     _records: dict[int, DatasetRecord] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """All layers, oldest first."""
-        return (*(self.load(file, self.slots) for file in self.tables), self.top)
+        for file in self.tables:
+            if file not in self.loaded:
+                self.loaded[file] = self.load(file, self.slots)
+        return (*(self.loaded[file] for file in self.tables), self.top)
 
     # ── look-ups ─────────────────────────────────────────────────────────────────────────────
 
@@ -234,7 +240,7 @@ class Catalog:
         """Return the table after a layer of changes."""
         fresh = int(np.count_nonzero(layer.ordinals >= self.slots))
         top = joined([self.top, layer], bottom=not self.tables)
-        return Catalog(self.slots + fresh, self.count + fresh - len(layer.deleted), self.tables, top, self.load)
+        return replace(self, slots=self.slots + fresh, count=self.count + fresh - len(layer.deleted), top=top)
 
     def excerpt(self, ordinals: Integers) -> Layer:
         """Return some datasets, by ascending ordinal, as a layer."""
@@ -242,7 +248,7 @@ class Catalog:
 
     def with_top(self, tables: tuple[DataFile, ...], top: Layer) -> Catalog:
         """Return the same table, otherwise divided."""
-        return replace(self, tables=tables, top=top)
+        return replace(self, tables=tables, top=top, loaded={f: self.loaded[f] for f in tables if f in self.loaded})
 
     def compacted(self) -> tuple[Catalog, Integers]:
         """Return the table without deleted slots, and the new ordinal of every old one (-1: deleted)."""

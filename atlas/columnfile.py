@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import msgpack
 import numpy as np
@@ -22,7 +22,7 @@ from atlas.columns import Column, Texts
 from atlas.errors import CorruptIndex, InvalidArgument
 from atlas.storage import DataWriter
 
-# Columns above this size stay uncompressed: they are mapped, and only touched pages are read.
+# Columns above this size stay uncompressed: they are used where they were read to.
 COMPRESS_BELOW = 4 << 20
 
 # Rows that are believed of any file, and bytes of one text repeated.
@@ -165,12 +165,20 @@ def _number_bytes(cells: NDArray[Any], rows: int) -> tuple[str, bytes]:
     return "raw", cells.tobytes()
 
 
+class Area(Protocol):
+    """The bytes of an index, in memory or read when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> NDArray[np.uint8]: ...
+
+
 class ColumnFile:
     """Columns of one file; each is checked and decoded when asked for.
 
     Parameters
     ----------
-    area : (index_length,) uint8
+    area : Area
         The bytes from the first column to the end, as the root locates them.
     file : DataFile
 
@@ -180,7 +188,7 @@ class ColumnFile:
         If they are not what the root vouches for.
     """
 
-    def __init__(self, area: NDArray[np.uint8], file: DataFile) -> None:
+    def __init__(self, area: Area, file: DataFile) -> None:
         self._area = area
         self._key = file.key
         self.expect(len(area) >= 8, "it is truncated")
@@ -212,11 +220,11 @@ class ColumnFile:
 
     def expect_no_junk(self) -> None:
         """Refuse bytes between the columns that no hash covers and that are not zero."""
-        spare = np.ones(len(self._area), bool)
-        for entry in self._columns.values():
-            spare[int(entry["offset"]) :][: int(entry["length"])] = False
-        spare[len(self._area) - 8 - self._directory_length :] = False
-        self.expect(not self._area[spare].any(), "there is something between its columns")
+        taken = sorted((int(entry["offset"]), int(entry["length"])) for entry in self._columns.values())
+        end = 0
+        for offset, length in [*taken, (len(self._area) - 8 - self._directory_length, 0)]:
+            self.expect(not self._area[end:offset].any(), "there is something between its columns")
+            end = max(end, offset + length)
 
     def column(self, name: str, constant: bool = False) -> Any:
         """Return a column: an array, or :class:`Texts`.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -22,11 +22,11 @@ from atlas.commitfiles import CommitFiles, settle
 from atlas.config import StoreConfig
 from atlas.conflicts import check_conflicts
 from atlas.datafiles import Target, write_array
-from atlas.errors import AtlasError, CorruptRoot, StorageError, StoreNotFound
+from atlas.errors import AtlasError, CorruptRoot, CorruptStore, StorageError, StoreNotFound
 from atlas.layer import Layer, stacked
 from atlas.pending import Pending
 from atlas.reader import Snapshot
-from atlas.record import RECORD_NAME, record_key
+from atlas.record import RECORD_NAME, read_record, record_key
 from atlas.root import ROOT_KEYS, ArrayFiles, Root, encode_root, root_key
 from atlas.roots import (
     CLAIMED_KEY,
@@ -160,13 +160,15 @@ def _is_removed(storage: Storage, key: str) -> bool:
 
 
 _FILE_NAME = re.compile(r"data-[0-9a-f]{32}\.af|table-[0-9a-f]{32}\.at|" + RECORD_NAME.pattern)
-_BESIDE_NAME = re.compile(r"\.atlas\..*\.tmp-[0-9a-f]{32}")
+# A root that was not renamed into its place, and pending changes whose file was not made nameless.
+_BESIDE_NAME = re.compile(r"\.atlas\..*\.tmp-[0-9a-f]{32}|\.atlas\.spill-[0-9a-f]{32}")
 
 
-def recover(storage: Storage, root: Root) -> None:
+def recover(storage: Storage, root: Root, interrupted: bool) -> None:
     """Remove what a writer that died left behind: files that `root` does not know.
 
-    Only called under the writer lock, so none of them can belong to a commit under way.
+    Only called under the writer lock, so none of them can belong to a commit under way. What a newer root
+    must have known stays: an older one was put in its place, and :func:`~atlas.repair.repair` can bring it back.
     """
     # What it made and did not sync is relied on from here on.
     storage.sync_directories([root_key(root.config)])
@@ -174,8 +176,30 @@ def recover(storage: Storage, root: Root) -> None:
         # A root of another name was overwritten, and the writer died before it could remove it.
         if _BESIDE_NAME.fullmatch(name) or (name in ROOT_KEYS and name != root_key(root.config)):
             storage.delete(name)
-    for key in strays(storage, root):
+    for key in abandoned(storage, root, interrupted):
         storage.purge(key)
+
+
+def abandoned(storage: Storage, root: Root, interrupted: bool) -> list[str]:
+    """Return the files that no state of the store knows, neither this one nor a newer one."""
+    unknown = strays(storage, root)
+    # What was interrupted was going to follow this very state; without its mark, it may have been as well.
+    needed = _known_to_newer(storage, unknown, root, root.generation + interrupted)
+    if needed:
+        _log.warning("%s: its root is older than the record of a later commit; repair tells more", storage.describe())
+    return [key for key in unknown if key not in needed]
+
+
+def _known_to_newer(storage: Storage, unknown: Sequence[str], root: Root, generation: int) -> set[str]:
+    """Return the files that recorded states of the same store above a generation know."""
+    known = set()
+    for key in unknown:
+        if RECORD_NAME.fullmatch(key.rsplit("/", 1)[-1]):
+            with suppress(CorruptStore, FileNotFoundError):
+                recorded = read_record(storage, key).root(partial(load_table, storage))
+                if recorded.store == root.store and recorded.generation > generation:
+                    known |= {key, *known_files(recorded)}
+    return known
 
 
 def known_files(root: Root) -> set[str]:
@@ -221,7 +245,7 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
     with storage.writer_lock() as interrupted:
         base = _base(storage, snapshot, pending)
         if interrupted:
-            recover(storage, base)
+            recover(storage, base, interrupted)
         while True:
             try:
                 return _commit_onto(storage, base, snapshot, pending, workers)
@@ -242,6 +266,9 @@ def _commit_onto(storage: Storage, base: Root, snapshot: Snapshot, pending: Pend
     current = base
     if current.commit != snapshot.root.commit:
         snapshot = Snapshot(storage, current, snapshot.workers, snapshot.mode, before=snapshot)
+    elif pending.layout is None:
+        # The same table, of which this one has read what it needed.
+        current = replace(current, catalog=snapshot.root.catalog)
     replaced, recorded = [], current.commits
     # A new store that has begun, although that seemed to fail, must not begin again: others may have added to it.
     has_begun = pending.attempt is not None and pending.attempt.led_to(current)
@@ -257,11 +284,14 @@ def _commit_onto(storage: Storage, base: Root, snapshot: Snapshot, pending: Pend
     with CommitFiles(storage, successor) as files:
         after = current.catalog.with_layer(_layer(current, pending, ordinals))
         catalog, merged = settle(files, after)
-        arrays = dict(current.arrays)
-        for name in pending.array_names():
-            target = Target(files, name, directory_for(arrays, name), after)
+        changed = pending.changed_arrays()
+        arrays = with_directories(storage, current.arrays, changed)
+        for name, loose in changed.items():
+            target = Target(files, name, arrays[name], after)
             # Not named: what is gathered of one array would stay in memory with that of the next.
-            arrays[name], superseded = write_array(snapshot, target, gather(pending, name, ordinals), pending.heap)
+            arrays[name], superseded = write_array(
+                snapshot, target, gather(pending, name, loose, ordinals), pending.heap
+            )
             merged += superseded
         # A store that was emptied has another id than the one that its table files were read with.
         catalog = replace(catalog, load=partial(load_table, storage, successor.store))
@@ -323,8 +353,14 @@ def _layer(current: Root, pending: Pending, ordinals: Ordinals) -> Layer:
     return stacked([layer.changed_in(generation) for layer in layers if len(layer)]).deleting(gone)
 
 
-def directory_for(arrays: Mapping[str, ArrayFiles], name: str) -> ArrayFiles:
-    """Return the directory of an array, a new one when it has none, with its files."""
-    known = arrays.get(name)
+def with_directories(storage: Storage, arrays: Mapping[str, ArrayFiles], names: Iterable[str]) -> dict[str, ArrayFiles]:
+    """Return the directory and the files of each array, those without any with a new directory among them."""
+    result = dict(arrays)
     taken = {files.directory.casefold() for files in arrays.values()}
-    return known or ArrayFiles(array_directory(name, taken), ())
+    for name in names:
+        if name not in arrays:
+            directory = array_directory(name, taken)
+            taken.add(directory.casefold())
+            result[name] = ArrayFiles(directory, ())
+    storage.make_directories([result[name].directory for name in names if name not in arrays])
+    return result

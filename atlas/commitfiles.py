@@ -22,6 +22,9 @@ from atlas.table import DIRECTORY, write_table
 INLINE_BYTES = 1 << 16
 TABLE_RATIO = 4
 
+# A process may have a thousand files open as a rule, and a commit may write more.
+_MOST_OPEN = 128
+
 
 class CommitFiles:
     """The files of one commit: durable together, or gone together."""
@@ -37,6 +40,8 @@ class CommitFiles:
             "parent": root.parent,
         }
         self._writers: list[tuple[str, DataWriter]] = []
+        # How many of them are on the disk already.
+        self._finished = 0
         self._segments: list[SegmentWriter] = []
         self._indexes: dict[str, bytes | bytearray] = {}
         self._kept = False
@@ -55,6 +60,8 @@ class CommitFiles:
 
     def create(self, directory: str) -> SegmentWriter:
         """Begin a new data file."""
+        if len(self._writers) - self._finished >= _MOST_OPEN:
+            self._finish()
         file_id = uuid.uuid4()
         key = f"{directory}/data-{file_id.hex}.af"
         segment = SegmentWriter(self._begin(key), key, file_id.bytes, self._leaves_record)
@@ -108,8 +115,12 @@ class CommitFiles:
 
     def make_durable(self) -> None:
         """Sync every file, then every directory once."""
-        self._storage.finish_all([writer for _, writer in self._writers])
+        self._finish()
         self._storage.sync_directories([key for key, _ in self._writers])
+
+    def _finish(self) -> None:
+        self._storage.finish_all([writer for _, writer in self._writers[self._finished :]])
+        self._finished = len(self._writers)
 
     def keep(self) -> None:
         """The root refers to the files now."""

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from atlas.catalog import Catalog
 from atlas.chunks import Integers
+from atlas.columns import distinct
 from atlas.commit import publish, recover
 from atlas.commitfiles import CommitFiles, settle
 from atlas.datafiles import Target, newest_statistics, pick_entries, stored_statistics, write_file
@@ -30,7 +30,7 @@ def compact(storage: Storage, workers: int) -> Root:
         current = load_root(storage)
         # A power cut may have taken the mark of an interrupted writer along with what it wrote.
         if interrupted or storage.is_local:
-            recover(storage, current)
+            recover(storage, current, interrupted)
         while True:
             try:
                 return _compact(storage, current, workers)
@@ -42,8 +42,7 @@ def _compact(storage: Storage, current: Root, workers: int) -> Root:
     """Compact the state `current`; raises LostRace if another writer committed meanwhile."""
     snapshot = Snapshot(storage, current, workers)
     catalog, moved = current.catalog.compacted()
-    live = {name: _live_entries(snapshot, name) for name in current.arrays}
-    if _is_compact(snapshot, catalog, live):
+    if catalog.slots == current.catalog.slots and _is_compact(snapshot):
         return current
     retired = [file.key for file in current.files]
     successor = next_state(storage, current)
@@ -51,11 +50,12 @@ def _compact(storage: Storage, current: Root, workers: int) -> Root:
         catalog, _ = settle(files, catalog)
         arrays: dict[str, ArrayFiles] = {}
         for name in current.arrays:
-            if len(live[name]):
+            live = _live_entries(snapshot, name)
+            if len(live):
                 target = Target(files, name, current.arrays[name], current.catalog)
-                arrays[name] = _copy(snapshot, name, live[name], moved, target)
-                # What is read of one array would otherwise stay in memory with that of all others.
-                snapshot.forget(name)
+                arrays[name] = _copy(snapshot, name, live, moved, target)
+            # What is read of one array would otherwise stay in memory with that of all others.
+            snapshot.forget(name)
         root = replace(successor, catalog=catalog, arrays=arrays)
         files.write_record(root, retired)
         files.make_durable()
@@ -67,19 +67,18 @@ def _compact(storage: Storage, current: Root, workers: int) -> Root:
         raise
 
 
-def _is_compact(snapshot: Snapshot, compacted: Catalog, live: dict[str, Integers]) -> bool:
-    root = snapshot.root
-    return compacted.slots == root.catalog.slots and all(
-        len(files.files) == 1 and len(live[name]) == len(snapshot.segments(name)[0].entries) > 0
-        for name, files in root.arrays.items()
+def _is_compact(snapshot: Snapshot) -> bool:
+    return all(
+        len(files.files) == 1 and len(_live_entries(snapshot, name)) == len(snapshot.segments(name)[0].entries) > 0
+        for name, files in snapshot.root.arrays.items()
     )
 
 
 def _live_entries(snapshot: Snapshot, array: str) -> Integers:
     """Return the ordinals that have the array and something stored for it."""
-    entries = np.unique(np.concatenate([segment.entries for segment in snapshot.segments(array)]))
-    codes, _ = snapshot.root.catalog.layouts(array, entries)
-    return np.asarray(entries[codes >= 0])
+    entries = distinct(np.concatenate([segment.entries for segment in snapshot.segments(array)]))
+    entries = entries[entries < snapshot.root.catalog.slots]
+    return np.asarray(entries[snapshot.root.catalog.having(array)[entries]])
 
 
 def _copy(snapshot: Snapshot, array: str, live: Integers, moved: Integers, target: Target) -> ArrayFiles:

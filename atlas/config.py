@@ -159,3 +159,12 @@ def settings() -> Settings:
         commit_seconds=_environment_int("ATLAS_COMMIT_SECONDS", 300, 1),
         single_writer=_environment_int("ATLAS_SINGLE_WRITER", 0, 0),
     )
+
+
+def pending_limit(value: int | None) -> int:
+    """Return how many bytes of pending changes are kept in memory."""
+    if value is None:
+        return settings().pending_bytes
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidArgument(f"pending_bytes must be a number of bytes, not {value!r}")
+    return value

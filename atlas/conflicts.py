@@ -17,23 +17,32 @@ from atlas.errors import ConflictError
 from atlas.root import Root
 
 
-@dataclass(frozen=True)
+@dataclass
 class Attempt:
     """A commit that was begun; it may have happened although it was reported as failed.
 
     Attributes
     ----------
     root : Root
-    names : frozenset of str
+    names : set of str
         The datasets that it changed.
+    happened : bool
+        Whether it has been found among the commits: later ones may not tell any more.
     """
 
     root: Root
-    names: frozenset[str]
+    names: set[str]
+    happened: bool = False
 
     def led_to(self, current: Root) -> bool:
         """Whether a committed state is known to be that of this attempt, or one that came after it."""
-        return self.root.commit in {*current.commits, current.parent, *current.recent}
+        if current.came_after(self.root.commit):
+            return True
+        return self.happened and current.oldest_known > self.root.generation
+
+    def is_ruled_out_by(self, current: Root) -> bool:
+        """Whether a committed state shows that this attempt did not happen, nor will."""
+        return not self.led_to(current) and current.oldest_known <= self.root.generation
 
 
 def check_conflicts(current: Root, seen: Mapping[str, Root]) -> None:

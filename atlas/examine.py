@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.columnfile import ColumnFile, DataFile
+from atlas.columnfile import Area, ColumnFile, DataFile
 from atlas.errors import CorruptIndex
 from atlas.reader import read_index
 from atlas.segment import ALIGNMENT, HEADER_LENGTH, MAGIC, SegmentIndex, chunk_checksum
@@ -16,12 +16,12 @@ from atlas.storage import Storage
 from atlas.table import MAGIC as TABLE_MAGIC
 
 
-def open_index(area: NDArray[np.uint8], file: DataFile, array: str | None) -> ColumnFile:
+def open_index(area: Area, file: DataFile, array: str | None) -> ColumnFile:
     """Return an index with every column of it checked.
 
     Parameters
     ----------
-    area : (n,) uint8
+    area : Area
         The index, or a copy of it.
     file : DataFile
     array : str or None

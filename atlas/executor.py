@@ -28,9 +28,9 @@ _WORKER_MARK = "ATLAS_WORKER_PROCESS"
 _IDLE_SECONDS = 300
 _WATCH_SECONDS = 0.5
 
-# Threads are as fast in kernels, and in zstd, which let go of the interpreter; lz4 does not. Less than this is over
-# before processes have been told of it and have answered.
-_THREADS_UP_TO = 16 << 20
+# Threads are as fast in kernels, and in zstd, which let go of the interpreter; lz4 does not. Below this, what
+# processes save is lost in telling them, and in memory that they share.
+_THREADS_UP_TO = 256 << 20
 
 _log = logging.getLogger("atlas")
 
@@ -161,6 +161,10 @@ def _begin_worker(parent: int) -> None:
     threading.Thread(target=watch, name="atlas-watch-parent", daemon=True).start()
 
 
+# How many threads each reading thread keeps busy, itself among them. Only ever changed in one step: no lock.
+_at_work: dict[int, int] = {}
+
+
 def _run_threads(task: Task, job: Any, ranges: Sequence[Range], workers: int) -> list[Any]:
     """Run ranges in the calling thread and in helping ones, each taking the next as it is done with one."""
     results: dict[int, Any] = {}
@@ -180,13 +184,17 @@ def _run_threads(task: Task, job: Any, ranges: Sequence[Range], workers: int) ->
                 left.clear()
 
     helping: list[Turn] = []
+    # Threads of some other pool may be reading at the same time: together they are not to be more than the cores.
+    helpers = max(min(workers - sum(list(_at_work.values())), len(ranges)) - 1, 0)
+    _at_work[threading.get_ident()] = 1 + helpers
     try:
-        help_with(take_turns, min(workers, len(ranges)) - 1, helping)
+        help_with(take_turns, helpers, helping)
         take_turns()
     finally:
         # No task runs any more when this is left, also by an interrupt.
         left.clear()
         insist(partial(finish, helping))
+        _at_work.pop(threading.get_ident(), None)
     for error in errors.values():
         if not isinstance(error, Exception):
             raise error
@@ -364,6 +372,7 @@ _pool = _Pool()
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.after_fork)
+    os.register_at_fork(after_in_child=_at_work.clear)
 
 
 def shutdown() -> None:

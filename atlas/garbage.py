@@ -15,12 +15,12 @@ from dataclasses import dataclass, field, replace
 from atlas.commit import (
     GRACE_SECONDS,
     UNFINISHED_SECONDS,
+    abandoned,
     is_file_of_a_commit,
     is_free,
     known_files,
     publish,
     recover,
-    strays,
     sweep,
 )
 from atlas.errors import InvalidArgument
@@ -67,14 +67,14 @@ def collect(storage: Storage, grace: float | None, unfinished: float | None, dry
 
 def _collect_locally(storage: Storage, dry_run: bool) -> GarbageReport:
     """Remove what the next writer would: the lock says that no commit is under way, and pins who reads."""
-    with storage.writer_lock():
+    with storage.writer_lock() as interrupted:
         root = load_root(storage)
         sizes = {item.key: item for item in storage.inventory()}
         retired = [key for key, *_ in root.retired]
         free = [entry[0] for entry in root.retired if is_free(storage, entry, int(time.time()))]
-        report = _report(sizes, [*strays(storage, root), *free], sorted(set(retired) - set(free)))
+        report = _report(sizes, [*abandoned(storage, root, interrupted), *free], sorted(set(retired) - set(free)))
         if not dry_run:
-            recover(storage, root)
+            recover(storage, root, interrupted)
             sweep(storage, root)
         return report
 

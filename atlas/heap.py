@@ -6,10 +6,13 @@ needs room where the data will go, and nothing of it is ever seen or left behind
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
+import uuid
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 from weakref import finalize
 
@@ -20,6 +23,34 @@ from atlas.errors import StorageError
 
 # How much is read from the file at a time, and how much is gathered before more is written to it.
 PIECE_BYTES = 8 << 20
+
+
+def open_nameless(directory: str) -> int:
+    """Open a new file that goes when it is closed, and is seen by nobody."""
+    flags = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    if hasattr(os, "O_TMPFILE"):
+        try:
+            return os.open(directory, flags | os.O_TMPFILE, 0o600)
+        except OSError as error:
+            # The kernel, or the file system, does not know such files.
+            if error.errno not in (errno.EISDIR, errno.ENOENT, errno.EOPNOTSUPP):
+                raise
+    path = os.path.join(directory, f".atlas.spill-{uuid.uuid4().hex}")
+    descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL | getattr(os, "O_TEMPORARY", 0), 0o600)
+    # Should this process die before the next line, the name is left; another writer may take it away before it does.
+    if not hasattr(os, "O_TEMPORARY"):
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+    return descriptor
+
+
+def _write(file: int, data: Any, position: int) -> int:
+    """Write all of some bytes at a position; return the position behind them."""
+    view = memoryview(data)
+    while len(view):
+        written = os.pwrite(file, view, position)
+        position, view = position + written, view[written:]
+    return position
 
 
 class Heap:
@@ -106,9 +137,7 @@ class Heap:
             file = self._own_file()
             position = self._filed
             for view in self._gathered():
-                while len(view):
-                    written = os.pwrite(file, view, position)
-                    position, view = position + written, view[written:]
+                position = _write(file, view, position)
         except OSError as error:
             place = self._directory or tempfile.gettempdir()
             raise StorageError(
@@ -133,10 +162,13 @@ class Heap:
         """Return the file; a forked child copies its parent's, which both would otherwise write to."""
         if self._file >= 0 and self._owner == os.getpid():
             return self._file
-        with tempfile.TemporaryFile(prefix=".atlas.spill-", dir=self._directory) as file:
+        descriptor = open_nameless(self._directory or tempfile.gettempdir())
+        try:
             for offset in range(0, self._filed, PIECE_BYTES):
-                os.pwrite(file.fileno(), self._read_file(offset, min(PIECE_BYTES, self._filed - offset)), offset)
-            descriptor = os.dup(file.fileno())
+                _write(descriptor, self._read_file(offset, min(PIECE_BYTES, self._filed - offset)), offset)
+        except BaseException:
+            os.close(descriptor)
+            raise
         self._close()
         self._file, self._owner = descriptor, os.getpid()
         # The file goes with the heap.

@@ -11,6 +11,7 @@ from atlas.across import read_list, read_stacked
 from atlas.bulk import create_datasets, delete_datasets, write_stacked
 from atlas.drift import DriftReport, drift_report
 from atlas.members import Members
+from atlas.ragged import to_awkward
 from atlas.session import Session
 
 
@@ -89,6 +90,30 @@ class Many:
             If no names are given.
         """
         return read_list(self._session, array, dataset_names, start, shape)
+
+    def read_array_across_awkward(
+        self,
+        array: str,
+        dataset_names: Iterable[str],
+        start: Sequence[int] | None = None,
+        shape: Sequence[int] | None = None,
+    ) -> Any:
+        """Read the same box of an array from many datasets, whose shapes may differ, into one awkward array.
+
+        Returns
+        -------
+        awkward.Array
+            An entry per name, ``None`` where a dataset lacks the array.
+
+        Raises
+        ------
+        DatasetNotFound, SelectionError, CorruptStore
+        MissingDependency
+            If awkward is not installed.
+        InvalidArgument
+            If no names are given, or number of axes or type differ.
+        """
+        return to_awkward(array, read_list(self._session, array, dataset_names, start, shape))
 
     def read_array_across_stacked(
         self,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -289,7 +289,7 @@ class Pending:
 
     def tried(self, root: Root, moved: Mapping[str, str]) -> None:
         """Take note of a commit that is begun, and of the datasets that it renames."""
-        self.attempt, self._attempted = Attempt(root, frozenset(self.seen)), len(self.table.alive)
+        self.attempt, self._attempted = Attempt(root, set(self.seen)), len(self.table.alive)
         if moved:
             self._moves.append((self.attempt, dict(moved)))
 
@@ -298,9 +298,10 @@ class Pending:
         if self.attempt is None:
             return
         if self.attempt.led_to(current):
+            self.attempt.happened = True
             self.seen |= dict.fromkeys(self.attempt.names, self.attempt.root)
             self.table.seen_in(self.attempt.root, self._attempted)
-        elif current.generation <= self.attempt.root.generation + 1:
+        elif self.attempt.is_ruled_out_by(current):
             self.attempt, self._attempted = None, 0
 
     def number(self, name: str) -> int:
@@ -331,7 +332,7 @@ class Pending:
         number = self.number(name)
         self.seen.setdefault(name, root if number < 0 else self.table.root_of(number))
         if self.attempt is not None and 0 <= number < self._attempted:
-            self.attempt = replace(self.attempt, names=self.attempt.names | {name})
+            self.attempt.names.add(name)
         if number >= 0:
             batch = self.batch_of(number)
             arrays = record.arrays if batch is not None else self.blocks
@@ -412,15 +413,19 @@ class Pending:
         """Take chunks of many datasets; what earlier blocks say of the same chunks is void."""
         self.blocks.setdefault(block.schema.name, []).append(block)
 
-    def array_names(self) -> list[str]:
-        """Return the arrays that there is something to store of, sorted."""
+    def changed_arrays(self) -> dict[str, list[tuple[str, PendingArray]]]:
+        """Return the arrays that there is something to store of, sorted: each with the loose datasets that have it."""
         alive = self.table.alive
-        found = {array for array, blocks in self.blocks.items() if any(alive[block.ids].any() for block in blocks)}
+        found: dict[str, list[tuple[str, PendingArray]]] = {
+            array: [] for array, blocks in self.blocks.items() if any(alive[block.ids].any() for block in blocks)
+        }
         for name, arrays in self.arrays.items():
-            found |= {array for array, pending in arrays.items() if self.is_stored(name, pending)}
-        return sorted(found)
+            for array, pending in arrays.items():
+                if self._is_stored(name, pending):
+                    found.setdefault(array, []).append((name, pending))
+        return dict(sorted(found.items()))
 
-    def is_stored(self, name: str, pending: PendingArray) -> bool:
+    def _is_stored(self, name: str, pending: PendingArray) -> bool:
         """Return whether a data file has to say something of an array of a loose dataset."""
         # A reset without chunks matters only where older files hold something.
         return bool(pending.chunks) or ((pending.reset or pending.resized) and name not in self.created)

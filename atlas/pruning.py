@@ -185,6 +185,7 @@ def attribute_bounds(catalog: Catalog, array: str | None, key: str) -> Bounds:
             cells = Texts.of([base64.b64decode(cell) for cell in cells.tolist()])
         rows[ordinals] = 1
         valid[ordinals] = True if isinstance(cells, Texts) else ~_is_nothing(tag, cells)
+        cells = comparable(cells) if isinstance(cells, Texts) else cells
         low.put(ordinals, cells)
         high.put(ordinals, cells)
     return Bounds(present, valid, low.result(), high.result(), rows, np.zeros(slots, np.int64))

@@ -86,13 +86,14 @@ class _Not(Condition):
 
 
 @dataclass(frozen=True, eq=False)
-class _Compared(Condition):
+class Compared(Condition):
     """One value of each dataset against literals: every test must hold of it, or of one and the same item of a list."""
 
     value: Value
     tests: tuple[tuple[str, Any], ...]
 
     def truth(self, facts: Facts) -> Truth:
+        """Return what the values tell."""
         cells, there = self.value.cells(facts)
         tests = [(op, as_literal(other, self.value.types(facts), str(self.value))) for op, other in self.tests]
         result = there.copy()
@@ -217,7 +218,7 @@ class Value(ABC):
         return {}
 
     def _compared(self, op: str, other: Any) -> Condition:
-        return _Paired(self, op, other) if isinstance(other, Value) else _Compared(self, ((op, other),))
+        return _Paired(self, op, other) if isinstance(other, Value) else Compared(self, ((op, other),))
 
     def __gt__(self, other: Any) -> Condition:
         return self._compared(">", other)
@@ -245,7 +246,7 @@ class Value(ABC):
 
     def between(self, low: Any, high: Any) -> Condition:
         """Return the condition that it lies from `low` to `high`, both included."""
-        return _Compared(self, ((">=", low), ("<=", high)))
+        return Compared(self, ((">=", low), ("<=", high)))
 
     def exists(self) -> Condition:
         """Return the condition that the dataset has it."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from atlas.arena import shared_arena
 from atlas.chunks import Integers, Selection
 from atlas.codecs import decode, decode_numbers, element_of
-from atlas.columnfile import DataFile
+from atlas.columnfile import Area, DataFile
 from atlas.columns import distinct
 from atlas.config import settings
 from atlas.dtypes import DType, fill_cell
@@ -33,8 +33,9 @@ from atlas.worker import DecodeJob, Source, decode_range, pack_layout, unpack_ta
 
 _ALIGNMENT = 64
 
-# Smaller indexes are read (7 ms for this much): a file that is cut short under its map ends the process.
-_MAPPED_ABOVE = 32 << 20
+# Indexes above this size are read a column at a time. They are not mapped: a file that is cut short under its
+# map ends the process.
+_READ_WHOLE = 32 << 20
 
 # Up to this size, planning the read of a chunk costs more than decoding all of it.
 _SMALL_CHUNK = 1 << 20
@@ -46,18 +47,37 @@ Wanted = tuple[ArraySchema, Selection, Integers, Integers]
 Planned = tuple[ReadPlan, Sequence[Wanted]]
 
 
-def read_index(storage: Storage, file: DataFile) -> NDArray[np.uint8]:
-    """Return the index of a file, mapped where that is possible.
+def read_index(storage: Storage, file: DataFile) -> Area:
+    """Return the index of a file; on a local disk, the parts of a large one are read when they are asked for.
 
     Raises
     ------
     SnapshotExpired
         If the file is gone.
     """
+    if storage.is_local and file.index_length > _READ_WHOLE:
+        return _LargeIndex(storage, file)
+    return _read(storage, file, 0, file.index_length)
+
+
+class _LargeIndex:
+    """An index of which each part is read when it is asked for."""
+
+    def __init__(self, storage: Storage, file: DataFile) -> None:
+        self._storage = storage
+        self._file = file
+
+    def __len__(self) -> int:
+        return self._file.index_length
+
+    def __getitem__(self, part: slice) -> NDArray[np.uint8]:
+        first, end, _ = part.indices(len(self))
+        return _read(self._storage, self._file, first, max(end - first, 0))
+
+
+def _read(storage: Storage, file: DataFile, first: int, length: int) -> NDArray[np.uint8]:
     with expiring(storage, file.key):
-        if storage.is_local and file.index_length > _MAPPED_ABOVE:
-            return storage.open_map(file.key, file.length)[file.index_offset :][: file.index_length]
-        return np.frombuffer(storage.read_range(file.key, file.index_offset, file.index_length), np.uint8)
+        return np.frombuffer(storage.read_range(file.key, file.index_offset + first, length), np.uint8)
 
 
 @contextmanager
@@ -202,25 +222,31 @@ class Snapshot:
 
     def read_box(self, schema: ArraySchema, ordinal: int, selection: Selection) -> NDArray[Any]:
         """Return a box of one dataset's array."""
-        number = schema.grid.only_chunk(selection)
-        if number is not None and not schema.dtype.is_text and self.storage.is_local:
-            found = self._read_in_chunk(schema, ordinal, number, selection)
-            if found is not None:
-                return found
+        number = self.small_chunk(schema, selection)
+        found = None if number is None else self._read_in_chunk(schema, ordinal, number, selection)
+        if found is not None:
+            return found
         return self.read_boxes(schema.name, schema.dtype, [(schema, selection, np.array([0]), np.array([ordinal]))])[0]
+
+    def small_chunk(self, schema: ArraySchema, selection: Selection) -> int | None:
+        """Return the number of the chunk that a box is read from without a plan; ``None`` where one is better made."""
+        number = schema.grid.only_chunk(selection)
+        if number is None or schema.dtype.is_text or not self.storage.is_local:
+            return None
+        return number if schema.grid.extent(number).cells * schema.dtype.itemsize <= _SMALL_CHUNK else None
 
     def _read_in_chunk(
         self, schema: ArraySchema, ordinal: int, number: int, selection: Selection
     ) -> NDArray[Any] | None:
         """Return a box of one small chunk without the cost of a plan, or ``None`` to leave it to one.
 
-        Chunks that are large, absent or damaged are left: a plan deals with them, and names what is wrong.
+        Chunks that are absent or damaged are left: a plan deals with them, and names what is wrong.
         """
         index, dtype = self.index(schema.name), schema.dtype
         row = index.locate_one(ordinal, number)
         extent = schema.grid.extent(number)
         size = extent.cells * dtype.itemsize
-        if row < 0 or size > _SMALL_CHUNK or size != index.columns["raw_length"][row]:
+        if row < 0 or size != index.columns["raw_length"][row]:
             return None
         columns = ("file", "offset", "length", "pipeline", "checksum")
         file, offset, length, pipeline, checksum = (int(index.columns[name][row]) for name in columns)

@@ -19,20 +19,18 @@ from atlas.damage import Damage, FileFound, RepairReport
 from atlas.errors import StoreNotFound
 from atlas.examine import intact_rows
 from atlas.reader import read_index
-from atlas.record import RECORD_NAME
 from atlas.root import ArrayFiles, Root
-from atlas.roots import delete_other_roots, has_root, load_table, next_state
+from atlas.roots import delete_other_roots, has_records, has_root, load_table, next_state
 from atlas.segment import HEADER_LENGTH, SegmentIndex
 from atlas.storage import Storage
-from atlas.table import DIRECTORY, read_layer
+from atlas.table import read_layer
 
 DAMAGED = "_damaged"
 
 
 def repair(storage: Storage, dry_run: bool = False) -> RepairReport:
     """Repair a store; see :meth:`atlas.Atlas.repair`."""
-    names = storage.list_dir(DIRECTORY)
-    if not has_root(storage) and not any(map(RECORD_NAME.fullmatch, names)):
+    if not has_root(storage) and not has_records(storage):
         raise StoreNotFound(f"there is no Atlas store at {storage.describe()}, nor what is left of one")
     if dry_run:
         return Damage(storage, storage.was_interrupted()).report
@@ -68,7 +66,7 @@ def _carry_out(found: Damage) -> None:
         files.keep()
     root = publish(storage, root, old, replaced, old.commits)
     delete_other_roots(storage, root.config)
-    recover(storage, root)
+    recover(storage, root, interrupted=True)
 
 
 def _table(found: Damage, files: CommitFiles, table: FileFound) -> DataFile:
@@ -89,7 +87,7 @@ def _recorded(found: Damage, files: CommitFiles, item: FileFound) -> DataFile:
     """Return a file that stays; its index goes into this commit's record when it is in no other."""
     if item.problem or not item.unrecorded:
         return item.file
-    return files.adopt(item.file, read_index(found.storage, item.file).tobytes())
+    return files.adopt(item.file, read_index(found.storage, item.file)[:].tobytes())
 
 
 def _rewritten(

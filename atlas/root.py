@@ -61,7 +61,7 @@ class Root:
     store : str
         Unique id of the store, the same in all of its files.
     recent : tuple of str
-        On object stores, the commits before this one, newest last.
+        The last commits before this one, newest last.
     version : str or None
         What the next state is to replace: the object's version, nothing when it must not be there yet;
         ``None`` where a lock decides.
@@ -87,6 +87,15 @@ class Root:
     def commits(self) -> set[str]:
         """The commits whose records are of use: those of its files, and its own."""
         return {file.commit for file in self.files if file.commit} | {self.commit}
+
+    def came_after(self, commit: str) -> bool:
+        """Whether a commit is known to be this one, or one of those before."""
+        return commit in {*self.commits, self.parent, *self.recent}
+
+    @property
+    def oldest_known(self) -> int:
+        """The generation from which on the state names every commit that led to it."""
+        return self.generation - max(len(self.recent), 1)
 
     def successor(self, commit: str, **changes: Any) -> Root:
         """Return the next committed state."""

@@ -23,14 +23,17 @@ from atlas.config import StoreConfig, settings
 from atlas.errors import AtlasError, CommitUnknownError, ConflictError, StorageError, StoreNotFound
 from atlas.layer import Layer
 from atlas.reader import read_index
+from atlas.record import RECORD_NAME
 from atlas.root import ROOT_KEYS, Root, decode_root, encode_root, root_key
 from atlas.storage import ConditionFailed, Storage
-from atlas.table import read_layer
+from atlas.table import DIRECTORY, read_layer
 
 CLAIMED_KEY = root_key(StoreConfig())
 
-# Commits that a root on an object store remembers: so many may come before somebody asks whether theirs is there.
+# Commits that a root remembers: so many may come before somebody asks whether theirs is there. On object stores
+# that is asked after every answer that was lost, on local disks only after the disk failed.
 _REMEMBERED = 100
+_REMEMBERED_LOCALLY = 32
 
 _LONGEST_PAUSE = 2.0
 
@@ -60,9 +63,9 @@ def load_root(storage: Storage) -> Root:
     """
     found = _newest_root(storage) if storage.is_local else _claimed_root(storage)
     if found is None:
+        advice = "Atlas.repair brings its root back" if is_lost(storage) else "Atlas.create makes one"
         raise StoreNotFound(
-            f"there is no Atlas store at {storage.describe()}: none of {', '.join(ROOT_KEYS)} is there; "
-            "Atlas.create makes one"
+            f"there is no Atlas store at {storage.describe()}: none of {', '.join(ROOT_KEYS)} is there; {advice}"
         )
     return found
 
@@ -115,6 +118,16 @@ def load_table(storage: Storage, store: str, file: DataFile, slots: int) -> Laye
     return layer
 
 
+def has_records(storage: Storage) -> bool:
+    """Return whether there are records of commits; without a root, they are what is left of a store."""
+    return any(map(RECORD_NAME.fullmatch, storage.list_dir(DIRECTORY)))
+
+
+def is_lost(storage: Storage) -> bool:
+    """Return whether a store without a root can be brought back; on object stores that is not looked for."""
+    return storage.is_local and has_records(storage)
+
+
 def has_root(storage: Storage) -> bool:
     """Return whether there is a root object, whatever state it is in."""
     if storage.is_local:
@@ -153,7 +166,7 @@ def discard_root(storage: Storage, root: Root) -> None:
 
 def next_state(storage: Storage, root: Root) -> Root:
     """Return the state that follows `root`, without what changes in it."""
-    recent = () if storage.is_local else (*root.recent, root.commit)[-_REMEMBERED:]
+    recent = (*root.recent, root.commit)[-(_REMEMBERED_LOCALLY if storage.is_local else _REMEMBERED) :]
     return root.successor(new_commit_id(), recent=recent)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from atlas.columnfile import ColumnFile, DataFile, finish_file
+from atlas.columnfile import Area, ColumnFile, DataFile, finish_file
 from atlas.columns import Texts
 from atlas.errors import CorruptIndex
 from atlas.forks import cached_property
@@ -126,7 +126,7 @@ class SegmentIndex(ColumnFile):
 
     Parameters
     ----------
-    area : (index_length,) uint8
+    area : Area
         The bytes of the index, as the root locates them.
     file : DataFile
     array : str
@@ -138,7 +138,7 @@ class SegmentIndex(ColumnFile):
         If the index is not what the root vouches for.
     """
 
-    def __init__(self, area: NDArray[np.uint8], file: DataFile, array: str) -> None:
+    def __init__(self, area: Area, file: DataFile, array: str) -> None:
         super().__init__(area, file)
         self._limit = file.index_offset
         owner = self.head.get("array")

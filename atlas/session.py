@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from atlas.chunks import Integers, Selection
 from atlas.commit import commit
-from atlas.config import MISMATCH_POLICIES, StoreConfig, choice, settings
+from atlas.config import MISMATCH_POLICIES, StoreConfig, choice, pending_limit, settings
 from atlas.errors import (
     ArrayNotFound,
     CorruptChunk,
@@ -286,6 +287,21 @@ class Session:
             raise TypeMismatch(message)
         warnings.warn(message, UserWarning, stacklevel=4)
 
+    def committed(self, array: str, names: list[str]) -> tuple[Snapshot, list[tuple[ArraySchema, int]]] | None:
+        """Look a few names up one by one; ``None`` where changes are pending, or one of them has no such array."""
+        with self.lock:
+            if self.pending or not isinstance(array, str):
+                return None
+            snapshot, catalog = self.snapshot, self.snapshot.root.catalog
+            found = []
+            for name in names:
+                ordinal = catalog.ordinal(name)
+                schema = catalog.record(ordinal).arrays.get(array) if ordinal >= 0 else None
+                if schema is None:
+                    return None
+                found.append((schema, ordinal))
+            return snapshot, found
+
     def resolve(
         self, array: str, names: list[str]
     ) -> tuple[
@@ -406,17 +422,15 @@ def _thawed(storage: Storage, packed: PackedRoot, workers: int | None, executor:
         return _versions[place]
 
 
+def version_token(session: Session) -> tuple[str, ...]:
+    """Return what tells one state of one store from all others, for the names of dask's tasks."""
+    root = session.snapshot.root
+    # What is not committed has no name that would stay true.
+    return ("atlas", root.store, root.commit, *((uuid.uuid4().hex,) if session.pending else ()))
+
+
 def _unpacked(storage: Storage, packed: PackedRoot) -> Root:
     return packed.root(partial(load_table, storage))
-
-
-def pending_limit(value: int | None) -> int:
-    """Return how many bytes of pending changes are kept in memory."""
-    if value is None:
-        return settings().pending_bytes
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InvalidArgument(f"pending_bytes must be a number of bytes, not {value!r}")
-    return value
 
 
 @contextmanager

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from atlas.commit import overwrite_root, recover
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice
 from atlas.copying import copy_dataset
 from atlas.damage import RepairReport
+from atlas.display import store_html
 from atlas.errors import CorruptRoot, InvalidArgument, StoreAlreadyExists
-from atlas.maintained import Maintained
+from atlas.exchange import Exchange
 from atlas.repair import repair
 from atlas.root import Root
-from atlas.roots import create_root, discard_root, emptied, has_root, load_root
+from atlas.roots import create_root, discard_root, emptied, has_root, is_lost, load_root
 from atlas.schema import check_name
-from atlas.session import Mode, Session
+from atlas.session import Mode, Session, version_token
 from atlas.storage import Storage, open_storage
 from atlas.view import DatasetView
 
-if TYPE_CHECKING:
-    import xarray as xr
 
-
-class Atlas(Maintained):
+class Atlas(Exchange):
     """A store of many named datasets of N-dimensional arrays.
 
     Made by :meth:`create` and :meth:`open`. Changes are kept in memory until :meth:`flush`, the
@@ -112,6 +109,11 @@ class Atlas(Maintained):
         storage.begin_writing()
         with storage.writer_lock() as interrupted:
             there = has_root(storage)
+            if not there and not overwrite and is_lost(storage):
+                raise StoreAlreadyExists(
+                    f"there is a store at {storage.describe()} whose root is lost; Atlas.repair brings it back, "
+                    "overwrite=True begins a new one"
+                )
             if there and not overwrite:
                 raise _already_there(storage)
             later = overwrite == "at flush" and there and _is_intact(storage)
@@ -120,7 +122,7 @@ class Atlas(Maintained):
             else:
                 root = overwrite_root(storage, layout) if there else _create_root(storage, layout, overwrite)
             if interrupted:
-                recover(storage, load_root(storage))
+                recover(storage, load_root(storage), interrupted)
         session = Session(storage, root, on_type_mismatch, "a", workers, executor, pending_bytes)
         session.pending.layout = layout if later else None
         return Atlas(session)
@@ -284,8 +286,14 @@ class Atlas(Maintained):
     def __repr__(self) -> str:
         return f"<Atlas {self._session.storage.describe()} datasets={len(self)}>"
 
+    def _repr_html_(self) -> str:
+        return store_html(self._session)
+
     def __len__(self) -> int:
         return self._session.count()
+
+    def __dask_tokenize__(self) -> Any:
+        return version_token(self._session)
 
     @property
     def _inner(self) -> Atlas:
@@ -369,125 +377,6 @@ class Atlas(Maintained):
         """
         copy_dataset(self._session, source, target)
         return DatasetView(self._session, target)
-
-    # ── xarray ───────────────────────────────────────────────────────────────────────────────
-
-    def add_xarray_dataset(
-        self,
-        ds: xr.Dataset,
-        name: str,
-        chunks: Mapping[str, Sequence[int]] | None = None,
-        fill_value: Any = None,
-        *,
-        encoding: Mapping[str, Mapping[str, Any]] | None = None,
-    ) -> None:
-        """Add an :class:`xarray.Dataset` as a new dataset; nothing is flushed. When it fails, nothing of it stays.
-
-        Values are stored as they are in memory, with their encoding beside them: packing and units of time do not
-        change what is read back, and come back for whoever writes the dataset to a file.
-
-        Parameters
-        ----------
-        ds : xarray.Dataset
-            Dask-backed variables are computed and written a few blocks at a time.
-        name : str
-        chunks : mapping of str to sequence of int, optional
-            Chunk shape by variable; dask chunks, or the whole array, otherwise.
-        fill_value : scalar or dict, optional
-            Fill value of all numeric arrays, or by variable; ``None`` in the dict means none.
-        encoding : mapping of str to mapping, optional
-            As :meth:`xarray.Dataset.to_netcdf` takes it, over the variables' own: ``dtype``, ``scale_factor``,
-            ``units``, ``chunksizes`` …
-
-        Raises
-        ------
-        UnsupportedDataType
-            If a variable has a type that cannot be stored.
-        DatasetAlreadyExists, InvalidName, InvalidArgument, ArrayNotFound
-        """
-        from atlas.xarray import add_xarray_dataset
-
-        add_xarray_dataset(self, ds, name, chunks, fill_value, encoding)
-
-    def open_as_xarray_dataset(self, name: str) -> xr.Dataset:
-        """Return a dataset as an :class:`xarray.Dataset`."""
-        from atlas.xarray import open_as_xarray_dataset
-
-        return open_as_xarray_dataset(self, name)
-
-    def open_as_many_xarray_dataset(
-        self,
-        names: Iterable[str],
-        concat_dim: str = "dataset",
-        parallel: bool = True,
-        *,
-        variables: Iterable[str] | None = None,
-        chunks: Any = None,
-        on_missing: Literal["raise", "skip", "fill"] = "raise",
-        on_shape: Literal["raise", "pad", "ragged"] = "raise",
-    ) -> xr.Dataset:
-        """Return many datasets as one :class:`xarray.Dataset`, their arrays stacked along a new dimension.
-
-        Parameters
-        ----------
-        names : iterable of str
-            Also a :class:`Selection`.
-        concat_dim : str
-            The new dimension; its coordinate holds the names.
-        parallel : bool
-            Kept for scripts of the older package; reads are always parallel.
-        variables : iterable of str, optional
-            What to read, with the coordinates along its dimensions; everything by default.
-        chunks : dict, int or "auto", optional
-            Return dask arrays, of which a task reads a block of datasets at once; ``{}`` for blocks of some
-            32 MiB. Without it everything is read now.
-        on_missing : {"raise", "skip", "fill"}
-            Datasets that lack one of the arrays are an error, are left out, or get missing values.
-        on_shape : {"raise", "pad", "ragged"}
-            Arrays of unequal shapes are an error, are padded with missing values, or are put behind one another
-            along a dimension ``obs``, with the number of cells of each dataset in ``rowsize``, as CF's contiguous
-            ragged arrays have it.
-
-        Returns
-        -------
-        xarray.Dataset
-            Coordinates that are the same in all datasets stay as they are, others are stacked. Attributes that are the
-            same stay attributes; others become coordinates along the new dimension, those of an array under
-            ``array:key``. Of encodings, what all have in common is kept.
-
-        Raises
-        ------
-        DatasetNotFound, ArrayNotFound, ShapeMismatch
-        InvalidArgument
-            If cells are encoded in ways that cannot be stacked, or `concat_dim` is taken.
-
-        Examples
-        --------
-        >>> import numpy as np, tempfile, xarray as xr
-        >>> store = Atlas.create(tempfile.mkdtemp())
-        >>> for size in (2, 3):
-        ...     store.add_xarray_dataset(xr.Dataset({"t": ("z", np.arange(size))}, attrs={"n": size}), f"d{size}")
-        >>> many = store.open_as_many_xarray_dataset(["d2", "d3"], on_shape="ragged")
-        >>> many["t"].values, many["rowsize"].values, many["n"].values
-        (array([0, 1, 0, 1, 2]), array([2, 3]), array([2, 3]))
-        """
-        from atlas.xarray import open_as_many_xarray_dataset
-
-        return open_as_many_xarray_dataset(
-            self,
-            names,
-            concat_dim,
-            parallel,
-            variables=variables,
-            chunks=chunks,
-            on_missing=on_missing,
-            on_shape=on_shape,
-        )
-
-    # Names of the older releases.
-    add_xr_dataset = add_xarray_dataset
-    to_xarray = open_as_xarray_dataset
-    to_xarray_many = open_as_many_xarray_dataset
 
 
 def _already_there(storage: Storage) -> StoreAlreadyExists:

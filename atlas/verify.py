@@ -78,11 +78,13 @@ def verify(snapshot: Snapshot, progress: Progress | None = None) -> VerifyReport
     for position, array in enumerate(arrays):
         # An index that cannot be trusted says nothing about any of its chunks.
         usable = _noted(report, array, "", -1, partial(_check_files, snapshot, array))
-        for row, name in enumerate(names):
-            if usable:
-                _verify_dataset(snapshot, report, array, name)
+        holders = _holders(snapshot, array) if usable else []
+        for row, (name, ordinal, schema) in enumerate(holders):
+            _verify_dataset(snapshot, report, schema, name, ordinal)
             if progress is not None:
                 progress(position * len(names) + row + 1, len(arrays) * len(names), array)
+        if progress is not None and len(holders) < len(names):
+            progress((position + 1) * len(names), len(arrays) * len(names), array)
     return report
 
 
@@ -144,19 +146,19 @@ def _check_files(snapshot: Snapshot, array: str) -> None:
         check_file(snapshot.storage, file, array)
 
 
-def _verify_dataset(snapshot: Snapshot, report: VerifyReport, array: str, name: str) -> None:
-    catalog = snapshot.root.catalog
-    ordinal = catalog.ordinal(name)
-    schema = catalog.record(ordinal).arrays.get(array)
-    if schema is None:
-        return
-    index = snapshot.index(array)
-    position = int(index.entries.searchsorted(ordinal))
-    if position == len(index.entries) or index.entries[position] != ordinal:
-        return
-    for number in index.columns["number"][index.starts[position] : index.starts[position + 1]].tolist():
+def _holders(snapshot: Snapshot, array: str) -> list[tuple[str, int, ArraySchema]]:
+    """Return the datasets with chunks of an array: most arrays of a store of many belong to few of its datasets."""
+    catalog, entries = snapshot.root.catalog, snapshot.index(array).entries
+    codes, schemas = catalog.layouts(array, entries)
+    live = entries[codes >= 0]
+    owned = [schemas[code] for code in codes[codes >= 0].tolist()]
+    return list(zip(catalog.names_of(live), live.tolist(), owned, strict=True))
+
+
+def _verify_dataset(snapshot: Snapshot, report: VerifyReport, schema: ArraySchema, name: str, ordinal: int) -> None:
+    for number in snapshot.index(schema.name).numbers_of(ordinal).tolist():
         report.chunks += 1
-        _noted(report, array, name, number, partial(_read_chunk, snapshot, schema, ordinal, number))
+        _noted(report, schema.name, name, number, partial(_read_chunk, snapshot, schema, ordinal, number))
 
 
 def _read_chunk(snapshot: Snapshot, schema: ArraySchema, ordinal: int, number: int) -> None:

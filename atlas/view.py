@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from atlas.attributes import decode_attribute, encode_attribute
 from atlas.chunks import resolve_selection
+from atlas.display import dataset_html
 from atlas.dtypes import as_elements, require_utf8
 from atlas.errors import ArrayAlreadyExists, ArrayNotFound, InvalidArgument
 from atlas.resizing import appended_shape, resize, whole_or_not
@@ -39,6 +40,9 @@ class DatasetView:
 
     def __repr__(self) -> str:
         return f'<DatasetView name="{self._name}" arrays={len(self.list_arrays())}>'
+
+    def _repr_html_(self) -> str:
+        return dataset_html(self._name, self._record())
 
     # ── records ──────────────────────────────────────────────────────────────────────────────
 

@@ -6,7 +6,7 @@ import ast
 from typing import Any
 
 from atlas.errors import InvalidArgument
-from atlas.query import Attribute, Cells, Condition, SomeCell, Statistic, Value, all_of
+from atlas.query import Attribute, Cells, Compared, Condition, SomeCell, Statistic, Value, all_of
 
 _STATISTICS = {"min": "min", "max": "max", "rows": "row_count", "nulls": "null_count"}
 _COMPARISONS = {ast.Gt: ">", ast.GtE: ">=", ast.Lt: "<", ast.LtE: "<=", ast.Eq: "==", ast.NotEq: "!="}
@@ -60,13 +60,11 @@ def _condition(node: ast.expr, text: str) -> Condition:
 
 def _comparison(node: ast.Compare, text: str) -> Condition:
     terms = [_term(term, text) for term in (node.left, *node.comparators)]
-    if len(node.ops) == 2 and isinstance(terms[1], Cells):
-        # A range of cells: one cell has to lie in it, not one above and another below.
-        first, second = (_COMPARISONS.get(type(op), "") for op in node.ops)
-        low, high = (terms[0], terms[2]) if first[:1] == "<" else (terms[2], terms[0])
-        lower, upper = (first, second) if first[:1] == "<" else (second, first)
-        if first[:1] == second[:1] in ("<", ">") and not any(isinstance(t, (Cells, Value, list)) for t in (low, high)):
-            return SomeCell(terms[1], low, high, above=len(lower) == 1, below=len(upper) == 1)
+    ops = [_COMPARISONS.get(type(op), "") for op in node.ops]
+    if len(ops) == 2 and all(ops) and not isinstance(terms[0], _SUBJECTS) and not isinstance(terms[2], _SUBJECTS):
+        found = _within(terms, *ops)
+        if found is not None:
+            return found
     parts = []
     for first, op, second in zip(terms, node.ops, terms[1:], strict=False):
         if isinstance(op, (ast.In, ast.NotIn)) and isinstance(first, (Cells, Value)) and isinstance(second, list):
@@ -77,6 +75,22 @@ def _comparison(node: ast.Compare, text: str) -> Condition:
         else:
             raise _refuse(node, text)
     return all_of(parts)
+
+
+_SUBJECTS = (Cells, Value, list)
+
+
+def _within(terms: list[Any], first: str, second: str) -> Condition | None:
+    """Return a range as one condition: one cell, or item, has to lie in it, not one above and another below."""
+    subject = terms[1]
+    if isinstance(subject, Value):
+        return Compared(subject, ((_MIRRORED[first], terms[0]), (second, terms[2])))
+    if isinstance(subject, Cells) and first[0] == second[0] in ("<", ">"):
+        (low, above), (high, below) = (terms[0], first), (terms[2], second)
+        if first[0] == ">":
+            (low, above), (high, below) = (high, below), (low, above)
+        return SomeCell(subject, low, high, above=len(above) == 1, below=len(below) == 1)
+    return None
 
 
 def _compared(first: Any, op: str, second: Any, node: ast.expr, text: str) -> Condition:

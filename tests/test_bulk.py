@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -323,6 +324,34 @@ def test_a_forked_child_has_a_spill_file_of_its_own(tmp_path):
     waiting.append(b"p" * 90)
     waiting.append(b"p" * 90)
     assert waiting.read(430, 110) == b"\4" * 20 + b"p" * 90
+
+
+@pytest.mark.parametrize("lacking", ["the system", "the file system"])
+def test_a_file_without_a_name_where_there_are_none(tmp_path, monkeypatch, lacking):
+    original = os.open
+
+    def refused(path, flags, *args, **kwargs):
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        return original(path, flags, *args, **kwargs)
+
+    if lacking == "the system":
+        monkeypatch.delattr(os, "O_TMPFILE")
+    else:
+        monkeypatch.setattr(os, "open", refused)
+    file = heap.open_nameless(str(tmp_path))
+    os.pwrite(file, b"kept", 0)
+    assert os.pread(file, 9, 0) == b"kept"
+    assert list(tmp_path.iterdir()) == []
+    os.close(file)
+
+
+def test_a_directory_that_takes_no_file_is_an_error_of_ours(tmp_path):
+    waiting = heap.Heap(str(tmp_path / "gone"), 10)
+    waiting.append(b"a" * 20)
+    with pytest.raises(StorageError, match="No such file"):
+        waiting.append(b"b" * 20)
+    assert waiting.read(0, 20) == b"a" * 20
 
 
 MORE_THAN_MEMORY = """

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import atlas
-from atlas import Atlas, StorageError, worker
+from atlas import Atlas, StorageError, commit, worker
 from atlas.storage import LocalStorage, local
 
 
@@ -193,17 +194,88 @@ def test_a_store_that_has_begun_does_not_begin_once_more(place, monkeypatch, met
     assert again.open_dataset("a").read_array("t").tolist() == [7, 8]
 
 
-def test_own_work_is_known_by_its_files(place, monkeypatch):
-    """Nothing could be read when the flush failed, and others committed more than once since."""
-    store = Atlas.open(place)
-    store.open_dataset("a").write_array("t", [0], np.ones(4, "int64"))
+def fails_with_nothing_known(store, monkeypatch):
+    """The disk fails for good just when the root has been replaced, so that it cannot be read again either."""
     with monkeypatch.context() as broken:
-        broken.setattr(type(store._session.pending), "recognise", lambda pending, current: None)
+        broken.setattr(commit, "load_root", once_only(commit.load_root))
         fails_after_the_root_was_replaced(store, broken)
-    for value in range(3):
+
+
+def once_only(action):
+    calls = []
+
+    def limited(*args):
+        calls.append(args)
+        if len(calls) == 1:
+            return action(*args)
+        raise StorageError("the disk is gone")
+
+    return limited
+
+
+@pytest.mark.parametrize("others", [1, 3, 12])
+def test_own_work_is_known_by_what_the_root_remembers(place, monkeypatch, others):
+    """Nothing could be read when the flush failed, no file tells of it, and others have committed since."""
+    monkeypatch.setattr(commit, "_is_there", lambda storage, root: False)
+    store = Atlas.open(place)
+    store.open_dataset("a").set_attribute("k", 1)
+    store.rename_dataset("b", "c")
+    fails_with_nothing_known(store, monkeypatch)
+    for value in range(others):
+        change(place, "c", value)
+        with Atlas.open(place) as other:
+            other.create_dataset(f"more{value}")
+    store.open_dataset("a").set_attribute("k", 2)
+    with pytest.raises(atlas.ConflictError) as caught:
+        store.flush()
+    assert caught.value.datasets == ("c",)
+
+
+@pytest.mark.parametrize("others", [1, 3, 20])
+def test_an_attribute_alone_is_no_conflict_with_itself(place, monkeypatch, others):
+    monkeypatch.setattr(commit, "_is_there", lambda storage, root: False)
+    store = Atlas.open(place)
+    store.open_dataset("a").set_attribute("k", 1)
+    fails_with_nothing_known(store, monkeypatch)
+    for value in range(others):
         change(place, "b", value)
     store.flush()
-    assert Atlas.open(place).open_dataset("a").read_array("t").tolist() == [1] * 4
+    for value in range(40):
+        change(place, "b", value)
+    assert Atlas.open(place).open_dataset("a").get_attribute("k") == 1
+
+
+def test_own_work_that_was_recognised_stays_so_however_much_follows(place, monkeypatch):
+    store = Atlas.open(place)
+    store.rename_dataset("a", "c")
+    fails_after_the_root_was_replaced(store, monkeypatch)
+    for value in range(40):
+        change(place, "b", value)
+    store.open_dataset("c").set_attribute("k", 5)
+    store.flush()
+    again = Atlas.open(place)
+    assert sorted(again.list_datasets()) == ["b", "c"]
+    assert again.open_dataset("c").get_attribute("k") == 5
+
+
+def test_what_the_root_does_not_remember_any_more_is_a_conflict(place, monkeypatch):
+    """Better told of a conflict with oneself than silently writing over what another did."""
+    monkeypatch.setattr(commit, "_is_there", lambda storage, root: False)
+    store = Atlas.open(place)
+    store.open_dataset("a").set_attribute("k", 1)
+    fails_with_nothing_known(store, monkeypatch)
+    for value in range(40):
+        change(place, "b", value)
+    with pytest.raises(atlas.ConflictError) as caught:
+        store.flush()
+    assert caught.value.datasets == ("a",)
+
+
+def test_a_root_of_a_release_that_remembered_nothing_is_known_by_its_parent(place):
+    root = Atlas.open(place)._session.snapshot.root
+    older = replace(root, recent=())
+    assert older.came_after(root.parent)
+    assert older.oldest_known == root.generation - 1
 
 
 def test_what_others_did_to_own_work_is_a_conflict(place, monkeypatch):
@@ -251,6 +323,47 @@ def test_compaction_removes_what_no_commit_refers_to(place):
     assert not stray.exists()
     assert not beside.exists()
     assert len(reader.read_array_across("t", ["a", "b"])) == 2
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_compaction_leaves_what_a_newer_root_referred_to(place, interrupted):
+    """An older root was put in its place, by a backup say: the newer state can still be brought back."""
+    older = (place / "atlas.json").read_bytes()
+    for value in range(2):
+        change(place, "a", value + 7)
+    with Atlas.open(place) as store:
+        store.open_dataset("a").define_array("u", "int64", ["x"], [4])
+        store.open_dataset("a").write_array("u", [0], np.arange(4))
+    (place / "atlas.json").write_bytes(older)
+    if interrupted:
+        (place / ".atlas.lock").write_bytes(b"w")
+    with Atlas.open(place) as store:
+        assert store.open_dataset("a").get_attribute("k") == 0
+        store.compact()
+    (place / ".atlas.lock").write_bytes(b"")
+    assert Atlas.repair(place).ok
+    assert Atlas.open(place).open_dataset("a").get_attribute("k") == 8
+    assert Atlas.open(place).open_dataset("a").read_array("u").tolist() == [0, 1, 2, 3]
+
+
+def test_a_new_store_is_not_made_over_one_whose_root_is_lost(place):
+    (place / "atlas.json").unlink()
+    with pytest.raises(atlas.StoreNotFound, match=r"repair"):
+        Atlas.open(place)
+    with pytest.raises(atlas.StoreAlreadyExists, match=r"repair"):
+        Atlas.create(place)
+    assert Atlas.repair(place).ok
+    assert Atlas.open(place).list_datasets() == ["a", "b"]
+    (place / "atlas.json").unlink()
+    Atlas.create(place, overwrite=True)
+    assert Atlas.open(place).list_datasets() == []
+
+
+def test_pending_changes_whose_process_was_killed_leave_nothing(place):
+    left = place / f".atlas.spill-{'0' * 32}"
+    left.write_bytes(b"half a chunk")
+    Atlas.open(place).compact()
+    assert not left.exists()
 
 
 def test_an_old_file_that_cannot_be_removed_stays_noted(place, monkeypatch):

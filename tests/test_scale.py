@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import atlas.commit
+import atlas.roots
 from atlas import Atlas, commitfiles
+from atlas.errors import StorageError
 
 
 def grow(place: Path, count: int, flushes: int) -> Atlas:
@@ -40,8 +44,8 @@ def large(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_opening_reads_the_root_alone_and_decodes_a_table_when_a_name_is_asked_for(large, monkeypatch):
     read = []
-    plain = atlas.commit.read_layer
-    monkeypatch.setattr(atlas.commit, "read_layer", lambda file, slots: read.append(1) or plain(file, slots))
+    plain = atlas.roots.read_layer
+    monkeypatch.setattr(atlas.roots, "read_layer", lambda file, slots: read.append(1) or plain(file, slots))
     store = Atlas.open(large)
     assert (len(store), store.row_slots(), len(read)) == (3000, 3000, 0)
     assert (large / "atlas.json").stat().st_size < 16_000
@@ -93,3 +97,41 @@ def test_changes_over_table_files(large):
         assert np.count_nonzero(rows["live"]) == len(expected)
         store.compact()
     assert store.row_slots() == len(expected)
+
+
+def test_a_flush_of_many_arrays_has_few_files_open(place):
+    code = f"""
+import resource, numpy as np
+from atlas import Atlas
+resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400))
+arrays = {{f"a{{i:03d}}": {{"dims": ["x"], "data": np.full((1, 3), i)}} for i in range(600)}}
+with Atlas.create({str(place)!r}) as store:
+    store.create_datasets(["all"], arrays)
+store.compact()
+assert store.verify().ok
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    store = Atlas.open(place)
+    assert store.open_dataset("all").read_array("a599").tolist() == [599] * 3
+    assert len([path for path in place.iterdir() if path.is_dir()]) == 601
+
+
+def test_a_sync_that_fails_among_many_fails_the_flush(place, monkeypatch):
+    store = Atlas.create(place)
+    store.create_datasets(["all"], {f"a{i}": {"dims": ["x"], "data": np.ones((1, 2))} for i in range(40)})
+    plain, calls = os.fsync, []
+
+    def fsync(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 20:
+            raise OSError(5, "it is broken")
+        plain(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(StorageError, match="it is broken"):
+        store.flush()
+    monkeypatch.undo()
+    assert Atlas.open(place).list_datasets() == []
+    store.flush()
+    assert Atlas.open(place).list_datasets() == ["all"]
+    assert Atlas.open(place).verify().ok

@@ -166,7 +166,7 @@ def test_storages_pickle(storage):
     again = pickle.loads(pickle.dumps(storage))
     assert again.read(KEY) == storage.read(KEY)
     assert again.describe() == storage.describe()
-    with again.writer_lock(), pytest.raises(ConflictError, match="another thread"), storage.writer_lock(timeout=0):
+    with again.writer_lock(), pytest.raises(ConflictError, match="this thread"), storage.writer_lock(timeout=0):
         pass
 
 

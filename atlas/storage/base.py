@@ -146,6 +146,10 @@ class Storage(ABC):
     def create(self, key: str) -> DataWriter:
         """Begin a new object; fails when there is one."""
 
+    def make_directories(self, names: Sequence[str]) -> None:
+        """Make directories of data files durably, all by one sync; where there are no directories, nothing is done."""
+        return
+
     @abstractmethod
     def sync_directories(self, keys: Sequence[str]) -> None:
         """Make the directory entries of new objects durable."""

@@ -7,8 +7,10 @@ import errno
 import mmap
 import os
 import stat
+import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
@@ -17,10 +19,12 @@ from numpy.typing import NDArray
 
 from atlas.errors import CorruptStore, ReadOnlyStore, StorageError
 from atlas.storage import locks
-from atlas.storage.base import Pin, Storage, Stored, check_key
+from atlas.storage.base import DataWriter, Pin, Storage, Stored, check_key
 
 _RETIRED = "_retired"
 _BUFFER_BYTES = 1 << 20
+# Threads that sync files and directories side by side, if there are as many for each of them.
+_SYNCING = 8
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 # Elsewhere a directory cannot be opened, and its entries are the file system's own business.
@@ -56,16 +60,53 @@ def sync_directory(path: str) -> None:
         os.close(descriptor)
 
 
-def make_directories(path: str) -> None:
-    """Make a directory and its parents durably."""
-    missing = []
-    while not os.path.isdir(path):
-        missing.append(path)
-        path = os.path.dirname(path)
-    for directory in reversed(missing):
+def _finish(writer: DataWriter) -> None:
+    writer.finish(sync_directory=False)
+
+
+def _for_each(action: Callable[[Any], None], items: Sequence[Any]) -> None:
+    """Do something with every item: many at a time, as the disk takes the syncs of several threads in one go."""
+    waiting, errors = deque(items), deque[BaseException]()
+
+    def work() -> None:
+        while not errors:
+            try:
+                item = waiting.popleft()
+            except IndexError:
+                return
+            try:
+                action(item)
+            except BaseException as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(min(_SYNCING, len(items) // _SYNCING))]
+    started = []
+    # Where no more threads may start, the calling one does the rest.
+    with contextlib.suppress(RuntimeError):
+        for thread in threads:
+            thread.start()
+            started.append(thread)
+    work()
+    for thread in started:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def make_directories(*paths: str) -> None:
+    """Make directories and their parents durably, with one sync for all that are in the same place."""
+    missing: list[str] = []
+    for path in paths:
+        above = []
+        while not os.path.isdir(path):
+            above.append(path)
+            path = os.path.dirname(path)
+        missing += reversed(above)
+    for directory in missing:
         with contextlib.suppress(FileExistsError):
             os.mkdir(directory)
-        sync_directory(os.path.dirname(directory))
+    for parent in dict.fromkeys(map(os.path.dirname, missing)):
+        sync_directory(parent)
 
 
 def sync_ancestors(path: str) -> None:
@@ -285,11 +326,20 @@ class LocalStorage(Storage):
         """Begin a new file."""
         return LocalWriter(self._place(key))
 
+    def make_directories(self, names: Sequence[str]) -> None:
+        """Make directories of the store."""
+        with _translated(self._path, "writing to"):
+            make_directories(*map(self._place, names))
+
     def sync_directories(self, keys: Sequence[str]) -> None:
         """Sync each directory that holds one of the files, once."""
+        directories = sorted({os.path.dirname(self._place(key)) for key in keys})
         with _translated(self._path, "writing to"):
-            for directory in sorted({os.path.dirname(self._place(key)) for key in keys}):
-                sync_directory(directory)
+            _for_each(sync_directory, directories)
+
+    def finish_all(self, writers: Sequence[DataWriter]) -> None:
+        """Sync and close files."""
+        _for_each(_finish, writers)
 
     def replace(self, key: str, data: bytes, version: str | None = None) -> None:
         """Write a file beside, sync it, rename it over the old one, sync the directory."""

@@ -6,14 +6,16 @@ dies, so nothing stale ever blocks.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import threading
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 from atlas.errors import ConflictError
 
@@ -27,10 +29,48 @@ LOCK_NAME = ".atlas.lock"
 # Pins are locks on single bytes of the lock file, one per generation, far behind its content.
 _PIN_BASE = 1 << 40
 
+# Whoever waits for the writer lock next holds this byte, so that the one before cannot take the lock twice in
+# turn; and how often waiting ones look.
+_NEXT_IN_TURN = _PIN_BASE - 1
+_LOOK_SECONDS = 0.002
+
 has_flock = hasattr(fcntl, "flock")
 has_ofd_locks = hasattr(fcntl, "F_OFD_SETLK")
 
-_threads: dict[str, threading.Lock] = {}
+
+class _Turns:
+    """A lock that no thread takes twice while another waits for it."""
+
+    def __init__(self) -> None:
+        # An interrupt may come just when a lock has been taken: of these, only what a thread holds is released.
+        self._held, self._next = threading.RLock(), threading.RLock()
+        self._owner = 0
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether this thread has the lock, and would wait for itself."""
+        return self._owner == threading.get_ident()
+
+    def acquire(self, timeout: float) -> bool:
+        """Take the lock; returns whether that was possible in time."""
+        deadline = time.monotonic() + timeout
+        try:
+            if self._next.acquire(timeout=timeout) and self._held.acquire(timeout=max(deadline - time.monotonic(), 0)):
+                self._owner = threading.get_ident()
+            return self.is_mine
+        finally:
+            with suppress(RuntimeError):
+                self._next.release()
+
+    def release(self) -> None:
+        """Give the lock up, if this thread has it."""
+        if self.is_mine:
+            self._owner = 0
+        with suppress(RuntimeError):
+            self._held.release()
+
+
+_threads: dict[str, _Turns] = {}
 _threads_guard = threading.Lock()
 
 
@@ -38,13 +78,15 @@ _threads_guard = threading.Lock()
 def thread_lock(place: str, timeout: float) -> Iterator[bool]:
     """Exclude the other threads of this process; yields that nothing was left unfinished."""
     with _threads_guard:
-        lock = _threads.setdefault(place, threading.Lock())
-    if not lock.acquire(timeout=timeout):
-        raise ConflictError(f"another thread has been writing to {place} for more than {timeout:g} s")
+        turns = _threads.setdefault(place, _Turns())
+    if turns.is_mine:
+        raise ConflictError(f"this thread is writing to {place} already")
     try:
+        if not turns.acquire(timeout):
+            raise ConflictError(f"another thread has been writing to {place} for more than {timeout:g} s")
         yield False
     finally:
-        lock.release()
+        turns.release()
 
 
 @contextmanager
@@ -74,15 +116,13 @@ def writer_lock(directory: str, timeout: float) -> Iterator[bool]:
 def _acquire(path: str, timeout: float) -> int:
     """Return a descriptor that holds the lock of the file that is at `path` now."""
     deadline = time.monotonic() + timeout
-    pause = 0.001
     while True:
         descriptor = _open_inherited(path)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The store may have been removed and made anew: a lock on the old file excludes nobody.
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            if _take_turn(descriptor, deadline) and os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 return descriptor
-        except (BlockingIOError, FileNotFoundError):
+        except FileNotFoundError:
             pass
         except BaseException:
             _close(descriptor)
@@ -92,8 +132,43 @@ def _acquire(path: str, timeout: float) -> int:
             raise ConflictError(
                 f"another process has been writing to {os.path.dirname(path)} for more than {timeout:g} s"
             )
-        time.sleep(pause)
-        pause = min(pause * 2, 0.05)
+
+
+def _take_turn(descriptor: int, deadline: float) -> bool:
+    """Wait to be the next in turn, then for the lock; returns whether it was got in time."""
+    return (
+        _looking(partial(_be_next, descriptor, True), deadline)
+        and _looking(partial(_flock_now, descriptor), deadline)
+        and _be_next(descriptor, False)
+    )
+
+
+def _looking(take: Callable[[], bool], deadline: float) -> bool:
+    while not take():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_LOOK_SECONDS)
+    return True
+
+
+def _flock_now(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _be_next(descriptor: int, wanted: bool) -> bool:
+    """Become the next in turn, or let others; where there are no such locks, the quickest is the next."""
+    if not has_ofd_locks:
+        return True
+    kind = fcntl.F_WRLCK if wanted else fcntl.F_UNLCK
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _flock(kind, _NEXT_IN_TURN, 1))
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EACCES)
+    return True
 
 
 def _open_inherited(path: str) -> int:

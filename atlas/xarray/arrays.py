@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from atlas.dtypes import parse_dtype
-from atlas.session import Session
+from atlas.session import version_token
 from atlas.view import DatasetView
 from atlas.xarray import notes
 from atlas.xarray.cells import is_date_type, restored, restored_dtype, with_gaps
@@ -139,13 +138,6 @@ class StoredArray(LazyArray):
 
     def __dask_tokenize__(self) -> Any:
         return version_token(self._view._session), self._view.name, self._array
-
-
-def version_token(session: Session) -> tuple[str, ...]:
-    """Return what tells one state of one store from all others, for the names of dask's tasks."""
-    root = session.snapshot.root
-    # What is not committed has no name that would stay true.
-    return ("atlas", root.store, root.commit, *((uuid.uuid4().hex,) if session.pending else ()))
 
 
 def settled(view: DatasetView) -> DatasetView:

@@ -16,8 +16,9 @@ from atlas.across import read_parts, read_stacked
 from atlas.chunks import Integers, Selection
 from atlas.members import Members, Trait
 from atlas.schema import ArraySchema
+from atlas.session import version_token
 from atlas.xarray import notes
-from atlas.xarray.arrays import Key, LazyArray, version_token
+from atlas.xarray.arrays import Key, LazyArray
 from atlas.xarray.cells import restored, with_gaps
 
 # About how many bytes of cells one task reads.

@@ -1,8 +1,13 @@
-"""The full campaign: ``python -m torture [part …]`` from the directory of the tests; ``make torture``."""
+"""The full campaign: ``python -m torture [part …]`` from the directory of the tests; ``make torture``.
+
+A part can be run in shares, one by one: ``faults:1/4`` is the first quarter of the faults.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import sys
 import tempfile
 import time
@@ -10,65 +15,81 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from torture import concurrency, faults, fleets, flips, fuzz, hostile, machine, mutants, mutation, powerloss, processes
+from torture import (
+    concurrency,
+    cuts,
+    faults,
+    fleets,
+    flips,
+    fuzz,
+    hostile,
+    machine,
+    mutants,
+    mutation,
+    powerloss,
+    processes,
+)
 from torture.corpus import FORGERIES
-from torture.scenes import in_child, warm_up
+from torture.scenes import WHOLE, Share, in_child, warm_up
 
 
-def run_faults(work: Path) -> str:
+def run_faults(work: Path, share: Share) -> str:
     """Inject every fault at every call."""
-    total = faults.campaign(work)
-    assert total >= 2_000
+    total = faults.campaign(work, share)
+    assert total >= share.size(2_000)
     return f"{total:,} injections"
 
 
-def run_powerloss(work: Path) -> str:
+def run_powerloss(work: Path, share: Share) -> str:
     """Cut the power in every state."""
-    states, opened = in_child(lambda: powerloss.check_scenario(work, 3, 64))
-    after, opened_after = in_child(lambda: powerloss.check_kills(work, 1, 16))
-    assert states + after >= 1_000_000
+    states, opened = in_child(lambda: powerloss.check_scenario(work, 3, 64, share=share))
+    after, opened_after = in_child(lambda: powerloss.check_kills(work, 1, 16, share=share))
+    assert states + after >= share.size(1_000_000) // 2
     return f"{states + after:,} states of the disk, {opened + opened_after:,} of them different to a reader"
 
 
-def run_mutants(work: Path) -> str:
+def run_mutants(work: Path, share: Share) -> str:
     """Take every sync away, swap every order."""
-    alive = mutants.survivors(mutants.POWER, lambda: mutants.hunt_power(work))
+    chosen = list(share.of(mutants.POWER))
+    alive = mutants.survivors(chosen, lambda: mutants.hunt_power(work))
     assert not alive, alive
-    return f"{len(mutants.POWER)} mutants, no survivor"
+    return f"{len(chosen)} mutants, no survivor"
 
 
-def run_flips(work: Path) -> str:
+def run_flips(work: Path, share: Share) -> str:
     """Damage every bit and every length."""
-    total = flips.campaign(work, print)
+    total = flips.campaign(work, share, print)
     return f"{total:,} damaged files"
 
 
-def run_hostile(work: Path) -> str:
+def run_hostile(work: Path, share: Share) -> str:
     """Forge every value of a root."""
     place, forged = hostile.corpus(work)
-    ends = Counter(hostile.survive(place, *case) for case in forged)
-    for name in FORGERIES:
+    ends = Counter(hostile.survive(place, *case) for case in share.of(forged))
+    names = list(share.of(FORGERIES))
+    for name in names:
         ended = hostile.judge(name, work / "case")
         assert ended == "refused", f"{name}: {ended}"
-    return f"{len(FORGERIES)} forgeries, all refused; {ends.total():,} roots with one value exchanged: {dict(ends)}"
+    return f"{len(names)} forgeries, all refused; {ends.total():,} roots with one value exchanged: {dict(ends)}"
 
 
-def run_fuzz(work: Path) -> str:
+def run_fuzz(work: Path, share: Share) -> str:
     """Mutate everything that is parsed."""
     total = 0
-    for name, ends in fuzz.campaign(100_000):
+    for name, ends in fuzz.campaign(100_000, share):
         total += ends.total()
         print(f"{name}: {dict(ends)}", flush=True)
     return f"{total:,} mutations"
 
 
-def run_machine(work: Path) -> str:
+def run_machine(work: Path, share: Share) -> str:
     """Compare sequences of everything that can be done with plain dictionaries."""
-    machine.run(sequences=2_000, steps=30, derandomize=False)
-    return "2,000 sequences of up to 30 operations"
+    sequences = share.size(2_000)
+    machine.run(sequences, steps=30, start=share.number)
+    return f"{sequences:,} sequences of up to 30 operations"
 
 
-def run_concurrency(work: Path) -> str:
+def run_concurrency(work: Path, share: Share) -> str:
     """Have several processes at one store."""
     generations = concurrency.check_readers(work / "readers", 4, 2_500)
     concurrency.check_writers(work / "writers", 200)
@@ -81,7 +102,7 @@ def run_concurrency(work: Path) -> str:
     )
 
 
-def run_processes(work: Path) -> str:
+def run_processes(work: Path, share: Share) -> str:
     """Take workers, memory and descriptors away, and press Ctrl-C."""
     place = processes.big_store(work / "s")
     longest = processes.check_killed_workers(place, 100)
@@ -96,20 +117,29 @@ def run_processes(work: Path) -> str:
     )
 
 
-def run_fleets(work: Path) -> str:
+def run_cuts(work: Path, share: Share) -> str:
+    """Take a real file system's power away under a writer."""
+    assert cuts.is_possible(work), "mounting a file system needs mkfs.ext4, a loop device and the rights of root"
+    count = share.size(200)
+    flushes = cuts.check_cuts(work, count, share.number)
+    return f"{count} cuts, {flushes:,} flushes acknowledged, none lost"
+
+
+def run_fleets(work: Path, share: Share) -> str:
     """Ask random fleets random questions."""
-    fleets.campaign(0, 1_000)
-    return "1,000 fleets, 48,000 questions"
+    count = share.size(1_000)
+    fleets.campaign(1_000 * (share.number - 1), count)
+    return f"{count:,} fleets, {48 * count:,} questions"
 
 
-def run_mutation(work: Path) -> str:
+def run_mutation(work: Path, share: Share) -> str:
     """Change the commit code in every small way."""
     total, alive = mutation.survivors()
     assert not alive, alive
     return f"{total} mutants of the commit code, no survivor"
 
 
-PARTS: dict[str, Callable[[Path], str]] = {
+PARTS: dict[str, Callable[[Path, Share], str]] = {
     "faults": run_faults,
     "powerloss": run_powerloss,
     "mutants": run_mutants,
@@ -119,19 +149,32 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "machine": run_machine,
     "concurrency": run_concurrency,
     "processes": run_processes,
+    "cuts": run_cuts,
     "fleets": run_fleets,
     "mutation": run_mutation,
 }
 
 
+# What is about a real disk, real processes, or /dev/shm itself.
+_ON_DISK = ("concurrency", "processes", "cuts")
+
+
+def _place(name: str) -> str | None:
+    """Return where a part works: where it is about what is written, not about the disk, in memory if there is room."""
+    memory = "/dev/shm"
+    in_memory = name not in _ON_DISK and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 1 << 30
+    return memory if in_memory else None
+
+
 def main(wanted: list[str]) -> None:
     logging.getLogger("atlas").setLevel(logging.CRITICAL)
     warm_up()
-    for name in wanted or PARTS:
+    for one in wanted or PARTS:
         began = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="torture-") as work:
-            found = PARTS[name](Path(work))
-        print(f"{name}: {found}, {time.monotonic() - began:.0f} s", flush=True)
+        name, _, share = one.partition(":")
+        with tempfile.TemporaryDirectory(prefix="torture-", dir=_place(name)) as work:
+            found = PARTS[name](Path(work), Share(*map(int, share.split("/"))) if share else WHOLE)
+        print(f"{one}: {found}, {time.monotonic() - began:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 
 import atlas
+from atlas.storage import LocalStorage
 from torture.scenes import in_child
 
 NAMES = ["a", "b", "c"]
 ARRAYS = ["u", "v"]
 
 
-def start(action: Callable[[], Any]) -> int:
+def start(action: Callable[[], Any], quiet: bool = False) -> int:
     """Run something in a forked child; its exit status says whether it ended well."""
     child = os.fork()
     if child == 0:
@@ -32,7 +33,8 @@ def start(action: Callable[[], Any]) -> int:
             action()
             status = 0
         except BaseException:
-            traceback.print_exc()
+            if not quiet:
+                traceback.print_exc()
         finally:
             os._exit(status)
     return child
@@ -129,6 +131,43 @@ def check_writers(place: Path, flushes: int) -> None:
     assert counts == [flushes, flushes, 2 * -(-flushes // 4)], f"updates were lost: {counts}"
     for name in ("one", "two"):
         assert store.open_dataset(name).read_array("n").tolist() == list(range(1, flushes + 1))
+
+
+def take_turns(place: Path, log: Path, letter: bytes) -> None:
+    """Take the writer lock again and again without a pause, and write down each turn."""
+    storage = LocalStorage(str(place))
+    while True:
+        with storage.writer_lock(), open(log, "ab") as turns:
+            turns.write(letter)
+            time.sleep(0.002)
+
+
+def check_turns(place: Path, rivals: int, turns: int, begin: Callable[..., Callable[[], None]]) -> list[int]:
+    """Take the writer lock while others want it all the time; return how many turns of theirs each wait took."""
+    log, waits = place / "turns", []
+    log.write_bytes(b"")
+    storage = LocalStorage(str(place))
+    stops = [begin(partial(take_turns, place, log, b"r")) for _ in range(rivals)]
+    try:
+        for _ in range(turns):
+            before = log.stat().st_size
+            with storage.writer_lock():
+                waits.append(log.stat().st_size - before)
+    finally:
+        for stop in stops:
+            stop()
+    return sorted(waits)
+
+
+def in_process(action: Callable[[], None]) -> Callable[[], None]:
+    """Begin something in a process; return what ends it."""
+    child = start(action)
+
+    def stop() -> None:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+    return stop
 
 
 def check_forks(place: Path, forks: int) -> None:

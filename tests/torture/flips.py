@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import atlas
-from torture.scenes import fill_dataset, state_of
+from torture.scenes import Share, fill_dataset, state_of
 
 Damage = tuple[str, bytes]
 Chunk = tuple[str, str, int]
@@ -195,7 +195,7 @@ def every_damage(place: Path, key: str, every: int) -> Iterator[Damage]:
     yield from tails(data)
 
 
-def campaign(work: Path, report: Callable[[str], None], every: int = 1) -> int:
+def campaign(work: Path, share: Share, report: Callable[[str], None], every: int = 1) -> int:
     """Damage every byte of a store in each root encoding and codec; verify and repair every seventh of them."""
     total = 0
     cases = [("json", c, "zstd") for c in ("none", "zstd", "lz4")] + [
@@ -206,14 +206,14 @@ def campaign(work: Path, report: Callable[[str], None], every: int = 1) -> int:
         right, right_chunks = state_of(place), chunks(place)
         ends: Counter[str] = Counter()
         for key in objects(place):
-            for damage in every_damage(place, key, every):
+            for damage in share.of(every_damage(place, key, every)):
                 ends[survive(place, key, damage, right)] += 1
-            for damage in every_damage(place, key, 7 * every):
+            for damage in share.of(every_damage(place, key, 7 * every)):
                 lost = survive_repair(place, key, damage, right_chunks)
                 ends["repaired, chunks lost" if lost else "repaired whole"] += 1
-        for key, damage in swapped_chunks(place):
+        for key, damage in share.of(swapped_chunks(place)):
             ends["repaired, chunks lost"] += survive_repair(place, key, damage, right_chunks) > 0
-        for key, damage in stale(place):
+        for key, damage in share.of(stale(place)):
             ends[survive(place, key, damage, state_of(place))] += 1
         total += ends.total()
         report(f"{fmt} {compression} {codec}: {dict(ends)}")

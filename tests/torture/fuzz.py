@@ -29,6 +29,7 @@ from atlas.storage import open_storage
 from atlas.table import read_layer
 from torture.corpus import original
 from torture.forging import seal
+from torture.scenes import Share
 
 # The types that can be packed, one per element number.
 _TYPES = ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8")
@@ -207,9 +208,9 @@ def run(name: str, seeds: Seeds, examples: int, start: int = 0) -> Counter[str]:
     return ends
 
 
-def campaign(examples: int) -> Iterator[tuple[str, Counter[str]]]:
+def campaign(examples: int, share: Share) -> Iterator[tuple[str, Counter[str]]]:
     """Fuzz every target."""
     with tempfile.TemporaryDirectory() as work:
         seeds = Seeds(Path(work))
         for name in TARGETS:
-            yield name, run(name, seeds, examples)
+            yield name, run(name, seeds, share.size(examples), share.number)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -410,15 +410,16 @@ class StoreMachine(RuleBasedStateMachine):
         assert {name for name, certain in zip(could, could.certain, strict=True) if certain} <= set(matching)
 
 
-def run(sequences: int, steps: int, derandomize: bool) -> None:
+def run(sequences: int, steps: int, start: int | None = None) -> None:
     """Run sequences of operations; the first that goes wrong is shown as it is, not made smaller, which takes long."""
     wanted = settings(
         max_examples=sequences,
         stateful_step_count=steps,
-        derandomize=derandomize,
+        derandomize=start is None,
         database=None,
         deadline=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    run_state_machine_as_test(StoreMachine, settings=wanted)
+    machine = StoreMachine if start is None else seed(start)(StoreMachine)
+    run_state_machine_as_test(machine, settings=wanted)

@@ -66,15 +66,15 @@ POWER = [
     Mutant(
         "new directories are not synced",
         LOCAL,
-        "        sync_directory(os.path.dirname(directory))\n",
+        "        sync_directory(parent)\n",
         "        pass\n",
     ),
     Mutant("files are not synced", LOCAL, "            os.fsync(self._file.fileno())\n", ""),
     Mutant(
         "directories of data files are not synced",
         LOCAL,
-        "                sync_directory(directory)\n",
-        "                pass\n",
+        "            _for_each(sync_directory, directories)\n",
+        "            pass\n",
     ),
     Mutant(
         "the new root is not synced before it replaces the old",
@@ -108,9 +108,9 @@ POWER = [
     ),
     Mutant(
         "data files are closed, not synced",
-        COMMITFILES,
-        "            writer.finish(sync_directory=False)\n",
-        "            writer._file.close()\n",
+        LOCAL,
+        "def _finish(writer: DataWriter) -> None:\n    writer.finish(sync_directory=False)\n",
+        "def _finish(writer: DataWriter) -> None:\n    writer._file.close()\n",
     ),
     Mutant(
         "data files are synced, their directories are not",

@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 
 import atlas
+from atlas import commitfiles, datafiles
 from torture.disk import Disk, Step
-from torture.scenes import fill_dataset, state_of
+from torture.scenes import WHOLE, Share, cells, fill_dataset, state_of
 
 # ── the disk ──────────────────────────────────────────────────────────────────────────────────
 
@@ -333,6 +334,36 @@ def _small(place: Path) -> None:
         view.write_array("only", [0], np.arange(4, dtype="int8"))
 
 
+def _change(place: Path) -> None:
+    """Two datasets created together, one renamed, one copied, arrays resized."""
+    with atlas.Atlas.open(place, workers=1) as store:
+        first = store.list_datasets()[0]
+        t = {"dtype": "float32", "dims": ["y", "x"], "shape": (6, 8), "chunk_shape": (3, 4)}
+        names = [f"{kind}{store.row_slots()}" for kind in ("one", "two", "copy", "renamed")]
+        store.create_datasets(names[:2], {"t": t})
+        store.write_stacked("t", names[:2], np.stack([cells(1), cells(2)]))
+        store.copy_dataset(first, names[2])
+        store.rename_dataset(first, names[3])
+        store.open_dataset(names[3]).append("t", cells(4, (2, 8)))
+
+
+def _spill(place: Path) -> None:
+    """Pending changes that wait in a file."""
+    with atlas.Atlas.open(place, workers=1, pending_bytes=0) as store:
+        for i in range(2):
+            fill_dataset(store, f"spilled{store.row_slots()}", i + 5)
+
+
+def _in_pieces(place: Path) -> None:
+    """A flush after which older files stay, and the dataset table is in files of its own."""
+    kept = datafiles.MERGE_BELOW, commitfiles.INLINE_BYTES, commitfiles.TABLE_RATIO
+    datafiles.MERGE_BELOW, commitfiles.INLINE_BYTES, commitfiles.TABLE_RATIO = 0, 0, 0
+    try:
+        _small(place)
+    finally:
+        datafiles.MERGE_BELOW, commitfiles.INLINE_BYTES, commitfiles.TABLE_RATIO = kept
+
+
 def _overwrite(place: Path) -> None:
     atlas.Atlas.create(place, overwrite=True, workers=1)
 
@@ -346,7 +377,7 @@ def _discard(place: Path) -> None:
 
 
 ACTS: Acts = [_create, _discard, _create, _first, _second, _compact, _third]
-ACTS += [_overwrite_elsewhere, _third, _overwrite]
+ACTS += [_change, _spill, _in_pieces, _in_pieces, _small, _overwrite_elsewhere, _third, _overwrite]
 
 
 # ── checking ──────────────────────────────────────────────────────────────────────────────────
@@ -398,14 +429,21 @@ def write_out(files: dict[str, bytes], top: Path) -> None:
         (top / path).write_bytes(data)
 
 
-def check(recording: Recording, checker: Checker, parts: int, limit: int, model: Model | None = None) -> int:
-    """Cut the power after every call; return how many states were looked at."""
+def check(
+    recording: Recording,
+    checker: Checker,
+    parts: int,
+    limit: int,
+    model: Model | None = None,
+    share: Share = WHOLE,
+) -> int:
+    """Cut the power after every call, or a share of them; return how many states were looked at."""
     rng = random.Random(7)
     model = model or Model(parts)
     total, promised = 0, recording.promises[0]
     for number in range(len(recording.calls) + 1):
         promised = recording.promises.get(number, promised)
-        for files in model.states(limit, rng):
+        for files in model.states(limit, rng) if number in share else ():
             total += 1
             seen = checker.state(files)
             if seen not in promised:
@@ -417,7 +455,9 @@ def check(recording: Recording, checker: Checker, parts: int, limit: int, model:
     return total
 
 
-def check_scenario(work: Path, parts: int, limit: int, acts: Acts | None = None) -> tuple[int, int]:
+def check_scenario(
+    work: Path, parts: int, limit: int, acts: Acts | None = None, share: Share = WHOLE
+) -> tuple[int, int]:
     """Record the scenario and cut the power everywhere in it; return the states looked at, and opened."""
     top = work / "recorded"
     top.mkdir()
@@ -426,7 +466,7 @@ def check_scenario(work: Path, parts: int, limit: int, acts: Acts | None = None)
     finally:
         shutil.rmtree(top)
     checker = Checker(work)
-    total = check(recording, checker, parts, limit)
+    total = check(recording, checker, parts, limit, share=share)
     return total, checker.opened
 
 
@@ -440,7 +480,9 @@ KILLS: dict[str, tuple[Acts, Callable[[Path], None], Callable[[Path], None]]] = 
 }
 
 
-def check_kills(work: Path, parts: int, limit: int, cases: Iterable[str] = tuple(KILLS)) -> tuple[int, int]:
+def check_kills(
+    work: Path, parts: int, limit: int, cases: Iterable[str] = tuple(KILLS), share: Share = WHOLE
+) -> tuple[int, int]:
     """Kill a writer at its every call, let another commit, and cut the power in that: return the states."""
     total = 0
     checker = Checker(work)
@@ -451,6 +493,8 @@ def check_kills(work: Path, parts: int, limit: int, cases: Iterable[str] = tuple
         recording = record([*before, killed], top)
         shutil.rmtree(top)
         for number in range(recording.ends[len(before) - 1] if before else 0, len(recording.calls)):
+            if number not in share:
+                continue
             model = Model(parts)
             for step in recording.calls[:number]:
                 model.apply(step)

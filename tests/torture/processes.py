@@ -62,9 +62,9 @@ def check_killed_workers(place: Path, reads: int) -> float:
 
 
 def shared_memory() -> set[str]:
-    """Return what is in /dev/shm, but for semaphores of other processes' pools; they go with the pool."""
+    """Return what is in /dev/shm, but for semaphores of other processes, and the directories of campaigns."""
     gc.collect()
-    foreign = re.compile(rf"sem\.loky-(?!{os.getpid()}-)")
+    foreign = re.compile(rf"sem\.(mp-|loky-(?!{os.getpid()}-))|torture-")
     return {name for name in os.listdir("/dev/shm") if not foreign.match(name)}
 
 

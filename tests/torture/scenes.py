@@ -3,21 +3,49 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import pickle
 import re
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 import atlas
+from atlas import commitfiles, datafiles
 
 DAMAGED = "damaged"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Share:
+    """One of several equal shares of a campaign, for those who cannot run it in one piece."""
+
+    number: int = 1
+    count: int = 1
+
+    def of(self, cases: Iterable[T]) -> Iterator[T]:
+        """Yield the cases that belong to this share."""
+        return itertools.islice(cases, self.number - 1, None, self.count)
+
+    def __contains__(self, case: int) -> bool:
+        return case % self.count == self.number - 1
+
+    def size(self, whole: int) -> int:
+        """Return how many of `whole` cases belong to this share."""
+        return whole // self.count + (self.number <= whole % self.count)
+
+
 State = Any  # what state_of returns; None: there is no store
+
+
+WHOLE = Share()
 
 
 def cells(seed: int, shape: tuple[int, ...] = (6, 8)) -> np.ndarray:
@@ -121,6 +149,77 @@ def prepare_wide(place: Path) -> atlas.Atlas:
     return store
 
 
+def prepare_change(place: Path) -> atlas.Atlas:
+    """A dataset renamed, one copied, one array grown and another cut."""
+    store = _opened(place)
+    store.copy_dataset("d0", "copy")
+    store.rename_dataset("d1", "renamed")
+    store.open_dataset("d2").append("t", cells(4, (2, 8)))
+    store.open_dataset("renamed").resize("n", [3])
+    return store
+
+
+def prepare_many(place: Path) -> atlas.Atlas:
+    """Datasets created together, and an array written across them and an older one."""
+    store = _opened(place)
+    names = [f"many{i}" for i in range(3)]
+    t = {"dtype": "float32", "dims": ["y", "x"], "shape": (6, 8), "chunk_shape": (3, 4), "fill_value": float("nan")}
+    store.create_datasets(names, {"t": t}, {"seed": np.arange(3)})
+    store.write_stacked("t", [*names, "d2"], np.stack([cells(i) for i in range(4)]))
+    return store
+
+
+class SpilledWrites:
+    """Writes beyond what may wait in memory, then the flush: the disk is needed, and may fail, before it."""
+
+    def __init__(self, place: Path) -> None:
+        self.store = atlas.Atlas.open(place, workers=1, pending_bytes=0)
+
+    def act(self) -> None:
+        """Write and flush; what an earlier attempt has written is written again."""
+        if "wide" not in self.store:
+            self.store.create_dataset("wide").define_array("w", "int64", ["x"], [300], [100])
+        self.store.open_dataset("wide").write_array("w", [0], np.arange(300) ** 3)
+        self.store.write_stacked("t", ["d0", "d2"], np.stack([cells(8), cells(9)]))
+        assert self.store._session.pending.heap.spilled
+        self.store.flush()
+
+    def check(self) -> None:
+        assert self.store.open_dataset("wide").read_array("w")[299] == 299**3
+
+
+class NamedSpills(SpilledWrites):
+    """The same where files cannot be made without a name."""
+
+    def act(self) -> None:
+        flag = os.O_TMPFILE
+        del os.O_TMPFILE
+        try:
+            super().act()
+        finally:
+            os.O_TMPFILE = flag
+
+
+def build_in_pieces(place: Path) -> None:
+    """A store of several data files for each array, and several table files."""
+    datafiles.MERGE_BELOW, commitfiles.INLINE_BYTES, commitfiles.TABLE_RATIO = 0, 0, 0
+    build(place)
+    with _opened(place) as store:
+        fill_dataset(store, "more", 5)
+
+
+def prepare_another_piece(place: Path) -> atlas.Atlas:
+    """One more file for each array, and one more table file; those that are there stay."""
+    datafiles.MERGE_BELOW, commitfiles.INLINE_BYTES, commitfiles.TABLE_RATIO = 0, 0, 0
+    return prepare_flush(place)
+
+
+def prepare_merging(place: Path) -> atlas.Atlas:
+    """All files that are there are taken into new ones."""
+    commitfiles.INLINE_BYTES = 0
+    return prepare_flush(place)
+
+
 def flush(store: atlas.Atlas) -> None:
     store.flush()
 
@@ -207,6 +306,12 @@ OPERATIONS: dict[str, Operation] = {
     "flush": Operation(build, prepare_flush, flush),
     "flush new arrays": Operation(build, prepare_wide, flush),
     "delete and flush": Operation(build, prepare_delete, flush),
+    "flush into pieces": Operation(build_in_pieces, prepare_another_piece, flush),
+    "flush that merges pieces": Operation(build_in_pieces, prepare_merging, flush),
+    "rename, copy, resize": Operation(build, prepare_change, flush),
+    "many at once": Operation(build, prepare_many, flush),
+    "spill": Operation(build, SpilledWrites, SpilledWrites.act, SpilledWrites.check),
+    "spill by name": Operation(build, NamedSpills, NamedSpills.act, NamedSpills.check),
     "compact": Operation(build, _opened, compact),
     "compact under readers": Operation(
         build, CompactionUnderReaders, CompactionUnderReaders.act, CompactionUnderReaders.check
@@ -233,7 +338,7 @@ def leftovers(place: Path) -> list[str]:
             key = os.path.relpath(os.path.join(directory, name), place)
             at_rest = key in known or name in aside or key in (store.info()["root"], ".atlas.lock")
             kept = key.startswith("_damaged/")
-            if not at_rest and not kept and re.search(r"\.a[frt]$|\.tmp-|^atlas\.", name):
+            if not at_rest and not kept and re.search(r"\.a[frt]$|\.tmp-|\.spill-|^atlas\.", name):
                 found.append(key)
     return found
 

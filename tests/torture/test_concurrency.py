@@ -23,6 +23,14 @@ def test_two_writers_lose_nothing(tmp_path: Path) -> None:
     concurrency.check_writers(tmp_path / "s", 40)
 
 
+@pytest.mark.parametrize("rivals", [1, 3])
+def test_nobody_who_waits_for_the_lock_is_passed_over(rivals: int, tmp_path: Path) -> None:
+    """Others take it again and again; each has a few turns, at most, before one who waits has his."""
+    waits = concurrency.check_turns(tmp_path, rivals, 30, concurrency.in_process)
+    assert waits[len(waits) // 2] <= 2 * rivals
+    assert waits[-1] <= 20 * rivals
+
+
 def test_forks_while_threads_flush(tmp_path: Path) -> None:
     concurrency.check_forks(tmp_path / "s", 8)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import atlas
+from atlas import reader
 from torture import flips
 from torture.forging import Forgery
 from torture.scenes import cells, state_of
@@ -138,6 +139,23 @@ def test_the_command_lists_damage(tmp_path: Path):
     assert "chunk 1 of array 't'" in plain.stdout
     found = json.loads(subprocess.run([*run, "--json"], capture_output=True, text=True).stdout)
     assert found["problems"][0]["dataset"] == "b"
+
+
+def test_indexes_that_are_read_by_the_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Large ones are; a file that is cut short between two columns is an error."""
+    place = flips.small_store(tmp_path / "s")
+    right, chunks = state_of(place), flips.chunks(place)
+    monkeypatch.setattr(reader, "_READ_WHOLE", 0)
+    assert state_of(place) == right
+    assert atlas.Atlas.open(place).verify().ok
+    (path,) = (place / "t").iterdir()
+    data = path.read_bytes()
+    flips.survive_repair(place, f"t/{path.name}", ("junk", data + b"junk"), chunks)
+    store = atlas.Atlas.open(place)
+    assert store.open_dataset("a").array_stats("t")["row_count"] == 48
+    os.truncate(path, len(data) - 40)
+    with pytest.raises(atlas.CorruptStore, match="truncated"):
+        store.open_dataset("a").read_array("t")
 
 
 def test_a_file_cut_short_while_it_is_mapped_is_an_error(tmp_path: Path):

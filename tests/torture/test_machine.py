@@ -8,4 +8,4 @@ from torture.scenes import warm_up
 
 def test_any_order_of_operations_matches_plain_dictionaries() -> None:
     warm_up()
-    machine.run(sequences=25, steps=30, derandomize=True)
+    machine.run(sequences=25, steps=30)

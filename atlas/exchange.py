@@ -1,0 +1,134 @@
+"""What a store's handle does with xarray datasets: in, out, and many as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from atlas.maintained import Maintained
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from atlas.store import Atlas
+
+
+class Exchange(Maintained):
+    """The part of :class:`atlas.Atlas` that gives datasets to xarray and takes them from it."""
+
+    def add_xarray_dataset(
+        self,
+        ds: xr.Dataset,
+        name: str,
+        chunks: Mapping[str, Sequence[int]] | None = None,
+        fill_value: Any = None,
+        *,
+        encoding: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Add an :class:`xarray.Dataset` as a new dataset; nothing is flushed. When it fails, nothing of it stays.
+
+        Values are stored as they are in memory, with their encoding beside them: packing and units of time do not
+        change what is read back, and come back for whoever writes the dataset to a file.
+
+        Parameters
+        ----------
+        ds : xarray.Dataset
+            Dask-backed variables are computed and written a few blocks at a time.
+        name : str
+        chunks : mapping of str to sequence of int, optional
+            Chunk shape by variable; dask chunks, or the whole array, otherwise.
+        fill_value : scalar or dict, optional
+            Fill value of all numeric arrays, or by variable; ``None`` in the dict means none.
+        encoding : mapping of str to mapping, optional
+            As :meth:`xarray.Dataset.to_netcdf` takes it, over the variables' own: ``dtype``, ``scale_factor``,
+            ``units``, ``chunksizes`` …
+
+        Raises
+        ------
+        UnsupportedDataType
+            If a variable has a type that cannot be stored.
+        DatasetAlreadyExists, InvalidName, InvalidArgument, ArrayNotFound
+        """
+        from atlas.xarray import add_xarray_dataset
+
+        add_xarray_dataset(cast("Atlas", self), ds, name, chunks, fill_value, encoding)
+
+    def open_as_xarray_dataset(self, name: str) -> xr.Dataset:
+        """Return a dataset as an :class:`xarray.Dataset`."""
+        from atlas.xarray import open_as_xarray_dataset
+
+        return open_as_xarray_dataset(cast("Atlas", self), name)
+
+    def open_as_many_xarray_dataset(
+        self,
+        names: Iterable[str],
+        concat_dim: str = "dataset",
+        parallel: bool = True,
+        *,
+        variables: Iterable[str] | None = None,
+        chunks: Any = None,
+        on_missing: Literal["raise", "skip", "fill"] = "raise",
+        on_shape: Literal["raise", "pad", "ragged"] = "raise",
+    ) -> xr.Dataset:
+        """Return many datasets as one :class:`xarray.Dataset`, their arrays stacked along a new dimension.
+
+        Parameters
+        ----------
+        names : iterable of str
+            Also a :class:`Selection`.
+        concat_dim : str
+            The new dimension; its coordinate holds the names.
+        parallel : bool
+            Kept for scripts of the older package; reads are always parallel.
+        variables : iterable of str, optional
+            What to read, with the coordinates along its dimensions; everything by default.
+        chunks : dict, int or "auto", optional
+            Return dask arrays, of which a task reads a block of datasets at once; ``{}`` for blocks of some
+            32 MiB. Without it everything is read now.
+        on_missing : {"raise", "skip", "fill"}
+            Datasets that lack one of the arrays are an error, are left out, or get missing values.
+        on_shape : {"raise", "pad", "ragged"}
+            Arrays of unequal shapes are an error, are padded with missing values, or are put behind one another
+            along a dimension ``obs``, with the number of cells of each dataset in ``rowsize``, as CF's contiguous
+            ragged arrays have it.
+
+        Returns
+        -------
+        xarray.Dataset
+            Coordinates that are the same in all datasets stay as they are, others are stacked. Attributes that are the
+            same stay attributes; others become coordinates along the new dimension, those of an array under
+            ``array:key``. Of encodings, what all have in common is kept.
+
+        Raises
+        ------
+        DatasetNotFound, ArrayNotFound, ShapeMismatch
+        InvalidArgument
+            If cells are encoded in ways that cannot be stacked, or `concat_dim` is taken.
+
+        Examples
+        --------
+        >>> import atlas, numpy as np, tempfile, xarray as xr
+        >>> store = atlas.Atlas.create(tempfile.mkdtemp())
+        >>> for size in (2, 3):
+        ...     store.add_xarray_dataset(xr.Dataset({"t": ("z", np.arange(size))}, attrs={"n": size}), f"d{size}")
+        >>> many = store.open_as_many_xarray_dataset(["d2", "d3"], on_shape="ragged")
+        >>> many["t"].values, many["rowsize"].values, many["n"].values
+        (array([0, 1, 0, 1, 2]), array([2, 3]), array([2, 3]))
+        """
+        from atlas.xarray import open_as_many_xarray_dataset
+
+        return open_as_many_xarray_dataset(
+            cast("Atlas", self),
+            names,
+            concat_dim,
+            parallel,
+            variables=variables,
+            chunks=chunks,
+            on_missing=on_missing,
+            on_shape=on_shape,
+        )
+
+    # Names of the older releases.
+    add_xr_dataset = add_xarray_dataset
+    to_xarray = open_as_xarray_dataset
+    to_xarray_many = open_as_many_xarray_dataset
