@@ -251,8 +251,9 @@ class _Run:
         with Log(self._log_path) as log:
             self._log = log
             log.write("begun", len(sources), "files", target._session.storage.describe())
-            journal = None if notes is None else Journal(notes, f"{__version__} {options}")
+            journal = None
             try:
+                journal = None if notes is None else Journal(notes, f"{__version__} {options}")
                 self._add_all(target, self._wanted(target, sources), options, journal)
                 target.flush()
             except BaseException:

@@ -172,7 +172,7 @@ def _remarks(source: Source, options: Options) -> dict[str, str]:
         return {}
     shown = ", ".join(groups)
     return (
-        {source.name: f"its groups are not read: {shown}; reading={'group': …} (--group) reads one"} if groups else {}
+        {source.name: f"its groups are not read: {shown}; reading={{'group': …}} (--group) reads one"} if groups else {}
     )
 
 
