@@ -55,6 +55,7 @@ class Catalog:
     tables: tuple[DataFile, ...] = ()
     top: Layer = field(default_factory=Layer.empty)
     load: Callable[[DataFile, int], Layer] = _no_tables
+    known: tuple[Layer, ...] | None = None
     loaded: dict[DataFile, Layer] = field(default_factory=dict, repr=False, compare=False)
     _ordinals: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     _records: dict[int, DatasetRecord] = field(default_factory=dict, init=False, repr=False)
@@ -220,7 +221,8 @@ class Catalog:
         """Return, by ordinal, which datasets have an array."""
         result = np.zeros(self.slots, bool)
         for layer, rows in self.live():
-            has = np.array([array in group.template.positions for group in layer.groups], bool)
+            has = np.zeros(len(layer.groups), bool)
+            has[layer.holders.get(array, [])] = True
             result[layer.ordinals[rows]] = has[layer.group[rows]]
         return result
 

@@ -56,11 +56,17 @@ class S3Client:
         options = self._filesystem.client_kwargs or {}
         return f"s3 {self._filesystem.endpoint_url or options.get('endpoint_url') or ''}"
 
+    async def begin_session(self) -> None:
+        """Have the file system make its session."""
+        try:
+            await self._filesystem.set_session()
+        except Exception as error:
+            raise self._translated(error, "", "") from error
+
     async def _call(self, method: str, path: str, **parameters: Any) -> Any:
         filesystem = self._filesystem
         bucket, key, _ = filesystem.split_path(path)
         try:
-            await filesystem.set_session()
             call = getattr(await filesystem.get_s3(bucket), method)
             named = {"Bucket": bucket, **({"Key": key} if key else {})}
             # Not by the file system's own call, which would try again on top of those who do so already.
@@ -90,6 +96,8 @@ class S3Client:
             return ConditionFailed(path)
         if status == 416:
             return CorruptStore(f"{path} is truncated")
+        if status == 501:
+            return NotImplementedError(said)
         if status >= 500 or status in _PASSING_STATUS or code in _PASSING:
             return Transient(f"{said} ({code or status})")
         if code in _EXPIRED:
@@ -193,7 +201,10 @@ class S3Client:
     async def unfinished(self, prefix: str) -> list[tuple[str, str, float]]:
         """Return the uploads in parts below a prefix that were not completed: path, id, seconds since 1970."""
         bucket, key, _ = self._filesystem.split_path(prefix)
-        page = await self._call("list_multipart_uploads", bucket, Prefix=f"{key}/" if key else "")
+        try:
+            page = await self._call("list_multipart_uploads", bucket, Prefix=f"{key}/" if key else "")
+        except (FileNotFoundError, NotImplementedError):
+            return []  # what servers say that have none, or do not list them
         return [
             (f"{bucket}/{entry['Key']}", entry["UploadId"], entry["Initiated"].timestamp())
             for entry in page.get("Uploads", ())
