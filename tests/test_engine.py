@@ -125,6 +125,9 @@ def test_nothing_is_read_before_it_is_used(stored, decoded):
         ({"lat": [], "lon": slice(None)}, 0),
         ({"lat": slice(5, 5)}, 0),
         ({"lat": xr.DataArray([0, 5, 0], dims="p"), "lon": xr.DataArray([0, 6, 3], dims="p")}, 1),
+        ({"lat": xr.DataArray([19, 0, 7], dims="p"), "lon": xr.DataArray([29, 0, 8], dims="p")}, 3),
+        ({"lon": xr.DataArray([[29, 0], [0, -30]], dims=("p", "q")), "lat": slice(5, 0, -2)}, 2),
+        ({"lat": xr.DataArray(np.zeros(0, int), dims="p"), "lon": xr.DataArray(np.zeros(0, int), dims="p")}, 0),
     ],
     ids=str,
 )
@@ -192,6 +195,16 @@ def test_task_names_are_the_same_until_the_store_changes(place, where):
     assert first["v"].data.name != later["v"].data.name
     both = dask.compute(first["v"].data[0], later["v"].data[0])
     assert both == (0, 7), "one sees the state it opened, the other the new one"
+
+
+def test_parts_of_one_array_have_names_of_their_own(stored):
+    ds = xr.open_dataset(stored, engine="atlas", group="a")
+    for whole in (ds["t"], ds["t"].variable):
+        halves = [whole[:10].chunk(), whole[10:].chunk()]
+        assert halves[0].data.name != halves[1].data.name
+        np.testing.assert_array_equal(np.concatenate(dask.compute(*(half.data for half in halves))), sample()["t"])
+    again = xr.open_dataset(stored, engine="atlas", group="a")
+    assert ds["t"][:10].chunk().data.name == again["t"][:10].chunk().data.name
 
 
 def test_parts_can_be_left_encoded(stored):
