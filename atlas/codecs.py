@@ -40,6 +40,11 @@ _WORTH = 0.98
 # Packed chunks are decoded several times faster than compressed ones: these must be so much smaller to be taken.
 SMALLER = 0.7
 
+# How much of a large chunk a codec is tried on, and how much better than there it may do on all of it.
+_PARTS = 4
+_PART_BYTES = 8 << 10
+_DOUBT = 1.2
+
 # Packing must save this fraction, as it only pays where the numbers really are short.
 _PACKED_WORTH = 0.9
 
@@ -94,12 +99,21 @@ def encode_numbers(
     packing = loops.choose(raw, shape, element, fill)
     limit = packed_limit(len(raw))
     packed = None if packing is None else loops.pack(raw, shape, element, fill, packing, limit)
-    if packed is not None and not packing.repetitive:
+    if packed is not None and not (packing.repetitive and _promises(raw, dtype.itemsize, codec, level, len(packed))):
         return packed, PACKED
     other, pipeline = encode(raw, dtype.itemsize, codec, level)
     if packed is not None and len(other) > len(packed) * SMALLER:
         return packed, PACKED
     return other, pipeline
+
+
+def _promises(raw: Any, itemsize: int, codec: str, level: int, packed: int) -> bool:
+    """Return whether a codec may make a large chunk much smaller than packing did, judging by some parts of it."""
+    if len(raw) < 4 * _PARTS * _PART_BYTES:
+        return True
+    step = len(raw) // _PARTS // itemsize * itemsize
+    parts = np.concatenate([raw[at : at + _PART_BYTES] for at in range(0, _PARTS * step, step)])
+    return len(encode(parts, itemsize, codec, level)[0]) / len(parts) < SMALLER * _DOUBT * packed / len(raw)
 
 
 def encode(raw: Any, itemsize: int, codec: str, level: int) -> tuple[bytes, int]:

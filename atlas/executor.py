@@ -28,9 +28,9 @@ _WORKER_MARK = "ATLAS_WORKER_PROCESS"
 _IDLE_SECONDS = 300
 _WATCH_SECONDS = 0.5
 
-# Threads are as fast in kernels, and in zstd, which let go of the interpreter; lz4 does not. Less than this is over
-# before processes have been told of it and have answered.
-_THREADS_UP_TO = 16 << 20
+# Threads are as fast in kernels, and in zstd, which let go of the interpreter; lz4 does not. Below this, what
+# processes save is lost in telling them, and in memory that they share.
+_THREADS_UP_TO = 256 << 20
 
 _log = logging.getLogger("atlas")
 

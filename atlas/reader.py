@@ -222,25 +222,31 @@ class Snapshot:
 
     def read_box(self, schema: ArraySchema, ordinal: int, selection: Selection) -> NDArray[Any]:
         """Return a box of one dataset's array."""
-        number = schema.grid.only_chunk(selection)
-        if number is not None and not schema.dtype.is_text and self.storage.is_local:
-            found = self._read_in_chunk(schema, ordinal, number, selection)
-            if found is not None:
-                return found
+        number = self.small_chunk(schema, selection)
+        found = None if number is None else self._read_in_chunk(schema, ordinal, number, selection)
+        if found is not None:
+            return found
         return self.read_boxes(schema.name, schema.dtype, [(schema, selection, np.array([0]), np.array([ordinal]))])[0]
+
+    def small_chunk(self, schema: ArraySchema, selection: Selection) -> int | None:
+        """Return the number of the chunk that a box is read from without a plan; ``None`` where one is better made."""
+        number = schema.grid.only_chunk(selection)
+        if number is None or schema.dtype.is_text or not self.storage.is_local:
+            return None
+        return number if schema.grid.extent(number).cells * schema.dtype.itemsize <= _SMALL_CHUNK else None
 
     def _read_in_chunk(
         self, schema: ArraySchema, ordinal: int, number: int, selection: Selection
     ) -> NDArray[Any] | None:
         """Return a box of one small chunk without the cost of a plan, or ``None`` to leave it to one.
 
-        Chunks that are large, absent or damaged are left: a plan deals with them, and names what is wrong.
+        Chunks that are absent or damaged are left: a plan deals with them, and names what is wrong.
         """
         index, dtype = self.index(schema.name), schema.dtype
         row = index.locate_one(ordinal, number)
         extent = schema.grid.extent(number)
         size = extent.cells * dtype.itemsize
-        if row < 0 or size > _SMALL_CHUNK or size != index.columns["raw_length"][row]:
+        if row < 0 or size != index.columns["raw_length"][row]:
             return None
         columns = ("file", "offset", "length", "pipeline", "checksum")
         file, offset, length, pipeline, checksum = (int(index.columns[name][row]) for name in columns)

@@ -287,6 +287,21 @@ class Session:
             raise TypeMismatch(message)
         warnings.warn(message, UserWarning, stacklevel=4)
 
+    def committed(self, array: str, names: list[str]) -> tuple[Snapshot, list[tuple[ArraySchema, int]]] | None:
+        """Look a few names up one by one; ``None`` where changes are pending, or one of them has no such array."""
+        with self.lock:
+            if self.pending or not isinstance(array, str):
+                return None
+            snapshot, catalog = self.snapshot, self.snapshot.root.catalog
+            found = []
+            for name in names:
+                ordinal = catalog.ordinal(name)
+                schema = catalog.record(ordinal).arrays.get(array) if ordinal >= 0 else None
+                if schema is None:
+                    return None
+                found.append((schema, ordinal))
+            return snapshot, found
+
     def resolve(
         self, array: str, names: list[str]
     ) -> tuple[

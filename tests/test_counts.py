@@ -56,6 +56,38 @@ def test_a_slice_decodes_only_the_chunks_it_touches(place, decoded):
         assert decoded["calls"] <= 1  # a small read is one call, however many chunks it has
 
 
+def test_a_few_small_chunks_are_read_without_a_plan(place, monkeypatch):
+    names = build(place, 9)
+    store = atlas.Atlas.open(place)
+    expected = store.read_array_across_stacked("t", names, [3, 5], [10, 20])
+
+    def unexpected(*arguments):
+        raise AssertionError("a plan was made")
+
+    monkeypatch.setattr("atlas.reader.plan_reads", unexpected)
+    out = np.empty((8, 10, 20), "f4")
+    assert store.read_array_across_stacked("t", names[:8], [3, 5], [10, 20], out=out) is out
+    assert out.tobytes() == expected[:8].tobytes()
+    assert [row.tobytes() for row in store.read_array_across("t", [names[8], names[0]], [3, 5], [10, 20])] == [
+        expected[8].tobytes(),
+        expected[0].tobytes(),
+    ]
+    for more in (names, [*names[:7], names[0], names[0]]):
+        with pytest.raises(AssertionError, match="a plan was made"):
+            store.read_array_across_stacked("t", more, [3, 5], [10, 20])
+
+
+def test_unequal_arrays_are_not_stacked_however_few_and_small(place):
+    with atlas.Atlas.create(place) as store:
+        for name, size in (("a", 4), ("b", 5)):
+            store.create_dataset(name).define_array("t", "float32", ["x"], [size])
+            store.open_dataset(name).write_array("t", [0], np.arange(size, dtype="f4"))
+    store = atlas.Atlas.open(place)
+    with pytest.raises(atlas.ShapeMismatch, match=r"'a'.*'b'"):
+        store.read_array_across_stacked("t", ["a", "b"], [0], [2])
+    assert [row.tolist() for row in store.read_array_across("t", ["b", "a"], [1], [2])] == [[1, 2], [1, 2]]
+
+
 def test_a_read_within_one_chunk_makes_no_plan(place, monkeypatch):
     build(place, 3)
     view = atlas.Atlas.open(place).open_dataset("d0001")
