@@ -176,7 +176,7 @@ class _Joined:
 
     def _free(self, name: str) -> str:
         taken = {*self._members.arrays, *self._coords, *self._sizes, self._wish.concat_dim}
-                return f"{name}_attribute" if taken else name
+        return f"{name}_attribute" if name in taken else name
 
     # ── all together ─────────────────────────────────────────────────────────────────────────
 
