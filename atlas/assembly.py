@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,7 +27,7 @@ from atlas.statistics import (
     statistics_dtype,
     statistics_of,
 )
-from atlas.writer import Held, HeldRows, PendingArray
+from atlas.writer import Growth, Held, HeldRows, PendingArray
 
 # Cells that are read at a time when only some chunks of arrays are written and the statistics need the others.
 _READ_BYTES = 64 << 20
@@ -58,11 +59,14 @@ class Written:
     schemas : list of ArraySchema
     codes : (E,) int64
         Which of them each dataset declares.
+    growth : dict of int to Growth
+        By ordinal, for arrays that only grew.
     """
 
     piece: Piece
     schemas: list[ArraySchema]
     codes: Integers
+    growth: dict[int, Growth]
 
 
 def gather(pending: Pending, array: str, loose: Sequence[tuple[str, PendingArray]], ordinals: Ordinals) -> Written:
@@ -88,7 +92,8 @@ def gather(pending: Pending, array: str, loose: Sequence[tuple[str, PendingArray
     codes_of = np.zeros(len(piece.entries), np.int64)
     for entries, numbers in owners:
         codes_of[np.searchsorted(piece.entries, entries)] = numbers
-    return Written(piece, schemas, codes_of)
+    growth = {ordinals.loose[name]: array.growth for name, array in loose if array.growth is not None}
+    return Written(piece, schemas, codes_of, growth)
 
 
 def _block_piece(pending: Pending, block: Block, table: Integers) -> Piece:
@@ -138,9 +143,14 @@ def total_statistics(snapshot: Snapshot, written: Written) -> StatisticsColumns:
     totals = _Totals(len(piece.entries))
     owners = np.repeat(np.arange(len(piece.entries)), np.diff(piece.starts))
     totals.add(owners, StatisticsColumns(*(piece.columns[name] for name in StatisticsColumns._fields)))
+    for ordinal, growth in written.growth.items():
+        entry = int(np.searchsorted(piece.entries, ordinal))
+        schema = written.schemas[int(written.codes[entry])]
+        totals.add(np.array([entry]), _unchanged_statistics(snapshot, schema, ordinal, growth))
     cells = np.array([schema.cells for schema in written.schemas], np.int64)[written.codes]
     incomplete = np.flatnonzero(cells > totals.rows)
-    kept = incomplete[~np.isin(piece.entries[incomplete], piece.reset)]
+    known = np.array([*piece.reset.tolist(), *written.growth], np.int64)
+    kept = incomplete[~np.isin(piece.entries[incomplete], known)]
     for schema, entries, numbers in _alike(written, kept):
         _add_stored(snapshot, schema, piece.entries, entries, numbers, totals)
     for code, schema in enumerate(written.schemas):
@@ -149,6 +159,14 @@ def total_statistics(snapshot: Snapshot, written: Written) -> StatisticsColumns:
         if len(entries):
             totals.add_fill(entries, schema)
     return totals.columns()
+
+
+def _unchanged_statistics(snapshot: Snapshot, schema: ArraySchema, ordinal: int, growth: Growth) -> StatisticsColumns:
+    """Return the statistics of what is stored and has not changed; chunks that are written anew are not counted."""
+    known = snapshot.statistics(schema.name, schema.dtype, ordinal)
+    known = known or fill_statistics(schema.dtype, schema.fill, math.prod(growth.shape))
+    known = replace(known, rows=known.rows - growth.rows, nulls=known.nulls - growth.nulls)
+    return statistics_of([known], schema.dtype)
 
 
 def _alike(written: Written, entries: Integers) -> list[tuple[ArraySchema, Integers, Integers]]:

@@ -220,7 +220,8 @@ class Catalog:
         """Return, by ordinal, which datasets have an array."""
         result = np.zeros(self.slots, bool)
         for layer, rows in self.live():
-            has = np.array([array in group.template.positions for group in layer.groups], bool)
+            has = np.zeros(len(layer.groups), bool)
+            has[layer.holders.get(array, [])] = True
             result[layer.ordinals[rows]] = has[layer.group[rows]]
         return result
 

@@ -97,6 +97,11 @@ class ChunkGrid:
         """Chunks along each axis; 0 where the axis is empty."""
         return tuple(-(-n // c) for n, c in zip(self.shape, self.chunk_shape, strict=True))
 
+    @cached_property
+    def chunk_cells(self) -> int:
+        """Cells of a whole chunk."""
+        return math.prod(self.chunk_shape)
+
     @property
     def count(self) -> int:
         """Chunks in all. Chunk numbers are C-order positions in the grid."""

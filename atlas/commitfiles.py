@@ -69,8 +69,8 @@ class CommitFiles:
         return segment
 
     @property
-    def single_table(self) -> bool:
-        """Whether another file costs a reader another request."""
+    def are_fetched(self) -> bool:
+        """Whether readers have to fetch what they want of the files, a request for each piece."""
         return not self._storage.is_local
 
     @property
@@ -142,7 +142,7 @@ def settle(files: CommitFiles, catalog: Catalog) -> tuple[Catalog, list[str]]:
     if catalog.top.weight <= INLINE_BYTES:
         return catalog, []
     kept, size = len(catalog.tables), catalog.top.weight
-    while kept and (files.single_table or catalog.tables[kept - 1].length < TABLE_RATIO * size):
+    while kept and (files.are_fetched or catalog.tables[kept - 1].length < TABLE_RATIO * size):
         kept -= 1
         size += catalog.tables[kept].length
     layer = joined(catalog.layers[kept:], bottom=not kept)

@@ -11,6 +11,7 @@ from atlas.errors import InvalidArgument
 CODECS = ("zstd", "lz4", "none")
 META_FORMATS = ("json", "msgpack")
 META_COMPRESSIONS = ("none", "zstd", "lz4")
+S3_CLIENTS = ("s3fs", "obstore")
 MISMATCH_POLICIES = ("warn", "error")
 
 # Spellings that the older package accepted.
@@ -104,6 +105,12 @@ class Settings:
         ``ATLAS_COMMIT_SECONDS``. How long a commit begins anew because other writers were faster.
     single_writer : int
         ``ATLAS_SINGLE_WRITER``. With 1, object stores are written to that cannot keep two writers apart.
+    object_cache : str
+        ``ATLAS_OBJECT_CACHE``. A directory that keeps what is fetched of data files; none by default.
+    object_cache_bytes : int
+        ``ATLAS_OBJECT_CACHE_BYTES``. About how much it may hold.
+    s3_client : str
+        ``ATLAS_S3_CLIENT``. What ``s3://`` URLs are opened with: ``"s3fs"``, or ``"obstore"``.
     """
 
     workers: int
@@ -119,6 +126,9 @@ class Settings:
     request_seconds: int
     commit_seconds: int
     single_writer: int
+    object_cache: str
+    object_cache_bytes: int
+    s3_client: str
 
 
 def _environment_int(name: str, default: int, minimum: int) -> int:
@@ -158,6 +168,9 @@ def settings() -> Settings:
         request_seconds=_environment_int("ATLAS_REQUEST_SECONDS", 60, 1),
         commit_seconds=_environment_int("ATLAS_COMMIT_SECONDS", 300, 1),
         single_writer=_environment_int("ATLAS_SINGLE_WRITER", 0, 0),
+        object_cache=os.environ.get("ATLAS_OBJECT_CACHE", ""),
+        object_cache_bytes=_environment_int("ATLAS_OBJECT_CACHE_BYTES", 4 * GIB, 0),
+        s3_client=choice(os.environ.get("ATLAS_S3_CLIENT", S3_CLIENTS[0]), S3_CLIENTS, "ATLAS_S3_CLIENT"),
     )
 
 

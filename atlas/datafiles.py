@@ -7,7 +7,7 @@ each payload is copied a few times at most.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from atlas.columns import Texts
 from atlas.commitfiles import CommitFiles
 from atlas.errors import CorruptStore, SnapshotExpired
 from atlas.heap import Heap
-from atlas.payloads import Read, copy_payloads, payload_reader
+from atlas.payloads import Read, ReadAhead, copy_payloads, payload_reader
 from atlas.reader import Snapshot
 from atlas.root import ArrayFiles
 from atlas.schema import ArraySchema
@@ -37,6 +37,9 @@ MERGE_ALWAYS = 256 << 10
 
 # On object stores, where reading what is taken in costs requests, so many are waited for.
 MERGE_AT_ONCE = 8
+
+# Chunks of a dataset that may lie apart from each other in a file on an object store.
+MOST_CHUNKS_APART = 64
 
 
 @dataclass(frozen=True)
@@ -128,14 +131,45 @@ def write_file(
     columns = dict(piece.columns)
     sources = columns.pop("file")
     offsets = np.zeros(len(sources), np.int64)
-    for number, read in enumerate(reads):
-        rows = np.flatnonzero(sources == number)
-        offsets[rows] = copy_payloads(read, columns["offset"][rows], columns["length"][rows], segment)
+    for source, rows in _copy_order(target.files.are_fetched, reads, sources, columns):
+        offsets[rows] = copy_payloads(reads[source], columns["offset"][rows], columns["length"][rows], segment)
     columns["offset"] = offsets
     entries = entry_columns(
         piece.entries, np.diff(piece.starts), piece.reset, [schema.dtype for schema in schemas], found
     )
     return segment.finish(target.array, entries | columns, target.files.origin)
+
+
+def _copy_order(
+    are_fetched: bool, reads: Sequence[Read], sources: Integers, columns: Mapping[str, NDArray[Any]]
+) -> Iterator[tuple[int, Integers]]:
+    """Yield what is copied next: a source, and rows of chunks that it has.
+
+    From object stores the same part of many datasets is fetched by few requests when it lies together: so the first
+    chunks of all datasets come first, then the second ones. A dataset of very many chunks would be too many requests.
+    """
+    numbers = columns["number"].astype(np.int64)
+    together = are_fetched and int(numbers.max(initial=0)) < MOST_CHUNKS_APART
+    apart = {
+        source
+        for source, read in enumerate(reads)
+        if not together or (isinstance(read, ReadAhead) and _goes_back(sources, columns, source))
+    }
+    for source in sorted(apart):
+        yield source, np.flatnonzero(sources == source)
+    left = np.flatnonzero(~np.isin(sources, list(apart)))
+    order = left[np.lexsort((sources[left], numbers[left]))]
+    edges = np.flatnonzero(np.diff(numbers[order]) | np.diff(sources[order])) + 1
+    for rows in np.split(order, edges):
+        if len(rows):
+            yield int(sources[rows[0]]), rows
+
+
+def _goes_back(sources: Integers, columns: Mapping[str, NDArray[Any]], source: int) -> bool:
+    """Whether a file, copied by chunk numbers, would not be read front to back, but once for each number."""
+    rows = np.flatnonzero(sources == source)
+    order = np.lexsort((columns["offset"][rows], columns["number"][rows]))
+    return bool((np.diff(columns["offset"][rows][order].astype(np.int64)) < 0).any())
 
 
 def pick_entries(piece: Piece, entries: Integers) -> Piece:

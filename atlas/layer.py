@@ -189,6 +189,15 @@ class Layer:
         firsts[self.group[::-1]] = np.arange(len(self))[::-1]
         return firsts
 
+    @cached_property
+    def holders(self) -> dict[str, list[int]]:
+        """The groups that have each array."""
+        found: dict[str, list[int]] = {}
+        for code, group in enumerate(self.groups):
+            for array in group.template.positions:
+                found.setdefault(array, []).append(code)
+        return found
+
     def rows_of(self, ordinals: Integers) -> Integers:
         """Return the row of every ordinal, -1 where this layer says nothing of it."""
         return _positions(self.ordinals, ordinals)

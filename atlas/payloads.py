@@ -30,10 +30,10 @@ def payload_reader(storage: Storage, file: DataFile) -> Read:
     """Return what reads the payloads of a data file, by offset and length; ahead, where every read takes a request."""
     if storage.is_local:
         return lambda offset, length: storage.read_range(file.key, offset, length)
-    return _Ahead(storage, file).read
+    return ReadAhead(storage, file)
 
 
-class _Ahead:
+class ReadAhead:
     """Reads payloads in about ascending order, some at a time, in pieces that are asked for at once."""
 
     def __init__(self, storage: Storage, file: DataFile) -> None:
@@ -43,7 +43,8 @@ class _Ahead:
         self._data = memoryview(b"")
         self._size = _AHEAD_BYTES
 
-    def read(self, offset: int, length: int) -> bytes:
+    def __call__(self, offset: int, length: int) -> bytes:
+        """Return bytes of the file."""
         end = offset + length
         if not (self._start <= offset and end <= self._start + len(self._data)):
             if offset == self._start + len(self._data):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +29,9 @@ from atlas.statistics import Statistics, from_columns
 from atlas.storage import Pin, Range, Storage
 from atlas.text import unpack_text
 from atlas.worker import DecodeJob, Source, decode_range, pack_layout, unpack_tables
+
+# Results from this size on leave no file mapped page by page behind them.
+_LET_GO_ABOVE = 256 << 20
 
 _ALIGNMENT = 64
 
@@ -233,7 +235,7 @@ class Snapshot:
         number = schema.grid.only_chunk(selection)
         if number is None or schema.dtype.is_text or not self.storage.is_local:
             return None
-        return number if schema.grid.extent(number).cells * schema.dtype.itemsize <= _SMALL_CHUNK else None
+        return number if schema.grid.chunk_cells * schema.dtype.itemsize <= _SMALL_CHUNK else None
 
     def _read_in_chunk(
         self, schema: ArraySchema, ordinal: int, number: int, selection: Selection
@@ -387,6 +389,10 @@ class Snapshot:
             job = DecodeJob(sources, dtype.itemsize, element_of(dtype.storage), buffer, tables)
         ranges = balanced(plan.columns["raw_length"], plan.cost, self.mode, self.workers)
         run(decode_range, job, ranges, self.mode, self.workers, plan.cost, self._calls(plan))
+        if len(buffer) > _LET_GO_ABOVE:
+            # Mapped pages count like memory, and next to a large result they soon are as much again.
+            for source in sources:
+                source.let_go()
 
     def _shared_job(
         self, sources: tuple[Source, ...], dtype: DType, buffer: NDArray[np.uint8], tables: dict[str, Any]
@@ -416,9 +422,9 @@ class Snapshot:
             yield rows, self._source(files[number]).bytes(), columns["offset"][rows]
 
     def _source(self, file: DataFile) -> Source:
+        # Where compaction by another process puts the file aside later on, whoever maps it looks there, too.
         path = self._paths.get(file.key)
-        # Compaction by another process moves files aside while they are read.
-        if path is None or not os.path.exists(path):
+        if path is None:
             path = self._paths[file.key] = self.storage.data_path(file.key)
         return Source(file.key, path, file.length)
 

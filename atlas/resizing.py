@@ -19,7 +19,8 @@ from atlas.dtypes import as_elements
 from atlas.errors import ArrayNotFound, InvalidArgument, ShapeMismatch
 from atlas.schema import ArraySchema, make_array_schema
 from atlas.session import Session
-from atlas.writer import PendingArray, filled
+from atlas.statistics import cell_statistics
+from atlas.writer import Growth, PendingArray, filled
 
 
 def resize(session: Session, name: str, array: str, shape: Any) -> None:
@@ -100,6 +101,7 @@ class _Reshaping:
     def result(self) -> PendingArray:
         """Return the chunks that have to be written; the array is as it was."""
         after = PendingArray(self.new, reset=self.before.reset or not self.in_place, resized=True)
+        growth = self._growth()
         waiting = np.array(sorted(self.before.chunks), np.int64)
         for number, moved, same in self._kept(waiting):
             chunk = self.before.chunks[number]
@@ -109,13 +111,26 @@ class _Reshaping:
         snapshot, ordinal = self.session.snapshot, self.session.ordinal(self.name)
         stored = np.setdiff1d(snapshot.index(self.old.name).numbers_of(ordinal), waiting)
         kept = self._kept(stored.astype(np.int64))
-        after.chunks |= {moved: self._cut(number, moved) for number, moved, same in kept if not same}
+        cut = {moved: self._cut(number, moved) for number, moved, same in kept if not same}
+        after.chunks |= cut
+        if growth is not None:
+            # In place, chunks keep their numbers.
+            for number, cells in cut.items():
+                had = cells[tuple(map(slice, self.old.grid.extent(number).shape))]
+                growth = growth.and_rewritten(had.size, cell_statistics(self.old.dtype, self.old.fill, had).nulls)
+            after.growth = growth
         if not self.in_place:
             whole = {number: moved for number, moved, same in kept if same}
             numbers = np.array(sorted(whole), np.int64)
             copied = stored_chunks(snapshot, self.old, ordinal, numbers, self.session.pending.heap)
             after.chunks |= {whole[number]: held for number, held in copied.items()}
         return after
+
+    def _growth(self) -> Growth | None:
+        """Return what holds of the stored array as long as it only grows."""
+        if not self.in_place or self.before.reset:
+            return None
+        return self.before.growth if self.before.chunks or self.before.resized else Growth(self.old.shape)
 
     def _kept(self, numbers: Integers) -> list[tuple[int, int, bool]]:
         """Return the chunks that stay: number, new number, and whether with the same extent."""

@@ -22,7 +22,7 @@ from atlas.codecs import PACKED, decode, is_shuffled
 from atlas.errors import CorruptChunk, SnapshotExpired
 from atlas.forks import free_in_children
 from atlas.kernels import digests
-from atlas.storage.local import put_aside
+from atlas.storage.local import put_aside, translated
 
 Bytes = NDArray[np.uint8]
 
@@ -56,6 +56,12 @@ class Source:
         assert self.path is not None
         return _maps.get(self.path, self.length)
 
+    def let_go(self) -> None:
+        """Take the file's pages off this process's account of memory; the system's cache keeps them."""
+        held = None if self.path is None else memoryview(self.bytes().base).obj  # type: ignore[arg-type]
+        if isinstance(held, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            held.madvise(mmap.MADV_DONTNEED)
+
 
 class _MapCache:
     """Mapped files of this process, least recently used out."""
@@ -67,7 +73,7 @@ class _MapCache:
 
     def get(self, path: str, length: int) -> Bytes:
         key = (path, length)
-        with self._lock:
+        with self._lock, translated(path, "reading"):
             identity = _identity(path, length)
             known, found = self._maps.get(key, (None, None))
             # A file that was removed since is still whole behind its map.

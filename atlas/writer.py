@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.chunks import Integers, Selection
+from atlas.chunks import Integers, Selection, Shape
 from atlas.codecs import decode, decode_numbers
 from atlas.config import StoreConfig
 from atlas.dtypes import fill_cell
@@ -97,6 +98,32 @@ class Held(NamedTuple):
     row: int
 
 
+@dataclass(frozen=True)
+class Growth:
+    """A stored array that has only grown so far: the statistics of what it was still hold.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        What is stored.
+    rows, nulls : int
+        Cells of that shape, and how many of them equal the fill value, in chunks that are written anew.
+    """
+
+    shape: Shape
+    rows: int = 0
+    nulls: int = 0
+
+    def kept_in(self, start: Shape, shape: Shape) -> int:
+        """Return how many cells of a box are within what is stored."""
+        ends = zip(start, shape, self.shape, strict=True)
+        return math.prod(max(min(first + size, end) - first, 0) for first, size, end in ends)
+
+    def and_rewritten(self, rows: int, nulls: int) -> Growth:
+        """Return the same with more cells in chunks that are written anew."""
+        return replace(self, rows=self.rows + rows, nulls=self.nulls + nulls)
+
+
 @dataclass
 class PendingArray:
     """Chunks of one array of one dataset that wait for the next flush.
@@ -110,12 +137,15 @@ class PendingArray:
         Whole chunks, by chunk number.
     resized : bool
         Whether the array has another shape than what is stored; its statistics change then, if nothing else.
+    growth : Growth, optional
+        As long as no cell of what is stored has changed.
     """
 
     schema: ArraySchema
     reset: bool
     chunks: dict[int, Cells | Held] = field(default_factory=dict)
     resized: bool = False
+    growth: Growth | None = None
 
     def write(
         self,
@@ -147,7 +177,19 @@ class PendingArray:
         else:
             items = ((self.schema, number, cells) for number, cells in whole.items())
             self.chunks |= dict(encode_into(heap, items, config, workers))
+        self.growth = self._grown(selection, partial)
         self.chunks |= partial
+
+    def _grown(self, selection: Selection, partial: Mapping[int, Cells]) -> Growth | None:
+        """Return what is known of the growth once a box has been written; `partial` are the chunks that it cuts."""
+        growth = self.growth
+        if growth is None or growth.kept_in(*selection):
+            return None
+        # Chunks that the old edge cuts are pending already, unless nobody ever wrote a cell of them.
+        for number in partial.keys() - self.chunks.keys():
+            rows = growth.kept_in(*self.schema.grid.extent(number))
+            growth = growth.and_rewritten(rows, 0 if self.schema.fill is None else rows)
+        return growth
 
     def _held(self, number: int, read_chunk: ReadChunk) -> Cells:
         """Return a copy of the chunk as it is now."""

@@ -2,29 +2,31 @@
 
     python -m perf.scale [--sizes 1000 10000 …] [--work DIRECTORY]
 
-writes ``perf/results/scale/scale.md``, ``scale.json`` and ``scale.svg``. Each size runs in a process of its own.
+writes the tables in ``docs/scale.md``, ``perf/results/scale/scale.json`` and ``scale.svg``. Each step runs in a process
+of its own. The fleets of :mod:`perf.shapes` are measured as well.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from atlas import Atlas, col, kernels
+from perf import shapes
+from perf.measure import memory, peak, timed
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 OUT = Path(__file__).parent / "results" / "scale"
+PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
 STACKED = 10_000
 
 # What is measured, its title, and the target at a million datasets, in seconds or MiB.
@@ -42,30 +44,12 @@ COSTS = {
     "statistics_cold": ("pruning one array, cold", 0.5),
     "statistics_warm": ("pruning one array, warm", 0.15),
     "select": ("select by an array's maximum and an attribute", None),
-    "add": ("add one dataset and flush, median of 5", None),
+    "add_empty": ("add one dataset to an empty store and flush, median of 20", None),
+    "add": ("add one dataset to this store and flush, median of 20", None),
     "delete": ("delete every tenth dataset and flush", None),
     "compact": ("compact", None),
-    "compact_memory": ("compact: peak memory, MiB", None),
+    "compact_memory": ("delete and compact: peak memory, MiB", None),
 }
-
-
-def memory() -> float:
-    """Return the resident memory of this process in MiB."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
-
-
-def peak() -> float:
-    """Return the largest resident memory so far in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-@contextmanager
-def timed(costs: dict[str, float], name: str) -> Iterator[None]:
-    """Note how long something takes."""
-    began = time.perf_counter()
-    yield
-    costs[name] = time.perf_counter() - began
 
 
 def build(place: Path, size: int) -> dict[str, float]:
@@ -126,38 +110,48 @@ def prune(place: Path, size: int) -> dict[str, float]:
 def change(place: Path, size: int) -> dict[str, float]:
     """Add, delete, compact."""
     costs: dict[str, float] = {}
+    kernels.pick(0, compiled=True).load()
+    before = memory()
     store = Atlas.open(place)
-    times = []
-    for i in range(6):
-        began = time.perf_counter()
-        store.create_datasets([f"more {i}"], {"temperature": {"dims": ["hour"], "data": np.ones((1, 24), "f4")}})
-        store.flush()
-        times.append(time.perf_counter() - began)
-    costs["add"] = float(np.median(times[1:]))
+    costs["add_empty"] = add_one_by_one(Atlas.create(place.with_name("empty")))
+    costs["add"] = add_one_by_one(store)
     names = store.list_datasets()[::10]
     with timed(costs, "delete"):
         store.delete_datasets(names)
         store.flush()
     with timed(costs, "compact"):
         store.compact()
-    costs["compact_memory"] = peak()
+    costs["compact_memory"] = peak() - before
     return costs
 
 
+def add_one_by_one(store: Atlas) -> float:
+    """Return the median of the seconds that it takes to add a dataset, without the first."""
+    times = []
+    for i in range(21):
+        began = time.perf_counter()
+        store.create_datasets([f"more {i}"], {"temperature": {"dims": ["hour"], "data": np.ones((1, 24), "f4")}})
+        store.flush()
+        times.append(time.perf_counter() - began)
+    return float(np.median(times[1:]))
+
+
 STEPS: dict[str, Callable[[Path, int], dict[str, float]]] = {
+    **{name: lambda place, _, shape=shape: shape(place) for name, shape in shapes.SHAPES.items()},
     "build": build,
     "read": read,
     "prune": prune,
     "change": change,
 }
+GROWING = ("build", "read", "prune", "change")
 
 
-def measure(size: int, work: Path) -> dict[str, float]:
-    """Run every step in a process of its own."""
+def measure(size: int, work: Path, steps: Sequence[str] = GROWING) -> dict[str, float]:
+    """Run steps, each in a process of its own, on one store."""
     costs: dict[str, float] = {}
     place = Path(tempfile.mkdtemp(dir=work)) / "store"
     try:
-        for step in STEPS:
+        for step in steps:
             command = [sys.executable, "-m", "perf.scale", "--step", step, "--sizes", str(size), "--work", str(place)]
             costs |= json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     finally:
@@ -235,14 +229,29 @@ def main() -> None:
     if options.step:
         print(json.dumps(STEPS[options.step](options.work, options.sizes[0])))
         return
-    results = {}
+    results, others = {}, {}
     for size in options.sizes:
         results[size] = measure(size, options.work)
         print(size, json.dumps(results[size]), flush=True)
+    for shape in shapes.SHAPES:
+        others[shape] = measure(0, options.work, [shape])
+        print(shape, json.dumps(others[shape]), flush=True)
     OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "scale.json").write_text(json.dumps(results, indent=1) + "\n")
-    (OUT / "scale.md").write_text(table(results))
+    (OUT / "scale.json").write_text(json.dumps({"sensors": results} | others, indent=1) + "\n")
     (OUT / "scale.svg").write_text(plot(results))
+    tables = {"sensors": table(results)} | {shape: shapes.table(shape, costs) for shape, costs in others.items()}
+    PAGE.write_text(refreshed(PAGE.read_text(), tables))
+
+
+def refreshed(page: str, tables: dict[str, str]) -> str:
+    """Return a page with new tables in the places that are marked for them."""
+    for name, text in tables.items():
+        begin, end = f"<!-- {name}: written by make scale -->\n", "<!-- end -->"
+        before, _, rest = page.partition(begin)
+        _, found, after = rest.partition(end)
+        assert found, f"there is no place for the table {name!r}"
+        page = f"{before}{begin}{text}{end}{after}"
+    return page
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from torture.model import Array, Dataset, check_store
 import atlas
 import atlas.cli
 import atlas.commit
+import atlas.reader
 import atlas.writer
 from atlas import Atlas
 from atlas.errors import (
@@ -428,3 +429,43 @@ def test_chunks_that_are_cut_wait_within_the_limit(place):
     store.flush()
     expected = np.pad(np.arange(64).reshape(8, 8), ((0, 0), (0, 12)))
     assert (store.read_array_across_stacked("v", list("abcd")) == expected).all()
+
+
+def counted(cells: np.ndarray, fill: float | None) -> dict[str, Any]:
+    """Return the statistics of an array, counted."""
+    null = np.isnan(cells) if fill != fill else cells == fill
+    kept = cells[~null]
+    return {"row_count": cells.size, "null_count": int(np.sum(null)), "min": kept.min(), "max": kept.max()}
+
+
+@pytest.mark.parametrize("fill", [None, -1.0, float("nan")])
+def test_an_append_reads_no_other_chunk(place, monkeypatch, fill):
+    cells = np.arange(25, dtype="f4")
+    cells[[3, 24]] = -1 if fill is None else fill
+    with Atlas.create(place) as store:
+        for name in ("written", "partly", "never"):
+            store.create_dataset(name).define_array("t", "float32", ["x"], [25], [10], fill)
+        store.open_dataset("written").write_array("t", [0], cells)
+        store.open_dataset("partly").write_array("t", [10], cells[10:20])
+    store, expected = Atlas.open(place), {}
+    for name in ("written", "partly", "never"):
+        view = store.open_dataset(name)
+        view.append("t", np.full(3, 50, "f4"))
+        view.append("t", np.full(12, 60, "f4"))
+        view.resize("t", [45])
+        expected[name] = view.read_array("t")
+    reads: list[Any] = []
+    monkeypatch.setattr(atlas.reader.Snapshot, "read_boxes", lambda *args: reads.append(args))
+    store.flush()
+    monkeypatch.undo()
+    assert reads == []
+    for name, found in expected.items():
+        view = Atlas.open(place).open_dataset(name)
+        assert view.read_array("t").tobytes() == found.tobytes()
+        assert view.array_stats("t") == counted(found, fill)
+    # What is overwritten is counted anew.
+    view = store.open_dataset("written")
+    view.append("t", np.full(1, 70, "f4"))
+    view.write_array("t", [0], np.full(40, 7, "f4"))
+    store.flush()
+    assert view.array_stats("t") == counted(view.read_array("t"), fill)

@@ -165,3 +165,25 @@ def test_a_first_read_imports_only_what_it_needs(tmp_path):
     assert imported(tmp_path / "small") == ["zstandard"]
     build(tmp_path / "large", 300)
     assert imported(tmp_path / "large") == ["zstandard", "llvmlite"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs /proc")
+def test_a_large_result_leaves_no_mapped_pages_behind(place, monkeypatch):
+    def resident() -> int:
+        """Kibibytes of data files that count as this process's memory."""
+        total, ours = 0, False
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            if "-" in line.split(" ")[0]:
+                ours = str(place) in line and line.endswith(".af")
+            elif ours and line.startswith("Rss:"):
+                total += int(line.split()[1])
+        return total
+
+    names = build(place, 12)
+    store = atlas.Atlas.open(place)
+    expected = store.read_array_across_stacked("t", names)
+    assert resident() > 0
+    monkeypatch.setattr("atlas.reader._LET_GO_ABOVE", 0)
+    assert store.read_array_across_stacked("t", names).tobytes() == expected.tobytes()
+    assert resident() == 0
+    assert store.read_array_across_stacked("t", names).tobytes() == expected.tobytes()

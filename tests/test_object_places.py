@@ -16,10 +16,11 @@ import fsspec
 import numpy as np
 import pytest
 from fsspec.implementations.dirfs import DirFileSystem
-from objectstore import servers
+from objectstore import FAULTS, servers
 from objectstore.place import BUCKET
 
 import atlas
+from atlas.storage import remote
 
 SECRET = servers.SECRET
 
@@ -107,7 +108,7 @@ def test_no_secret_is_shown_or_stored(moto, caplog, monkeypatch):
     with pytest.raises(atlas.AtlasError) as failure:
         atlas.Atlas.open("s3://bucket/x", storage_options=moto.options | {"nonsense": SECRET})
     assert SECRET not in str(failure.value)
-    monkeypatch.setenv("ATLAS_REQUEST_SECONDS", "1")
+    monkeypatch.setenv("ATLAS_REQUEST_SECONDS", "5")
     atlas.config.settings.cache_clear()
     with pytest.raises(atlas.StorageError, match=r"127\.0\.0\.1:9") as failure:
         atlas.Atlas.open("s3://bucket/x", storage_options=wrong)
@@ -159,7 +160,6 @@ def test_the_command_line(moto):
 
     assert run("ls", moto.url).split() == ["a", "b"]
     run("mv", moto.url, "b", "c")
-    run("compact", moto.url)
     assert json.loads(run("gc", moto.url, "--grace", "0", "--json"))["waiting"] == []
     assert "no damage found" in run("verify", moto.url)
     assert run("ls", moto.url).split() == ["a", "c"]
@@ -202,6 +202,12 @@ def test_it_counts_what_it_asks_for(moto):
     spent = store.io_stats - before
     assert spent.requests == {"range": 2} == {"range": len(made)}
     assert spent.bytes_asked == sum(request.received for request in made)
+    # The first chunks of all datasets lie together; the second ones are between them and the third.
+    assert spent.bytes_used == spent.bytes_asked
+    before = store.io_stats
+    store.read_array_across_stacked("t", ["a"], [0], [300])
+    spent = store.io_stats - before
+    assert spent.requests == {"range": 1}
     assert 0 < spent.bytes_used < spent.bytes_asked
     assert atlas.Atlas.create(f"memory://counted-{moto.prefix}").io_stats.total > 0
 
@@ -283,3 +289,112 @@ def test_large_objects_leave_in_parts(s3, monkeypatch):
     with s3.recording() as made:
         np.testing.assert_array_equal(s3.open().open_dataset("x").read_array("large"), data)
     assert len(made) == 2 + 2
+
+
+# --- another client, and a cache
+
+
+@pytest.fixture
+def obstore(moto):
+    """A handle of the package of that name."""
+    from obstore.store import S3Store
+
+    return S3Store(
+        BUCKET,
+        prefix=moto.prefix,
+        endpoint=moto.options["endpoint_url"],
+        access_key_id=servers.KEY,
+        secret_access_key=SECRET,
+        region=servers.REGION,
+        client_options={"allow_http": True},
+    )
+
+
+def test_a_handle_of_obstore_is_a_place_too(moto, obstore):
+    with atlas.Atlas.create(obstore, prefix="s") as store:
+        write(store)
+    url, options = f"{moto.url}/s", moto.options | {"client": "obstore"}
+    for store in (atlas.Atlas.open(obstore, prefix="s"), atlas.Atlas.open(url, storage_options=options)):
+        expect(store)
+        assert repr(store) == f"<Atlas {url} datasets=2>"
+        expect(pickle.loads(pickle.dumps(store)))
+    first, second = atlas.Atlas.open(obstore, prefix="s"), atlas.Atlas.open(url, storage_options=moto.options)
+    write(first, ["c"])
+    write(second, ["d"])
+    with moto.recording() as made:
+        first.flush()
+    assert sorted(request.kind for request in made) == ["CONDITIONAL PUT", "PUT", "PUT"]
+    second.flush()
+    assert atlas.Atlas.open(obstore, prefix="s").list_datasets() == ["a", "b", "c", "d"]
+    first.refresh()
+    first.compact()
+    assert len(first.gc(grace=0, unfinished=0).removed) == 6
+    with pytest.raises(atlas.InvalidArgument, match="'use_ssl'"):
+        atlas.Atlas.open(url, storage_options=options | {"use_ssl": False})
+
+
+def test_faults_meet_obstore_as_well(moto, monkeypatch):
+    monkeypatch.setattr(remote, "_ANSWER_SECONDS", 0.5)
+    options = {"storage_options": moto.options | {"client": "obstore"}}
+    store = atlas.Atlas.create(moto.url, **options)
+    write(store)
+    for fault in FAULTS:
+        left = [fault]
+
+        def once(request, left=left):
+            return left.pop() if left and request.method != "DELETE" else ""
+
+        with moto.proxy.failing(once):
+            store.create_dataset(f"x-{fault}").set_attribute("k", 1)
+            store.flush()
+            assert left == []
+            left.append(fault)
+            reader = atlas.Atlas.open(moto.url, **options)
+            left.append(fault)
+            np.testing.assert_array_equal(reader.read_array_across_stacked("t", ["a"]), [np.arange(1000)])
+        assert left == []
+
+
+def test_what_is_cached_is_not_fetched_again(moto, tmp_path, monkeypatch):
+    monkeypatch.setenv("ATLAS_OBJECT_CACHE", str(tmp_path / "cache"))
+    atlas.config.settings.cache_clear()
+    try:
+        with moto.create() as store:
+            write(store)
+        expect(moto.open())
+        with moto.recording() as made:
+            expect(moto.open())
+        assert [request.kind for request in made] == ["GET"]
+        with moto.open() as store:
+            store.open_dataset("a").write_array("t", [0], np.zeros(1000, "int32"))
+        store = moto.open()
+        assert not store.open_dataset("a").read_array("t").any()
+        for path in (tmp_path / "cache").rglob("*"):
+            if path.is_file():
+                path.write_bytes(path.read_bytes()[:-1] + b"?")
+        assert not moto.open().open_dataset("a").read_array("t").any()
+        monkeypatch.setenv("ATLAS_OBJECT_CACHE_BYTES", "0")
+        atlas.config.settings.cache_clear()
+        assert not moto.open().open_dataset("a").read_array("t").any()
+    finally:
+        atlas.config.settings.cache_clear()
+
+
+def test_processes_share_a_cache_that_stays_within_bounds(tmp_path):
+    code = f"""
+import random, sys
+from atlas.storage.cache import RangeCache
+from atlas.storage.ranges import Range
+cache = RangeCache({str(tmp_path)!r}, 200_000)
+for step in range(200):
+    number = random.randrange(40)
+    item = Range(f"t/data-{{number:032x}}.af", number, number + 10_000)
+    found = cache.get("s", item)
+    assert found is None or found == bytes([number]) * 10_000
+    cache.put("s", item, bytes([number]) * 10_000)
+"""
+    running = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
+    assert [process.wait(60) for process in running] == [0] * 2
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert 0 < sum(path.stat().st_size for path in files) < 300_000
+    assert all("." not in path.name for path in files)

@@ -25,6 +25,12 @@ def test_the_examples_of_very_many_datasets_run(tmp_path, monkeypatch):
     assert len(scope["store"].list_datasets()) == 9001
 
 
+def test_the_examples_of_object_storage_run():
+    text = (README.parent / "docs" / "object-storage.md").read_text()
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "object-storage.md", "exec"), {})
+
+
 def test_the_readme_opens_with_the_two_commands():
     start = README.read_text()[:900]
     assert "\nmake demo " in start

@@ -32,7 +32,7 @@ can_sync_directories = hasattr(os, "O_DIRECTORY")
 
 
 @contextmanager
-def _translated(place: str, doing: str) -> Iterator[None]:
+def translated(place: str, doing: str) -> Iterator[None]:
     """Turn the operating system's errors into ours; missing and existing files stay what they are."""
     try:
         yield
@@ -61,7 +61,7 @@ def sync_directory(path: str) -> None:
 
 
 def _finish(writer: DataWriter) -> None:
-    writer.finish(sync_directory=False)
+    writer.finish()
 
 
 def _for_each(action: Callable[[Any], None], items: Sequence[Any]) -> None:
@@ -133,7 +133,7 @@ class LocalWriter:
     def __init__(self, path: str) -> None:
         self._path = path
         self._position = 0
-        with _translated(path, "creating"):
+        with translated(path, "creating"):
             self._file = os.fdopen(self._open_new(path), "wb", _BUFFER_BYTES)
 
     @staticmethod
@@ -154,17 +154,15 @@ class LocalWriter:
 
     def write(self, data: Any) -> None:
         """Append bytes."""
-        with _translated(self._path, "writing"):
+        with translated(self._path, "writing"):
             self._position += self._file.write(data)
 
-    def finish(self, sync_directory: bool = True) -> None:
-        """Sync and close the file, and sync its directory."""
-        with _translated(self._path, "writing"):
+    def finish(self) -> None:
+        """Sync and close the file."""
+        with translated(self._path, "writing"):
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
-            if sync_directory:
-                _sync_parent(self._path)
 
     def abort(self) -> None:
         """Close and remove the file."""
@@ -238,7 +236,7 @@ class LocalStorage(Storage):
 
     def read(self, key: str) -> bytes:
         """Return a whole file."""
-        with _translated(self._path, f"reading {key} of"):
+        with translated(self._path, f"reading {key} of"):
             try:
                 with _open_file(self._place(key)) as file:
                     return file.read()
@@ -248,7 +246,7 @@ class LocalStorage(Storage):
     def read_range(self, key: str, offset: int, length: int) -> bytes:
         """Return part of a file."""
         place = self._place(key)
-        with _translated(place, "reading"), self._open_data(key) as file:
+        with translated(place, "reading"), self._open_data(key) as file:
             file.seek(offset)
             data = file.read(length)
         if len(data) != length:
@@ -269,13 +267,13 @@ class LocalStorage(Storage):
     def size(self, key: str) -> int:
         """Return the length of a file."""
         place = self._place(key)
-        with _translated(place, "looking at"), self._open_data(key) as file:
+        with translated(place, "looking at"), self._open_data(key) as file:
             return os.fstat(file.fileno()).st_size
 
     def list_dir(self, prefix: str) -> list[str]:
         """Return the names in a directory of the store."""
         place = os.path.join(self._path, *check_key(prefix).split("/")) if prefix else self._path
-        with _translated(place, "listing"):
+        with translated(place, "listing"):
             try:
                 # Nothing of the store's is behind a link.
                 return [] if prefix and os.path.islink(place) else sorted(os.listdir(place))
@@ -302,14 +300,14 @@ class LocalStorage(Storage):
     def delete(self, key: str) -> None:
         """Remove a file."""
         place = self._place(key)
-        with _translated(place, "removing"), contextlib.suppress(FileNotFoundError):
+        with translated(place, "removing"), contextlib.suppress(FileNotFoundError):
             os.unlink(place)
             _sync_parent(place)
 
     def open_map(self, key: str, length: int) -> NDArray[np.uint8]:
         """Map the first `length` bytes of a file."""
         place = self._place(key)
-        with _translated(place, "reading"), self._open_data(key) as file:
+        with translated(place, "reading"), self._open_data(key) as file:
             if os.fstat(file.fileno()).st_size < length:
                 raise CorruptStore(f"{place} is truncated: {length} bytes were committed")
             if not length:
@@ -328,13 +326,13 @@ class LocalStorage(Storage):
 
     def make_directories(self, names: Sequence[str]) -> None:
         """Make directories of the store."""
-        with _translated(self._path, "writing to"):
+        with translated(self._path, "writing to"):
             make_directories(*map(self._place, names))
 
     def sync_directories(self, keys: Sequence[str]) -> None:
         """Sync each directory that holds one of the files, once."""
         directories = sorted({os.path.dirname(self._place(key)) for key in keys})
-        with _translated(self._path, "writing to"):
+        with translated(self._path, "writing to"):
             _for_each(sync_directory, directories)
 
     def finish_all(self, writers: Sequence[DataWriter]) -> None:
@@ -345,7 +343,7 @@ class LocalStorage(Storage):
         """Write a file beside, sync it, rename it over the old one, sync the directory."""
         place = self._place(key)
         beside = self._write_beside(place, data)
-        with _translated(place, "replacing"):
+        with translated(place, "replacing"):
             try:
                 os.replace(beside, place)
             except OSError:
@@ -357,12 +355,12 @@ class LocalStorage(Storage):
     def create_exclusive(self, key: str, data: bytes) -> None:
         """Write a file beside, sync it, link it into place, sync the directory."""
         place = self._place(key)
-        with _translated(self._path, "creating"):
+        with translated(self._path, "creating"):
             make_directories(self._path)
         if os.path.exists(place):
             raise FileExistsError(place)
         beside = self._write_beside(place, data)
-        with _translated(place, "creating"):
+        with translated(place, "creating"):
             try:
                 self._link(beside, place)
             finally:
@@ -387,7 +385,7 @@ class LocalStorage(Storage):
         writer = LocalWriter(beside)
         try:
             writer.write(data)
-            writer.finish(sync_directory=False)
+            writer.finish()
         except BaseException:
             writer.abort()
             raise
@@ -400,7 +398,7 @@ class LocalStorage(Storage):
     def writer_lock(self, timeout: float = 60.0) -> Iterator[bool]:
         """Exclude every other writer, whether thread, process or handle."""
         with contextlib.ExitStack() as held:
-            with _translated(self._path, "locking"):
+            with translated(self._path, "locking"):
                 make_directories(self._path)
                 interrupted = held.enter_context(locks.writer_lock(self._path, timeout))
             yield interrupted
@@ -424,14 +422,14 @@ class LocalStorage(Storage):
         """Move a data file out of its array's directory."""
         place = self._place(key)
         aside = put_aside(place)
-        with _translated(place, "retiring"), contextlib.suppress(FileNotFoundError):
+        with translated(place, "retiring"), contextlib.suppress(FileNotFoundError):
             make_directories(os.path.dirname(aside))
             os.rename(place, aside)
 
     def keep_copy(self, key: str, copy: str) -> None:
         """Link the file to a second place, or copy it where there are no links."""
         source, place = self.data_path(key), self._place(copy)
-        with _translated(place, "keeping"):
+        with translated(place, "keeping"):
             make_directories(os.path.dirname(place))
             try:
                 os.link(source, place)
@@ -448,7 +446,7 @@ class LocalStorage(Storage):
             with open(source, "rb") as file:
                 while piece := file.read(_BUFFER_BYTES):
                     writer.write(piece)
-            writer.finish(sync_directory=False)
+            writer.finish()
         except BaseException:
             writer.abort()
             raise
@@ -458,7 +456,7 @@ class LocalStorage(Storage):
         place = self._place(key)
         aside = put_aside(place)
         for path in (place, aside):
-            with _translated(path, "removing"), contextlib.suppress(FileNotFoundError):
+            with translated(path, "removing"), contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             # Not empty as a rule; an empty directory that stays hurts nobody.
             with contextlib.suppress(OSError):

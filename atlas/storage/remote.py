@@ -20,6 +20,7 @@ from atlas.config import MIB, settings
 from atlas.errors import AtlasError, ConflictError, CorruptStore, ReadOnlyStore, StorageError, UnsafeStorage
 from atlas.storage import locks
 from atlas.storage.base import ConditionFailed, Pin, Storage, Stored, check_key
+from atlas.storage.cache import RangeCache
 from atlas.storage.client import Client, FsspecClient, Transient, concurrently
 from atlas.storage.flight import Job, in_flight
 from atlas.storage.ranges import Range, coalesce
@@ -41,12 +42,17 @@ _DELETE_AT_ONCE = 1000
 _honours: dict[tuple[str, str], bool] = {}
 
 
+def _cache() -> RangeCache | None:
+    directory = settings().object_cache
+    return RangeCache(directory, settings().object_cache_bytes) if directory else None
+
+
 class RemoteStorage(Storage):
     """A store in an fsspec file system.
 
     Parameters
     ----------
-    filesystem : fsspec.AbstractFileSystem
+    filesystem : fsspec.AbstractFileSystem or obstore store
     prefix : str
         The store's place in it.
     single_writer : bool
@@ -62,16 +68,27 @@ class RemoteStorage(Storage):
     def _use(self, filesystem: Any) -> None:
         self._filesystem = filesystem
         self._owner = os.getpid()
-        protocol = filesystem.protocol
-        names = (protocol,) if isinstance(protocol, str) else protocol
-        self._protocol = names[0]
-        self._known_client: Client = S3Client(filesystem) if "s3" in names else FsspecClient(filesystem)
+        if type(filesystem).__module__.startswith("obstore."):
+            # Here, since it is not required.
+            from atlas.storage.obstore_client import ObstoreClient
+
+            client = ObstoreClient(filesystem)
+            self._known_client: Client = client
+            self._protocol, self._top = client.protocol, f"{client.root}/"
+            return
+        names = (filesystem.protocol,) if isinstance(filesystem.protocol, str) else filesystem.protocol
+        self._protocol, self._top = names[0], ""
+        self._known_client = S3Client(filesystem) if "s3" in names else FsspecClient(filesystem)
 
     @property
     def _client(self) -> Any:
         # Connections and the loop that they belong to are of the process that made them.
         if self._owner != os.getpid():
             old = self._filesystem
+            if self._top:
+                raise StorageError(
+                    "an obstore handle is of no use in a forked process; open the store there, or spawn it"
+                )
             self._use(type(old)(*old.storage_args, **old.storage_options))
         return self._known_client
 
@@ -86,7 +103,7 @@ class RemoteStorage(Storage):
         if self._protocol in ("http", "https"):
             url = urlsplit(self._prefix)
             return urlunsplit((url.scheme, url.netloc.rpartition("@")[2], url.path, "", ""))
-        return f"{self._protocol}://{self._prefix.lstrip('/')}"
+        return f"{self._protocol}://{self._top}{self._prefix.lstrip('/')}"
 
     @property
     def io_stats(self) -> IOStats:
@@ -94,7 +111,7 @@ class RemoteStorage(Storage):
         return self._counters.read()
 
     def _place(self, key: str) -> str:
-        return f"{self._prefix}/{check_key(key)}"
+        return f"{self._prefix}/{check_key(key)}" if self._prefix else check_key(key)
 
     # ── one request ──────────────────────────────────────────────────────────────────────────
 
@@ -117,7 +134,7 @@ class RemoteStorage(Storage):
         """Make a request, again and again while it may yet succeed and there is time."""
         clock = time.monotonic
         deadline, pause = clock() + settings().request_seconds, _FIRST_PAUSE
-        patience = _ANSWER_SECONDS + (asked + written) / MIB
+        patience, failure = _ANSWER_SECONDS + (asked + written) / MIB, ""
         while True:
             self._counters.count(kind, asked, 0, written)
             try:
@@ -127,7 +144,7 @@ class RemoteStorage(Storage):
             except Transient as error:
                 failure = str(error)
             except TimeoutError:
-                failure = "no answer"
+                failure = failure or "no answer"
             if clock() + pause > deadline:
                 raise StorageError(
                     f"{failure}; given up after {settings().request_seconds:g} s (ATLAS_REQUEST_SECONDS)"
@@ -141,9 +158,22 @@ class RemoteStorage(Storage):
         return answer
 
     async def _get_range(self, item: Range, used: int) -> bytes:
+        cache = _cache()
+        if cache is not None:
+            known = await asyncio.to_thread(cache.get, self._identity, item)
+            if known is not None:
+                return known
         size = item.end - item.start
         call = partial(self._client.get, self._place(item.key), item.start, item.end)
-        return bytes((await self._insist("range", call, size, used)).data)
+        data = bytes((await self._insist("range", call, size, used)).data)
+        if cache is not None:
+            await asyncio.to_thread(cache.put, self._identity, item, data)
+        return data
+
+    @property
+    def _identity(self) -> str:
+        # Not the endpoint: it may have several names, and keys of files are used once.
+        return self.describe()
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────
 
@@ -238,7 +268,7 @@ class RemoteStorage(Storage):
         """Return every object of the store."""
         call = partial(self._insist, "list", partial(self._client.find, self._prefix))
         found = self._run("listing", call)
-        start = len(self._prefix.lstrip("/")) + 1
+        start = len(self._prefix.lstrip("/")) + 1 if self._prefix else 0
         return [Stored(item.path.lstrip("/")[start:], item.size, item.modified) for item in found]
 
     def list_dir(self, prefix: str) -> list[str]:
@@ -272,9 +302,14 @@ class RemoteStorage(Storage):
         except ConditionFailed:
             return True
         finally:
-            with suppress(AtlasError):
-                await self._insist("delete", partial(self._client.delete, [place]))
+            # Nobody waits for it; were it not to happen, gc does it.
+            self._counters.count("delete")
+            self._under_way = asyncio.ensure_future(self._drop(place))
         return False
+
+    async def _drop(self, place: str) -> None:
+        with suppress(AtlasError, FileNotFoundError, Transient, TimeoutError):
+            await asyncio.wait_for(self._client.delete([place]), _ANSWER_SECONDS)
 
     def begin_writing(self) -> None:
         """Refuse to write where two writers could undo each other's commits, unless there is one only."""

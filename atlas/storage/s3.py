@@ -90,6 +90,8 @@ class S3Client:
             return ConditionFailed(path)
         if status == 416:
             return CorruptStore(f"{path} is truncated")
+        if status == 501:
+            return NotImplementedError(said)
         if status >= 500 or status in _PASSING_STATUS or code in _PASSING:
             return Transient(f"{said} ({code or status})")
         if code in _EXPIRED:
@@ -193,7 +195,10 @@ class S3Client:
     async def unfinished(self, prefix: str) -> list[tuple[str, str, float]]:
         """Return the uploads in parts below a prefix that were not completed: path, id, seconds since 1970."""
         bucket, key, _ = self._filesystem.split_path(prefix)
-        page = await self._call("list_multipart_uploads", bucket, Prefix=f"{key}/" if key else "")
+        try:
+            page = await self._call("list_multipart_uploads", bucket, Prefix=f"{key}/" if key else "")
+        except (FileNotFoundError, NotImplementedError):
+            return []  # what servers say that have none, or do not list them
         return [
             (f"{bucket}/{entry['Key']}", entry["UploadId"], entry["Initiated"].timestamp())
             for entry in page.get("Uploads", ())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from atlas.config import settings
 from atlas.errors import InvalidArgument
 from atlas.storage.base import Storage
 from atlas.storage.local import LocalStorage
@@ -37,21 +38,28 @@ def open_storage(
     if hasattr(source, "cat_file") and hasattr(source, "pipe_file"):
         return _from_filesystem(source, prefix or "", single_writer)
     if type(source).__module__.startswith("obstore."):
-        return _from_obstore(source, prefix or "")
+        return _from_obstore(source, prefix or "", single_writer)
     raise InvalidArgument(f"cannot open a store at {type(source).__name__}; use a path, a URL or an fsspec file system")
 
 
 def _from_url(url: str, prefix: str | None, options: dict[str, Any], single_writer: bool) -> Storage:
     import fsspec
 
-    if url.startswith(("s3://", "s3a://")):
+    protocol, _, rest = url.partition("://")
+    if protocol in ("s3", "s3a"):
+        options = dict(options)
+        if options.pop("client", settings().s3_client) == "obstore":
+            from atlas.storage.obstore_client import s3_store
+
+            handle, inner = s3_store(f"{rest.rstrip('/')}/{prefix}" if prefix else rest, options)
+            return _from_obstore(handle, inner, single_writer)
         from atlas.storage.s3 import with_defaults
 
         options = with_defaults(options)
     try:
         filesystem, path = fsspec.core.url_to_fs(url, **options)
     except (ValueError, TypeError, ImportError) as error:
-        raise InvalidArgument(f"cannot open {url.split('://')[0]}://…: {error}") from None
+        raise InvalidArgument(f"cannot open {protocol}://…: {error}") from None
     return _from_filesystem(filesystem, f"{path.rstrip('/')}/{prefix}" if prefix else path, single_writer)
 
 
@@ -73,12 +81,11 @@ def _from_filesystem(filesystem: Any, prefix: str, single_writer: bool) -> Stora
     return RemoteStorage(filesystem, prefix, single_writer)
 
 
-def _from_obstore(handle: Any, prefix: str) -> Storage:
-    # The older package took these handles, and of those only what it could rebuild from their settings.
-    kind = type(handle).__name__
-    if kind == "LocalStore" and handle.prefix is not None:
+def _from_obstore(handle: Any, prefix: str, single_writer: bool) -> Storage:
+    if type(handle).__name__ == "LocalStore":
+        if handle.prefix is None:
+            raise InvalidArgument("a LocalStore without a prefix names no place; give a path, a URL or a file system")
         return LocalStorage(os.path.abspath(os.path.join(handle.prefix, prefix)))
-    raise InvalidArgument(
-        f"an obstore {kind} cannot be used here; give its URL, such as s3://bucket/prefix, with storage_options=, "
-        "or an fsspec file system"
-    )
+    from atlas.storage.remote import RemoteStorage
+
+    return RemoteStorage(handle, prefix.strip("/"), single_writer)

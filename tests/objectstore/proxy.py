@@ -81,11 +81,14 @@ class Proxy:
         Seconds that every request waits.
     bandwidth : float
         Bytes a second, both ways and all connections together; 0 for as fast as it goes.
+    partial : bool
+        Whether answers to requests for parts say that they are such: rclone's do not, which some clients do not take.
     """
 
     upstream: int
     latency: float = 0.0
     bandwidth: float = 0.0
+    partial: bool = False
     log: list[Request] = field(default_factory=list)
     port: int = 0
     # Says what happens to a request: the name of a fault, or nothing.
@@ -209,6 +212,8 @@ class Proxy:
         bare = request.method == "HEAD" or request.status in (204, 304)
         left = int(headers.get("content-length", 0)) // 2 if request.fault == "truncated" else None
         lost = request.fault in ("lost", "lost-500")
+        if self.partial and "content-range" in headers:
+            head = re.sub(rb"^HTTP/1.1 200 [^\r]*", b"HTTP/1.1 206 Partial Content", head)
         if not lost:
             writer.write(head)
         if not bare:
@@ -268,7 +273,7 @@ def _other_range(head: bytes) -> bytes:
 def main() -> None:
     """Serve until the standard input ends."""
     port, *rates = sys.argv[1:]
-    proxy = Proxy(int(port), *map(float, rates))
+    proxy = Proxy(int(port), *map(float, rates), partial=True)
 
     async def run() -> None:
         serving = asyncio.create_task(proxy.serve())

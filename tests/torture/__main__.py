@@ -134,7 +134,7 @@ def run_fleets(work: Path, share: Share) -> str:
 
 def run_mutation(work: Path, share: Share) -> str:
     """Change the commit code in every small way."""
-    total, alive = mutation.survivors()
+    total, alive = mutation.survivors(work, share)
     assert not alive, alive
     return f"{total} mutants of the commit code, no survivor"
 

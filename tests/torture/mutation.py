@@ -1,6 +1,7 @@
 """Mutation testing of the commit code: each comparison, condition, constant and call is changed, one at a time.
 
-A mutant that the suite lets live is code whose reason no test knows. Changes are made in forked children.
+A mutant that the suite lets live is code whose reason no test knows. Changes are made in forked children, and only
+the tests that run the changed statement are asked.
 """
 
 from __future__ import annotations
@@ -11,15 +12,34 @@ import importlib
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import coverage
 import pytest
 
 from torture.mutants import _functions, _live
-from torture.scenes import in_child
+from torture.scenes import Share, in_child
 
-MODULES = ("atlas.conflicts", "atlas.commitfiles", "atlas.commit", "atlas.compaction")
-TESTS = ("test_conflicts.py", "test_store.py", "test_scale.py", "torture/test_faults.py", "torture/test_powerloss.py")
+TOP = Path(__file__).parents[1]
+MODULES = (
+    "atlas.conflicts",
+    "atlas.commitfiles",
+    "atlas.compaction",
+    "atlas.commit",
+    "atlas.record",
+    "atlas.datafiles",
+)
+TESTS = (
+    "test_conflicts.py",
+    "test_store.py",
+    "test_change.py",
+    "test_bulk.py",
+    "test_scale.py",
+    "torture/test_repair.py",
+    "torture/test_faults.py",
+    "torture/test_powerloss.py",
+)
 _SECONDS = 300
 
 _COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
@@ -81,8 +101,8 @@ class _Replace(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
-def mutants(source: str) -> Iterator[tuple[str, ast.Module]]:
-    """Yield every mutant of a module, and where it differs."""
+def mutants(source: str) -> Iterator[tuple[str, tuple[int, int], ast.Module]]:
+    """Yield every mutant of a module: what differs, the lines of that statement, and the whole."""
     lines = source.splitlines()
     functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
     changeable = {line for node in functions for line in range(node.body[0].lineno, (node.end_lineno or 0) + 1)}
@@ -92,7 +112,8 @@ def mutants(source: str) -> Iterator[tuple[str, ast.Module]]:
         for choice, _ in enumerate(mutated(node)):
             tree = ast.fix_missing_locations(_Replace(number, choice).visit(ast.parse(source)))
             shown = ast.unparse(list(mutated(node))[choice]).splitlines()[0]
-            yield f"{node.lineno}: {lines[node.lineno - 1].strip()} -> {shown}", tree
+            what = f"{node.lineno}: {lines[node.lineno - 1].strip()} -> {shown}"
+            yield what, (node.lineno, node.end_lineno or node.lineno), tree
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:
@@ -102,33 +123,87 @@ def _walk(node: ast.AST) -> Iterator[ast.AST]:
         yield from _walk(child)
 
 
-def survives(module: str, tree: ast.Module, tests: tuple[str, ...]) -> bool:
+@dataclass(frozen=True)
+class Covering:
+    """Which tests run which lines of the modules."""
+
+    tests: dict[str, dict[int, list[str]]]
+
+    def of(self, module: str, first: int, last: int) -> list[str]:
+        """Return the tests that run a statement, quick ones first."""
+        lines = self.tests[module]
+        found = {test for line in range(first, last + 1) for test in lines.get(line, ())}
+        return sorted(found, key=lambda test: (test.startswith("torture/"), test))
+
+
+def cover(modules: tuple[str, ...], tests: tuple[str, ...], work: Path) -> Covering:
+    """Run the tests once, and note which of them runs what."""
+    data = str(work / "coverage")
+    assert in_child(lambda: _run_covered(data, tests)) == 0, "the tests fail without any mutant"
+    measured = coverage.Coverage(data_file=data)
+    measured.combine()
+    held = measured.get_data()
+    found = {}
+    for module in modules:
+        lines = held.contexts_by_lineno(str(_source(module)))
+        found[module] = {line: [name for name in map(_node, contexts) if name] for line, contexts in lines.items()}
+    return Covering(found)
+
+
+def _run_covered(data: str, tests: tuple[str, ...]) -> int:
+    measured = coverage.Coverage(data_file=data, data_suffix=True, config_file=False)
+    for option, value in (("dynamic_context", "test_function"), ("parallel", True), ("patch", ["_exit"])):
+        measured.set_option(f"run:{option}", value)
+    measured.start()
+    try:
+        return _pytest([str(TOP / test) for test in tests])
+    finally:
+        measured.stop()
+        measured.save()
+
+
+def _node(context: str) -> str:
+    """Return the test of a context, such as ``test_conflicts.test_a_b``, as pytest names it."""
+    *file, test = context.split(".")
+    return f"{'/'.join(file)}.py::{test}" if file and test.startswith("test_") else ""
+
+
+def _source(module: str) -> Path:
+    return Path(str(importlib.import_module(module).__file__))
+
+
+def _pytest(arguments: list[str]) -> int:
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 1)
+    os.dup2(silent, 2)
+    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *arguments]))
+
+
+def survives(module: str, tree: ast.Module, tests: list[str]) -> bool:
     """Whether the tests pass although the module's functions have been changed."""
     return in_child(lambda: _passes(module, tree, tests)) is True
 
 
-def _passes(name: str, tree: ast.Module, tests: tuple[str, ...]) -> bool:
+def _passes(name: str, tree: ast.Module, tests: list[str]) -> bool:
     signal.alarm(_SECONDS)  # a loop without an end is found too
     module = importlib.import_module(name)
     changed = dict(_functions(compile(tree, str(module.__file__), "exec")))
     for qualified, function in _live(module):
         if qualified in changed:
             function.__code__ = changed[qualified]
-    silent = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 1)
-    os.dup2(silent, 2)
-    top = Path(__file__).parents[1]
-    return pytest.main(["-x", "-q", "-p", "no:cacheprovider", *(str(top / test) for test in tests)]) == 0
+    return _pytest([str(TOP / test) for test in tests]) == 0
 
 
-def survivors(modules: tuple[str, ...] = MODULES, tests: tuple[str, ...] = TESTS) -> tuple[int, list[str]]:
+def survivors(
+    work: Path, share: Share, modules: tuple[str, ...] = MODULES, tests: tuple[str, ...] = TESTS
+) -> tuple[int, list[str]]:
     """Return how many mutants there are, and which of them live though they are not known to be equivalent."""
-    total, alive = 0, []
-    for name in modules:
-        source = Path(str(importlib.import_module(name).__file__)).read_text()
-        for what, tree in mutants(source):
-            total += 1
-            if what.split(": ", 1)[1] not in EQUIVALENT and survives(name, tree, tests):
-                alive.append(f"{name}:{what}")
-                print("alive:", alive[-1], flush=True)
-    return total, alive
+    covering = cover(modules, tests, work)
+    alive = []
+    cases = [(name, *mutant) for name in modules for mutant in mutants(_source(name).read_text())]
+    chosen = list(share.of(cases))
+    for name, what, lines, tree in chosen:
+        if what.split(": ", 1)[1] not in EQUIVALENT and survives(name, tree, covering.of(name, *lines)):
+            alive.append(f"{name}:{what}")
+            print("alive:", alive[-1], flush=True)
+    return len(chosen), alive
