@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -229,6 +230,7 @@ def main() -> None:
     if options.step:
         print(json.dumps(STEPS[options.step](options.work, options.sizes[0])))
         return
+    load = f"\nMeasured on {os.cpu_count()} cores with a load average of {os.getloadavg()[1]:.1f} before the run.\n"
     results, others = {}, {}
     for size in options.sizes:
         results[size] = measure(size, options.work)
@@ -239,7 +241,7 @@ def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "scale.json").write_text(json.dumps({"sensors": results} | others, indent=1) + "\n")
     (OUT / "scale.svg").write_text(plot(results))
-    tables = {"sensors": table(results)} | {shape: shapes.table(shape, costs) for shape, costs in others.items()}
+    tables = {"sensors": table(results) + load} | {shape: shapes.table(shape, costs) for shape, costs in others.items()}
     PAGE.write_text(refreshed(PAGE.read_text(), tables))
 
 
