@@ -182,7 +182,7 @@ def shown(key: str, value: float) -> str:
     """Return a cost in words."""
     if key.endswith("memory"):
         return f"{value:,.0f} MiB"
-    return f"{value:.1f} s" if value >= 1 else f"{1000 * value:.2g} ms" if value < 0.1 else f"{1000 * value:.0f} ms"
+    return f"{value:.1f} s" if value >= 1 else f"{1000 * value:.2g} ms" if value < 0.0995 else f"{1000 * value:.0f} ms"
 
 
 DRAWN = {"build": "#0072b2", "stacked": "#d55e00", "statistics_warm": "#009e73", "add": "#cc79a7", "open": "#e69f00"}
