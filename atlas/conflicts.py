@@ -61,8 +61,6 @@ def check_conflicts(current: Root, seen: Mapping[str, Root]) -> None:
 
 
 def _changed(before: Root, now: Root, names: list[str]) -> list[str]:
-    if before.commit == now.commit:
-        return []
     was, is_now = _generations(before, names), _generations(now, names)
     differ = was != is_now
     if before.store != now.store:

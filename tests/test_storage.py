@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import fsspec
@@ -52,7 +53,7 @@ def put(store: Storage, key: str = KEY, data: bytes = bytes(range(100))) -> None
     writer.write(data[:40])
     writer.write(memoryview(data[40:]))
     assert writer.position == len(data)
-    writer.finish(sync_directory=False)
+    writer.finish()
     store.sync_directories([key])
 
 
@@ -669,6 +670,120 @@ def test_a_forked_child_makes_its_own_connections():
         return store._client is not mine and store._filesystem.storage_options == {"marker": 1}
 
     assert in_child(lambda: not differs()) == 0
+
+
+# --- disks that cannot, or will not
+
+
+def test_what_is_kept_is_copied_where_files_cannot_be_linked(tmp_path, monkeypatch):
+    store = LocalStorage(str(tmp_path))
+    put(store, data=b"x" * 3_000_000)
+
+    def refuse(*args):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    store.keep_copy(KEY, f"_damaged/0/{KEY}")
+    assert store.read(f"_damaged/0/{KEY}") == b"x" * 3_000_000
+
+
+@pytest.mark.parametrize("failing", ["link", "write"])
+def test_a_copy_that_fails_is_an_error_and_leaves_nothing(tmp_path, monkeypatch, failing):
+    store = LocalStorage(str(tmp_path))
+    put(store, data=b"x" * 3_000_000)
+
+    def refuse(*args):
+        raise OSError(errno.EPERM if failing == "write" else errno.EIO, "refused")
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "link", refuse)
+    if failing == "write":
+        monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError):
+        store.keep_copy(KEY, f"kept/0/{KEY}")
+    assert not store.exists(f"kept/0/{KEY}")
+
+
+@pytest.mark.parametrize(("code", "matters"), [(errno.EINVAL, False), (errno.EROFS, False), (errno.EIO, True)])
+def test_file_systems_that_cannot_sync_directories(tmp_path, monkeypatch, code, matters):
+    store = LocalStorage(str(tmp_path))
+    put(store)
+
+    def refuse(descriptor):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    if matters:
+        with pytest.raises(StorageError):
+            store.sync_directories([KEY])
+    else:
+        store.sync_directories([KEY])
+
+
+def test_one_failed_sync_among_many_is_an_error(tmp_path, monkeypatch):
+    store = LocalStorage(str(tmp_path))
+    keys = [f"d{i}/data-{i:032x}.af" for i in range(40)]
+    for key in keys:
+        put(store, key)
+    original = local.sync_directory
+
+    def fail_for_one(path):
+        if path.endswith("d17"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        original(path)
+
+    monkeypatch.setattr(local, "sync_directory", fail_for_one)
+    with pytest.raises(StorageError, match="Input/output error"):
+        store.sync_directories(keys)
+
+
+def test_a_store_below_a_file_is_none(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(FileNotFoundError):
+        LocalStorage(str(tmp_path / "file")).read("atlas.json")
+
+
+def test_nobody_was_interrupted_where_nobody_has_written(tmp_path):
+    assert not LocalStorage(str(tmp_path)).was_interrupted()
+
+
+def test_what_there_is_is_listed_with_its_size_but_links_are_not(tmp_path):
+    store = LocalStorage(str(tmp_path))
+    put(store, data=b"abc")
+    (tmp_path / "link").symlink_to(tmp_path / KEY)
+    assert [(item.key, item.size) for item in store.inventory()] == [(KEY, 3)]
+
+
+@needs_fork
+@needs_flock
+def test_a_lock_file_that_went_while_somebody_waited_for_it_locks_nobody_out(tmp_path):
+    """The store was removed and made anew: who waited takes the lock of what is there now."""
+    path = tmp_path / locks.LOCK_NAME
+
+    def wait() -> bool:
+        with LocalStorage(str(tmp_path)).writer_lock():
+            return not path.exists()
+
+    with LocalStorage(str(tmp_path)).writer_lock():
+        child = os.fork()
+        if not child:
+            os._exit(wait())
+        time.sleep(0.2)
+        path.unlink()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize(("code", "next_in_turn"), [(errno.EAGAIN, False), (errno.EINVAL, True)])
+def test_without_locks_of_bytes_the_quickest_is_next(tmp_path, monkeypatch, code, next_in_turn):
+    def refuse(*args):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(locks.fcntl, "fcntl", refuse)
+    assert locks._be_next(0, True) is next_in_turn
+    monkeypatch.setattr(locks, "has_ofd_locks", False)
+    assert locks._be_next(0, True)
 
 
 # --- names of directories

@@ -33,8 +33,8 @@ class DataWriter(Protocol):
     def write(self, data: Any) -> None:
         """Append bytes."""
 
-    def finish(self, sync_directory: bool = True) -> None:
-        """Make the object durable; its directory entry too, unless the caller does that."""
+    def finish(self) -> None:
+        """Make the object durable; its directory entry is left to :meth:`Storage.sync_directories`."""
 
     def abort(self) -> None:
         """Remove what was written."""
@@ -157,7 +157,7 @@ class Storage(ABC):
     def finish_all(self, writers: Sequence[DataWriter]) -> None:
         """Make new objects durable; their directory entries are left to :meth:`sync_directories`."""
         for writer in writers:
-            writer.finish(sync_directory=False)
+            writer.finish()
 
     @abstractmethod
     def replace(self, key: str, data: bytes, version: str | None = None) -> str | None:

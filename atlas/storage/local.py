@@ -61,7 +61,7 @@ def sync_directory(path: str) -> None:
 
 
 def _finish(writer: DataWriter) -> None:
-    writer.finish(sync_directory=False)
+    writer.finish()
 
 
 def _for_each(action: Callable[[Any], None], items: Sequence[Any]) -> None:
@@ -157,14 +157,12 @@ class LocalWriter:
         with translated(self._path, "writing"):
             self._position += self._file.write(data)
 
-    def finish(self, sync_directory: bool = True) -> None:
-        """Sync and close the file, and sync its directory."""
+    def finish(self) -> None:
+        """Sync and close the file."""
         with translated(self._path, "writing"):
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
-            if sync_directory:
-                _sync_parent(self._path)
 
     def abort(self) -> None:
         """Close and remove the file."""
@@ -387,7 +385,7 @@ class LocalStorage(Storage):
         writer = LocalWriter(beside)
         try:
             writer.write(data)
-            writer.finish(sync_directory=False)
+            writer.finish()
         except BaseException:
             writer.abort()
             raise
@@ -448,7 +446,7 @@ class LocalStorage(Storage):
             with open(source, "rb") as file:
                 while piece := file.read(_BUFFER_BYTES):
                     writer.write(piece)
-            writer.finish(sync_directory=False)
+            writer.finish()
         except BaseException:
             writer.abort()
             raise

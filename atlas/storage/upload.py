@@ -86,7 +86,7 @@ class RemoteWriter:
         await storage._insist("multipart", partial(client.complete, self._path, self._upload, tags))
         self._upload = ""
 
-    def finish(self, sync_directory: bool = True) -> None:
+    def finish(self) -> None:
         """Put the object."""
         self._storage.finish_all([self])
 

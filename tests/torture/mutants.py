@@ -26,11 +26,15 @@ class Mutant:
     old: str
     new: str
 
+    def is_possible(self) -> bool:
+        """Return whether the source is still as it was when the mutant was written."""
+        return Path(str(importlib.import_module(self.module).__file__)).read_text().count(self.old) == 1
+
     def apply(self) -> None:
         """Change this process's copy of the module."""
         module = importlib.import_module(self.module)
+        assert self.is_possible(), f"{self.what}: the source has changed"
         source = Path(str(module.__file__)).read_text()
-        assert source.count(self.old) == 1, f"{self.what}: the source has changed: {source.count(self.old)}"
         changed = dict(_functions(compile(source.replace(self.old, self.new), str(module.__file__), "exec")))
         swapped = 0
         for name, function in _live(module):
@@ -79,7 +83,7 @@ POWER = [
     Mutant(
         "the new root is not synced before it replaces the old",
         LOCAL,
-        "            writer.write(data)\n            writer.finish(sync_directory=False)\n",
+        "            writer.write(data)\n            writer.finish()\n",
         "            writer.write(data)\n            writer._file.close()\n",
     ),
     Mutant(
@@ -109,7 +113,7 @@ POWER = [
     Mutant(
         "data files are closed, not synced",
         LOCAL,
-        "def _finish(writer: DataWriter) -> None:\n    writer.finish(sync_directory=False)\n",
+        "def _finish(writer: DataWriter) -> None:\n    writer.finish()\n",
         "def _finish(writer: DataWriter) -> None:\n    writer._file.close()\n",
     ),
     Mutant(
@@ -134,25 +138,27 @@ POWER = [
     Mutant(
         "the root is published before its data files are durable",
         COMMIT,
-        "            files.make_durable()\n            # From",
-        "            for _, writer in files._writers:\n                writer._file.flush()\n"
-        "            publish(storage, replace(successor, catalog=catalog, arrays=arrays), replaced + merged)\n"
-        "            files.make_durable()\n            # From",
+        "        files.write_record(root, replaced + merged)\n        files.make_durable()\n",
+        "        files.write_record(root, replaced + merged)\n"
+        "        for _, writer in files._writers:\n            writer._file.flush()\n"
+        "        publish(storage, replace(successor, catalog=catalog, arrays=arrays), base, replaced + merged)\n"
+        "        files.make_durable()\n",
     ),
     Mutant(
         "the old root is removed before the new one is published",
         COMMIT,
-        "    root = publish(storage, root, [file.key for",
-        "    for key in ROOT_KEYS:\n        storage.delete(key)\n    root = publish(storage, root, [file.key for",
+        "            root = publish(storage, root, old, [file.key for",
+        "            for key in ROOT_KEYS:\n                storage.delete(key)\n"
+        "            root = publish(storage, root, old, [file.key for",
     ),
-    Mutant("compaction does not sync", COMPACTION, "            files.make_durable()\n", ""),
+    Mutant("compaction does not sync", COMPACTION, "        files.make_durable()\n", ""),
     Mutant(
         "compaction publishes first",
         COMPACTION,
-        "            files.make_durable()\n            files.keep()\n",
-        "            for _, writer in files._writers:\n                writer._file.flush()\n"
-        "            publish(storage, replace(successor, catalog=catalog, arrays=arrays), retired)\n"
-        "            files.make_durable()\n            files.keep()\n",
+        "        files.make_durable()\n        files.keep()\n",
+        "        for _, writer in files._writers:\n            writer._file.flush()\n"
+        "        publish(storage, replace(successor, catalog=catalog, arrays=arrays), current, retired)\n"
+        "        files.make_durable()\n        files.keep()\n",
     ),
 ]
 

@@ -26,6 +26,10 @@ def test_no_cut_hurts_what_follows_a_killed_writer(tmp_path: Path) -> None:
     assert states > 1_000
 
 
+def test_the_mutants_of_the_campaign_are_of_this_source() -> None:
+    assert [mutant.what for mutant in mutants.POWER if not mutant.is_possible()] == []
+
+
 @pytest.mark.parametrize("mutant", mutants.POWER[:6], ids=lambda mutant: mutant.what)
 def test_a_missing_sync_is_seen(mutant: mutants.Mutant, tmp_path: Path) -> None:
     assert mutants.survivors([mutant], lambda: powerloss.check_scenario(tmp_path, 1, 4)) == []
