@@ -10,9 +10,10 @@ from typing import Any
 
 from atlas.catalog import Catalog
 from atlas.columnfile import DataFile
+from atlas.config import StoreConfig
 from atlas.layer import Layer, joined
 from atlas.record import record_key, write_record
-from atlas.root import Root
+from atlas.root import Root, root_key
 from atlas.segment import SegmentWriter
 from atlas.storage import DataWriter, Storage
 from atlas.table import DIRECTORY, write_table
@@ -21,6 +22,10 @@ from atlas.table import DIRECTORY, write_table
 # and every open reads, into a table file; and how much larger older table files are that stay.
 INLINE_BYTES = 1 << 16
 TABLE_RATIO = 4
+
+# On object stores a root that is not plain JSON takes two requests to find; with this much in it there is no third
+# for a table file until some ten thousands of datasets.
+INLINE_BYTES_FAR = 1 << 20
 
 # A process may have a thousand files open as a rule, and a commit may write more.
 _MOST_OPEN = 128
@@ -72,6 +77,12 @@ class CommitFiles:
     def are_fetched(self) -> bool:
         """Whether readers have to fetch what they want of the files, a request for each piece."""
         return not self._storage.is_local
+
+    @property
+    def inline_bytes(self) -> int:
+        """How much of the dataset table the root may hold itself."""
+        is_plain = root_key(self._root.config) == root_key(StoreConfig())
+        return INLINE_BYTES_FAR if self.are_fetched and not is_plain else INLINE_BYTES
 
     @property
     def _leaves_record(self) -> bool:
@@ -139,7 +150,7 @@ def settle(files: CommitFiles, catalog: Catalog) -> tuple[Catalog, list[str]]:
     replaced : list of str
         Table files that it no longer refers to.
     """
-    if catalog.top.weight <= INLINE_BYTES:
+    if catalog.top.weight <= files.inline_bytes:
         return catalog, []
     kept, size = len(catalog.tables), catalog.top.weight
     while kept and (files.are_fetched or catalog.tables[kept - 1].length < TABLE_RATIO * size):
@@ -147,4 +158,7 @@ def settle(files: CommitFiles, catalog: Catalog) -> tuple[Catalog, list[str]]:
         size += catalog.tables[kept].length
     layer = joined(catalog.layers[kept:], bottom=not kept)
     tables = (*catalog.tables[:kept], files.write_table(layer, catalog.slots))
-    return catalog.with_top(tables, Layer.empty()), [file.key for file in catalog.tables[kept:]]
+    settled = catalog.with_top(tables, Layer.empty())
+    if files.are_fetched:
+        settled = replace(settled, known=(*catalog.layers[:kept], layer))
+    return settled, [file.key for file in catalog.tables[kept:]]

@@ -80,6 +80,26 @@ def test_what_each_step_costs(s3):
     assert kinds(made) == {"GET": 1}
 
 
+@pytest.mark.parametrize("meta_format", ["json", "msgpack"])
+def test_a_large_table_costs_one_request(moto, meta_format):
+    store = moto.create(meta_format=meta_format)
+    names = [f"station {i:05d} of the network" for i in range(4000)]
+    store.create_datasets(names, {"t": {"dims": ["x"], "data": np.ones((4000, 3))}}, {"k": list(range(4000))})
+    store.flush()
+    with moto.recording() as made:
+        reader = moto.open()
+        assert reader.list_datasets() == names
+        assert reader.open_dataset(names[77]).get_attribute("k") == 77
+    assert kinds(made) == {"GET": 2}
+    # Whoever wrote the table need not read it.
+    store.create_dataset("one more").set_attribute("k", 1)
+    with moto.recording() as made:
+        store.flush()
+    assert kinds(made) == {"CONDITIONAL PUT": 1}
+    assert moto.open().list_datasets() == [*names, "one more"]
+    assert store.open_dataset(names[5]).get_attribute("k") == 5
+
+
 # --- who wins
 
 

@@ -53,6 +53,9 @@ class Client(Protocol):
     def identity(self) -> str:
         """The service that this is a client of, without a secret."""
 
+    async def begin_session(self) -> None:
+        """Make what requests need that takes no request."""
+
     async def get(self, path: str, start: int | None = None, end: int | None = None) -> Answer:
         """Return an object, or bytes `start` to `end` of it; never other ones."""
 
@@ -148,6 +151,9 @@ class FsspecClient:
         """The protocol."""
         protocol = self._filesystem.protocol
         return protocol if isinstance(protocol, str) else str(protocol[0])
+
+    async def begin_session(self) -> None:
+        """Leave it to the first request."""
 
     async def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         with self._translated():

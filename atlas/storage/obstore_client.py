@@ -89,6 +89,9 @@ class ObstoreClient:
         config = getattr(self._store, "config", {})
         return f"{type(self._store).__name__} {config.get('endpoint', '')} {self.root}"
 
+    async def begin_session(self) -> None:
+        """Do nothing: the handle is one."""
+
     @contextmanager
     def _translated(self, path: str) -> Iterator[None]:
         from obstore import exceptions

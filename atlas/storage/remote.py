@@ -132,6 +132,9 @@ class RemoteStorage(Storage):
         self, kind: str, call: Callable[[], Awaitable[_Result]], asked: int = 0, used: int = 0, written: int = 0
     ) -> _Result:
         """Make a request, again and again while it may yet succeed and there is time."""
+        # A session takes botocore a second of work, on a busy machine many: no answer is late before the question.
+        with suppress(Transient):
+            await self._client.begin_session()
         clock = time.monotonic
         deadline, pause = clock() + settings().request_seconds, _FIRST_PAUSE
         patience, failure = _ANSWER_SECONDS + (asked + written) / MIB, ""
@@ -145,6 +148,7 @@ class RemoteStorage(Storage):
                 failure = str(error)
             except TimeoutError:
                 failure = failure or "no answer"
+                patience *= 2
             if clock() + pause > deadline:
                 raise StorageError(
                     f"{failure}; given up after {settings().request_seconds:g} s (ATLAS_REQUEST_SECONDS)"

@@ -56,11 +56,17 @@ class S3Client:
         options = self._filesystem.client_kwargs or {}
         return f"s3 {self._filesystem.endpoint_url or options.get('endpoint_url') or ''}"
 
+    async def begin_session(self) -> None:
+        """Have the file system make its session."""
+        try:
+            await self._filesystem.set_session()
+        except Exception as error:
+            raise self._translated(error, "", "") from error
+
     async def _call(self, method: str, path: str, **parameters: Any) -> Any:
         filesystem = self._filesystem
         bucket, key, _ = filesystem.split_path(path)
         try:
-            await filesystem.set_session()
             call = getattr(await filesystem.get_s3(bucket), method)
             named = {"Bucket": bucket, **({"Key": key} if key else {})}
             # Not by the file system's own call, which would try again on top of those who do so already.
