@@ -34,6 +34,9 @@ PIPELINES = {
 }
 _SHUFFLED = 16
 
+# The pipelines that end in a general-purpose codec.
+COMPRESSED = (ZSTD, LZ4, SHUFFLE_ZSTD, SHUFFLE_LZ4)
+
 # Compression that saves less than this fraction costs more time than it saves space.
 _WORTH = 0.98
 

@@ -87,6 +87,8 @@ class Settings:
         ``ATLAS_PARALLEL_THRESHOLD``. Reads that decode fewer bytes run in the calling thread.
     pool_threshold : int
         ``ATLAS_POOL_THRESHOLD``. Once this process has decoded so many bytes, worker processes start.
+    decoded_bytes : int
+        ``ATLAS_DECODED_BYTES``. How much of what was decompressed is kept, for reads that need no more than that.
     pending_bytes : int
         ``ATLAS_PENDING_BYTES``. How much of what waits for a flush is kept in memory.
     fetch_gap : int
@@ -117,6 +119,7 @@ class Settings:
     arena_bytes: int
     parallel_threshold: int
     pool_threshold: int
+    decoded_bytes: int
     pending_bytes: int
     fetch_gap: int
     fetch_bytes: int
@@ -159,6 +162,7 @@ def settings() -> Settings:
         arena_bytes=_environment_int("ATLAS_ARENA_BYTES", 2 * GIB, 0),
         parallel_threshold=_environment_int("ATLAS_PARALLEL_THRESHOLD", 4 * MIB, 0),
         pool_threshold=_environment_int("ATLAS_POOL_THRESHOLD", 512 * MIB, 0),
+        decoded_bytes=_environment_int("ATLAS_DECODED_BYTES", 256 * MIB, 0),
         pending_bytes=_environment_int("ATLAS_PENDING_BYTES", 512 * MIB, 0),
         fetch_gap=_environment_int("ATLAS_FETCH_GAP", MIB // 2, 0),
         fetch_bytes=_environment_int("ATLAS_FETCH_BYTES", 8 * MIB, 1),

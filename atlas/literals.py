@@ -42,8 +42,8 @@ def as_literal(value: Any, types: Set[str], what: str) -> Any:
         return _as_time(value, types, what)
     if isinstance(value, np.generic):
         value = value.item()
-    wanted = {str: _TEXT, bytes: _TEXT, bool: _NUMBERS, int: _NUMBERS, float: _NUMBERS}.get(type(value), frozenset())
-    if not kinds & wanted:
+    wanted = (isinstance(value, (str, bytes)) and _TEXT) or (isinstance(value, (int, float)) and _NUMBERS)
+    if not wanted or not kinds & wanted:
         raise DataTypeError(f"{what} holds {', '.join(sorted(types))}, which cannot be compared with {value!r}")
     if isinstance(value, float) and math.isnan(value):
         raise InvalidArgument(f"{what} cannot be compared with NaN, which is neither smaller nor larger than anything")

@@ -135,12 +135,11 @@ class Prepared:
     @staticmethod
     def of(drafts: Sequence[Draft], config: StoreConfig) -> Prepared:
         """Encode what is not encoded yet, chunks that look alike together."""
-        templates: dict[str, tuple[int, Template]] = {}
+        templates: dict[Template, int] = {}
         rows = []
         for draft in drafts:
             template, sizes, values = split_record(draft.record)
-            number, _ = templates.setdefault(repr(template), (len(templates), template))
-            rows.append((number, sizes, values))
+            rows.append((templates.setdefault(template, len(templates)), sizes, values))
         chunks = [
             (encoded, [Place(number, *key) for key in keys])
             for number, draft in enumerate(drafts)
@@ -153,7 +152,7 @@ class Prepared:
             for chunk, part in _chunks(draft.record.arrays[array], cells)
         )
         chunks += [(encode_rows(schema, cells, config), keys) for schema, keys, cells in in_batches(items)]
-        return Prepared([template for _, template in templates.values()], rows, chunks)
+        return Prepared(list(templates), rows, chunks)
 
     def to_bytes(self) -> bytes:
         """Return it as it travels between processes, and waits in files."""

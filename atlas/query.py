@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -420,7 +421,7 @@ def box(**ranges: tuple[Any, Any]) -> Condition:
 
 
 def _within(array: Cells, low: Any, high: Any) -> Condition:
-    if isinstance(low, (int, float)) and isinstance(high, (int, float)) and low > high:
+    if isinstance(low, Real) and isinstance(high, Real) and low > high:
         return SomeCell(array, low, None) | SomeCell(array, None, high)
     return SomeCell(array, low, high)
 

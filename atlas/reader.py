@@ -28,10 +28,10 @@ from atlas.segment import ArrayIndex, SegmentIndex, chunk_checksum
 from atlas.statistics import Statistics, from_columns
 from atlas.storage import Pin, Range, Storage
 from atlas.text import unpack_text
-from atlas.worker import DecodeJob, Source, decode_range, pack_layout, unpack_tables
+from atlas.worker import DecodeJob, Kept, Source, decode_range, pack_layout, unpack_tables
 
 # Results from this size on leave no file mapped page by page behind them.
-_LET_GO_ABOVE = 256 << 20
+_LET_GO_ABOVE = 128 << 20
 
 _ALIGNMENT = 64
 
@@ -386,9 +386,12 @@ class Snapshot:
         if may_use_processes(self.mode, self.workers, self._calls(plan)):
             job = self._shared_job(sources, dtype, buffer, tables)
         if job is None:
-            job = DecodeJob(sources, dtype.itemsize, element_of(dtype.storage), buffer, tables)
-        ranges = balanced(plan.columns["raw_length"], plan.cost, self.mode, self.workers)
-        run(decode_range, job, ranges, self.mode, self.workers, plan.cost, self._calls(plan))
+            keep = 0 < plan.compressed <= settings().decoded_bytes
+            kept = Kept.of(sources, tables) if keep else Kept()
+            job = DecodeJob(sources, dtype.itemsize, element_of(dtype.storage), buffer, tables, kept=kept)
+        cost = plan.cost - plan.saved(job.kept.found)
+        ranges = balanced(plan.columns["raw_length"], cost, self.mode, self.workers)
+        run(decode_range, job, ranges, self.mode, self.workers, cost, self._calls(plan))
         if len(buffer) > _LET_GO_ABOVE:
             # Mapped pages count like memory, and next to a large result they soon are as much again.
             for source in sources:

@@ -9,6 +9,7 @@ import mmap
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 
 from atlas import kernels
 from atlas.arena import SegmentHandle, attach
-from atlas.codecs import PACKED, decode, is_shuffled
+from atlas.codecs import COMPRESSED, PACKED, decode, is_shuffled
+from atlas.decoded import decoded_chunks
 from atlas.errors import CorruptChunk, SnapshotExpired
 from atlas.forks import free_in_children
 from atlas.kernels import digests
@@ -86,7 +88,7 @@ class _MapCache:
             return found
 
 
-def _identity(path: str, length: int) -> tuple[int, int] | None:
+def _identity(path: str, length: int) -> tuple[int, int, int] | None:
     # Looked at for every read: a map of a file that was cut short since would kill the process with SIGBUS.
     try:
         status = os.stat(path)
@@ -94,7 +96,7 @@ def _identity(path: str, length: int) -> tuple[int, int] | None:
         return None
     if status.st_size < length:
         raise CorruptChunk(f"data file {path} is truncated: {length} bytes were committed")
-    return status.st_dev, status.st_ino
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def _map_file(path: str, length: int) -> Bytes:
@@ -120,6 +122,42 @@ def _open(path: str) -> int:
 _maps = _MapCache()
 
 
+class Kept:
+    """What is known of a read's chunks from reads before.
+
+    Attributes
+    ----------
+    found : dict of int to bytes
+        Decompressed chunks by row.
+    """
+
+    def __init__(self) -> None:
+        self.found: dict[int, Any] = {}
+        self._keys: dict[int, tuple[Any, ...]] = {}
+
+    @staticmethod
+    def of(sources: Sequence[Source], tables: dict[str, NDArray[Any]]) -> Kept:
+        """Look up the chunks that are decompressed one by one."""
+        kept = Kept()
+        rows = np.flatnonzero(np.isin(tables["pipeline"], COMPRESSED))
+        names = ("file", "offset", "length", "raw_length", "pipeline", "checksum")
+        columns = [tables[name][rows].tolist() for name in names]
+        identities = [None if source.path is None else _identity(source.path, source.length) for source in sources]
+        for row, file, *rest in zip(rows.tolist(), *columns, strict=True):
+            if identities[file] is not None:
+                # The checksum that a chunk was verified by is part of what it is found by.
+                key = kept._keys[row] = (identities[file], *rest)
+                chunk = decoded_chunks.get(key)
+                if chunk is not None:
+                    kept.found[row] = chunk
+        return kept
+
+    def put(self, row: int, chunk: Any) -> None:
+        """Keep a chunk for reads to come."""
+        if row in self._keys:
+            decoded_chunks.put(self._keys[row], chunk)
+
+
 @dataclass(frozen=True)
 class DecodeJob:
     """Everything that tasks of one read share.
@@ -135,6 +173,8 @@ class DecodeJob:
         The columns and geometry of a :class:`~atlas.plan.ReadPlan`.
     shareable : bool
         Whether other processes can take part.
+    kept : Kept
+        Chunks that need not be decompressed; others are added.
     """
 
     sources: tuple[Source, ...]
@@ -143,6 +183,7 @@ class DecodeJob:
     output: Any
     tables: Any
     shareable: bool = False
+    kept: Kept = field(default_factory=Kept)
 
     def open(self) -> tuple[Bytes, dict[str, NDArray[Any]]]:
         """Return the output and the tables, mapped into this process."""
@@ -196,7 +237,8 @@ def _decode_file(
 ) -> None:
     data = job.sources[number].bytes()
     rows = np.arange(low, high)
-    _check_payloads(data, tables, low, high)
+    known = job.kept.found
+    _check_payloads(data, tables, np.array([row for row in rows.tolist() if row not in known], int) if known else rows)
     packed = tables["pipeline"][low:high] == PACKED
     if packed.any():
         _unpack(job, output, tables, rows[packed], data)
@@ -244,22 +286,26 @@ def _decode_rows(
     batch: list[Any] = []
     size, begin = 0, 0
     columns = (tables[name][rows].tolist() for name in ("offset", "length", "raw_length"))
-    for i, (offset, length, raw) in enumerate(zip(*columns, strict=True)):
-        try:
-            batch.append(decode(view[offset : offset + length], pipelines[i], raw, job.itemsize))
-        except CorruptChunk as error:
-            raise CorruptChunk(str(error), int(rows[i])) from None
+    for i, (row, offset, length, raw) in enumerate(zip(rows.tolist(), *columns, strict=True)):
+        chunk = job.kept.found.get(row)
+        if chunk is None:
+            try:
+                chunk = decode(view[offset : offset + length], pipelines[i], raw, job.itemsize)
+            except CorruptChunk as error:
+                raise CorruptChunk(str(error), row) from None
+            job.kept.put(row, chunk)
+        batch.append(chunk)
         size += raw
         if size >= BATCH_BYTES or i + 1 == len(rows):
             _scatter_batch(job, output, tables, batch, pipelines[begin : i + 1], rows[begin : i + 1])
             batch, size, begin = [], 0, i + 1
 
 
-def _check_payloads(data: Bytes, tables: dict[str, NDArray[Any]], low: int, high: int) -> None:
-    offset, length, expected = (tables[name][low:high] for name in ("offset", "length", "checksum"))
+def _check_payloads(data: Bytes, tables: dict[str, NDArray[Any]], rows: NDArray[np.int64]) -> None:
+    offset, length, expected = (tables[name][rows] for name in ("offset", "length", "checksum"))
     wrong = np.flatnonzero(digests(data, offset, length) != expected)
     if len(wrong):
-        raise CorruptChunk("its checksum does not match", low + int(wrong[0]))
+        raise CorruptChunk("its checksum does not match", int(rows[wrong[0]]))
 
 
 def _scatter_batch(

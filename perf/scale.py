@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -181,7 +182,7 @@ def shown(key: str, value: float) -> str:
     """Return a cost in words."""
     if key.endswith("memory"):
         return f"{value:,.0f} MiB"
-    return f"{value:.1f} s" if value >= 1 else f"{1000 * value:.2g} ms" if value < 0.1 else f"{1000 * value:.0f} ms"
+    return f"{value:.1f} s" if value >= 1 else f"{1000 * value:.2g} ms" if value < 0.0995 else f"{1000 * value:.0f} ms"
 
 
 DRAWN = {"build": "#0072b2", "stacked": "#d55e00", "statistics_warm": "#009e73", "add": "#cc79a7", "open": "#e69f00"}
@@ -229,6 +230,7 @@ def main() -> None:
     if options.step:
         print(json.dumps(STEPS[options.step](options.work, options.sizes[0])))
         return
+    load = f"\nMeasured on {os.cpu_count()} cores with a load average of {os.getloadavg()[1]:.1f} before the run.\n"
     results, others = {}, {}
     for size in options.sizes:
         results[size] = measure(size, options.work)
@@ -239,7 +241,7 @@ def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "scale.json").write_text(json.dumps({"sensors": results} | others, indent=1) + "\n")
     (OUT / "scale.svg").write_text(plot(results))
-    tables = {"sensors": table(results)} | {shape: shapes.table(shape, costs) for shape, costs in others.items()}
+    tables = {"sensors": table(results) + load} | {shape: shapes.table(shape, costs) for shape, costs in others.items()}
     PAGE.write_text(refreshed(PAGE.read_text(), tables))
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import h5py
@@ -17,13 +19,22 @@ import xarray as xr
 
 import atlas
 from atlas import Atlas
+from atlas.cli import main
+from atlas.errors import StorageError
 from atlas.ingest import append, create
+from atlas.ingest.journal import Journal
 
 
 def command(*arguments: object, check: bool = True) -> subprocess.CompletedProcess:
-    done = subprocess.run([sys.executable, "-m", "atlas", *map(str, arguments)], capture_output=True, text=True)
+    """Run the command in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), redirect_stdout(out), redirect_stderr(err):
+        warnings.simplefilter("default")
+        patch.setattr(sys, "argv", ["atlas", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    done = subprocess.CompletedProcess(arguments, ended.value.code, out.getvalue(), err.getvalue())
     assert not check or done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
     return done
 
 
@@ -143,6 +154,16 @@ def test_zarr_groups_and_hdf5_files(tmp_path, place, version):
     assert store.open_dataset("a").array_meta("t")["chunk_shape"] == [1, 3]
 
 
+def test_groups_that_are_not_read_are_told(tmp_path, place):
+    with netCDF4.Dataset(tmp_path / "f.nc", "w") as nc:
+        nc.createDimension("x", 2)
+        nc.createVariable("t", "f4", ("x",))[:] = 1
+        nc.createGroup("inner").createVariable("deep", "f4", ("x",))[:] = 2
+    assert "inner" in create(tmp_path, place).remarks[str(tmp_path / "f.nc")]
+    report = append(tmp_path, place, existing="replace", reading={"group": "inner"})
+    assert (report.remarks, Atlas.open(place).open_dataset("f").list_arrays()) == ({}, ["deep"])
+
+
 def test_hdf5_files_that_no_netcdf_library_wrote(tmp_path, place):
     with h5py.File(tmp_path / "plain.h5", "w") as file:
         file["t"] = np.arange(6, dtype="i2").reshape(2, 3)
@@ -237,14 +258,10 @@ def test_ctrl_c_leaves_a_store_as_it_was(many, netcdf, place):
     create(netcdf / "sub", place)
     before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
 
-    def stop(done: int, total: int, name: str) -> None:
-        if done == 200:
-            signal.raise_signal(signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt):
-        append(many, place, progress=stop)
+    done = interrupted("append", many, place, journal=place.parent / "store.ingest")
+    assert done.returncode == 130, done.stderr
     assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
-    assert append(many, place).resumed
+    assert append(many, place, workers=1).resumed
     assert len(Atlas.open(place)) == 302
 
 
@@ -253,7 +270,7 @@ import os, sys, atlas
 def killing(done, total, name):
     if done == 150:
         os.kill(os.getpid(), 9)
-getattr(atlas, sys.argv[1])(sys.argv[2], sys.argv[3], progress=killing)
+getattr(atlas, sys.argv[1])(sys.argv[2], sys.argv[3], progress=killing, workers=1 + (sys.argv[1] == "create"))
 """
 
 
@@ -266,7 +283,7 @@ def test_an_ingest_that_was_killed_goes_on_where_it_was(many, netcdf, place, wha
     changed = many / "f003.nc"
     xr.Dataset({"t": ("x", np.arange(9.0))}).to_netcdf(changed)
     log = place.parent / "log"
-    report = getattr(atlas, what)(many, place, log=log)
+    report = getattr(atlas, what)(many, place, log=log, workers=1)
     assert len(report.resumed) >= 149, "all but the one that changed"
     assert "f003" not in report.resumed
     store = Atlas.open(place)
@@ -285,18 +302,28 @@ def test_a_journal_of_other_choices_or_half_written_is_not_used(many, place):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        create(many, place, progress=stop)
+        create(many, place, progress=stop, workers=1)
     kept = journal.read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        create(many, place, progress=stop, chunks={"x": 2})
-    assert create(many, place, chunks={"x": 2}).resumed
+        create(many, place, progress=stop, workers=1, chunks={"x": 2})
+    assert create(many, place, workers=1, chunks={"x": 2}).resumed
     journal.write_bytes(kept)
-    assert not create(many, place, overwrite=True, chunks={"x": 2}).resumed
+    assert not create(many, place, workers=1, overwrite=True, chunks={"x": 2}).resumed
     journal.write_bytes(kept[:-10])
-    assert 0 < len(create(many, place, overwrite=True).resumed) < 100
+    assert 0 < len(create(many, place, workers=1, overwrite=True).resumed) < 100
     journal.write_bytes(kept[:3000] + bytes([kept[3000] ^ 1]) + kept[3001:])
-    assert create(many, place, overwrite=True).added == Atlas.open(place).list_datasets()
+    assert create(many, place, workers=1, overwrite=True).added == Atlas.open(place).list_datasets()
     assert Atlas.open(place).verify().ok
+
+
+def test_two_ingests_do_not_share_a_journal(netcdf, place):
+    first = Journal(place.parent / "store.ingest", "")
+    with pytest.raises(StorageError, match="another ingest"):
+        create(netcdf, place)
+    first.leave()
+    assert len(create(netcdf, place).added) == 5
+    with pytest.raises(StorageError, match="no-resume"):
+        append(netcdf, place, existing="skip", journal=place / "atlas.json" / "journal")
 
 
 def test_output_that_cannot_be_written(netcdf, place):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 import atlas
 from atlas import Atlas
 from atlas.config import StoreConfig
-from atlas.ingest import create, work
+from atlas.ingest import alike, create, work
 from atlas.ingest.work import Options, Source, prepare
 from atlas.prepared import Prepared, add_prepared
 
@@ -161,3 +162,68 @@ def test_large_arrays_and_chosen_chunks(tmp_path):
         view = store.open_dataset(path.stem)
         assert view.array_meta("v")["chunk_shape"] == [60, 100]
         np.testing.assert_array_equal(view.read_array("v"), xr.open_dataset(path)["v"].values)
+
+
+# ── the classic format ───────────────────────────────────────────────────────────────────────
+
+CLASSIC = {
+    "NETCDF3_CLASSIC": ("i1", "i2", "i4", "f4", "f8", "S1"),
+    "NETCDF3_64BIT_OFFSET": ("i1", "i2", "i4", "f4", "f8", "S1"),
+    "NETCDF3_64BIT_DATA": ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8", "S1"),
+}
+
+
+@st.composite
+def declarations(draw: st.DrawFn) -> tuple:
+    """Return a form, the records, and variables with types, dimensions and numbers of attributes."""
+    form = draw(st.sampled_from(sorted(CLASSIC)))
+    dims = st.sampled_from([(), ("x",), ("t",), ("t", "x"), ("x", "y"), ("t", "y", "x")])
+    kinds = st.sampled_from(CLASSIC[form])
+    return form, draw(st.integers(0, 3)), draw(st.lists(st.tuples(kinds, dims, st.integers(0, 3)), max_size=5))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(declarations(), st.integers(0, 2**32))
+def test_classic_files_are_read_as_the_library_reads_them(tmp_path, declared, seed):
+    form, records, variables = declared
+    random = np.random.default_rng(seed)
+    path = tmp_path / "file.nc"
+    with netCDF4.Dataset(path, "w", format=form) as nc:
+        nc.set_fill_on() if seed % 2 else nc.set_fill_off()
+        for name, size in (("x", 3), ("y", 2), ("t", None)):
+            nc.createDimension(name, size)
+        nc.setncatts({"title": "ü" * int(random.integers(5)), "one": np.int16(3), "many": random.normal(size=3)})
+        for i, (kind, dims, attributes) in enumerate(variables):
+            variable = nc.createVariable(f"température_{i}", kind, dims)
+            for number in range(attributes):
+                variable.setncattr(
+                    f"a{number}", ["text" * number, np.float32(1.5), np.arange(number + 2, dtype="i4")][number]
+                )
+        nc.set_auto_maskandscale(False)
+        for variable in nc.variables.values():
+            shape = tuple(records if dim == "t" else len(nc.dimensions[dim]) for dim in variable.dimensions)
+            count = int(np.prod(shape))
+            cells = np.frombuffer(random.bytes(count * variable.dtype.itemsize), variable.dtype).reshape(shape)
+            variable[...] = cells
+    known, found = alike._read_with_library(path), alike.read_raw(path)
+    assert list(found.cells) == list(known.cells)
+    for name, cells in known.cells.items():
+        assert (found.cells[name].dtype, found.cells[name].shape) == (cells.dtype, cells.shape)
+        assert found.cells[name].tobytes() == cells.tobytes()
+    assert repr(found.attributes) == repr(known.attributes)
+
+
+def test_damaged_classic_files_are_left_to_the_library(tmp_path):
+    path = tmp_path / "file.nc"
+    with netCDF4.Dataset(path, "w", format="NETCDF3_CLASSIC") as nc:
+        nc.createDimension("x", 4)
+        nc.createVariable("v", "f8", ("x",))[:] = 1
+    whole = path.read_bytes()
+    for length in range(4, len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises((ValueError, LookupError, TypeError, struct.error)):
+            alike.read_raw(path)
+    for place in range(4, len(whole) - 32):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x11]) + whole[place + 1 :])
+        with suppress(ValueError, LookupError, TypeError, struct.error):
+            alike.read_raw(path)

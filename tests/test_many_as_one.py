@@ -108,6 +108,18 @@ def test_selections_are_pushed_into_the_reads(fleet, reads):
         assert reads == [1]
 
 
+def test_a_cell_of_its_own_from_each_dataset_is_one_read(fleet, reads):
+    lazy = xr.Variable(
+        ("dataset", "z", "x"), fleet.open_as_many_xarray_dataset(fleet.list_datasets(), chunks={})["t"].data
+    )
+    rows, depths = np.arange(11, 0, -2), np.array([5, 0, 3, 3, 1, 2])
+    reads.clear()
+    with dask.config.set(scheduler="sync"):
+        found = lazy[xr.Variable("p", rows), xr.Variable("p", depths)].values
+    np.testing.assert_array_equal(found, [station(i)["t"].values[z] for i, z in zip(rows, depths, strict=True)])
+    assert len(reads) == 1
+
+
 def test_names_of_tasks_follow_the_commit(fleet, place):
     def name() -> str:
         return Atlas.open(place).open_as_many_xarray_dataset(["s00", "s01"], chunks={})["t"].data.name

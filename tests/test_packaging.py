@@ -30,6 +30,7 @@ ORDER = [
     "chunks",
     "schema",
     "codecs",
+    "decoded",
     "text",
     "storage",
     "columns",

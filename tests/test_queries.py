@@ -359,6 +359,7 @@ def test_a_range_goes_around_where_its_first_end_is_above_its_last(place):
     store.create_datasets(list("abc"), {"lon": {"dims": ["x"], "data": np.array([[170.0], [0.0], [-175.0]])}})
     store.flush()
     assert list(store.select(box(lon=(165, -170)))) == ["a", "c"]
+    assert list(store.select(box(lon=(np.float32(165), np.int16(-170))))) == ["a", "c"]
     assert list(store.select(box(lon=(-170, 165)))) == ["b"]
     assert list(store.select(col("lon").between(165, -170))) == []
 

@@ -35,3 +35,11 @@ def test_the_readme_opens_with_the_two_commands():
     start = README.read_text()[:900]
     assert "\nmake demo " in start
     assert "\nmake test " in start
+
+
+def test_the_examples_of_files_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scope: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", (README.parent / "docs" / "files.md").read_text(), re.DOTALL):
+        exec(compile(block, "files.md", "exec"), scope)
+    assert len(scope["atlas"].Atlas.open("profiles")) == 4

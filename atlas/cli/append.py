@@ -42,6 +42,7 @@ OnError = Annotated[
     Literal["raise", "skip"], typer.Option(help="Whether a file that cannot be taken ends it all, or is reported.")
 ]
 Reading = Annotated[bool, typer.Option("--decode-times/--no-decode-times", help="Turn numbers with units into times.")]
+Group = Annotated[str | None, typer.Option(help="Read this group of NetCDF and HDF5 files, not their top level.")]
 Log = Annotated[Path | None, typer.Option(help="Add a line for every file to this file.")]
 Resume = Annotated[bool, typer.Option(help="Keep a journal until all is committed, and go on with one that is there.")]
 Journal = Annotated[Path | None, typer.Option(help="Where the journal is; STORE.ingest beside a local store.")]
@@ -60,6 +61,7 @@ def run(
         typer.Option(help="Whether files whose datasets are there are an error, left out unread, or replace them."),
     ] = "raise",
     decode: Reading = True,
+    group: Group = None,
     log: Log = None,
     resume: Resume = True,
     journal: Journal = None,
@@ -86,7 +88,7 @@ def run(
                 progress,
                 existing,
                 name=name,
-                reading=reading_of(decode),
+                reading=reading_of(decode, group),
                 log=log,
                 resume=resume,
                 journal=journal,
@@ -106,6 +108,8 @@ def reported(as_json: bool, store: str) -> Iterator[tuple[terminal.Advance, Call
     else:
         for path, reason in report.skipped.items():
             print(f"skipped {path}: {reason}", file=sys.stderr)
+        for path, remark in report.remarks.items():
+            print(f"remark on {path}: {remark}", file=sys.stderr)
         print(
             f"{len(report.added)} datasets added, {len(report.skipped)} files skipped, {report.seconds:.1f} s: {store}"
         )
@@ -134,6 +138,6 @@ def chunks_of(given: list[str] | None) -> Any:
     return found or None
 
 
-def reading_of(decode_times: bool) -> dict[str, Any] | None:
+def reading_of(decode_times: bool, group: str | None) -> dict[str, Any]:
     """Return the arguments of :func:`xarray.open_dataset` that options ask for."""
-    return None if decode_times else {"decode_times": False}
+    return ({} if decode_times else {"decode_times": False}) | ({} if group is None else {"group": group})

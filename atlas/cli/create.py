@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from atlas.cli import append
-from atlas.cli.append import Chunk, Directory, Journal, Log, Name, OnError, Pattern, Reading, Recursive, Resume
+from atlas.cli.append import Chunk, Directory, Group, Journal, Log, Name, OnError, Pattern, Reading, Recursive, Resume
 from atlas.cli.arguments import Json, Store, Workers
 
 EXAMPLES = (
@@ -37,6 +37,7 @@ def run(
         Literal["none", "zstd", "lz4"], typer.Option(help="Compression of the root object.")
     ] = "none",
     decode: Reading = True,
+    group: Group = None,
     log: Log = None,
     resume: Resume = True,
     journal: Journal = None,
@@ -64,7 +65,7 @@ def run(
                 progress,
                 overwrite,
                 name=name,
-                reading=append.reading_of(decode),
+                reading=append.reading_of(decode, group),
                 log=log,
                 resume=resume,
                 journal=journal,

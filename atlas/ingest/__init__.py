@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -76,7 +77,7 @@ def create(
         `source`, with points between; a text with ``{stem}``, ``{path}``, ``{parent}`` or ``{suffix}`` in it; or what a
         function of the path returns. Two files of one name are an error.
     reading : dict, optional
-        Arguments of :func:`xarray.open_dataset`, such as ``{"decode_times": False}``.
+        Arguments of :func:`xarray.open_dataset`, such as ``{"decode_times": False}`` or ``{"group": "inner"}``.
     log : path, optional
         A file to which a line is added for every file.
     resume : bool
@@ -179,7 +180,9 @@ def append(
 
 
 def _how(chunks: Any, reading: Mapping[str, Any] | None) -> tuple[Chunking, dict[str, Any]]:
-    import_xarray()
+    if find_spec("xarray") is None:
+        # Only looked for: it takes a second to load, and the workers use it.
+        import_xarray()
     return Chunking.of(chunks), dict(reading or {})
 
 
@@ -248,8 +251,9 @@ class _Run:
         with Log(self._log_path) as log:
             self._log = log
             log.write("begun", len(sources), "files", target._session.storage.describe())
-            journal = None if notes is None else Journal(notes, f"{__version__} {options}")
+            journal = None
             try:
+                journal = None if notes is None else Journal(notes, f"{__version__} {options}")
                 self._add_all(target, self._wanted(target, sources), options, journal)
                 target.flush()
             except BaseException:
@@ -311,6 +315,9 @@ class _Run:
             reason = result.failed.get(source.name) if error is None else in_one_line(str(error))
             if reason is None:
                 self._report.added.append(source.name)
+                if source.name in result.remarks:
+                    self._report.remarks[str(source.path)] = result.remarks[source.name]
+                    self._log.write("remark", source.name, source.path, result.remarks[source.name])
                 if source.name in self._old:
                     self._report.replaced.append(source.name)
                 self._tell("replaced" if source.name in self._old else "added", source)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from atlas.config import StoreConfig
 from atlas.ingest.chunking import Chunking
+from atlas.ingest.classic import read_cells, read_header
 from atlas.ingest.texts import TextColumn
 from atlas.prepared import Draft
 from atlas.schema import DatasetRecord
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 # Bytes of cells; larger files cost what their cells cost.
 _LARGEST = 4 << 20
 
-_MAGIC = (b"CDF\x01", b"CDF\x02", b"CDF\x05", b"\x89HDF")
+_CLASSIC = (b"CDF\x01", b"CDF\x02", b"CDF\x05")
+_HDF5 = b"\x89HDF"
 
 # Layouts that a process remembers; a collection has a handful.
 _REMEMBERED = 64
@@ -99,11 +101,25 @@ class Column:
 
 def read_raw(path: Path) -> RawFile | None:
     """Return a file as it is stored; ``None`` if it is not of the plain kind that is decoded here."""
+    with open(path, "rb") as file:
+        magic = file.read(4)
+        if magic in _CLASSIC:
+            return _read_classic(path, magic + file.read(_LARGEST + 1))
+    return _read_with_library(path) if magic == _HDF5 else None
+
+
+def _read_classic(path: Path, data: bytes) -> RawFile | None:
+    if len(data) > _LARGEST:
+        return None
+    header = read_header(data)
+    if "coordinates" in header.attributes:
+        return None
+    return RawFile(path, read_cells(data, header), header.attributes, header.layout)
+
+
+def _read_with_library(path: Path) -> RawFile | None:
     import netCDF4
 
-    with open(path, "rb") as file:
-        if file.read(4) not in _MAGIC:
-            return None
     with netCDF4.Dataset(path) as source:
         source.set_auto_maskandscale(False)
         source.set_auto_chartostring(False)

@@ -66,7 +66,10 @@ class Journal:
             self._file.close()
             raise StorageError(f"another ingest is at work on {path}; wait for it, or name another journal") from None
         except OSError as error:
-            raise StorageError(f"the journal {path} cannot be written: {error.strerror or error}") from error
+            raise StorageError(
+                f"the journal {path} cannot be written: {error.strerror or error}; resume=False (--no-resume) does "
+                "without, journal=… (--journal) names another place"
+            ) from error
 
     def batches(self) -> Iterator[tuple[list[Any], Finished]]:
         """Yield the batches of an earlier run, each with the stamps of its files; then go on behind them."""

@@ -19,6 +19,8 @@ class IngestReport:
         Datasets, in order; those that replaced others are among them.
     skipped : dict of str to str
         Files that were left out, and why.
+    remarks : dict of str to str
+        Files of which something was left out: groups within them.
     existing : list of str
         Datasets that were there already and stayed, with ``existing="skip"``.
     replaced : list of str
@@ -30,6 +32,7 @@ class IngestReport:
 
     added: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+    remarks: dict[str, str] = field(default_factory=dict)
     existing: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
     resumed: list[str] = field(default_factory=list)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import struct
 import textwrap
 import warnings
 from collections.abc import Hashable, Sequence
@@ -21,7 +22,7 @@ from atlas.xarray.writing import write_dataset
 # What reading a damaged or odd file can fail with: the readers below xarray let all of these out.
 _FILE_ERRORS = (
     *(OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
-    *(AssertionError, EOFError, MemoryError, ImportError),
+    *(AssertionError, EOFError, MemoryError, ImportError, struct.error),
 )
 
 _LONGEST_REASON = 400
@@ -63,11 +64,14 @@ class Finished:
         :meth:`Prepared.to_bytes`.
     failed : dict of str to str
         Why the others are not, by name.
+    remarks : dict of str to str
+        What was left out of those that are, by name.
     """
 
     names: list[str]
     prepared: bytes
     failed: dict[str, str]
+    remarks: dict[str, str] = field(default_factory=dict)
 
 
 # The decoder of this process: what it has seen of one batch serves the next.
@@ -80,16 +84,18 @@ def prepare(files: Sequence[Source], options: Options) -> Finished:
     failed: dict[str, str] = {}
     for name, draft in _together(files, options).items():
         drafts[name] = draft
+    remarks: dict[str, str] = {}
     for source in files:
         if source.name not in drafts:
             result = _alone(source, options)
             if isinstance(result, Draft):
                 drafts[source.name] = result
+                remarks |= _remarks(source, options)
             else:
                 failed[source.name] = result
     names = [source.name for source in files if source.name in drafts]
     prepared = Prepared.of([drafts[name] for name in names], options.config)
-    return Finished(names, prepared.to_bytes(), failed)
+    return Finished(names, prepared.to_bytes(), failed, remarks)
 
 
 def prepare_in_worker(files: Sequence[Source], options: Options) -> Finished:
@@ -150,6 +156,24 @@ def _alone(source: Source, options: Options) -> Draft | str:
     except _FILE_ERRORS as error:
         return in_one_line(f"{type(error).__name__}: {error}")
     return draft
+
+
+def _remarks(source: Source, options: Options) -> dict[str, str]:
+    """Return what of a file is not read."""
+    if "group" in options.reading or not source.path.is_file():
+        return {}
+    try:
+        import netCDF4
+
+        with netCDF4.Dataset(source.path) as file:
+            groups = list(file.groups)
+    except (ImportError, OSError):
+        # Other readers of other files know no groups.
+        return {}
+    shown = ", ".join(groups)
+    return (
+        {source.name: f"its groups are not read: {shown}; reading={{'group': …}} (--group) reads one"} if groups else {}
+    )
 
 
 def in_one_line(text: str) -> str:

@@ -44,9 +44,9 @@ class LazyArray(BackendArray):  # type: ignore[misc]
 
     def __getitem__(self, key: Any) -> Any:
         # xarray stumbles over slices that are empty and go backwards.
-        parts = (_plain(part, size) for part, size in zip(key.tuple, self.shape, strict=True))
-        key = type(key)(tuple(parts))
-        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._outer)
+        key = type(key)(tuple(_forward_if_empty(part, size) for part, size in zip(key.tuple, self.shape, strict=True)))
+        read = self._points if isinstance(key, indexing.VectorizedIndexer) else self._outer
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.VECTORIZED, read)
 
     async def async_getitem(self, key: Any) -> Any:
         """Read in a thread, so that the loop goes on."""
@@ -66,6 +66,25 @@ class LazyArray(BackendArray):  # type: ignore[misc]
         # With an ellipsis a single cell is still an array: text would lose its type.
         return found[(*(0 if isinstance(k, (int, np.integer)) else slice(None) for k in key), ...)]
 
+    def _points(self, key: tuple[Any, ...]) -> NDArray[Any]:
+        """Return cells by index arrays that go together, axes of slices behind them; each chunk is read once."""
+        axes = [axis for axis, k in enumerate(key) if not isinstance(k, slice)]
+        arrays = np.broadcast_arrays(*(np.asarray(key[axis], np.int64) % max(self.shape[axis], 1) for axis in axes))
+        places = [array.reshape(-1) for array in arrays]
+        extents = [len(range(*k.indices(n))) for k, n in zip(key, self.shape, strict=True) if isinstance(k, slice)]
+        result = np.empty((places[0].size, *extents), self.dtype)
+        chunks = np.stack([p // max(self.grid[axis], 1) for axis, p in zip(axes, places, strict=True)])
+        _, owners = np.unique(chunks, axis=1, return_inverse=True)
+        for points in _groups(owners.reshape(-1)):
+            wanted: list[Any] = list(key)
+            within: list[Any] = [slice(None)] * len(key)
+            for axis, place in zip(axes, places, strict=True):
+                wanted[axis], within[axis] = np.unique(place[points], return_inverse=True)
+            result[points] = np.moveaxis(self._outer(tuple(wanted)), axes, range(len(axes)))[
+                tuple(within[axis].reshape(-1) for axis in axes)
+            ]
+        return result.reshape(*arrays[0].shape, *extents)
+
     def _piece(self, runs: Sequence[tuple[int, int, Any, Any]]) -> NDArray[Any]:
         cells = self.read_box([first for first, _, _, _ in runs], [size for _, size, _, _ in runs])
         for axis, (_, _, _, within) in enumerate(runs):
@@ -74,8 +93,16 @@ class LazyArray(BackendArray):  # type: ignore[misc]
         return cells
 
 
-def _plain(key: Any, size: int) -> Any:
+def _forward_if_empty(key: Any, size: int) -> Any:
     return slice(0, 0) if isinstance(key, slice) and not len(range(*key.indices(size))) else key
+
+
+def _groups(owners: NDArray[Any]) -> list[NDArray[Any]]:
+    """Return the places of every owner."""
+    if not len(owners):
+        return []
+    order = np.argsort(owners, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(owners[order])) + 1)
 
 
 def _runs(key: Key, size: int, chunk: int) -> list[tuple[int, int, Any, Any]]:
@@ -157,10 +184,10 @@ class Variable(xr.Variable):  # type: ignore[misc]
         """Return the variable as a dask array; see :meth:`xarray.Variable.chunk`."""
         options = dict(from_array_kwargs or {})
         source = _source(self._data)
-        if source is not None:
+        if source is not None and options.get("name"):
             from dask.base import tokenize
 
-            options["name"] = f"{options.get('name') or 'atlas'}-{tokenize(source, self.shape)}"
+            options["name"] += f"-{tokenize(source)}"
         return super().chunk(*args, from_array_kwargs=options, **kwargs)
 
     @staticmethod

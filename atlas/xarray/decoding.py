@@ -33,12 +33,14 @@ class Decoding:
     decode_coords: Any = True
     use_cftime: Any = None
     decode_timedelta: Any = None
-    concat_characters: Any = True
 
     def of(self, name: str) -> dict[str, Any]:
-        """Return the options as they are for one variable."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {key: value.get(name) if isinstance(value, Mapping) else value for key, value in values.items()}
+        """Return the options as they are for one variable: some may be given by variable."""
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
+        return {
+            key: value.get(name, default) if isinstance(value, Mapping) else value
+            for key, (value, default) in values.items()
+        }
 
 
 def decoded(
@@ -71,7 +73,7 @@ def _as_asked(name: str, variable: Any, options: Mapping[str, Any]) -> Any:
     if _is_time(variable):
         wanted = options["decode_timedelta"] if variable.dtype.kind == "m" else options["decode_times"]
         wanted = options["decode_times"] if wanted is None else wanted
-        return variable if wanted is not False and wanted is not None else _encoded_times(name, variable)
+        return _encoded_times(name, variable) if wanted is False else variable
     if options["mask_and_scale"] is False and any(variable.encoding.get(key) is not None for key in _PACKING):
         variable = _packed(name, variable)
     elif not _is_marked(variable):

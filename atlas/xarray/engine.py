@@ -63,11 +63,10 @@ class AtlasBackendEntrypoint(BackendEntrypoint):  # type: ignore[misc]
         concat_characters : bool
             Makes no difference: text is stored as text.
         """
-        options = Decoding(mask_and_scale, decode_times, decode_coords, use_cftime, decode_timedelta, concat_characters)
+        options = Decoding(mask_and_scale, decode_times, decode_coords, use_cftime, decode_timedelta)
         store = _store(filename_or_obj, storage_options)
-        return _dataset(
-            store.open_dataset(_only(store) if group is None else group.strip("/")), options, drop_variables
-        )
+        view = store.open_dataset(_only(store) if group is None else group.strip("/"))
+        return _dataset(view, options, drop_variables)
 
     def open_groups_as_dict(
         self,
@@ -84,7 +83,7 @@ class AtlasBackendEntrypoint(BackendEntrypoint):  # type: ignore[misc]
         storage_options: dict[str, Any] | None = None,
     ) -> dict[str, xr.Dataset]:
         """Open all datasets, or one, as the groups below an empty root; see :meth:`open_dataset`."""
-        options = Decoding(mask_and_scale, decode_times, decode_coords, use_cftime, decode_timedelta, concat_characters)
+        options = Decoding(mask_and_scale, decode_times, decode_coords, use_cftime, decode_timedelta)
         store = _store(filename_or_obj, storage_options)
         if group is not None and group.strip("/"):
             return {"/": _dataset(store.open_dataset(group.strip("/")), options, drop_variables)}

@@ -175,8 +175,8 @@ class _Joined:
         return attrs
 
     def _free(self, name: str) -> str:
-        taken = name in self._members.arrays or name in self._coords or name == self._wish.concat_dim
-        return f"{name}_attribute" if taken else name
+        taken = {*self._members.arrays, *self._coords, *self._sizes, self._wish.concat_dim}
+        return f"{name}_attribute" if name in taken else name
 
     # ── all together ─────────────────────────────────────────────────────────────────────────
 

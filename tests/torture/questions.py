@@ -22,6 +22,7 @@ OPS = {
     "==": operator.eq,
     "!=": operator.ne,
 }
+COMPLEX = {"complex64", "complex128"}
 KEYS = ["deck", "id", "kind", "lat", "tags", "when"]
 BIG = 2**60
 
@@ -76,6 +77,23 @@ ARRAYS: dict[str, Pool] = {
             "9999-01-01T00:00:00",
             True,
         ],
+    ),
+    "k": Pool(
+        [("int8", -1), ("uint8", 7), ("uint16", None), ("uint32", 0), ("int32", None), ("complex128", None)],
+        {
+            "int8": [-128, -1, 0, 127],
+            "uint8": [0, 7, 255],
+            "uint16": [0, 2**16 - 1],
+            "uint32": [0, 2**32 - 1],
+            "int32": [-(2**31), 5],
+            "complex128": [1j],
+        },
+        [0, 7, 126.5, -129, 2**32 - 1],
+    ),
+    "m": Pool(
+        [("datetime64[ms]", None), ("datetime64[ms]", 7)],
+        {"datetime64[ms]": [0, 7, -1, np.iinfo("i8").min]},
+        [7, np.datetime64(0, "s"), np.datetime64(7_500, "us"), "1970-01-01T00:00:00.007"],
     ),
     "u": Pool(
         [("timestamp_nanoseconds", None), ("datetime64[s]", None)],
@@ -295,7 +313,7 @@ def is_refused(node: Any, datasets: Iterable[Any]) -> bool:
         together = types | others
         times = {t for t in together if is_time(t)}
         apart = not kinds(types) & kinds(others)
-        return not others or "complex64" in together or apart or (bool(times) and len(together) > 1)
+        return bool(not others or together & COMPLEX or apart or (times and len(together) > 1))
     return any(cannot_be_compared(literal, types) for literal in literals)
 
 
@@ -311,7 +329,7 @@ def cannot_be_compared(literal: Any, types: set[str]) -> bool:
     """Return whether a literal makes no sense for values of some types."""
     if literal is None:
         return False
-    if "complex64" in types or (any(map(is_time, types)) and len(types) > 1):
+    if types & COMPLEX or (any(map(is_time, types)) and len(types) > 1):
         return True
     if any(map(is_time, types)):
         return isinstance(literal, (bool, float, bytes))

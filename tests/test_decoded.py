@@ -1,0 +1,80 @@
+"""Decompressed chunks are kept: a small fleet that is read again and again is decompressed once."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+import atlas
+from atlas import worker
+from atlas.decoded import decoded_chunks
+
+NAMES = [f"d{i}" for i in range(10)]
+
+
+@pytest.fixture
+def decompressed(monkeypatch) -> list[int]:
+    """Note the size of every chunk that is decompressed; begin with none kept."""
+    sizes: list[int] = []
+    decode = worker.decode
+
+    def noting(payload, pipeline, raw_length, itemsize):
+        sizes.append(raw_length)
+        return decode(payload, pipeline, raw_length, itemsize)
+
+    monkeypatch.setattr(worker, "decode", noting)
+    monkeypatch.setattr(decoded_chunks, "_chunks", type(decoded_chunks._chunks)())
+    monkeypatch.setattr(decoded_chunks, "_size", 0)
+    return sizes
+
+
+def build(place) -> np.ndarray:
+    cells = np.random.default_rng(0).integers(0, 5, (10, 40, 30)).cumsum(axis=2).astype("f4")
+    config = atlas.StoreConfig(packing=False)
+    with atlas.Atlas.create(place, config=config) as store:
+        store.create_datasets(NAMES, arrays={"t": {"dims": ["y", "x"], "chunk_shape": [20, 30], "data": cells}})
+    return cells
+
+
+def test_what_was_read_is_not_decompressed_again(place, decompressed):
+    cells = build(place)
+    store = atlas.Atlas.open(place)
+    assert store.read_array_across_stacked("t", NAMES, [0, 0], [5, 30]).tobytes() == cells[:, :5].tobytes()
+    assert len(decompressed) == 10
+    assert store.read_array_across_stacked("t", NAMES, [2, 3], [5, 7]).tobytes() == cells[:, 2:7, 3:10].tobytes()
+    assert atlas.Atlas.open(place).read_array_across_stacked("t", NAMES).tobytes() == cells.tobytes()
+    assert len(decompressed) == 20  # the other half of the chunks, though another handle read them
+
+
+def test_what_changed_on_the_disk_is_seen(place, decompressed):
+    build(place)
+    store = atlas.Atlas.open(place)
+    store.read_array_across_stacked("t", NAMES)
+    (file,) = (place / "t").glob("*.af")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 4] ^= 1
+    file.write_bytes(data)
+    os.utime(file, ns=(1, 1))
+    with pytest.raises(atlas.CorruptStore, match="checksum"):
+        store.read_array_across_stacked("t", NAMES)
+
+
+def test_no_more_is_kept_than_the_setting_says(place, decompressed, monkeypatch):
+    cells = build(place)
+    half = cells.nbytes // 2
+    monkeypatch.setenv("ATLAS_DECODED_BYTES", str(half))
+    atlas.config.settings.cache_clear()
+    try:
+        store = atlas.Atlas.open(place)
+        # A read of more than that would only push out what it is going to need.
+        assert store.read_array_across_stacked("t", NAMES).tobytes() == cells.tobytes()
+        assert decoded_chunks._size == 0
+        for begin in (0, 5, 2):
+            some = store.read_array_across_stacked("t", NAMES[begin : begin + 5])
+            assert some.tobytes() == cells[begin : begin + 5].tobytes()
+            assert decoded_chunks._size == sum(map(len, decoded_chunks._chunks.values())) == half
+    finally:
+        monkeypatch.undo()
+        atlas.config.settings.cache_clear()
