@@ -119,7 +119,7 @@ class _Paired(Condition):
         there = there & also
         result = compare(cells, self.op, others, there)
         first, second = self.value.lists(facts), self.other.lists(facts)
-        for ordinal in first.keys() | second.keys():
+        for ordinal in (ordinal for ordinal in first.keys() | second.keys() if there[ordinal]):
             pairs = product(
                 first.get(ordinal, cells[ordinal : ordinal + 1].tolist()),
                 second.get(ordinal, others[ordinal : ordinal + 1].tolist()),

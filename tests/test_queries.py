@@ -414,3 +414,13 @@ def test_statistics_in_equal_steps_beyond_what_is_signed(place):
     store.create_datasets(list("abc"), {"n": {"dims": [], "data": cells}})
     store.flush()
     assert store.pruning_index(["n"])["columns"]["n"]["max"].tolist() == cells.tolist()
+
+
+def test_a_list_beside_an_attribute_that_is_not_there_is_no_match(place):
+    with atlas.Atlas.create(place) as store:
+        for name, values in {"a": {"k": [1.0, 2.0]}, "b": {"k": [1.0, 2.0], "l": 1.5}, "c": {"l": 1.5}}.items():
+            view = store.create_dataset(name)
+            for key, value in values.items():
+                view.set_attribute(key, value)
+    store = atlas.Atlas.open(place)
+    assert list(store.select(atlas.col.attr("k") >= atlas.col.attr("l"))) == ["b"]
