@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from atlas.chunks import Integers
 from atlas.errors import CorruptChunk, DatasetAlreadyExists
 from atlas.heap import Heap
+from atlas.indexes import expiring
 from atlas.payloads import payload_reader
-from atlas.reader import Snapshot, expiring
+from atlas.reader import Snapshot
 from atlas.schema import ArraySchema, check_name
 from atlas.segment import chunk_checksum
 from atlas.session import Session

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from atlas.columnfile import Area, ColumnFile, DataFile
 from atlas.errors import CorruptIndex
-from atlas.reader import read_index
+from atlas.indexes import read_index
 from atlas.segment import ALIGNMENT, HEADER_LENGTH, MAGIC, SegmentIndex, chunk_checksum
 from atlas.storage import Storage
 from atlas.table import MAGIC as TABLE_MAGIC

@@ -18,7 +18,7 @@ from atlas.commitfiles import CommitFiles
 from atlas.damage import Damage, FileFound, RepairReport
 from atlas.errors import StoreNotFound
 from atlas.examine import intact_rows
-from atlas.reader import read_index
+from atlas.indexes import read_index
 from atlas.root import ArrayFiles, Root
 from atlas.roots import delete_other_roots, has_records, has_root, load_table, next_state
 from atlas.segment import HEADER_LENGTH, SegmentIndex

@@ -21,8 +21,8 @@ from atlas.catalog import Catalog
 from atlas.columnfile import ColumnFile, DataFile
 from atlas.config import StoreConfig, settings
 from atlas.errors import AtlasError, CommitUnknownError, ConflictError, StorageError, StoreNotFound
+from atlas.indexes import read_index
 from atlas.layer import Layer
-from atlas.reader import read_index
 from atlas.record import RECORD_NAME
 from atlas.root import ROOT_KEYS, Root, decode_root, encode_root, root_key
 from atlas.storage import ConditionFailed, Storage

@@ -60,9 +60,8 @@ class Source:
 
     def let_go(self) -> None:
         """Take the file's pages off this process's account of memory; the system's cache keeps them."""
-        held = None if self.path is None else memoryview(self.bytes().base).obj  # type: ignore[arg-type]
-        if isinstance(held, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            held.madvise(mmap.MADV_DONTNEED)
+        if self.path is not None:
+            _maps.let_go(self.path, self.length)
 
 
 class _MapCache:
@@ -87,11 +86,19 @@ class _MapCache:
             self._maps.move_to_end(key)
             return found
 
+    def let_go(self, path: str, length: int) -> None:
+        with self._lock:
+            _, found = self._maps.get((path, length), (None, None))
+        if found is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped: Any = memoryview(found.base).obj  # type: ignore[arg-type]
+            mapped.madvise(mmap.MADV_DONTNEED)
+
 
 def _identity(path: str, length: int) -> tuple[int, int, int] | None:
     # Looked at for every read: a map of a file that was cut short since would kill the process with SIGBUS.
     try:
-        status = os.stat(path)
+        with translated(path, "reading"):
+            status = os.stat(path)
     except FileNotFoundError:
         return None
     if status.st_size < length:
@@ -238,7 +245,7 @@ def _decode_file(
     data = job.sources[number].bytes()
     rows = np.arange(low, high)
     known = job.kept.found
-    _check_payloads(data, tables, np.array([row for row in rows.tolist() if row not in known], int) if known else rows)
+    _check_payloads(data, tables, rows[~np.isin(rows, list(known))] if known else rows)
     packed = tables["pipeline"][low:high] == PACKED
     if packed.any():
         _unpack(job, output, tables, rows[packed], data)

@@ -50,6 +50,7 @@ ORDER = [
     "worker",
     "fetching",
     "statistics",
+    "indexes",
     "reader",
     "roots",
     "pruning",

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import atlas
-from atlas import reader
+from atlas import indexes
 from torture import flips
 from torture.forging import Forgery
 from torture.scenes import cells, state_of
@@ -145,7 +145,7 @@ def test_indexes_that_are_read_by_the_column(tmp_path: Path, monkeypatch: pytest
     """Large ones are; a file that is cut short between two columns is an error."""
     place = flips.small_store(tmp_path / "s")
     right, chunks = state_of(place), flips.chunks(place)
-    monkeypatch.setattr(reader, "_READ_WHOLE", 0)
+    monkeypatch.setattr(indexes, "_READ_WHOLE", 0)
     assert state_of(place) == right
     assert atlas.Atlas.open(place).verify().ok
     (path,) = (place / "t").iterdir()

@@ -1,0 +1,175 @@
+"""The indexes of one committed state, each loaded when it is first needed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlas.columnfile import Area, DataFile
+from atlas.dtypes import DType
+from atlas.errors import CorruptIndex, SnapshotExpired
+from atlas.forks import free_in_children
+from atlas.root import ArrayFiles, Root
+from atlas.segment import ArrayIndex, SegmentIndex
+from atlas.statistics import Statistics, from_columns
+from atlas.storage import Range, Storage
+
+# Indexes above this size are read a column at a time. They are not mapped: a file that is cut short under its
+# map ends the process.
+_READ_WHOLE = 32 << 20
+
+
+def read_index(storage: Storage, file: DataFile) -> Area:
+    """Return the index of a file; on a local disk, the parts of a large one are read when they are asked for.
+
+    Raises
+    ------
+    SnapshotExpired
+        If the file is gone.
+    """
+    if storage.is_local and file.index_length > _READ_WHOLE:
+        return _LargeIndex(storage, file)
+    return _read(storage, file, 0, file.index_length)
+
+
+class _LargeIndex:
+    """An index of which each part is read when it is asked for."""
+
+    def __init__(self, storage: Storage, file: DataFile) -> None:
+        self._storage = storage
+        self._file = file
+
+    def __len__(self) -> int:
+        return self._file.index_length
+
+    def __getitem__(self, part: slice) -> NDArray[np.uint8]:
+        first, end, _ = part.indices(len(self))
+        return _read(self._storage, self._file, first, max(end - first, 0))
+
+
+def _read(storage: Storage, file: DataFile, first: int, length: int) -> NDArray[np.uint8]:
+    with expiring(storage, file.key):
+        return np.frombuffer(storage.read_range(file.key, file.index_offset + first, length), np.uint8)
+
+
+@contextmanager
+def expiring(storage: Storage, key: str) -> Iterator[None]:
+    """Turn the news that a data file is not there into what that means to a reader."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise SnapshotExpired(
+            f"data file {key} is gone from {storage.describe()}; call refresh() to see the store as it is now"
+        ) from None
+
+
+class Indexed:
+    """A committed state and where its chunks are; many threads may ask at once.
+
+    Parameters
+    ----------
+    storage : Storage
+    root : Root
+    before : Indexed, optional
+        An earlier state; the indexes of files that are still the same are taken from it.
+    """
+
+    def __init__(self, storage: Storage, root: Root, before: Indexed | None = None) -> None:
+        self.storage = storage
+        self.root = root
+        self._lock = free_in_children(threading.Lock())
+        self._segments: dict[str, tuple[SegmentIndex, ...]] = {}
+        self._indexes: dict[str, ArrayIndex] = {}
+        self._known: dict[DataFile, SegmentIndex] = {}
+        if before is not None:
+            self._take_over(before)
+
+    def _take_over(self, before: Indexed) -> None:
+        for array, found in before._loaded_indexes():
+            if found.files == self._files(array).files:
+                self._indexes[array] = found
+        known = before._loaded_segments()
+        self._known = {file: known[file] for file in self.root.files if file in known}
+
+    def _loaded_indexes(self) -> list[tuple[str, ArrayIndex]]:
+        with self._lock:
+            return list(self._indexes.items())
+
+    def _loaded_segments(self) -> dict[DataFile, SegmentIndex]:
+        with self._lock:
+            found = dict(self._known)
+            for array, segments in self._segments.items():
+                found |= zip(self._files(array).files, segments, strict=True)
+            return found
+
+    def segments(self, array: str) -> tuple[SegmentIndex, ...]:
+        """Return the indexes of an array's data files, oldest first."""
+        with self._lock:
+            found = self._segments.get(array)
+        if found is None:
+            files = self._files(array).files
+            if not self.storage.is_local:
+                self._fetch_segments(array, files)
+            found = tuple(self.segment(array, file) for file in files)
+            with self._lock:
+                self._segments[array] = found
+        return found
+
+    def _fetch_segments(self, array: str, files: Sequence[DataFile]) -> None:
+        """Fetch the indexes that are not known at once."""
+        with self._lock:
+            missing = [file for file in files if file not in self._known]
+        ranges = [Range(file.key, file.index_offset, file.index_offset + file.index_length) for file in missing]
+        with expiring(self.storage, f"of array {array!r}"):
+            areas = self.storage.read_ranges(ranges)
+        for file, area in zip(missing, areas, strict=True):
+            found = SegmentIndex(np.frombuffer(area, np.uint8), file, array)
+            with self._lock:
+                self._known[file] = found
+
+    def segment(self, array: str, file: DataFile) -> SegmentIndex:
+        """Return the index of one data file."""
+        with self._lock:
+            found = self._known.get(file)
+        if found is None:
+            found = SegmentIndex(read_index(self.storage, file), file, array)
+            with self._lock:
+                self._known[file] = found
+        return found
+
+    def index(self, array: str) -> ArrayIndex:
+        """Return where every chunk of an array is."""
+        with self._lock:
+            found = self._indexes.get(array)
+        if found is None:
+            found = ArrayIndex.merge(self._files(array).files, self.segments(array))
+            with self._lock:
+                self._indexes[array] = found
+        return found
+
+    def forget(self, array: str) -> None:
+        """Let go of what was read of an array's indexes."""
+        with self._lock:
+            self._segments.pop(array, None)
+            self._indexes.pop(array, None)
+            for file in self._files(array).files:
+                self._known.pop(file, None)
+
+    def statistics(self, array: str, dtype: DType, ordinal: int) -> Statistics | None:
+        """Return the statistics of an array of one dataset; ``None`` when it was never written."""
+        for segment in reversed(self.segments(array)):
+            row = int(np.searchsorted(segment.entries, ordinal))
+            if row < len(segment.entries) and segment.entries[row] == ordinal:
+                columns = segment.statistics
+                try:
+                    return from_columns(dtype, *(column[row] for column in columns))
+                except (TypeError, ValueError, OverflowError) as error:
+                    raise CorruptIndex(f"a statistic of array {array!r} makes no sense: {error}") from None
+        return None
+
+    def _files(self, array: str) -> ArrayFiles:
+        return self.root.arrays.get(array, ArrayFiles(array, ()))
