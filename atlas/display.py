@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from html import escape
 from itertools import islice
@@ -27,7 +26,7 @@ def store_html(session: Session) -> str:
     facts = f"{count:,} datasets, {len(root.arrays):,} arrays, commit {root.generation:,}, codec {root.config.codec}"
     table = _table(("array", "files", "stored"), rows, len(root.arrays))
     changes = "; changes are pending" if pending else ""
-    return _box(f"Atlas {_short(session.storage.describe())}", facts + changes, table)
+    return _box(f"Atlas {shortened(session.storage.describe())}", facts + changes, table)
 
 
 def dataset_html(name: str, record: DatasetRecord) -> str:
@@ -40,7 +39,7 @@ def dataset_html(name: str, record: DatasetRecord) -> str:
     facts = f"{len(record.arrays):,} arrays, {len(record.attributes):,} attributes"
     tables = _table(("array", "type", "shape", "chunks"), arrays, len(record.arrays))
     tables += _table(("attribute", "value"), values, len(record.attributes))
-    return _box(f"Atlas dataset {_short(name)}", facts, tables)
+    return _box(f"Atlas dataset {shortened(name)}", facts, tables)
 
 
 def _extents(dims: Sequence[str], shape: Sequence[int]) -> str:
@@ -64,12 +63,13 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]], total: int) -> st
         return ""
     lines = ["".join(f"<th style='text-align:left'>{escape(cell)}</th>" for cell in head)]
     for row in rows:
-        lines.append("".join(f"<td style='text-align:left'>{escape(_short(cell))}</td>" for cell in row))
+        lines.append("".join(f"<td style='text-align:left'>{escape(shortened(cell))}</td>" for cell in row))
     if total > len(rows):
         lines.append(f"<td colspan='{len(head)}'>… and {total - len(rows):,} more</td>")
     return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 
-def _short(value: Any) -> str:
+def shortened(value: Any, most: int = _CHARACTERS) -> str:
+    """Return a value as text of at most so many characters."""
     text = str(value)
-    return textwrap.shorten(text, _CHARACTERS, placeholder=" …") if len(text) > _CHARACTERS else text
+    return text if len(text) <= most else f"{text[: most - 2]} …"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from atlas.display import shortened
 from atlas.members import Members, Trait
 from atlas.schema import ArraySchema
 
@@ -17,7 +17,7 @@ _SHOWN_DRIFTS = 40
 _SHOWN_GROUPS = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Drift:
     """One thing that is not the same in all datasets.
 
@@ -31,8 +31,8 @@ class Drift:
 
     array: str | None
     aspect: str
-    _members: Members
-    _trait: Trait
+    _members: Members = field(repr=False)
+    _trait: Trait = field(repr=False)
 
     @property
     def groups(self) -> list[tuple[Any, list[str]]]:
@@ -62,7 +62,7 @@ class Drift:
         told = []
         for code, value in order[:_SHOWN_GROUPS]:
             found = np.flatnonzero(self._trait.codes == code)
-            shown = "none" if value is None else textwrap.shorten(str(value), 40, placeholder=" …")
+            shown = "none" if value is None else shortened(value, 40)
             first = self._members.take(found[:1]).names[0]
             told.append(f"{shown} in {len(found)} ({first}{', …' if len(found) > 1 else ''})")
         more = f"; {len(order) - _SHOWN_GROUPS} more" if len(order) > _SHOWN_GROUPS else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from atlas.dtypes import parse_dtype
+from atlas.dtypes import fill_cell, parse_dtype
 from atlas.session import version_token
 from atlas.view import DatasetView
 from atlas.xarray import notes
@@ -23,7 +24,7 @@ from atlas.xarray.cells import is_date_type, restored, restored_dtype, with_gaps
 Key = int | slice | NDArray[Any]
 
 
-class LazyArray(BackendArray):  # type: ignore[misc]
+class LazyArray(BackendArray, ABC):  # type: ignore[misc]
     """An array that is read box by box; ``read_box(start, shape)`` is a subclass's part.
 
     Attributes
@@ -38,9 +39,9 @@ class LazyArray(BackendArray):  # type: ignore[misc]
     dtype: np.dtype[Any]
     grid: tuple[int, ...]
 
+    @abstractmethod
     def read_box(self, start: Sequence[int], shape: Sequence[int]) -> NDArray[Any]:
         """Return the cells of a box."""
-        raise NotImplementedError
 
     def __getitem__(self, key: Any) -> Any:
         # xarray stumbles over slices that are empty and go backwards.
@@ -148,7 +149,9 @@ class StoredArray(LazyArray):
         self._view, self._array = view, array
         self.shape, self.grid = tuple(meta["shape"]), tuple(max(n, 1) for n in meta["chunk_shape"])
         self._original, self._marker = (view.get_array_attribute(array, key) for key in (notes.DTYPE, notes.MISSING))
-        self.dtype = restored_dtype(parse_dtype(meta["dtype"]).numpy, self._original)
+        stored = parse_dtype(meta["dtype"])
+        self.dtype = restored_dtype(stored.numpy, self._original)
+        self._fill = fill_cell(stored, view.array_fill_value(array))
 
     @property
     def holds_dates(self) -> bool:
@@ -160,7 +163,7 @@ class StoredArray(LazyArray):
         cells = self._view.read_array(self._array, start, shape)
         assert cells is not None
         if self._marker is not None:
-            cells = with_gaps(cells, self._marker, self._view.array_fill_value(self._array), start, self.shape)
+            cells = with_gaps(cells, self._marker, self._fill, start, self.shape)
         return restored(cells, self._original)
 
     def __dask_tokenize__(self) -> Any:

@@ -88,20 +88,20 @@ def stored_cells(name: str, block: NDArray[Any], dtype: DType, original: str | N
         return block
     if not dtype.is_text:
         return np.array([np.nan if is_missing(c) else c for c in block.reshape(-1)], dtype.numpy).reshape(block.shape)
-    return filled_text(block, fill)[0]
+    return filled_text(block, fill)
 
 
-def filled_text(block: NDArray[Any], fill: str | bytes) -> tuple[NDArray[Any], int]:
-    """Replace missing cells (None, NaN, pandas NA) of an object block; return it and how many there were."""
-    if block.dtype.kind != "O" or not block.size:
-        return block, 0
-    missing = np.fromiter(map(is_missing, block.reshape(-1)), bool, block.size).reshape(block.shape)
-    count = int(missing.sum())
-    if not count:
-        return block, 0
+def filled_text(block: NDArray[Any], fill: str | bytes) -> NDArray[Any]:
+    """Replace missing cells (None, NaN, pandas NA) of an object block."""
+    if block.dtype.kind != "O" or not (missing := _missing(block)).any():
+        return block
     result = block.copy()
     result[missing] = fill
-    return result, count
+    return result
+
+
+def _missing(block: NDArray[Any]) -> NDArray[np.bool_]:
+    return np.fromiter(map(is_missing, block.reshape(-1)), bool, block.size).reshape(block.shape)
 
 
 def _numbers(name: str, dates: NDArray[Any], original: str) -> NDArray[Any]:
@@ -119,7 +119,8 @@ class Gaps:
 
     def __init__(self, shape: tuple[int, ...], fill: str | bytes) -> None:
         self._shape = shape
-        self._fill = fill
+        # Text that came in as bytes is compared as bytes.
+        self._fills = {fill, fill.encode("utf-8", "surrogatepass") if isinstance(fill, str) else fill}
         self._cells: dict[str, list[int]] = {}
         self._real_fills = False
         self.count = 0
@@ -128,14 +129,14 @@ class Gaps:
         """Take in a block of cells that begins at `start`."""
         if block.dtype.kind != "O":
             return
-        for position, cell in np.ndenumerate(block):
-            if is_missing(cell):
-                place = tuple(first + i for first, i in zip(start, position, strict=True))
-                flat = int(np.ravel_multi_index(place, self._shape)) if place else 0
-                self._cells.setdefault("none" if cell is None else "nan", []).append(flat)
-                self.count += 1
-            elif cell == self._fill:
-                self._real_fills = True
+        missing = _missing(block)
+        self._real_fills = self._real_fills or not self._fills.isdisjoint(block[~missing].tolist())
+        if missing.any():
+            places = np.argwhere(missing) + np.array(start, np.int64)
+            flat = np.ravel_multi_index(tuple(places.T), self._shape).tolist() if block.ndim else [0]
+            for cell, place in zip(block[missing].tolist(), flat, strict=True):
+                self._cells.setdefault("none" if cell is None else "nan", []).append(place)
+            self.count += len(flat)
 
     def marker(self) -> str:
         """Return the note as text: every fill cell is a gap, or the flat positions of the gaps."""

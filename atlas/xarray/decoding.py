@@ -20,8 +20,8 @@ from atlas.xarray import notes
 from atlas.xarray.arrays import LazyArray, StoredArray, Variable, lazy_variable
 
 # Attributes by which a variable says that its cells are encoded, beside units of time.
-MARKS = {"_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned", "calendar"}
 _PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
+MARKS = {*_PACKING, "calendar"}
 
 
 @dataclass(frozen=True)

@@ -72,55 +72,20 @@ class AtlasBackendEntrypoint(BackendEntrypoint):  # type: ignore[misc]
         self,
         filename_or_obj: Any,
         *,
-        mask_and_scale: Any = True,
-        decode_times: Any = True,
-        concat_characters: Any = True,
-        decode_coords: Any = True,
-        drop_variables: str | Iterable[str] | None = None,
-        use_cftime: Any = None,
-        decode_timedelta: Any = None,
         group: str | None = None,
         storage_options: dict[str, Any] | None = None,
+        **options: Any,
     ) -> dict[str, xr.Dataset]:
         """Open all datasets, or one, as the groups below an empty root; see :meth:`open_dataset`."""
-        options = Decoding(mask_and_scale, decode_times, decode_coords, use_cftime, decode_timedelta)
         store = _store(filename_or_obj, storage_options)
         if group is not None and group.strip("/"):
-            return {"/": _dataset(store.open_dataset(group.strip("/")), options, drop_variables)}
-        found = {
-            f"/{name}": _dataset(store.open_dataset(name), options, drop_variables) for name in store.list_datasets()
-        }
+            return {"/": self.open_dataset(store, group=group, **options)}
+        found = {f"/{name}": self.open_dataset(store, group=name, **options) for name in store.list_datasets()}
         return {"/": xr.Dataset(), **found}
 
-    def open_datatree(
-        self,
-        filename_or_obj: Any,
-        *,
-        mask_and_scale: Any = True,
-        decode_times: Any = True,
-        concat_characters: Any = True,
-        decode_coords: Any = True,
-        drop_variables: str | Iterable[str] | None = None,
-        use_cftime: Any = None,
-        decode_timedelta: Any = None,
-        group: str | None = None,
-        storage_options: dict[str, Any] | None = None,
-    ) -> xr.DataTree:
-        """Open all datasets as the children of an empty root; see :meth:`open_dataset`."""
-        return xr.DataTree.from_dict(
-            self.open_groups_as_dict(
-                filename_or_obj,
-                mask_and_scale=mask_and_scale,
-                decode_times=decode_times,
-                concat_characters=concat_characters,
-                decode_coords=decode_coords,
-                drop_variables=drop_variables,
-                use_cftime=use_cftime,
-                decode_timedelta=decode_timedelta,
-                group=group,
-                storage_options=storage_options,
-            )
-        )
+    def open_datatree(self, filename_or_obj: Any, **options: Any) -> xr.DataTree:
+        """Open all datasets as the children of an empty root; see :meth:`open_groups_as_dict`."""
+        return xr.DataTree.from_dict(self.open_groups_as_dict(filename_or_obj, **options))
 
 
 def _store(source: Any, storage_options: dict[str, Any] | None) -> Atlas:

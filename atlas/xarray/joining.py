@@ -46,6 +46,7 @@ class _Joined:
         uneven = dict.fromkeys(layout.values[0].dims for layout in layouts.values() if self._is_uneven(layout))
         self._samples = {dims: "obs" if len(uneven) == 1 else "_".join(["obs", *dims]) for dims in uneven}
         self._extents = {dims: self._extent(dims) for dims in uneven} if wish.on_shape == "ragged" else {}
+        self._counted = self._counts()
 
     def _is_uneven(self, layout: Trait) -> bool:
         return any(len(self._sizes[dim]) > 1 for dim in layout.values[0].dims)
@@ -175,7 +176,7 @@ class _Joined:
         return attrs
 
     def _free(self, name: str) -> str:
-        taken = {*self._members.arrays, *self._coords, *self._sizes, self._wish.concat_dim}
+        taken = {*self._members.arrays, *self._counted, *self._coords, *self._sizes, self._wish.concat_dim}
         return f"{name}_attribute" if name in taken else name
 
     # ── all together ─────────────────────────────────────────────────────────────────────────
@@ -185,7 +186,7 @@ class _Joined:
         members, dim = self._members, self._wish.concat_dim
         attrs = self._agreed(None, {key: members.attribute(None, key) for key in members.keys(None)})
         names = xr.Variable((dim,), np.asarray(members.names))
-        return xr.Dataset(self._data, {**self._coords, **self._counts(), dim: names}, attrs)
+        return xr.Dataset(self._data, {**self._coords, **self._counted, dim: names}, attrs)
 
     def _counts(self) -> dict[str, Any]:
         """Return how many cells each dataset has, as CF's contiguous ragged arrays say it, and of what shape."""

@@ -14,6 +14,7 @@ from xarray import conventions
 
 from atlas.across import read_parts, read_stacked
 from atlas.chunks import Integers, Selection
+from atlas.dtypes import fill_cell
 from atlas.members import Members, Trait
 from atlas.schema import ArraySchema
 from atlas.session import version_token
@@ -119,15 +120,14 @@ class Rows:
         for position in np.flatnonzero(markers.codes >= 0).tolist():
             schema, marker = layout.values[layout.codes[position]], markers.values[markers.codes[position]]
             # Indexed with an ellipsis, a row of a stack of scalars is still a view.
-            with_gaps(rows[position, ...], marker, schema.fill, start, schema.shape)
+            with_gaps(rows[position, ...], marker, fill_cell(schema.dtype, schema.fill), start, schema.shape)
         return rows
 
 
-def _cut(schema: ArraySchema, start: Sequence[int] | None, shape: Sequence[int]) -> Selection:
+def _cut(schema: ArraySchema, start: Sequence[int], shape: Sequence[int]) -> Selection:
     """Return what an array has of a box that may be larger than it is."""
-    first = (0,) * len(shape) if start is None else tuple(start)
-    there = tuple(max(min(f + n, size) - f, 0) for f, n, size in zip(first, shape, schema.shape, strict=True))
-    return Selection(tuple(min(f, size) for f, size in zip(first, schema.shape, strict=True)), there)
+    there = tuple(max(min(f + n, size) - f, 0) for f, n, size in zip(start, shape, schema.shape, strict=True))
+    return Selection(tuple(min(f, size) for f, size in zip(start, schema.shape, strict=True)), there)
 
 
 def decoded_cells(cells: NDArray[Any], attrs: dict[str, Any]) -> NDArray[Any]:
