@@ -55,7 +55,6 @@ class Catalog:
     tables: tuple[DataFile, ...] = ()
     top: Layer = field(default_factory=Layer.empty)
     load: Callable[[DataFile, int], Layer] = _no_tables
-    known: tuple[Layer, ...] | None = None
     loaded: dict[DataFile, Layer] = field(default_factory=dict, repr=False, compare=False)
     _ordinals: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     _records: dict[int, DatasetRecord] = field(default_factory=dict, init=False, repr=False)

@@ -118,9 +118,9 @@ def publish(
 
 def _without_old(storage: Storage, root: Root, now: int) -> tuple[tuple[str, int, int], ...]:
     """Remove what was retired long ago by few requests; return what stays."""
-    old = [entry[0] for entry in root.retired if is_free(storage, entry, now)]
-    storage.delete_all(old)
-    return tuple(entry for entry in root.retired if not is_free(storage, entry, now))
+    old = {entry for entry in root.retired if is_free(storage, entry, now)}
+    storage.delete_all([key for key, *_ in old])
+    return tuple(entry for entry in root.retired if entry not in old)
 
 
 def _is_there(storage: Storage, root: Root) -> bool:
@@ -164,8 +164,8 @@ _FILE_NAME = re.compile(r"data-[0-9a-f]{32}\.af|table-[0-9a-f]{32}\.at|" + RECOR
 _BESIDE_NAME = re.compile(r"\.atlas\..*\.tmp-[0-9a-f]{32}|\.atlas\.spill-[0-9a-f]{32}")
 
 
-def recover(storage: Storage, root: Root, interrupted: bool) -> None:
-    """Remove what a writer that died left behind: files that `root` does not know.
+def recover(storage: Storage, root: Root, interrupted: bool, gone: Sequence[str] | None = None) -> None:
+    """Remove what a writer that died left behind: files that are :func:`abandoned`, unless the caller has looked.
 
     Only called under the writer lock, so none of them can belong to a commit under way. What a newer root
     must have known stays: an older one was put in its place, and :func:`~atlas.repair.repair` can bring it back.
@@ -176,7 +176,7 @@ def recover(storage: Storage, root: Root, interrupted: bool) -> None:
         # A root of another name was overwritten, and the writer died before it could remove it.
         if _BESIDE_NAME.fullmatch(name) or (name in ROOT_KEYS and name != root_key(root.config)):
             storage.delete(name)
-    for key in abandoned(storage, root, interrupted):
+    for key in abandoned(storage, root, interrupted) if gone is None else gone:
         storage.purge(key)
 
 

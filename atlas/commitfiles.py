@@ -160,5 +160,6 @@ def settle(files: CommitFiles, catalog: Catalog) -> tuple[Catalog, list[str]]:
     tables = (*catalog.tables[:kept], files.write_table(layer, catalog.slots))
     settled = catalog.with_top(tables, Layer.empty())
     if files.are_fetched:
-        settled = replace(settled, known=(*catalog.layers[:kept], layer))
+        # Nobody need fetch what was just written.
+        settled = replace(settled, loaded={**settled.loaded, tables[-1]: layer})
     return settled, [file.key for file in catalog.tables[kept:]]

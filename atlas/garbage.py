@@ -67,14 +67,15 @@ def collect(storage: Storage, grace: float | None, unfinished: float | None, dry
 
 def _collect_locally(storage: Storage, dry_run: bool) -> GarbageReport:
     """Remove what the next writer would: the lock says that no commit is under way, and pins who reads."""
-    with storage.writer_lock() as interrupted:
+    with storage.writer_lock(marks=not dry_run) as interrupted:
         root = load_root(storage)
         sizes = {item.key: item for item in storage.inventory()}
         retired = [key for key, *_ in root.retired]
         free = [entry[0] for entry in root.retired if is_free(storage, entry, int(time.time()))]
-        report = _report(sizes, [*abandoned(storage, root, interrupted), *free], sorted(set(retired) - set(free)))
+        gone = abandoned(storage, root, interrupted)
+        report = _report(sizes, [*gone, *free], sorted(set(retired) - set(free)))
         if not dry_run:
-            recover(storage, root, interrupted)
+            recover(storage, root, interrupted, gone)
             sweep(storage, root)
         return report
 
@@ -130,13 +131,14 @@ def _loose(root: Root, found: dict[str, Stored], retired: set[str]) -> Iterator[
             yield key, item.modified
 
 
-def _note(storage: Storage, root: Root, removed: set[str]) -> Root:
+def _note(storage: Storage, root: Root, removed: set[str]) -> None:
     """Take removed files from the list of those that wait."""
     while True:
         left = tuple(entry for entry in root.retired if entry[0] not in removed)
         if left == root.retired:
-            return root
+            return
         try:
-            return publish(storage, replace(next_state(storage, root), retired=left), root)
+            publish(storage, replace(next_state(storage, root), retired=left), root)
+            return
         except LostRace as lost:
             root = lost.current

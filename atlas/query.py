@@ -96,7 +96,8 @@ class Compared(Condition):
     def truth(self, facts: Facts) -> Truth:
         """Return what the values tell."""
         cells, there = self.value.cells(facts)
-        tests = [(op, as_literal(other, self.value.types(facts), str(self.value))) for op, other in self.tests]
+        types = self.value.types(facts)
+        tests = [(op, as_literal(other, types, str(self.value))) for op, other in self.tests]
         result = there.copy()
         for op, literal in tests:
             result &= compare(cells, op, literal, there)

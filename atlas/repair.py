@@ -39,6 +39,9 @@ def repair(storage: Storage, dry_run: bool = False) -> RepairReport:
         found = Damage(storage, interrupted)
         if found.report.actions:
             _carry_out(found)
+        elif interrupted:
+            # When this has ended well, nobody knows any more that there is something which was never acknowledged.
+            recover(storage, found.root, interrupted)
         return found.report
 
 

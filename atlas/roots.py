@@ -180,9 +180,6 @@ def replace_root(storage: Storage, root: Root, base: Root) -> Root:
     CommitUnknownError
         If no answer came, and the root cannot be read.
     """
-    if storage.is_local:
-        storage.replace(root_key(root.config), encode_root(root))
-        return root
     key = root_key(base.config)
     try:
         version = storage.replace(key, encode_root(root, key), base.version)

@@ -335,6 +335,44 @@ def test_compaction_removes_what_no_commit_refers_to(place):
     assert len(reader.read_array_across("t", ["a", "b"])) == 2
 
 
+def die_before_the_root_is_replaced(place: Path) -> None:
+    """Leave a commit whose files are all there, but which never happened."""
+    child = os.fork()
+    if child == 0:
+        store = Atlas.open(place)
+        store.open_dataset("a").write_array("t", [0], np.arange(4) + 5)
+        commit.publish = lambda *args, **kwargs: os._exit(9)  # type: ignore[assignment]
+        store.flush()
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+@pytest.mark.parametrize("look", [lambda place: Atlas.open(place).gc(dry_run=True), Atlas.repair])
+def test_what_was_never_acknowledged_is_never_brought_back(place, look):
+    """Neither looking for garbage nor a repair that finds nothing to do makes a dead commit look like a newer state."""
+    before = sorted(path.name for path in (place / "t").iterdir())
+    die_before_the_root_is_replaced(place)
+    for _ in range(2):
+        look(place)
+    assert Atlas.open(place).verify().ok
+    Atlas.open(place).gc()
+    assert sorted(path.name for path in (place / "t").iterdir()) == before
+    assert Atlas.repair(place).actions == []
+    assert Atlas.open(place).open_dataset("a").read_array("t").tolist() == [0, 1, 2, 3]
+
+
+def test_a_writer_that_is_refused_leaves_an_older_root_what_it_is(place):
+    older = (place / "atlas.json").read_bytes()
+    change(place, "a", 7)
+    (place / "atlas.json").write_bytes(older)
+    with pytest.raises(atlas.StoreAlreadyExists):
+        Atlas.create(place)
+    assert not Atlas.open(place).verify().ok
+    Atlas.open(place).compact()
+    assert Atlas.repair(place).ok
+    assert Atlas.open(place).open_dataset("a").get_attribute("k") == 7
+
+
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_compaction_leaves_what_a_newer_root_referred_to(place, interrupted):
     """An older root was put in its place, by a backup say: the newer state can still be brought back."""

@@ -227,6 +227,17 @@ def test_it_counts_what_it_asks_for(moto):
 # --- garbage
 
 
+def test_a_table_that_was_just_written_is_not_fetched():
+    names = [f"sensor {number * 7919:012d}" for number in range(20_000)]
+    store = atlas.Atlas.create("memory://just-written", meta_format="msgpack", overwrite=True)
+    store.create_datasets(names, {"t": {"dims": ["x"], "data": np.ones((len(names), 2), "f4")}})
+    store.flush()
+    assert store._session.snapshot.root.catalog.tables
+    before = store.io_stats
+    assert store.list_datasets() == names
+    assert (store.io_stats - before).requests == {}
+
+
 def test_readers_keep_their_state_until_the_grace_is_over(moto):
     with moto.create() as store:
         write(store)

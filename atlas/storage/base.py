@@ -181,8 +181,11 @@ class Storage(ABC):
         return IOStats()
 
     @abstractmethod
-    def writer_lock(self, timeout: float = 60.0) -> AbstractContextManager[bool]:
-        """Exclude every other writer; gives whether the one before may have left something unfinished."""
+    def writer_lock(self, timeout: float = 60.0, marks: bool = True) -> AbstractContextManager[bool]:
+        """Exclude every other writer; gives whether the one before may have left something unfinished.
+
+        Without `marks`, what tells the next writer so stays as it is: for who only looks.
+        """
 
     def was_interrupted(self) -> bool:
         """Return whether a writer may have left something unfinished, or be at work; asked without the lock."""

@@ -395,12 +395,12 @@ class LocalStorage(Storage):
         """Do nothing: the lock keeps writers apart."""
 
     @contextmanager
-    def writer_lock(self, timeout: float = 60.0) -> Iterator[bool]:
+    def writer_lock(self, timeout: float = 60.0, marks: bool = True) -> Iterator[bool]:
         """Exclude every other writer, whether thread, process or handle."""
         with contextlib.ExitStack() as held:
             with translated(self._path, "locking"):
                 make_directories(self._path)
-                interrupted = held.enter_context(locks.writer_lock(self._path, timeout))
+                interrupted = held.enter_context(locks.writer_lock(self._path, timeout, marks))
             yield interrupted
 
     def was_interrupted(self) -> bool:

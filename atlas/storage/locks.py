@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 
-from atlas.errors import ConflictError
+from atlas.errors import ConflictError, StoreAlreadyExists
 
 try:
     import fcntl
@@ -90,11 +90,11 @@ def thread_lock(place: str, timeout: float) -> Iterator[bool]:
 
 
 @contextmanager
-def writer_lock(directory: str, timeout: float) -> Iterator[bool]:
+def writer_lock(directory: str, timeout: float, marks: bool = True) -> Iterator[bool]:
     """Exclude every other writer of the store in `directory`.
 
     Yields whether the writer before may have left something unfinished: the lock file holds a byte
-    from when a writer begins until it ends well.
+    from when a writer begins until it ends well. Without `marks` it stays as it is: for who only looks.
     """
     # A flock is not exclusive between the threads that share a descriptor; the thread lock is.
     with thread_lock(os.path.realpath(directory), timeout):
@@ -104,13 +104,25 @@ def writer_lock(directory: str, timeout: float) -> Iterator[bool]:
         descriptor = _acquire(os.path.join(directory, LOCK_NAME), timeout)
         try:
             interrupted = os.fstat(descriptor).st_size > 0
-            os.pwrite(descriptor, b"w", 0)
-            yield interrupted
-            # Should this fail, the next writer looks for leftovers in vain; what was written stands.
-            with suppress(OSError):
-                os.ftruncate(descriptor, 0)
+            if marks:
+                os.pwrite(descriptor, b"w", 0)
+            try:
+                yield interrupted
+            except (ConflictError, StoreAlreadyExists):
+                # Refused before anything was begun: what there is to clear up was there before.
+                if marks and not interrupted:
+                    _clear(descriptor)
+                raise
+            if marks:
+                _clear(descriptor)
         finally:
             _close(descriptor)
+
+
+def _clear(descriptor: int) -> None:
+    # Should this fail, the next writer looks for leftovers in vain; what was written stands.
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
 
 
 def _acquire(path: str, timeout: float) -> int:

@@ -398,7 +398,7 @@ class RemoteStorage(Storage):
         found: list[tuple[str, str, float]] = await self._client.unfinished(self._prefix)
         return found
 
-    def writer_lock(self, timeout: float = 60.0) -> AbstractContextManager[bool]:
+    def writer_lock(self, timeout: float = 60.0, marks: bool = True) -> AbstractContextManager[bool]:
         """Exclude the other writers of this process, where no condition excludes all others."""
         if self._client.has_conditions and self.is_safe:
             return nullcontext(False)
