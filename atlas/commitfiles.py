@@ -60,8 +60,7 @@ class CommitFiles:
 
     def discard(self) -> None:
         """Take back what was written."""
-        for _, writer in self._writers:
-            writer.abort()
+        self._storage.abort_all([writer for _, writer in self._writers])
 
     def create(self, directory: str) -> SegmentWriter:
         """Begin a new data file."""

@@ -8,9 +8,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from atlas import kernels
@@ -122,6 +124,19 @@ def _in_dask_worker() -> bool:
 def may_start_processes() -> bool:
     """Return whether a pool of processes may be used here."""
     return not is_nested()
+
+
+def in_order(task: Callable[..., Any], items: Iterable[Any], workers: int) -> Iterator[Any]:
+    """Yield what a task makes of each item, in order; done a few ahead by a private pool of processes."""
+    waiting, pool = iter(items), new_pool(workers)
+    try:
+        ahead = deque(pool.submit(task, item) for item in islice(waiting, 2 * workers))
+        while ahead:
+            result = ahead.popleft().result()
+            ahead.extend(pool.submit(task, item) for item in islice(waiting, 1))
+            yield result
+    finally:
+        pool.shutdown(wait=True, kill_workers=True)
 
 
 def new_pool(workers: int) -> Any:

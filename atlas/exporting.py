@@ -6,17 +6,20 @@ import os
 import shutil
 import time
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 from urllib.parse import quote
 
 from atlas.config import choice, settings
+from atlas.display import shortened
 from atlas.errors import AtlasError, InvalidArgument
-from atlas.executor import is_nested, new_pool
+from atlas.executor import in_order, is_nested
 from atlas.store import Atlas
 from atlas.xarray import import_xarray
 
@@ -26,7 +29,9 @@ _SUFFIXES = {"netcdf": ".nc", "zarr": ".zarr"}
 _PER_TASK = 16
 
 # What the writers below xarray let out when a dataset is more than their format can say.
-_WRITE_ERRORS = (OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError)
+_WRITE_ERRORS = (OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError)
+
+_LONGEST_REASON = 400
 
 Progress = Callable[[int, int, str], None]
 
@@ -54,7 +59,7 @@ class _Task:
     store: Atlas
     target: Path
     format: str
-    overwrite: bool
+    scratch: Path
 
 
 def export(
@@ -113,37 +118,46 @@ def export(
     began = time.monotonic()
     source = store if isinstance(store, Atlas) else Atlas.open(store, mode="r")
     listed = source.list_datasets() if names is None else list(names)
-    task = _Task(source, Path(target), format, overwrite)
-    there = [] if overwrite else [path for path in (_place(task, name) for name in listed) if path.exists()]
+    place = partial(_place, Path(target), _SUFFIXES[format])
+    there = [] if overwrite else [path for path in map(place, listed) if path.exists()]
     if there:
         raise InvalidArgument(
             f"{there[0]} is there already, as are {len(there)} of {len(listed)} files; overwrite=True (--overwrite) "
             "replaces them"
         )
-    task.target.mkdir(parents=True, exist_ok=True)
+    Path(target).mkdir(parents=True, exist_ok=True)
     report = ExportReport()
-    for done, (name, error) in enumerate(_written(task, listed, workers or settings().workers), 1):
-        if error is None:
-            report.written[name] = str(_place(task, name))
-        elif on_error == "skip":
-            report.skipped[name] = error
-        else:
-            raise AtlasError(f"dataset {name!r}: {error}; on_error='skip' (--on-error skip) leaves such datasets out")
-        if progress is not None:
-            progress(done, len(listed), name)
+    with (
+        # Also what a worker that was killed had half written goes with it.
+        TemporaryDirectory(prefix=".export-", dir=target) as scratch,
+        closing(
+            _written(_Task(source, Path(target), format, Path(scratch)), listed, workers or settings().workers)
+        ) as results,
+    ):
+        for done, (name, error) in enumerate(results, 1):
+            if error is None:
+                report.written[name] = str(place(name))
+            elif on_error == "skip":
+                report.skipped[name] = error
+            else:
+                raise AtlasError(
+                    f"dataset {name!r}: {error}; on_error='skip' (--on-error skip) leaves such datasets out"
+                )
+            if progress is not None:
+                progress(done, len(listed), name)
     report.seconds = time.monotonic() - began
     return report
 
 
-def _place(task: _Task, name: str) -> Path:
+def _place(target: Path, suffix: str, name: str) -> Path:
     safe = quote(name, safe=" !#$&'()+,;=@[]{}~^`")
-    return task.target / f"{'%2E' + safe[1:] if safe.startswith('.') else safe}{_SUFFIXES[task.format]}"
+    return target / f"{'%2E' + safe[1:] if safe.startswith('.') else safe}{suffix}"
 
 
 Written = tuple[str, str | None]
 
 
-def _written(task: _Task, names: list[str], workers: int) -> Iterator[Written]:
+def _written(task: _Task, names: list[str], workers: int) -> Generator[Written, None, None]:
     """Write datasets, in other processes when there are many; yield each with what went wrong."""
     items = iter(names)
     batches = iter(lambda: list(islice(items, _PER_TASK)), [])
@@ -152,14 +166,8 @@ def _written(task: _Task, names: list[str], workers: int) -> Iterator[Written]:
         for batch in batches:
             yield from _write_all(task, batch)
         return
-    pool = new_pool(workers)
-    try:
-        ahead = deque(pool.submit(_write_all, task, batch) for batch in islice(batches, 2 * workers))
-        while ahead:
-            yield from ahead.popleft().result()
-            ahead.extend(pool.submit(_write_all, task, batch) for batch in islice(batches, 1))
-    finally:
-        pool.shutdown(wait=True, kill_workers=True)
+    for written in in_order(partial(_write_all, task), batches, workers):
+        yield from written
 
 
 def _write_all(task: _Task, names: Sequence[str]) -> list[Written]:
@@ -168,8 +176,8 @@ def _write_all(task: _Task, names: Sequence[str]) -> list[Written]:
 
 def _write(task: _Task, name: str) -> Written:
     """Write one dataset beside its place, and put it there when it is complete."""
-    place = _place(task, name)
-    beside = place.with_name(f".{place.name}.{os.getpid()}.part")
+    place = _place(task.target, _SUFFIXES[task.format], name)
+    beside = task.scratch / place.name
     try:
         ds = task.store.open_as_xarray_dataset(name)
         with warnings.catch_warnings():
@@ -182,7 +190,7 @@ def _write(task: _Task, name: str) -> Written:
             shutil.rmtree(place)
         os.replace(beside, place)
     except _WRITE_ERRORS as error:
-        return name, " ".join(f"{type(error).__name__}: {error}".split())[:400]
+        return name, shortened(" ".join(f"{type(error).__name__}: {error}".split()), _LONGEST_REASON)
     finally:
         if beside.is_dir():
             shutil.rmtree(beside)

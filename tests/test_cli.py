@@ -212,13 +212,14 @@ def test_statistics(store, terminal):
     assert {"TEMP", "number", "TEMP:units"} <= set(names)
     assert not any("_atlas" in name for name in names)
     terminal("stats", store, "nope", status=1)
+    terminal("stats", store, "--where", "max(TEMP) > 3", status=2)
 
 
 def test_deleting_by_glob_is_all_or_nothing(store, terminal):
     terminal("rm", store, "R13857_001", "nope", status=1)
     assert len(Atlas.open(store)) == 5
     terminal("rm", store, status=2)
-    assert terminal("rm", store, "--glob", "*_00[12]") == "2 datasets deleted\n"
+    assert terminal("rm", store, "R13857_001", "--glob", "*_00[12]") == "2 datasets deleted\n"
     assert Atlas.open(store).list_datasets() == ["R13857_003", "R13857_004", "R13857_005"]
 
 
@@ -234,6 +235,12 @@ def test_what_is_misspelt_is_one_line_and_status_2(store, terminal):
         assert terminal.errors.startswith("atlas: ")
         assert "--help" in terminal.errors
         assert len(terminal.errors.splitlines()) == 1
+
+
+def test_no_words_at_all_bring_the_help(terminal):
+    assert terminal(status=2) == ""
+    assert terminal.errors.startswith("Usage: atlas")
+    assert len(terminal.errors.splitlines()) > 20
 
 
 def test_options_do_what_they_say(files, place, terminal):

@@ -294,6 +294,30 @@ def test_an_ingest_that_was_killed_goes_on_where_it_was(many, netcdf, place, wha
     assert log.read_text().count("\tadded\t") == 300
 
 
+def test_remarks_outlive_an_interruption(many, place):
+    with netCDF4.Dataset(many / "f000.nc", "w") as nc:
+        nc.createDimension("x", 2)
+        nc.createVariable("t", "f8", ("x",))[:] = 1
+        nc.createGroup("inner").createVariable("deep", "f4", ("x",))[:] = 2
+
+    def stop(done: int, total: int, name: str) -> None:
+        if done == 150:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        create(many, place, workers=1, progress=stop)
+    report = create(many, place, workers=1)
+    assert "f000" in report.resumed
+    assert "inner" in report.remarks[str(many / "f000.nc")]
+
+
+def test_a_log_that_cannot_be_written_leaves_no_store(netcdf, place, tmp_path):
+    with pytest.raises(OSError, match="nowhere"):
+        create(netcdf, place, log=tmp_path / "nowhere" / "log")
+    assert not place.exists()
+    create(netcdf, place)
+
+
 def test_a_journal_of_other_choices_or_half_written_is_not_used(many, place):
     journal = place.parent / "store.ingest"
 

@@ -136,8 +136,8 @@ def faults_at(number: int, faults: tuple[str, ...], few: int) -> tuple[str, ...]
 @pytest.mark.parametrize("step", STEPS)
 def test_one_request_fails_once(s3, step):
     if step is compact and not (s3.honours_conditions or ALL):
-        return
-    for number in range(20):
+        pytest.skip("only in make torture-s3")
+    for number in range(40):
         for fault in faults_at(number, FAULTS, 1):
             with s3.anew() as place:
                 store = prepared(place, step)
@@ -149,13 +149,15 @@ def test_one_request_fails_once(s3, step):
                     nothing_is_left_over(place, place.open())
         if not broken.was_reached:
             break
+    else:
+        pytest.fail("there are more requests than were tried")
     assert number > 0
 
 
 @pytest.mark.timeout(900 if ALL else 180)
 @pytest.mark.parametrize("step", STEPS)
 def test_every_request_fails_from_some_time_on(moto, step):
-    for number in range(0, 20, 3 if step is compact and not ALL else 1):
+    for number in range(0, 40, 3 if step is compact and not ALL else 1):
         for fault in faults_at(number, LASTING, 1):
             with moto.anew() as place:
                 store = prepared(place, step)
@@ -163,7 +165,8 @@ def test_every_request_fails_from_some_time_on(moto, step):
                 began = time.monotonic()
                 with place.proxy.failing(broken):
                     said = error_of(step, place, store)
-                assert time.monotonic() - began < 4 * DEADLINE + 30
+                # The deadlines that are promised, and what a busy machine takes besides.
+                assert time.monotonic() - began < 3 * DEADLINE + 6
                 assert said or not broken.was_reached
                 assert "\n" not in said
                 assert place.options["secret"] not in said
@@ -176,4 +179,6 @@ def test_every_request_fails_from_some_time_on(moto, step):
                     nothing_is_left_over(place, place.open())
         if not broken.was_reached:
             break
+    else:
+        pytest.fail("there are more requests than were tried")
     assert number > 0

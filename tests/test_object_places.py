@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import json
 import logging
@@ -15,12 +16,14 @@ from functools import partial
 import fsspec
 import numpy as np
 import pytest
+import s3fs
+from fsspec.asyn import get_loop
 from fsspec.implementations.dirfs import DirFileSystem
 from objectstore import FAULTS, servers
 from objectstore.place import BUCKET
 
 import atlas
-from atlas.storage import remote
+from atlas.storage import flight, remote
 
 SECRET = servers.SECRET
 
@@ -228,7 +231,7 @@ def test_it_counts_what_it_asks_for(moto):
 
 
 def test_a_table_that_was_just_written_is_not_fetched():
-    names = [f"sensor {number * 7919:012d}" for number in range(20_000)]
+    names = [f"sensor_{i:08d}_{i * 7919 % 1_000_003}" for i in range(60_000)]
     store = atlas.Atlas.create("memory://just-written", meta_format="msgpack", overwrite=True)
     store.create_datasets(names, {"t": {"dims": ["x"], "data": np.ones((len(names), 2), "f4")}})
     store.flush()
@@ -294,24 +297,84 @@ store.flush()
     expect(moto.open())
 
 
-def test_large_objects_leave_in_parts(s3, monkeypatch):
+@pytest.fixture
+def parts_of_5_mib(monkeypatch):
     monkeypatch.setenv("ATLAS_PART_BYTES", str(5 << 20))
     atlas.config.settings.cache_clear()
+    yield
+    atlas.config.settings.cache_clear()
+
+
+def put_in_parts(place) -> tuple[atlas.Atlas, np.ndarray]:
+    """A store in which an array waits that is too large for one request."""
     data = np.random.default_rng(0).normal(size=2_000_000)
-    try:
-        store = s3.create(codec="none")
-        view = store.create_dataset("x")
-        view.define_array("large", "float64", ["x"], [len(data)], [100_000])
-        view.write_array("large", [0], data)
-        with s3.recording() as made:
-            store.flush()
-        assert [request.method for request in made].count("POST") == 2
-        assert sum("partNumber" in request.query for request in made) == 3
-    finally:
-        atlas.config.settings.cache_clear()
+    store = place.create(codec="none")
+    view = store.create_dataset("x")
+    view.define_array("large", "float64", ["x"], [len(data)], [100_000])
+    view.write_array("large", [0], data)
+    return store, data
+
+
+def test_large_objects_leave_in_parts(s3, parts_of_5_mib):
+    store, data = put_in_parts(s3)
+    with s3.recording() as made:
+        store.flush()
+    assert [request.method for request in made].count("POST") == 2
+    assert sum("partNumber" in request.query for request in made) == 3
     with s3.recording() as made:
         np.testing.assert_array_equal(s3.open().open_dataset("x").read_array("large"), data)
     assert len(made) == 2 + 2
+
+
+def test_the_answer_to_the_last_request_of_an_upload_may_be_lost(s3, parts_of_5_mib):
+    """Asked again, servers say that there is no such upload: it has become the object."""
+    store, data = put_in_parts(s3)
+    lost: list[str] = []
+
+    def once(request) -> str:
+        if request.method == "POST" and "uploadId" in request.query and not lost:
+            lost.append(request.key)
+            return "lost"
+        return ""
+
+    with s3.proxy.failing(once):
+        store.flush()
+    assert lost
+    np.testing.assert_array_equal(s3.open().open_dataset("x").read_array("large"), data)
+
+
+def test_a_server_that_offers_no_conditions_is_for_one_writer(moto, monkeypatch):
+    monkeypatch.setattr(remote, "_honours", {})
+    with moto.proxy.failing(lambda request: "501" if request.is_conditional else ""):
+        with pytest.raises(atlas.UnsafeStorage, match="single_writer"):
+            moto.create()
+        with atlas.Atlas.create(moto.url, storage_options=moto.options, single_writer=True) as store:
+            write(store)
+        expect(atlas.Atlas.open(moto.url, storage_options=moto.options, single_writer=True))
+
+
+def test_a_fetch_that_is_cancelled_is_no_read_that_hangs():
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        list(flight.in_flight(get_loop(), [flight.Job(1, cancelled)], 1, 10))
+
+
+def test_a_session_that_fails_once_is_begun_again(moto, monkeypatch):
+    with moto.create() as store:
+        write(store)
+    begin, failed = s3fs.S3FileSystem.set_session, []
+
+    async def failing_once(self, *args, **kwargs):
+        if not failed:
+            failed.append(True)
+            raise ConnectionError("not now")
+        return await begin(self, *args, **kwargs)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "set_session", failing_once)
+    expect(atlas.Atlas.open(moto.url, storage_options=moto.options | {"skip_instance_cache": True}))
+    assert failed
 
 
 # --- another client, and a cache

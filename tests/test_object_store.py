@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -48,16 +49,16 @@ def test_a_store_is_written_and_read(s3):
 
 
 def test_what_each_step_costs(s3):
-    commit = {"CONDITIONAL PUT": 1} if s3.honours_conditions else {"CONDITIONAL PUT": 1, "HEAD": 1}
+    commit = Counter({"CONDITIONAL PUT": 1} if s3.honours_conditions else {"PUT": 1, "HEAD": 1})
     store = s3.create()
     write(store, NAMES, ("t", "u"))
     with s3.recording() as made:
         store.flush()
-    assert kinds(made) == {"PUT": 2, **commit}
+    assert kinds(made) == commit + Counter({"PUT": 2})
     write(store, ["more"])
     with s3.recording() as made:
         store.flush()
-    assert kinds(made) == {"PUT": 1, **commit}
+    assert kinds(made) == commit + Counter({"PUT": 1})
 
     with s3.recording() as made:
         store = s3.open()

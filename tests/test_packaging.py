@@ -23,6 +23,7 @@ HEAVY = ("numba", "xarray", "dask", "s3fs", "loky", "fsspec", "typer", "rich")
 ORDER = [
     "errors",
     "forks",
+    "threads",
     "config",
     "kernels",
     "dtypes",
@@ -44,7 +45,6 @@ ORDER = [
     "conflicts",
     "segment",
     "arena",
-    "threads",
     "executor",
     "plan",
     "worker",

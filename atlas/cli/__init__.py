@@ -87,6 +87,9 @@ def _status() -> int:
         status = int(app(prog_name="atlas", standalone_mode=False) or 0)
         sys.stdout.flush()
     except typer.TyperException as error:
+        if len(sys.argv) == 1:
+            print(error.format_message(), file=sys.stderr)
+            return MISUSED
         hint = getattr(getattr(error, "ctx", None), "command_path", "atlas")
         return _complain(f"{error.format_message()} See {hint} --help.", MISUSED)
     except AtlasError as error:

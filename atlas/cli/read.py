@@ -58,7 +58,7 @@ def run(
         return
     parts = source.read_array_across(array, names, begin, extent)
     found = {name: part for name, part in zip(names, parts, strict=True) if part is not None}
-    _refuse_absent(array, names, len(found) if not single else 1 if parts[0] is not None else 0)
+    _refuse_absent(array, names, len(found))
     if as_json:
         print(terminal.as_json(found[dataset] if single else found))
         return

@@ -32,7 +32,7 @@ def run(
     if not names and glob is None:
         raise typer.BadParameter("names of datasets, or --glob, say what to delete", param_hint="DATASET")
     source = Atlas.open(store)
-    listed = [*(names or ()), *(chosen(source, glob) if glob is not None else ())]
-    source.delete_datasets(list(dict.fromkeys(listed)))
+    listed = list(dict.fromkeys([*(names or ()), *(chosen(source, glob) if glob is not None else ())]))
+    source.delete_datasets(listed)
     source.flush()
     print(terminal.as_json({"deleted": listed}) if as_json else f"{len(listed)} datasets deleted")

@@ -30,6 +30,8 @@ def run(
     Without an array: of all arrays and attributes, over all datasets. Missing cells are those that hold the fill
     value; they and NaN do not count as smallest or largest.
     """
+    if array is None and (where or confirm):
+        raise typer.BadParameter("it goes with an ARRAY", param_hint="--where")
     from atlas.store import Atlas
 
     source = Atlas.open(store, mode="r")

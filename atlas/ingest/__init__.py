@@ -6,11 +6,10 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from atlas import __version__
 from atlas.config import choice, settings
@@ -221,9 +220,7 @@ class _Run:
         return Path(f"{os.path.abspath(self._store)}.ingest") if self._is_local() else None
 
     def _is_local(self) -> bool:
-        # A scheme of one letter is a drive.
-        text = isinstance(self._store, str) and len(urlsplit(self._store).scheme) < 2
-        return text or isinstance(self._store, os.PathLike)
+        return isinstance(self._store, (str, os.PathLike)) and "://" not in os.fspath(self._store)
 
     def missing(self) -> list[Path]:
         """Return the directories that a new store would make, the innermost first."""
@@ -248,11 +245,11 @@ class _Run:
         made: Sequence[Path] = (),
     ) -> IngestReport:
         """Add the files to a store and commit them; directories that were made for it go should that fail."""
-        with Log(self._log_path) as log:
-            self._log = log
-            log.write("begun", len(sources), "files", target._session.storage.describe())
-            journal = None
+        journal = None
+        with ExitStack() as stack:
             try:
+                self._log = log = stack.enter_context(Log(self._log_path))
+                log.write("begun", len(sources), "files", target._session.storage.describe())
                 journal = None if notes is None else Journal(notes, f"{__version__} {options}")
                 self._add_all(target, self._wanted(target, sources), options, journal)
                 target.flush()

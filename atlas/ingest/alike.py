@@ -169,11 +169,7 @@ class Decoder:
     def decode(self, files: Sequence[RawFile]) -> list[Draft] | None:
         """Return drafts of files of one layout; ``None`` if they cannot be decoded together."""
         example = self._example(files[0])
-        try:
-            columns = _decoded_together(files, example)
-        except (ValueError, OverflowError, TypeError):
-            # Cells that xarray refuses, in one of them: alone, each gets its own answer.
-            return None
+        columns = _decoded_together(files, example)
         if columns is None:
             return None
         drafts = [Draft(self._config) for _ in files]

@@ -24,7 +24,7 @@ try:
 except ImportError:  # elsewhere than on POSIX systems
     fcntl = None  # type: ignore[assignment]
 
-_MAGIC = b"atlas ingest 1\n"
+_MAGIC = b"atlas ingest 2\n"
 
 # Lengths of the two parts of a frame, and the checksum of both.
 _FRAME = struct.Struct("<QQQ")
@@ -79,8 +79,8 @@ class Journal:
             end = len(self._head)
             while (frame := self._frame()) is not None:
                 end = self._file.tell()
-                stamps, names = msgpack.unpackb(frame[0])
-                yield stamps, Finished(names, frame[1], {})
+                stamps, names, remarks = msgpack.unpackb(frame[0])
+                yield stamps, Finished(names, frame[1], {}, remarks)
         self._file.truncate(end)
         if not end:
             self._file.write(self._head)
@@ -97,7 +97,7 @@ class Journal:
 
     def add(self, stamps: Sequence[Any], finished: Finished) -> None:
         """Take note of a batch, given the stamps of the files that became datasets."""
-        parts = msgpack.packb([list(stamps), finished.names]), finished.prepared
+        parts = msgpack.packb([list(stamps), finished.names, finished.remarks]), finished.prepared
         try:
             self._file.write(_FRAME.pack(len(parts[0]), len(parts[1]), _checksum(parts)) + parts[0])
             self._file.write(parts[1])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
+from functools import partial
 
-from atlas.executor import is_nested, new_pool
+from atlas.executor import in_order, is_nested
 from atlas.ingest.work import Finished, Options, Source, prepare, prepare_in_worker
 from atlas.prepared import Prepared
 
@@ -52,16 +52,8 @@ def finished(tasks: Sequence[Batch], options: Options, workers: int) -> Iterator
 
 def _pooled(tasks: deque[Batch], options: Options, workers: int) -> Iterator[tuple[Batch, Finished]]:
     """Prepare batches a few ahead; a batch leaves `tasks` when it is done."""
-    pool = new_pool(workers)
-    try:
-        waiting = iter(list(tasks))
-        ahead = deque(pool.submit(prepare_in_worker, task, options) for task in islice(waiting, 2 * workers))
-        while ahead:
-            result = ahead.popleft().result()
-            ahead.extend(pool.submit(prepare_in_worker, task, options) for task in islice(waiting, 1))
-            yield tasks.popleft(), result
-    finally:
-        pool.shutdown(wait=True, kill_workers=True)
+    for result in in_order(partial(prepare_in_worker, options=options), list(tasks), workers):
+        yield tasks.popleft(), result
 
 
 def _isolated(task: Batch, options: Options) -> Iterator[tuple[Batch, Finished]]:

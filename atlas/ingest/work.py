@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import faulthandler
 import struct
-import textwrap
 import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from atlas.config import StoreConfig
+from atlas.display import shortened
 from atlas.errors import AtlasError, MissingDependency
 from atlas.ingest.alike import Decoder, RawFile, read_raw
 from atlas.ingest.chunking import Chunking
@@ -80,10 +80,8 @@ _decoders: dict[str, Decoder] = {}
 
 def prepare(files: Sequence[Source], options: Options) -> Finished:
     """Read, decode and encode a batch of files."""
-    drafts: dict[str, Draft] = {}
+    drafts = _together(files, options)
     failed: dict[str, str] = {}
-    for name, draft in _together(files, options).items():
-        drafts[name] = draft
     remarks: dict[str, str] = {}
     for source in files:
         if source.name not in drafts:
@@ -178,4 +176,4 @@ def _remarks(source: Source, options: Options) -> dict[str, str]:
 
 def in_one_line(text: str) -> str:
     """Return a reason as one line of bearable length."""
-    return textwrap.shorten(text, _LONGEST_REASON, placeholder=" …")
+    return shortened(" ".join(text.split()), _LONGEST_REASON)

@@ -159,6 +159,11 @@ class Storage(ABC):
         for writer in writers:
             writer.finish()
 
+    def abort_all(self, writers: Sequence[DataWriter]) -> None:
+        """Remove what was written of new objects."""
+        for writer in writers:
+            writer.abort()
+
     @abstractmethod
     def replace(self, key: str, data: bytes, version: str | None = None) -> str | None:
         """Replace an object atomically and durably; return its new version.

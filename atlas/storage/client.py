@@ -18,6 +18,10 @@ class Transient(Exception):
     """A request failed in a way that may not last: it is worth making again."""
 
 
+class NotOffered(StorageError):
+    """The service does not do this at all."""
+
+
 class Found(NamedTuple):
     """An object in a listing; `modified` is when it was put, in seconds since 1970."""
 
@@ -108,21 +112,23 @@ def passing_errors() -> tuple[type[BaseException], ...]:
     own = (
         ("botocore.exceptions", "HTTPClientError"),
         ("botocore.exceptions", "IncompleteReadError"),
-        ("botocore.exceptions", "ResponseStreamingError"),
         ("botocore.exceptions", "FlexibleChecksumError"),
         ("botocore.parsers", "ResponseParserError"),
         ("aiohttp", "ClientConnectionError"),
         ("aiohttp", "ClientPayloadError"),
-        ("aiohttp", "ServerTimeoutError"),
     )
     named = (getattr(sys.modules[module], name, None) for module, name in own if module in sys.modules)
-    return (TimeoutError, asyncio.TimeoutError, ConnectionError, *(kind for kind in named if kind is not None))
+    return (TimeoutError, ConnectionError, *(kind for kind in named if kind is not None))
 
 
 def client_errors() -> tuple[type[BaseException], ...]:
     """Return the errors that clients of object stores raise, which are more than OSError."""
     own = (("botocore.exceptions", "BotoCoreError"), ("botocore.exceptions", "ClientError"), ("aiohttp", "ClientError"))
     return (OSError, *(getattr(sys.modules[module], name) for module, name in own if module in sys.modules))
+
+
+# The calls that change something.
+_CHANGES = ("pipe_file", "makedirs", "rm_file")
 
 
 class FsspecClient:
@@ -156,30 +162,29 @@ class FsspecClient:
         """Leave it to the first request."""
 
     async def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        with self._translated():
+        with self._translated(name):
             if self._filesystem.async_impl:
                 return await getattr(self._filesystem, f"_{name}")(*args, **kwargs)
             return await asyncio.to_thread(getattr(self._filesystem, name), *args, **kwargs)
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated(self, name: str) -> Iterator[None]:
         try:
             yield
         except (FileNotFoundError, FileExistsError, NotADirectoryError):
             raise
-        except (PermissionError, NotImplementedError) as error:
-            raise ReadOnlyStore(self._said(error)) from error
+        except NotImplementedError as error:
+            if name in _CHANGES:
+                raise ReadOnlyStore(f"{self.identity} is read-only") from error
+            raise NotOffered(f"{self.identity} has no {name}: {in_one_line(error, self._secrets)}") from error
+        except PermissionError as error:
+            raise ReadOnlyStore(in_one_line(error, self._secrets)) from error
         except passing_errors() as error:
-            raise Transient(self._said(error)) from error
+            raise Transient(in_one_line(error, self._secrets)) from error
         except client_errors() as error:
             status = getattr(error, "status", 0)
             kind = Transient if status == 429 or status >= 500 else StorageError
-            raise kind(self._said(error)) from error
-
-    def _said(self, error: BaseException) -> str:
-        if isinstance(error, NotImplementedError):
-            return f"{self.identity} is read-only"
-        return in_one_line(error, self._secrets)
+            raise kind(in_one_line(error, self._secrets)) from error
 
     async def get(self, path: str, start: int | None = None, end: int | None = None) -> Answer:
         """Return an object or a part of it."""

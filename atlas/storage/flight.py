@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ class Job(NamedTuple):
     """Something to fetch, and the bytes that it will take."""
 
     size: int
-    fetch: Callable[[], Awaitable[Any]]
+    fetch: Callable[[], Coroutine[Any, Any, Any]]
 
 
 class _Flight:
@@ -24,7 +25,7 @@ class _Flight:
         self._budget = budget
         self._next = self._held = 0
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.done: SimpleQueue[tuple[int, Any, BaseException | None]] = SimpleQueue()
+        self.done: SimpleQueue[tuple[int, asyncio.Task[Any]]] = SimpleQueue()
 
     def start(self) -> None:
         while self._next < len(self._jobs) and len(self._tasks) < self._at_once:
@@ -33,21 +34,18 @@ class _Flight:
             if self._held and self._held + job.size > self._budget:
                 return
             self._held += job.size
-            task = asyncio.ensure_future(self._run(self._next, job))
+            task = asyncio.ensure_future(job.fetch())
             self._tasks.add(task)
+            task.add_done_callback(partial(self._landed, self._next))
             self._next += 1
 
-    async def _run(self, number: int, job: Job) -> None:
-        result, error = None, None
-        try:
-            result = await job.fetch()
-        except Exception as failure:
-            error = failure
-        task = asyncio.current_task()
+    def _landed(self, number: int, task: asyncio.Task[Any]) -> None:
         if task in self._tasks:
             self._tasks.discard(task)
-            self.done.put((number, result, error))
+            self.done.put((number, task))
             self.start()
+        elif not task.cancelled():
+            task.exception()  # seen, though nobody waits for it any more
 
     def used(self, size: int) -> None:
         self._held -= size
@@ -77,11 +75,9 @@ def in_flight(loop: Any, jobs: Sequence[Job], at_once: int, budget: int) -> Iter
     loop.call_soon_threadsafe(flight.start)
     try:
         for _ in jobs:
-            number, result, error = flight.done.get()
-            if error is not None:
-                raise error
-            yield number, result
-            del result
+            number, task = flight.done.get()
+            yield number, task.result()
+            del task
             loop.call_soon_threadsafe(flight.used, jobs[number].size)
     finally:
         loop.call_soon_threadsafe(flight.stop)

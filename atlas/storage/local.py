@@ -7,11 +7,11 @@ import errno
 import mmap
 import os
 import stat
-import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from atlas.errors import CorruptStore, ReadOnlyStore, StorageError
 from atlas.storage import locks
 from atlas.storage.base import DataWriter, Pin, Storage, Stored, check_key
+from atlas.threads import Turn, finish, help_with, insist
 
 _RETIRED = "_retired"
 _BUFFER_BYTES = 1 << 20
@@ -79,16 +80,13 @@ def _for_each(action: Callable[[Any], None], items: Sequence[Any]) -> None:
             except BaseException as error:
                 errors.append(error)
 
-    threads = [threading.Thread(target=work) for _ in range(min(_SYNCING, len(items) // _SYNCING))]
-    started = []
-    # Where no more threads may start, the calling one does the rest.
-    with contextlib.suppress(RuntimeError):
-        for thread in threads:
-            thread.start()
-            started.append(thread)
-    work()
-    for thread in started:
-        thread.join()
+    helping: list[Turn] = []
+    try:
+        help_with(work, min(_SYNCING, len(items) // _SYNCING), helping)
+        work()
+    finally:
+        waiting.clear()
+        insist(partial(finish, helping))
     if errors:
         raise errors[0]
 

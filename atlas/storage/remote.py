@@ -21,7 +21,7 @@ from atlas.errors import AtlasError, ConflictError, CorruptStore, ReadOnlyStore,
 from atlas.storage import locks
 from atlas.storage.base import ConditionFailed, Pin, Storage, Stored, check_key
 from atlas.storage.cache import RangeCache
-from atlas.storage.client import Client, FsspecClient, Transient, concurrently
+from atlas.storage.client import Client, FsspecClient, NotOffered, Transient, concurrently
 from atlas.storage.flight import Job, in_flight
 from atlas.storage.ranges import Range, coalesce
 from atlas.storage.s3 import S3Client
@@ -34,6 +34,9 @@ _Result = TypeVar("_Result")
 _ANSWER_SECONDS = 15.0
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 5.0
+
+# How long it is tried to take back what a failed commit has put.
+_TAKE_BACK_SECONDS = 10
 
 # Objects that are removed by one request; S3 takes no more.
 _DELETE_AT_ONCE = 1000
@@ -63,6 +66,7 @@ class RemoteStorage(Storage):
         self._prefix = prefix.rstrip("/")
         self._single_writer = single_writer
         self._counters = Counters()
+        self._under_way: asyncio.Future[None] | None = None
         self._use(filesystem)
 
     def _use(self, filesystem: Any) -> None:
@@ -132,15 +136,16 @@ class RemoteStorage(Storage):
         self, kind: str, call: Callable[[], Awaitable[_Result]], asked: int = 0, used: int = 0, written: int = 0
     ) -> _Result:
         """Make a request, again and again while it may yet succeed and there is time."""
-        # A session takes botocore a second of work, on a busy machine many: no answer is late before the question.
-        with suppress(Transient):
-            await self._client.begin_session()
         clock = time.monotonic
         deadline, pause = clock() + settings().request_seconds, _FIRST_PAUSE
-        patience, failure = _ANSWER_SECONDS + (asked + written) / MIB, ""
+        patience, failure, has_begun = _ANSWER_SECONDS + (asked + written) / MIB, "", False
         while True:
-            self._counters.count(kind, asked, 0, written)
             try:
+                if not has_begun:
+                    # It takes botocore a second of work, on a busy machine many: no answer is late before the question.
+                    await self._client.begin_session()
+                    deadline, has_begun = clock() + settings().request_seconds, True
+                self._counters.count(kind, asked, 0, written)
                 result = await asyncio.wait_for(call(), max(min(patience, deadline - clock()), 0.1))
                 self._counters.count("", used=used)
                 return result
@@ -300,11 +305,13 @@ class RemoteStorage(Storage):
 
     async def _try_condition(self) -> bool:
         place = self._place(f"_probe/{uuid.uuid4().hex}")
-        await self._insist("put", partial(self._client.put, place, b""), written=0)
+        await self._insist("put", partial(self._client.put, place, b""))
         try:
             await self._insist("conditional_put", partial(self._client.put_if, place, b"", ""))
         except ConditionFailed:
             return True
+        except NotOffered:
+            return False
         finally:
             # Nobody waits for it; were it not to happen, gc does it.
             self._counters.count("delete")
@@ -337,16 +344,26 @@ class RemoteStorage(Storage):
         calls = [writer.complete for writer in writers]
         self._run("writing to", lambda: concurrently(calls, settings().fetch_requests))
 
+    def abort_all(self, writers: Sequence[Any]) -> None:
+        """Take back what was put, at once and as far as the service lets us; the rest is left to gc."""
+        calls = [call for writer in writers if (call := writer.taking_back()) is not None]
+        if not calls:
+            return
+        with suppress(AtlasError, TimeoutError):
+            at_once = settings().fetch_requests
+            self._run("taking back", lambda: asyncio.wait_for(concurrently(calls, at_once), _TAKE_BACK_SECONDS))
+
     def replace(self, key: str, data: bytes, version: str | None = None) -> str:
         """Put the object over the version that it is to replace; :class:`ConditionFailed` when that is not there."""
         return self._run(f"replacing {key} of", partial(self._replace, self._place(key), data, version))
 
     async def _replace(self, place: str, data: bytes, version: str | None) -> str:
-        if version is None:
+        is_bound = version is not None and _honours.get(self._server, True)
+        if version is not None and not is_bound:
+            await self._expect_version(place, version)
+        if not is_bound:
             put = partial(self._client.put, place, data)
             return await self._insist("put", put, written=len(data))
-        if not _honours.get(self._server, True):
-            await self._expect_version(place, version)
         put = partial(self._client.put_if, place, data, version)
         return await self._insist("conditional_put", put, written=len(data))
 

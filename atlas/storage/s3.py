@@ -16,6 +16,7 @@ from atlas.storage.base import ConditionFailed
 from atlas.storage.client import (
     Answer,
     Found,
+    NotOffered,
     Transient,
     client_errors,
     in_one_line,
@@ -60,8 +61,11 @@ class S3Client:
         """Have the file system make its session."""
         try:
             await self._filesystem.set_session()
-        except Exception as error:
+        except (*passing_errors(), *client_errors()) as error:
             raise self._translated(error, "", "") from error
+        except (TypeError, ValueError) as error:
+            # It is only now that the options are looked at.
+            raise InvalidArgument(f"storage_options: {in_one_line(error, self._secrets)}") from error
 
     async def _call(self, method: str, path: str, **parameters: Any) -> Any:
         filesystem = self._filesystem
@@ -71,7 +75,7 @@ class S3Client:
             named = {"Bucket": bucket, **({"Key": key} if key else {})}
             # Not by the file system's own call, which would try again on top of those who do so already.
             return await call(**filesystem._get_s3_method_kwargs(call, **named, **parameters))
-        except Exception as error:
+        except (*passing_errors(), *client_errors()) as error:
             raise self._translated(error, bucket, path) from error
 
     def _translated(self, error: BaseException, bucket: str, path: str) -> BaseException:
@@ -79,12 +83,7 @@ class S3Client:
         if not isinstance(response, dict):
             if isinstance(error, passing_errors()):
                 return Transient(in_one_line(error, self._secrets))
-            if isinstance(error, client_errors()):
-                return StorageError(in_one_line(error, self._secrets))
-            if isinstance(error, (TypeError, ValueError)) and self._filesystem._s3 is None:
-                # The session could not be made: it is only now that its options are looked at.
-                return InvalidArgument(f"storage_options: {in_one_line(error, self._secrets)}")
-            return error
+            return StorageError(in_one_line(error, self._secrets))
         code = str(response.get("Error", {}).get("Code", ""))
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         said = in_one_line(error, self._secrets)
@@ -97,7 +96,7 @@ class S3Client:
         if status == 416:
             return CorruptStore(f"{path} is truncated")
         if status == 501:
-            return NotImplementedError(said)
+            return NotOffered(said)
         if status >= 500 or status in _PASSING_STATUS or code in _PASSING:
             return Transient(f"{said} ({code or status})")
         if code in _EXPIRED:
@@ -192,7 +191,12 @@ class S3Client:
     async def complete(self, path: str, upload: str, tags: Sequence[str]) -> None:
         """Make an object of the parts."""
         parts = [{"PartNumber": number + 1, "ETag": tag} for number, tag in enumerate(tags)]
-        await self._call("complete_multipart_upload", path, UploadId=upload, MultipartUpload={"Parts": parts})
+        try:
+            await self._call("complete_multipart_upload", path, UploadId=upload, MultipartUpload={"Parts": parts})
+        except FileNotFoundError:
+            # Asked again after a lost answer: the parts are gone, because they have become the object.
+            if not await self.version(path):
+                raise StorageError(f"the parts of {path} are gone") from None
 
     async def give_up(self, path: str, upload: str) -> None:
         """Remove the parts of an upload."""
@@ -203,7 +207,7 @@ class S3Client:
         bucket, key, _ = self._filesystem.split_path(prefix)
         try:
             page = await self._call("list_multipart_uploads", bucket, Prefix=f"{key}/" if key else "")
-        except (FileNotFoundError, NotImplementedError):
+        except (FileNotFoundError, NotOffered):
             return []  # what servers say that have none, or do not list them
         return [
             (f"{bucket}/{entry['Key']}", entry["UploadId"], entry["Initiated"].timestamp())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -21,9 +21,6 @@ _PARTS_AT_ONCE = 4
 # Parts get larger as an object grows, since there may be 10,000 at most.
 _PARTS_OF_ONE_SIZE = 1000
 
-# How long it is tried to take back what a failed commit has put; the rest is left to gc.
-_TAKE_BACK_SECONDS = 10
-
 
 class RemoteWriter:
     """Gathers one new object; implements :class:`~atlas.storage.base.DataWriter`."""
@@ -35,7 +32,6 @@ class RemoteWriter:
         self._position = 0
         self._upload = ""
         self._sent: list[Future[str]] = []
-        self._under_way: deque[Future[str]] = deque()
         self._is_put = False
 
     @property
@@ -61,10 +57,9 @@ class RemoteWriter:
         if not self._upload:
             begin = partial(storage._insist, "multipart", partial(client.begin, self._path))
             self._upload = storage._run("writing to", begin)
-        while len(self._under_way) >= _PARTS_AT_ONCE:
-            self._under_way.popleft().result()
+        if len(self._sent) >= _PARTS_AT_ONCE:
+            self._sent[-_PARTS_AT_ONCE].result()
         self._sent.append(asyncio.run_coroutine_threadsafe(self._put_part(part, len(self._sent) + 1), client.loop))
-        self._under_way.append(self._sent[-1])
 
     async def _put_part(self, part: bytes, number: int) -> str:
         put = partial(self._storage._client.put_part, self._path, self._upload, number, part)
@@ -91,18 +86,22 @@ class RemoteWriter:
         self._storage.finish_all([self])
 
     def abort(self) -> None:
-        """Take back what was put, as far as the service lets us; the rest is garbage that nothing refers to."""
+        """Take back what was put."""
+        self._storage.abort_all([self])
+
+    def taking_back(self) -> Callable[[], Awaitable[None]] | None:
+        """Return what takes back what was put; ``None`` where nothing was."""
         for part in self._sent:
             part.cancel()
         self._waiting = bytearray()
-        if self._upload or self._is_put:
-            with suppress(AtlasError, FileNotFoundError, TimeoutError):
-                self._storage._run("taking back", partial(asyncio.wait_for, self._take_back(), _TAKE_BACK_SECONDS))
+        return self._take_back if self._upload or self._is_put else None
 
     async def _take_back(self) -> None:
         storage, client = self._storage, self._storage._client
+        # What cannot be taken back now is garbage that nothing refers to.
         if self._upload:
-            with suppress(FileNotFoundError):
+            with suppress(AtlasError, FileNotFoundError):
                 await storage._insist("delete", partial(client.give_up, self._path, self._upload))
         if self._is_put:
-            await storage._insist("delete", partial(client.delete, [self._path]))
+            with suppress(AtlasError, FileNotFoundError):
+                await storage._insist("delete", partial(client.delete, [self._path]))

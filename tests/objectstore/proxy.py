@@ -19,14 +19,13 @@ END = b"\r\n\r\n"
 
 FAULTS = ("500", "503", "slowdown", "timeout", "reset", "truncated", "range", "lost", "lost-500")
 
-# Not injected at every request: they are no accidents that may pass.
-REFUSALS = ("expired", "forbidden")
-
 _ERRORS = {
+    # Not injected at every request: these are no accidents that may pass.
     "expired": (400, "ExpiredToken"),
     "forbidden": (403, "AccessDenied"),
     "500": (500, "InternalError"),
     "lost-500": (500, "InternalError"),
+    "501": (501, "NotImplemented"),
     "503": (503, "ServiceUnavailable"),
     "slowdown": (503, "SlowDown"),
 }

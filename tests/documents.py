@@ -1,0 +1,19 @@
+"""The Python blocks of a page, run one after the other as a reader would."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_blocks(page: str) -> dict[str, Any]:
+    """Run the blocks of a page of the project in one scope, and return that."""
+    scope: dict[str, Any] = {}
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    assert blocks, page
+    for block in blocks:
+        exec(compile(block, page, "exec"), scope)
+    return scope
