@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import Any, NamedTuple, Protocol
 
@@ -70,6 +70,11 @@ class Storage(ABC):
     @abstractmethod
     def describe(self) -> str:
         """Return the place in words for messages."""
+
+    @property
+    def token(self) -> Hashable:
+        """What tells this handle from one that was made with other options."""
+        return self.describe()
 
     @abstractmethod
     def read(self, key: str) -> bytes:
