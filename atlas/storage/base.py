@@ -14,6 +14,9 @@ from atlas.errors import InvalidArgument
 from atlas.storage.ranges import Range
 from atlas.storage.stats import IOStats
 
+# A process may have a thousand files open as a rule, and a commit may write more.
+_MOST_OPEN = 128
+
 
 class Stored(NamedTuple):
     """An object of a store; `modified` is when it was last put, in seconds since 1970."""
@@ -154,6 +157,10 @@ class Storage(ABC):
     def make_directories(self, names: Sequence[str]) -> None:
         """Make directories of data files durably, all by one sync; where there are no directories, nothing is done."""
         return
+
+    def must_finish(self, writers: Sequence[DataWriter]) -> bool:
+        """Return whether these new objects take up so much that they are to be made durable before another is begun."""
+        return len(writers) >= _MOST_OPEN
 
     @abstractmethod
     def sync_directories(self, keys: Sequence[str]) -> None:

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple, Protocol
 
 import xxhash
 
+from atlas.config import settings
 from atlas.errors import CorruptStore, ReadOnlyStore, StorageError
 from atlas.storage.base import ConditionFailed
 
 # Parts of one object that are on their way at once.
-PARTS_AT_ONCE = 8
+_PARTS_AT_ONCE = 8
 
 
 class Transient(Exception):
@@ -107,6 +108,11 @@ class UploadingClient(Client, Protocol):
 
     async def unfinished(self, prefix: str) -> list[tuple[str, Any, float]]:
         """Return the uploads below a prefix that were not completed: path, upload, seconds since 1970."""
+
+
+def parts_at_once(size: int) -> int:
+    """Return how many parts of a size may be on their way at once."""
+    return max(1, min(_PARTS_AT_ONCE, settings().flight_bytes // size))
 
 
 def in_one_line(error: BaseException, secrets: Sequence[str] = ()) -> str:

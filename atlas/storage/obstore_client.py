@@ -16,12 +16,9 @@ from typing import Any
 from atlas.config import settings
 from atlas.errors import CorruptStore, InvalidArgument, MissingDependency, ReadOnlyStore, StorageError
 from atlas.storage.base import ConditionFailed
-from atlas.storage.client import PARTS_AT_ONCE, Answer, Found, Transient, in_one_line, secrets_of
+from atlas.storage.client import Answer, Found, Transient, in_one_line, parts_at_once, secrets_of
 
 _CONDITIONAL = ("S3Store", "GCSStore", "AzureStore")
-
-# How we tell a handle to leave repeating to us.
-_NO_RETRY = {"max_retries": 0}
 
 # What s3fs calls the settings of the client.
 _NAMES = {
@@ -54,13 +51,13 @@ def s3_store(path: str, options: dict[str, Any]) -> tuple[Any, str]:
         raise InvalidArgument(f"the client 'obstore' does not know the option {min(strange)!r} of s3fs")
     config = {_NAMES[name]: value for name, value in given.items() if value is not None}
     # What is not given it looks for in the environment. Repeating is left to us.
-    store = S3Store(bucket, client_options={"allow_http": True}, retry_config=_NO_RETRY, **config)
+    store = S3Store(bucket, client_options={"allow_http": True}, retry_config={"max_retries": 0}, **config)
     return store, prefix
 
 
 def _patient(store: Any) -> Any:
     """Return the handle with which uploads in parts are made, whose requests we cannot repeat."""
-    if getattr(store, "retry_config", None) != _NO_RETRY:
+    if (getattr(store, "retry_config", None) or {}).get("max_retries") != 0:
         return store
     options = {name: getattr(store, name) for name in ("prefix", "config", "client_options")}
     return type(store)(**options, retry_config={"retry_timeout": timedelta(seconds=settings().request_seconds)})
@@ -73,8 +70,9 @@ class _Upload:
         self._next = 1
         self._turn = asyncio.Condition()
         self._parts: asyncio.Queue[Any] = asyncio.Queue(1)
-        options = {"use_multipart": True, "chunk_size": settings().part_bytes, "max_concurrency": PARTS_AT_ONCE}
-        self._task = asyncio.ensure_future(store.put_async(path, self._given(), **options))
+        size = settings().part_bytes
+        sizes = {"chunk_size": size, "max_concurrency": parts_at_once(size)}
+        self._task = asyncio.ensure_future(store.put_async(path, self._given(), use_multipart=True, **sizes))
 
     async def _given(self) -> AsyncIterator[Any]:
         while (part := await self._parts.get()) is not None:

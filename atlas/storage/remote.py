@@ -353,6 +353,10 @@ class RemoteStorage(Storage):
         """Begin a new object."""
         return RemoteWriter(self, self._place(key))
 
+    def must_finish(self, writers: Sequence[Any]) -> bool:
+        """Return whether what waits to be put fills the memory that was set aside for it."""
+        return super().must_finish(writers) or sum(writer.held for writer in writers) > settings().flight_bytes
+
     def sync_directories(self, keys: Sequence[str]) -> None:
         """Do nothing: a put is durable when it returns."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from atlas.config import settings
 from atlas.errors import AtlasError
-from atlas.storage.client import PARTS_AT_ONCE
+from atlas.storage.client import parts_at_once
 
 if TYPE_CHECKING:
     from atlas.storage.remote import RemoteStorage
@@ -38,12 +38,17 @@ class RemoteWriter:
         """Bytes written so far."""
         return self._position
 
+    @property
+    def held(self) -> int:
+        """Bytes that are in memory, about."""
+        return len(self._waiting) + sum(not part.done() for part in self._sent) * self._size
+
     def write(self, data: Any) -> None:
         """Append bytes; what makes a part of a large object leaves."""
         self._waiting += data
         self._position += len(data)
-        # Two parts, so that what is left for the last one is as large as a part has to be.
-        while len(self._waiting) >= 2 * self._size and self._storage._client.has_parts:
+        # What is little more than a part is put whole, by one request instead of four.
+        while len(self._waiting) > self._size * (1 if self._sent else 2) and self._storage._client.has_parts:
             self._send(bytes(memoryview(self._waiting)[: self._size]))
             del self._waiting[: self._size]
 
@@ -54,8 +59,9 @@ class RemoteWriter:
     def _send(self, part: bytes) -> None:
         if self._upload is None:
             self._upload = self._start(self._begin())
-        if len(self._sent) >= PARTS_AT_ONCE:
-            self._sent[-PARTS_AT_ONCE].result()
+        at_once = parts_at_once(self._size)
+        if len(self._sent) >= at_once:
+            self._sent[-at_once].result()
         self._sent.append(self._start(self._put_part(part, len(self._sent) + 1)))
 
     def _start(self, request: Coroutine[Any, Any, Any]) -> Future[Any]:
