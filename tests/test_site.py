@@ -86,7 +86,7 @@ def with_members(path: str, thing: object) -> Iterator[str]:
         fields = {field.name for field in dataclasses.fields(thing)} if dataclasses.is_dataclass(thing) else set()
         own = {name: m for cls in thing.__mro__ if cls.__module__.startswith("atlas") for name, m in vars(cls).items()}
         # Fields are in the text of their class, and so are constants.
-        hidden = fields | {name for name, member in own.items() if isinstance(member, str | bool)}
+        hidden = fields | {name for name, member in own.items() if isinstance(member, str | bool | tuple)}
         yield from (f"{path}.{name}" for name in sorted(own.keys() - hidden) if not name.startswith("_"))
 
 
