@@ -34,7 +34,7 @@ class Many:
         arrays : mapping, optional
             By array name, the arguments of :meth:`DatasetView.define_array`: ``dtype``, ``dims``,
             ``shape``, ``chunk_shape``, ``fill_value``; also ``attributes``, and ``data``, a
-            (len(names), *shape) array that is written at once and that type and shape follow from.
+            ``(len(names), *shape)`` array that is written at once and that type and shape follow from.
         attributes : mapping, optional
             By key. A single value is for all datasets; a list, an array or a pandas column holds
             one value for each name.
@@ -134,14 +134,15 @@ class Many:
             Names may repeat.
         start, shape : sequence of int, optional
             The box, the same in every dataset; the whole array by default.
-        out : (len(dataset_names), *box) ndarray, optional
-            C-contiguous array of the right type to read into.
+        out : ndarray, optional
+            To read into: C-contiguous, of the array's type and of the shape of the result.
         on_missing : {"raise", "fill"}
             Whether datasets without the array are an error, or rows of the fill value.
 
         Returns
         -------
-        (len(dataset_names), *box) ndarray
+        ndarray
+            Of shape ``(len(dataset_names), *box)``.
 
         Raises
         ------
@@ -201,8 +202,8 @@ class Many:
         array : str
         dataset_names : iterable of str
             Of a name that repeats, the last row counts.
-        data : (len(dataset_names), *box) array_like
-            Of the declared type; nothing is cast.
+        data : array_like
+            Of shape ``(len(dataset_names), *box)`` and of the declared type; nothing is cast.
         start : sequence of int, optional
             First cell of the box, the same in every dataset.
 
