@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -97,9 +98,10 @@ def unpacked(loops, payload: bytes, cells: np.ndarray, box: tuple[slice, ...]) -
     tables = [list(cells.shape), [s.start for s in box], [s.stop - s.start for s in box], wanted.strides]
     extent, start, block, strides = (np.array(table, np.int64).reshape(1, cells.ndim) for table in tables)
     one, src = np.zeros(1, np.int64), np.frombuffer(b"!" + payload, np.uint8)
-    length = np.array([len(payload)], np.int64)
-    geometry = np.zeros(1, np.int32)
-    loops.unpack(src, one, one + 1, length, geometry, extent, start, block, out, one, strides, element(cells))
+    tables = {"offset": one + 1, "length": one + len(payload), "geometry": np.zeros(1, np.int32), "destination": one}
+    tables |= {"pipeline": np.zeros(1, np.uint8), "checksum": np.array([xxhash.xxh3_64_intdigest(payload)], np.uint64)}
+    tables |= {"chunk_extent": extent, "block_start": start, "block_extent": block, "strides": strides}
+    loops.unpack(src, one, tables, out, element(cells))
     return out[: wanted.nbytes].tobytes()
 
 
