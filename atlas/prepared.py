@@ -10,7 +10,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.attributes import encode_attribute
+from atlas.attributes import check_key, encode_attribute
 from atlas.bulk import merge_schema
 from atlas.chunks import resolve_selection
 from atlas.config import StoreConfig
@@ -20,7 +20,6 @@ from atlas.errors import ArrayAlreadyExists, AtlasError, DatasetAlreadyExists, T
 from atlas.schema import ArraySchema, Attributes, DatasetRecord, Template, check_name, make_array_schema, split_record
 from atlas.segment import StatisticsColumns
 from atlas.session import Session
-from atlas.view import check_key
 from atlas.writer import Held, HeldRows, PendingArray, filled, in_batches
 
 # Numbers of this many bytes are encoded as they come: a large file is never in memory twice.
