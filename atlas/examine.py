@@ -12,6 +12,7 @@ from atlas.columnfile import Area, ColumnFile, DataFile
 from atlas.errors import CorruptIndex
 from atlas.indexes import read_index
 from atlas.kernels.sealed import is_whole
+from atlas.record import record_behind
 from atlas.segment import ALIGNMENT, HEADER_LENGTH, MAGIC, SegmentIndex
 from atlas.storage import Storage
 from atlas.table import MAGIC as TABLE_MAGIC
@@ -61,8 +62,12 @@ def check_file(storage: Storage, file: DataFile, array: str | None) -> ColumnFil
     except FileNotFoundError:
         raise CorruptIndex(f"{file.key} is gone") from None
     if size != file.length:
-        wrong = "it is truncated" if size < file.length else "there is something behind it"
-        raise CorruptIndex(f"{file.key} is damaged: {wrong}: {size} bytes, not {file.length}")
+        if size < file.length:
+            raise CorruptIndex(f"{file.key} is damaged: it is truncated: {size} bytes, not {file.length}")
+        try:
+            record_behind(storage, file.key, file.length, size)
+        except CorruptIndex as error:
+            raise CorruptIndex(f"{file.key} is damaged: there is something behind it: {error}") from None
     magic = MAGIC if array is not None else TABLE_MAGIC
     head = storage.read_range(file.key, 0, HEADER_LENGTH)
     name = file.key.rsplit("-", 1)[-1].rsplit(".", 1)[0]

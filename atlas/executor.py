@@ -147,9 +147,13 @@ def new_pool(workers: int) -> Any:
 
     loky's own start method does not import the main module again, so scripts need no main guard.
     """
+    from loky.backend import resource_tracker
     from loky.backend.context import get_context
     from loky.process_executor import ProcessPoolExecutor
 
+    # It removes the semaphores of a process that is killed. loky would start it after making the first one, and a
+    # process that is killed meanwhile would leave that for ever.
+    resource_tracker.ensure_running()
     environment = {
         # loky takes mapped shared memory for a leak and would restart workers all the time.
         "LOKY_MAX_MEMORY_LEAK_SIZE": str(1 << 50),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from atlas import codecs
 from atlas.errors import CorruptChunk
-from atlas.kernels import native, twins
+from atlas.kernels import compile, native, twins
 from atlas.kernels.layout import (
     BITS,
     DIVIDED,
@@ -306,6 +306,11 @@ def test_small_jobs_are_done_by_numpy_until_kernels_are_there(monkeypatch):
     monkeypatch.setattr(kernels, "may_be_cached", lambda: True)
     assert kernels.pick(100) is twins
     assert kernels.pick(kernels.LOAD_ABOVE) is native
+
+
+def test_a_cache_that_cannot_be_looked_at_holds_no_kernels(monkeypatch):
+    monkeypatch.setenv("ATLAS_CACHE_DIR", "/" + "x" * 300)
+    assert not compile.may_be_cached()
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (40, 1, 30), (1, 1, 500)])

@@ -319,6 +319,28 @@ def test_kill_9_of_the_coordinator_leaves_nothing(big):
     assert shared_memory() - before == set()
 
 
+def test_the_process_that_removes_semaphores_is_there_before_the_first(tmp_path):
+    """A process that is killed while it starts workers would leave one otherwise."""
+    run_script(
+        """
+        import sys
+        from atlas import executor
+        from loky.backend.resource_tracker import _resource_tracker
+
+        there = []
+        def watch(frame, event, argument):
+            if event == "call" and frame.f_code.co_qualname == "SemLock._make_name":
+                there.append(_resource_tracker._fd is not None)
+
+        sys.setprofile(watch)
+        executor.new_pool(1).shutdown()
+        sys.setprofile(None)
+        assert there and all(there), there
+        """,
+        tmp_path,
+    )
+
+
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"

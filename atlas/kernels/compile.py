@@ -146,8 +146,8 @@ def may_be_cached() -> bool:
     """Return whether kernels of this release were compiled here before, without loading anything."""
     try:
         return any(cache_directory().glob(f"kernels-{_sources_digest()}-*.o"))
-    except RuntimeError:
-        return False  # the user has no home
+    except (OSError, RuntimeError):
+        return False  # it cannot be looked at, or the user has no home
 
 
 def _cached() -> bytes | None:
