@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from atlas.columnfile import Area, ColumnFile, DataFile
 from atlas.errors import CorruptIndex
 from atlas.indexes import read_index
+from atlas.kernels.sealed import is_whole
 from atlas.record import record_behind
-from atlas.segment import ALIGNMENT, HEADER_LENGTH, MAGIC, SegmentIndex, chunk_checksum
+from atlas.segment import ALIGNMENT, HEADER_LENGTH, MAGIC, SegmentIndex
 from atlas.storage import Storage
 from atlas.table import MAGIC as TABLE_MAGIC
 
@@ -101,15 +102,15 @@ def intact_rows(storage: Storage, file: DataFile, chunks: Mapping[str, NDArray[A
     Parameters
     ----------
     chunks : mapping
-        Columns ``offset, length, checksum`` of the chunks to look at, all of them in that file.
+        Columns ``offset, length, pipeline, checksum`` of the chunks to look at, all of them in that file.
     """
-    offsets, lengths, checksums = (chunks[name].tolist() for name in ("offset", "length", "checksum"))
-    intact = np.zeros(len(offsets), bool)
+    columns = [chunks[name].tolist() for name in ("offset", "length", "pipeline", "checksum")]
+    intact = np.zeros(len(columns[0]), bool)
     try:
         data = memoryview(storage.open_map(file.key, min(storage.size(file.key), file.length)))  # type: ignore[arg-type]
     except FileNotFoundError:
         return intact
-    for row, (offset, length, checksum) in enumerate(zip(offsets, lengths, checksums, strict=True)):
+    for row, (offset, length, pipeline, checksum) in enumerate(zip(*columns, strict=True)):
         payload = data[offset : offset + length]
-        intact[row] = len(payload) == length and chunk_checksum(payload) == checksum
+        intact[row] = len(payload) == length and is_whole(payload, pipeline, checksum)
     return intact
