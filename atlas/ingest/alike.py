@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,8 @@ _LARGEST = 4 << 20
 
 _CLASSIC = (b"CDF\x01", b"CDF\x02", b"CDF\x05")
 _HDF5 = b"\x89HDF"
+
+_FINEST = np.dtype("datetime64[ns]")
 
 # Layouts that a process remembers; a collection has a handful.
 _REMEMBERED = 64
@@ -68,6 +71,8 @@ class Example:
     raw, decoded : xarray.Dataset
         Without and with decoding; `raw` holds attributes and encodings, its cells are not looked at.
     draft : Draft
+    times : set of str
+        Variables of times that are decoded cell by cell, as long as all of them are within range.
     variants : dict of str to dict of Hashable to DatasetRecord
         How arrays of text were declared, by name and :meth:`TextColumn.variant`.
     """
@@ -75,6 +80,7 @@ class Example:
     raw: xr.Dataset
     decoded: xr.Dataset
     draft: Draft
+    times: set[str]
     variants: dict[str, dict[Hashable, DatasetRecord]] = field(default_factory=dict)
 
     def is_joined(self, name: str) -> bool:
@@ -195,7 +201,7 @@ class Decoder:
             write_dataset(draft, decoded, self._chunking.of_dataset(decoded))
             if len(self._examples) == _REMEMBERED:
                 del self._examples[next(iter(self._examples))]
-            found = self._examples[file.layout] = Example(raw, decoded, draft)
+            found = self._examples[file.layout] = Example(raw, decoded, draft, _times(raw, decoded))
         return found
 
     def _take_numbers(self, drafts: list[Draft], name: str, column: Column, example: Example) -> None:
@@ -240,7 +246,7 @@ def _decoded_together(files: Sequence[RawFile], example: Example) -> dict[str, C
             return None
         shapes[name] = [cells.shape[: cells.ndim - len(tail)] for cells in own]
         decoded = example.decoded.variables[name].dtype
-        if decoded.kind in "Mm":
+        if decoded.kind in "Mm" and name not in example.times:
             times.add(name)
         elif decoded.kind == "O" and like.dtype.kind in "iuf":
             return None
@@ -248,9 +254,9 @@ def _decoded_together(files: Sequence[RawFile], example: Example) -> dict[str, C
             flat = np.concatenate([cells.reshape(-1, *tail) for cells in own])
             dims = (f"cells of {name}", *([f"characters of {name}"] if tail else []))
             (joined if tail else others)[name] = import_xarray().Variable(dims, flat, like.attrs, like.encoding)
-    cells = _decoded(joined, True) | _decoded(others, False)
+    times |= _beyond_range({name: others[name] for name in example.times})
+    cells = _decoded(joined, True) | _decoded({name: others[name] for name in others.keys() - times}, False)
     if times:
-        # Whether numbers can be times, and which type they get, xarray decides by some of the cells.
         raw = example.raw.variables
         each = [_decoded({name: _variable(file.cells[name], raw[name]) for name in times}, False) for file in files]
         if any(own[name].dtype != each[0][name].dtype for own in each for name in times):
@@ -261,12 +267,41 @@ def _decoded_together(files: Sequence[RawFile], example: Example) -> dict[str, C
     return {name: Column(cells[name], shapes[name]) for name in example.draft.record.arrays}
 
 
+def _times(raw: xr.Dataset, decoded: xr.Dataset) -> set[str]:
+    """Return the variables of times that are decoded cell by cell, as long as all of them are within range.
+
+    Whether numbers can be times, and which type they get, xarray decides by some of the cells. Where their units are
+    such that even no cells at all become the finest type there is, nothing is left to decide but the range.
+    """
+    found = set()
+    for name, like in raw.variables.items():
+        if decoded.variables[name].dtype == _FINEST:
+            nothing = import_xarray().Variable("nothing", np.zeros(0, like.dtype), like.attrs, like.encoding)
+            with suppress(ValueError):
+                if _decoded({name: nothing}, False)[name].dtype == _FINEST:
+                    found.add(str(name))
+    return found
+
+
+def _beyond_range(times: dict[str, xr.Variable]) -> set[str]:
+    """Return the variables of times of which the first or the last is beyond what their type can hold."""
+    spans = {}
+    for name, numbers in _decoded(times, False, decode_times=False).items():
+        # Looked for here: where there are gaps, xarray does not look.
+        there = np.flatnonzero(numbers == numbers)
+        edges = [numbers[there].argmin(), numbers[there].argmax()] if len(there) else []
+        spans[name] = times[name][there[edges]]
+    return {name for name, cells in _decoded(spans, False).items() if cells.dtype != _FINEST}
+
+
 def _variable(cells: NDArray[Any], like: Any) -> xr.Variable:
     return import_xarray().Variable(like.dims, cells, like.attrs, like.encoding)
 
 
-def _decoded(variables: dict[str, xr.Variable], characters: bool) -> dict[str, NDArray[Any]]:
+def _decoded(variables: dict[str, xr.Variable], characters: bool, decode_times: bool = True) -> dict[str, NDArray[Any]]:
     from xarray.conventions import decode_cf_variables
 
-    found, _, _ = decode_cf_variables(variables, {}, concat_characters=characters, decode_coords=False)
+    found, _, _ = decode_cf_variables(
+        variables, {}, concat_characters=characters, decode_coords=False, decode_times=decode_times
+    )
     return {name: variable.values for name, variable in found.items()}

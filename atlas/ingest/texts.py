@@ -27,16 +27,16 @@ class TextColumn:
         # The last one is what missing cells, whose code is -1, will be.
         self._texts = np.empty(len(distinct) + 1, object)
         self._empty = np.zeros(len(distinct) + 1, bool)
-        self.is_plain = self._kind in (None, str, bytes) and not kinds and self._decode(distinct.tolist())
+        self.is_plain = self._kind in (None, str, bytes) and not kinds and self._encode(distinct.tolist())
         # pandas counts None as missing as well; it is kept apart from NaN.
         gaps = cells[self._codes < 0] if cells.dtype == object else cells[:0]
-        self.is_plain &= all(isinstance(cell, float) for cell in gaps)
+        self.is_plain &= set(map(type, gaps.tolist())) <= {float}
 
-    def _decode(self, distinct: list[Any]) -> bool:
+    def _encode(self, distinct: list[Any]) -> bool:
         for i, cell in enumerate(distinct):
             try:
-                text = cell.decode("utf-8") if isinstance(cell, bytes) else cell
-                text.encode("utf-8")
+                text = cell.encode("utf-8") if isinstance(cell, str) else cell
+                text.decode("utf-8")
             except UnicodeError:
                 return False
             self._texts[i], self._empty[i] = text, not text
@@ -51,7 +51,7 @@ class TextColumn:
         return (None if missing == len(codes) else self._kind, missing > 0)
 
     def texts(self, begin: int, end: int, fill: str) -> NDArray[Any]:
-        """Return a file's cells as text, `fill` where there is none."""
-        self._texts[-1] = fill
+        """Return a file's cells as they are stored, encoded; `fill` where there is none."""
+        self._texts[-1] = fill.encode("utf-8")
         cells: NDArray[Any] = self._texts[self._codes[begin:end]]
         return cells
