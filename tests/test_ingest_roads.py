@@ -30,7 +30,7 @@ def together(paths: list[Path], place: Path) -> tuple[Atlas, int]:
     sources = [Source(path.stem, path) for path in paths]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        taken = len(work._together(sources, options))
+        taken = sum(len(names) for names, _ in work._together(sources, options))
         result = prepare(sources, options)
     store = Atlas.create(place)
     assert add_prepared(store._session, result.names, Prepared.from_bytes(result.prepared)) == {}

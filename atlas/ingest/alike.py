@@ -18,12 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atlas.columns import Column, integer_column, values_column
 from atlas.config import StoreConfig
+from atlas.groups import Declared, Group
 from atlas.ingest.chunking import Chunking
 from atlas.ingest.classic import read_cells, read_header
 from atlas.ingest.texts import TextColumn
-from atlas.prepared import Draft
-from atlas.schema import DatasetRecord
+from atlas.prepared import Draft, Lot, chunk_items
+from atlas.schema import DatasetRecord, Template, split_record
+from atlas.writer import Item
 from atlas.xarray import import_xarray
 from atlas.xarray.writing import write_attributes, write_dataset, write_variable
 
@@ -83,12 +86,16 @@ class Example:
     times: set[str]
     variants: dict[str, dict[Hashable, DatasetRecord]] = field(default_factory=dict)
 
+    def part(self, name: str) -> DatasetRecord:
+        """Return what is declared of one array."""
+        return self.variants.setdefault(name, {}).setdefault("", self.draft.part(name))
+
     def is_joined(self, name: str) -> bool:
         """Return whether the last axis of a variable became the characters of text."""
         return bool(self.decoded.variables[name].ndim < self.raw.variables[name].ndim)
 
 
-class Column:
+class Cells:
     """Cells of one variable of many files, end to end.
 
     Parameters
@@ -103,6 +110,11 @@ class Column:
         self.shapes = shapes
         ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
         self.bounds = list(zip([0, *ends[:-1]], ends, strict=True))
+
+    def split(self, cells: NDArray[Any]) -> list[NDArray[Any]]:
+        """Return such cells file by file."""
+        pairs = zip(self.bounds, self.shapes, strict=True)
+        return [cells[begin:end].reshape(shape) for (begin, end), shape in pairs]
 
 
 def read_raw(path: Path) -> RawFile | None:
@@ -172,22 +184,32 @@ class Decoder:
         self._chunking = chunking
         self._examples: dict[Hashable, Example] = {}
 
-    def decode(self, files: Sequence[RawFile]) -> list[Draft] | None:
-        """Return drafts of files of one layout; ``None`` if they cannot be decoded together."""
+    def decode(self, files: Sequence[RawFile]) -> Lot | None:
+        """Return files of one layout as datasets; ``None`` if they cannot be decoded together."""
         example = self._example(files[0])
         columns = _decoded_together(files, example)
         if columns is None:
             return None
-        drafts = [Draft(self._config) for _ in files]
+        # What is declared of each array, file by file: mostly the same object for all of them.
+        parts: list[list[DatasetRecord]] = []
+        items: list[Item] = []
         for name, column in columns.items():
             if column.cells.dtype.kind in "OSU":
-                self._take_texts(drafts, name, column, example)
+                known, cells = self._texts(name, column, example)
             else:
-                self._take_numbers(drafts, name, column, example)
+                known, cells = [example.part(name)] * len(files), column.split(column.cells)
+            parts.append(known)
+            for number, (part, own) in enumerate(zip(known, cells, strict=True)):
+                schema = part.arrays[name]
+                items += chunk_items(schema, number, own, self._chunking.of_variable(name, schema.dims, own.shape))
         coords, unlimited = list(example.decoded.coords), example.decoded.encoding.get("unlimited_dims")
-        for draft, file in zip(drafts, files, strict=True):
+        records = [DatasetRecord() for _ in files]
+        for record, file in zip(records, files, strict=True):
+            draft = Draft(self._config)
             write_attributes(draft, file.attributes, coords, unlimited)
-        return drafts
+            record.attributes = draft.record.attributes
+        shapes = {name: column.shapes for name, column in columns.items()}
+        return Lot(self._declared(records, list(zip(*parts, strict=True)), shapes), items, [])
 
     def _example(self, file: RawFile) -> Example:
         found = self._examples.get(file.layout)
@@ -204,36 +226,96 @@ class Decoder:
             found = self._examples[file.layout] = Example(raw, decoded, draft, _times(raw, decoded))
         return found
 
-    def _take_numbers(self, drafts: list[Draft], name: str, column: Column, example: Example) -> None:
-        for draft, (begin, end), shape in zip(drafts, column.bounds, column.shapes, strict=True):
-            self._take(draft, example.draft.record, name, column.cells[begin:end].reshape(shape))
-
-    def _take_texts(self, drafts: list[Draft], name: str, column: Column, example: Example) -> None:
-        """Take cells of which the type that they are stored in, and what is noted of them, depends on the cells."""
+    def _texts(self, name: str, column: Cells, example: Example) -> tuple[list[DatasetRecord], list[NDArray[Any]]]:
+        """Return what is declared of text, and its cells: of what they are depends how they are stored."""
         like, known = example.decoded.variables[name], example.variants.setdefault(name, {})
         texts = TextColumn(column.cells)
-        for draft, (begin, end), shape in zip(drafts, column.bounds, column.shapes, strict=True):
-            variant = texts.variant(begin, end)
-            if variant in known:
-                fill = known[variant].arrays[name].fill
-                self._take(draft, known[variant], name, texts.texts(begin, end, fill).reshape(shape))
-                continue
-            own = _variable(column.cells[begin:end].reshape(shape), like)
-            write_variable(draft, name, own, self._chunking.of_variable(name, like.dims, shape))
-            if variant is not None:
+        stored: dict[str, list[NDArray[Any]]] = {}
+        parts, found = [], []
+        for number, variant in enumerate(texts.variants(column.bounds)):
+            if variant not in known:
+                begin, end = column.bounds[number]
+                draft, own = (
+                    Draft(self._config),
+                    _variable(column.cells[begin:end].reshape(column.shapes[number]), like),
+                )
+                write_variable(draft, name, own)
+                if variant is None:
+                    parts.append(draft.part(name))
+                    found.append(draft.cells[name])
+                    continue
                 known[variant] = draft.part(name)
+            parts.append(known[variant])
+            fill = known[variant].arrays[name].fill
+            if fill not in stored:
+                stored[fill] = column.split(texts.stored(fill))
+            found.append(stored[fill][number])
+        return parts, found
 
-    def _take(self, draft: Draft, known: DatasetRecord, name: str, cells: NDArray[Any]) -> None:
-        """Take an array that is declared like a known one, in its own shape."""
-        schema = known.arrays[name]
-        chunks = self._chunking.of_variable(name, schema.dims, cells.shape)
-        whole = tuple(max(n, 1) for n in cells.shape)
-        draft.take(replace(schema, shape=cells.shape, chunk_shape=whole if chunks is None else chunks), cells)
-        if name in known.array_attributes:
-            draft.record.array_attributes[name] = known.array_attributes[name]
+    def _declared(
+        self,
+        records: Sequence[DatasetRecord],
+        parts: Sequence[tuple[DatasetRecord, ...]],
+        shapes: dict[str, list[tuple[int, ...]]],
+    ) -> Declared:
+        """Return what files declare, given their attributes, what is declared of each array, and the shapes."""
+        alike: dict[Hashable, list[int]] = {}
+        for number, (record, own) in enumerate(zip(records, parts, strict=True)):
+            tags = tuple((key, tag) for key, (tag, _) in record.attributes.items())
+            alike.setdefault((tags, *map(id, own)), []).append(number)
+        found = []
+        for members in alike.values():
+            first = self._record(records[members[0]], parts[members[0]], shapes, members[0])
+            template, _, _ = split_record(first)
+            if self._chunking.is_whole and all(array.shape is None for array in template.arrays):
+                found.append(Declared.of_group(_group(template, first, [records[i] for i in members], members, shapes)))
+            else:
+                # How the chunks divide an array, or a dimension that has several lengths, is a template's own.
+                found.append(Declared.of_records(self._record(records[i], parts[i], shapes, i) for i in members))
+        order = np.argsort([number for members in alike.values() for number in members], kind="stable")
+        return Declared.joined(found).take(order)
+
+    def _record(
+        self,
+        record: DatasetRecord,
+        parts: Sequence[DatasetRecord],
+        shapes: dict[str, list[tuple[int, ...]]],
+        number: int,
+    ) -> DatasetRecord:
+        """Return all that one file declares."""
+        whole = DatasetRecord(attributes=record.attributes)
+        for name, part in zip(shapes, parts, strict=True):
+            shape = shapes[name][number]
+            chunks = self._chunking.of_variable(name, part.arrays[name].dims, shape)
+            chunks = tuple(max(n, 1) for n in shape) if chunks is None else chunks
+            whole.arrays[name] = replace(part.arrays[name], shape=shape, chunk_shape=chunks)
+            whole.array_attributes |= part.array_attributes
+        return whole
 
 
-def _decoded_together(files: Sequence[RawFile], example: Example) -> dict[str, Column] | None:
+def _group(
+    template: Template,
+    first: DatasetRecord,
+    records: Sequence[DatasetRecord],
+    members: Sequence[int],
+    shapes: dict[str, list[tuple[int, ...]]],
+) -> Group:
+    """Return files of one template; all but attributes of the whole, and sizes, is as in the first one."""
+    places = {dim: (name, axis) for name, own in first.arrays.items() for axis, dim in enumerate(own.dims)}
+    sizes = [
+        integer_column([shapes[name][member][axis] for member in members])
+        for name, axis in (places[dim] for dim in template.dims)
+    ]
+    columns = []
+    for array, key, tag in template.slots:
+        if array is None:
+            columns.append(values_column(tag, [record.attributes[key][1] for record in records]))
+        else:
+            columns.append(Column(len(members), values_column(tag, [first.array_attributes[array][key][1]]).cells))
+    return Group(template.to_json(), len(members), sizes, columns)
+
+
+def _decoded_together(files: Sequence[RawFile], example: Example) -> dict[str, Cells] | None:
     """Return the decoded cells of every variable, in the order of the example; ``None`` if they do not fit it."""
     shapes: dict[str, list[tuple[int, ...]]] = {}
     joined: dict[str, xr.Variable] = {}
@@ -264,7 +346,7 @@ def _decoded_together(files: Sequence[RawFile], example: Example) -> dict[str, C
         cells |= {name: np.concatenate([own[name].reshape(-1) for own in each]) for name in times}
     if any(cells[name].dtype != like.dtype for name, like in example.decoded.variables.items()):
         return None
-    return {name: Column(cells[name], shapes[name]) for name in example.draft.record.arrays}
+    return {name: Cells(cells[name], shapes[name]) for name in example.draft.record.arrays}
 
 
 def _times(raw: xr.Dataset, decoded: xr.Dataset) -> set[str]:

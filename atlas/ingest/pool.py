@@ -65,4 +65,4 @@ def _isolated(task: Batch, options: Options) -> Iterator[tuple[Batch, Finished]]
             yield from _pooled(deque([[source]]), options, 1)
         except BrokenProcessPool:
             reason = "the process that read it died: its reader crashed, or memory ran out"
-            yield [source], Finished([], Prepared([], [], []).to_bytes(), {source.name: reason})
+            yield [source], Finished([], Prepared().to_bytes(), {source.name: reason})
