@@ -117,11 +117,11 @@ def chunk_items(
     chunk_shape : sequence of int, optional
         The whole array is one chunk without it.
     """
-    if chunk_shape is None:
+    grid = None if chunk_shape is None else ChunkGrid(cells.shape, tuple(chunk_shape))
+    if grid is None or grid.count < 2:
         if cells.size:
             yield schema, Place(schema.name, dataset, 0), cells
         return
-    grid = ChunkGrid(cells.shape, tuple(chunk_shape))
     for number in range(grid.count):
         box = grid.extent(number)
         part = cells[tuple(map(slice, box.start, np.add(box.start, box.shape)))]
