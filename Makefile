@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 COVERING := $(addprefix tests/,test_conflicts.py test_store.py test_storage.py test_format.py test_change.py test_bulk.py \
 	test_scale.py test_object_store.py test_object_faults.py torture)
 
-.PHONY: test demo lint bench bench-headline bench-quick bench-s3 scale torture torture-s3 coverage clean
+.PHONY: test demo docs lint bench bench-headline bench-quick bench-s3 scale torture torture-s3 coverage clean
 
 test: lint
 	$(BIN)/python -m pytest -q
@@ -28,6 +28,11 @@ coverage: $(READY)
 	$(BIN)/coverage run -m pytest -q $(COVERING)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
+
+# The site, in build/site; a warning fails.
+docs: $(READY)
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/site
+	@echo open build/site/index.html
 
 demo: $(READY)
 	$(BIN)/python perf/demo.py

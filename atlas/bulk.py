@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.across import name_list, read_stacked
-from atlas.attributes import encode_attribute
+from atlas.attributes import check_key, encode_attribute
 from atlas.chunks import Integers, Selection, resolve_selection
 from atlas.columns import Column, integer_column, values_column
 from atlas.dtypes import as_elements, from_numpy
@@ -22,7 +22,7 @@ from atlas.pending import Block
 from atlas.schema import ArraySchema, Attributes, DatasetRecord, Template, make_array_schema, split_record
 from atlas.segment import joined_cells
 from atlas.session import Session
-from atlas.view import DatasetView, check_key
+from atlas.view import DatasetView
 from atlas.writer import HeldRows
 
 # Cells of partly written chunks that are read and encoded at a time.

@@ -27,9 +27,6 @@ TABLE_RATIO = 4
 # for a table file until some ten thousands of datasets.
 INLINE_BYTES_FAR = 1 << 20
 
-# A process may have a thousand files open as a rule, and a commit may write more.
-_MOST_OPEN = 128
-
 
 class CommitFiles:
     """The files of one commit: durable together, or gone together."""
@@ -64,7 +61,7 @@ class CommitFiles:
 
     def create(self, directory: str) -> SegmentWriter:
         """Begin a new data file."""
-        if len(self._writers) - self._finished >= _MOST_OPEN:
+        if self._storage.must_finish([writer for _, writer in self._writers[self._finished :]]):
             self._finish()
         file_id = uuid.uuid4()
         key = f"{directory}/data-{file_id.hex}.af"

@@ -168,7 +168,7 @@ def settings() -> Settings:
         fetch_bytes=_environment_int("ATLAS_FETCH_BYTES", 8 * MIB, 1),
         fetch_requests=_environment_int("ATLAS_FETCH_REQUESTS", 32, 1),
         flight_bytes=_environment_int("ATLAS_FLIGHT_BYTES", 256 * MIB, 1),
-        part_bytes=_environment_int("ATLAS_PART_BYTES", 16 * MIB, 5 * MIB),
+        part_bytes=_environment_int("ATLAS_PART_BYTES", 8 * MIB, 5 * MIB),
         request_seconds=_environment_int("ATLAS_REQUEST_SECONDS", 60, 1),
         commit_seconds=_environment_int("ATLAS_COMMIT_SECONDS", 300, 1),
         single_writer=_environment_int("ATLAS_SINGLE_WRITER", 0, 0),

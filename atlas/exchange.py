@@ -48,13 +48,48 @@ class Exchange(Maintained):
         UnsupportedDataType
             If a variable has a type that cannot be stored.
         DatasetAlreadyExists, InvalidName, InvalidArgument, ArrayNotFound
+        MissingDependency
+            If xarray is not installed.
+
+        Examples
+        --------
+        >>> import atlas, xarray as xr
+        >>> with atlas.Atlas.create("fleet") as store:
+        ...     store.add_xarray_dataset(xr.Dataset({"t": ("x", [1.5, 2.5])}), "jan", chunks={"t": [1]})
+        >>> store.open_dataset("jan").array_meta("t")
+        {'dtype': 'float64', 'shape': [2], 'chunk_shape': [1], 'dimension_names': ['x']}
         """
         from atlas.xarray import add_xarray_dataset
 
         add_xarray_dataset(cast("Atlas", self), ds, name, chunks, fill_value, encoding)
 
     def open_as_xarray_dataset(self, name: str) -> xr.Dataset:
-        """Return a dataset as an :class:`xarray.Dataset`."""
+        """Return a dataset as an :class:`xarray.Dataset`, changes that are not flushed yet included.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        xarray.Dataset
+            What was written, encoding included. Arrays of a single chunk are loaded, others when they are used.
+
+        Raises
+        ------
+        DatasetNotFound, CorruptStore
+        MissingDependency
+            If xarray is not installed.
+
+        Examples
+        --------
+        >>> import atlas, xarray as xr
+        >>> store = atlas.Atlas.create("fleet")
+        >>> ds = xr.Dataset({"t": ("x", [1.5, 2.5], {"units": "K"})})
+        >>> store.add_xarray_dataset(ds, "jan")
+        >>> store.open_as_xarray_dataset("jan").identical(ds)
+        True
+        """
         from atlas.xarray import open_as_xarray_dataset
 
         return open_as_xarray_dataset(cast("Atlas", self), name)
@@ -107,8 +142,8 @@ class Exchange(Maintained):
 
         Examples
         --------
-        >>> import atlas, numpy as np, tempfile, xarray as xr
-        >>> store = atlas.Atlas.create(tempfile.mkdtemp())
+        >>> import atlas, numpy as np, xarray as xr
+        >>> store = atlas.Atlas.create("fleet")
         >>> for size in (2, 3):
         ...     store.add_xarray_dataset(xr.Dataset({"t": ("z", np.arange(size))}, attrs={"n": size}), f"d{size}")
         >>> many = store.open_as_many_xarray_dataset(["d2", "d3"], on_shape="ragged")

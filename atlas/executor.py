@@ -391,12 +391,30 @@ if hasattr(os, "register_at_fork"):
 
 
 def shutdown() -> None:
-    """End the worker processes of this process, if there are any."""
+    """End the worker processes of this process, if there are any; they start again when they are needed.
+
+    Examples
+    --------
+    >>> import atlas
+    >>> atlas.shutdown()
+    """
     _pool.shutdown()
 
 
 def warm_up(workers: int | None = None) -> None:
-    """Load the kernels, compiled if they never were, and start the workers: the first large read finds both ready."""
+    """Load the kernels, compiled if they never were, and start the workers: the first large read finds both ready.
+
+    Parameters
+    ----------
+    workers : int, optional
+        How many processes; the cores this process may use by default.
+
+    Examples
+    --------
+    >>> import atlas
+    >>> atlas.warm_up(workers=1)
+    >>> atlas.shutdown()
+    """
     # Here first: workers that find nothing compiled would each do it.
     kernels.pick(0, compiled=True).load()
     if may_start_processes():

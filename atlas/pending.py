@@ -370,9 +370,10 @@ class Pending:
         if name in self.records:
             return self.arrays.get(name, {}).get(array)
         number = self.number(name)
-        return None if number < 0 else self._block_array(number, array)
+        return None if number < 0 else self.numbered_array(number, array)
 
-    def _block_array(self, number: int, array: str) -> PendingArray | None:
+    def numbered_array(self, number: int, array: str) -> PendingArray | None:
+        """Return what is pending for an array of a dataset of the name table."""
         record = self.batch_record(number)
         schema = None if record is None else record.arrays.get(array)
         result = None if schema is None else PendingArray(schema, reset=True)

@@ -10,7 +10,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.attributes import encode_attribute
+from atlas.attributes import check_key, encode_attribute
 from atlas.bulk import are_known, merge_template
 from atlas.chunks import ChunkGrid, Integers, resolve_selection
 from atlas.columns import Column, Texts, distinct
@@ -24,7 +24,6 @@ from atlas.pending import Block
 from atlas.schema import ArraySchema, DatasetRecord, Template, check_name, make_array_schema
 from atlas.segment import StatisticsColumns, joined_cells
 from atlas.session import Session
-from atlas.view import check_key
 from atlas.writer import HeldRows, Item, filled, in_batches
 
 # Numbers of this many bytes are encoded as they come: a large file is never in memory twice.

@@ -344,7 +344,8 @@ class Session:
         numbers = pending.table.find(seek(names))
         for position in np.flatnonzero(numbers >= 0).tolist():
             created = pending.batch_of(int(numbers[position])) is not None
-            found = pending.array(names[position], array)
+            # A loose dataset has no number any more.
+            found = pending.numbered_array(int(numbers[position]), array)
             if created or found is not None:
                 ordinals[position] = -1
             if found is not None:
@@ -410,7 +411,8 @@ _versions_lock = free_in_children(threading.Lock())
 
 
 def _thawed(storage: Storage, packed: PackedRoot, workers: int | None, executor: str | None) -> FrozenSession:
-    place = storage.describe(), packed.commit, workers, executor
+    # With the options: whoever sends newer credentials along wants them used.
+    place = storage.token, packed.commit, workers, executor
     with _versions_lock:
         if place not in _versions:
             with _everything(storage):

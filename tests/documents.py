@@ -1,4 +1,4 @@
-"""The Python blocks of a page, run one after the other as a reader would."""
+"""The pages of documentation, and their Python blocks, run one after the other as a reader would."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pages() -> list[str]:
+    """Return every page of the project that is written in Markdown."""
+    return ["README.md", "CHANGELOG.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
 
 
 def run_blocks(page: str) -> dict[str, Any]:

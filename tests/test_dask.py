@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import dask
 import numpy as np
@@ -16,8 +13,6 @@ import xarray as xr
 from distributed import Client, LocalCluster
 
 from atlas import Atlas, executor
-
-EXAMPLES = Path(__file__).parents[1] / "examples"
 
 pytestmark = [
     # A cluster's own threads and sockets are its business.
@@ -151,23 +146,3 @@ def test_threads_of_another_pool_share_the_cores():
     most = 0
     read()
     assert most == 4, "alone, a read has all of them again"
-
-
-def test_the_example_runs_on_a_cluster_of_processes(tmp_path):
-    command = [
-        sys.executable,
-        str(EXAMPLES / "climatology_on_a_cluster.py"),
-        str(tmp_path / "fleet"),
-        "--stations",
-        "40",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("40 stations written by 4 tasks\n")
-    store = Atlas.open(tmp_path / "fleet")
-    assert len(store) == 41
-    bands = store.open_as_xarray_dataset("climatology")["t"]
-    assert dict(bands.sizes) == {"latitude_bins": 4, "month": 12}
-    july_less_january = bands.sel(month=7) - bands.sel(month=1)
-    assert (july_less_january[2:] > 15).all()
-    assert (july_less_january[:2] < -15).all()

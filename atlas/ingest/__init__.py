@@ -138,13 +138,14 @@ def append(
 
     Parameters
     ----------
-    source, pattern, recursive, on_error, chunks, workers, progress, name, reading, log, resume, journal
-        As for :func:`create`.
+    source : see :func:`create`
     store : path, URL or fsspec filesystem
         The store.
+    pattern, recursive, on_error, chunks, workers, progress : see :func:`create`
     existing : {"raise", "skip", "replace"}
         What is done with a file whose dataset is there already: it is an error, before anything is read; it is
         left out, unread; or the dataset is replaced.
+    name, reading, log, resume, journal : see :func:`create`
     **options
         For :meth:`atlas.Atlas.open`.
 

@@ -181,6 +181,8 @@ class Proxy:
             return self._refuse(writer, request)
         if request.fault == "range" and request.range:
             head = _other_range(head)
+        if request.fault.startswith("without "):
+            head = _without(request.fault.removeprefix("without "), head)
         upstream[1].write(head)
         for piece in body:
             upstream[1].write(piece)
@@ -267,6 +269,10 @@ def _other_range(head: bytes) -> bytes:
         return b"bytes=%d-%d" % (max(first - 1, 0), max(last - 1, 0)) if first else b"bytes=1-%d" % (last + 1)
 
     return re.sub(rb"bytes=(\d+)-(\d+)", moved, head)
+
+
+def _without(name: str, head: bytes) -> bytes:
+    return re.sub(rb"(?i)\r\n%b:[^\r]*" % name.encode(), b"", head)
 
 
 def main() -> None:

@@ -1,0 +1,41 @@
+"""How the site is built: ``make docs``."""
+
+from __future__ import annotations
+
+import atlas
+
+project = "Atlas"
+author = "The Atlas developers"
+copyright = author
+version = release = atlas.__version__
+
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "numpydoc", "myst_parser", "sphinx_copybutton"]
+
+# A reference to nothing is a warning, and `make docs` has none.
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", r"(numpy|pandas|pyarrow|xarray|awkward|fsspec|dask)\..*")]
+
+# Pages are Markdown that reads well on its own; links to their headings are those of GitHub.
+myst_heading_anchors = 3
+myst_enable_extensions = ["colon_fence", "fieldlist"]
+
+autosummary_generate = False
+autodoc_typehints = "none"
+# Most classes are not made by those who use them.
+autodoc_class_signature = "separated"
+autodoc_member_order = "bysource"
+add_module_names = False
+numpydoc_show_class_members = False
+python_maximum_signature_line_length = 88
+toc_object_entries_show_parents = "hide"
+
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+copybutton_only_copy_prompt_lines = True
+
+exclude_patterns: list[str] = []
+html_theme = "furo"
+html_title = f"Atlas {version}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
