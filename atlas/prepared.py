@@ -212,7 +212,7 @@ class Prepared:
             fresh = ((encode_rows(schema, cells, config), keys) for schema, keys, cells in in_batches(lot.items))
             for rows, places in (*lot.encoded, *fresh):
                 encoded.append((rows, [place._replace(dataset=own[place.dataset]) for place in places]))
-        return Prepared(declared, list(_by_array(encoded)), b"".join(rows.payloads.data for rows, _ in encoded))
+        return Prepared(declared, *_by_array(encoded)) if encoded else Prepared(declared)
 
     def to_bytes(self) -> bytes:
         """Return it as it travels between processes, and waits in files."""
@@ -256,14 +256,11 @@ class Prepared:
 _CHUNK_COLUMNS = ("length", "raw_length", "pipeline", "checksum")
 
 
-def _by_array(encoded: Sequence[tuple[EncodedRows, list[Place]]]) -> Iterator[Chunks]:
-    """Yield chunks, encoded in whatever order, by array; datasets that have the same of them together."""
+def _by_array(encoded: Sequence[tuple[EncodedRows, list[Place]]]) -> tuple[list[Chunks], bytes]:
+    """Return chunks, encoded in whatever order, by array, and the payloads in the order of arrays and datasets."""
     places = [place for _, keys in encoded for place in keys]
-    if not places:
-        return
     parts = [rows for rows, _ in encoded]
     columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _CHUNK_COLUMNS}
-    columns["offset"] = np.cumsum(columns["length"]) - columns["length"]
     for name in StatisticsColumns._fields:
         columns[name] = joined_cells([getattr(part.statistics, name) for part in parts])
     # Types of bounds differ between arrays, and are put right for each.
@@ -275,14 +272,22 @@ def _by_array(encoded: Sequence[tuple[EncodedRows, list[Place]]]) -> Iterator[Ch
     dataset = np.array([place.dataset for place in places], np.int64)
     number = np.array([place.chunk for place in places], np.int64)
     order = np.lexsort((number, dataset, array))
+    ends, lengths = np.cumsum(columns["length"])[order], columns["length"][order]
+    joined = memoryview(b"".join(part.payloads.data for part in parts))
+    spans = zip((ends - lengths).tolist(), ends.tolist(), strict=True)
+    payloads = b"".join(joined[begin:end] for begin, end in spans)
+    columns["offset"] = np.empty_like(ends)
+    columns["offset"][order] = np.cumsum(lengths) - lengths
     edges = np.flatnonzero(np.diff(array[order])) + 1
+    found: list[Chunks] = []
     for name, rows in zip(codes, np.split(order, edges), strict=True):
         own = {column: cells[rows] for column, cells in columns.items()}
         types = {kinds[i] for i in distinct(kind[rows]).tolist()}
         if len(types) == 1:
             wanted = types.pop()
             own |= {bound: own[bound].astype(wanted) for bound in ("minimum", "maximum")}
-        yield from _alike(name, dataset[rows], number[rows], own)
+        found += _alike(name, dataset[rows], number[rows], own)
+    return found, payloads
 
 
 def _alike(array: str, dataset: Integers, number: Integers, columns: dict[str, NDArray[Any]]) -> Iterator[Chunks]:

@@ -11,21 +11,20 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.columns import Column, integer_column, values_column
 from atlas.config import StoreConfig
-from atlas.groups import Declared, Group
 from atlas.ingest.chunking import Chunking
 from atlas.ingest.classic import read_cells, read_header
+from atlas.ingest.declaring import declare
 from atlas.ingest.texts import TextColumn
 from atlas.prepared import Draft, Lot, chunk_items
-from atlas.schema import DatasetRecord, Template, split_record
+from atlas.schema import Attributes, DatasetRecord
 from atlas.writer import Item
 from atlas.xarray import import_xarray
 from atlas.xarray.writing import write_attributes, write_dataset, write_variable
@@ -77,7 +76,7 @@ class Example:
     times : set of str
         Variables of times that are decoded cell by cell, as long as all of them are within range.
     variants : dict of str to dict of Hashable to DatasetRecord
-        How arrays of text were declared, by name and :meth:`TextColumn.variant`.
+        How arrays were declared, by name; those of text by :meth:`TextColumn.variants`.
     """
 
     raw: xr.Dataset
@@ -88,7 +87,7 @@ class Example:
 
     def part(self, name: str) -> DatasetRecord:
         """Return what is declared of one array."""
-        return self.variants.setdefault(name, {}).setdefault("", self.draft.part(name))
+        return self.variants.setdefault(name, {}).setdefault(None, self.draft.part(name))
 
     def is_joined(self, name: str) -> bool:
         """Return whether the last axis of a variable became the characters of text."""
@@ -202,14 +201,15 @@ class Decoder:
             for number, (part, own) in enumerate(zip(known, cells, strict=True)):
                 schema = part.arrays[name]
                 items += chunk_items(schema, number, own, self._chunking.of_variable(name, schema.dims, own.shape))
-        coords, unlimited = list(example.decoded.coords), example.decoded.encoding.get("unlimited_dims")
-        records = [DatasetRecord() for _ in files]
-        for record, file in zip(records, files, strict=True):
-            draft = Draft(self._config)
-            write_attributes(draft, file.attributes, coords, unlimited)
-            record.attributes = draft.record.attributes
+        attributes = [self._attributes(file, example) for file in files]
         shapes = {name: column.shapes for name, column in columns.items()}
-        return Lot(self._declared(records, list(zip(*parts, strict=True)), shapes), items, [])
+        return Lot(declare(attributes, list(zip(*parts, strict=True)), shapes, self._chunking), items, [])
+
+    def _attributes(self, file: RawFile, example: Example) -> Attributes:
+        draft = Draft(self._config)
+        unlimited = example.decoded.encoding.get("unlimited_dims")
+        write_attributes(draft, file.attributes, list(example.decoded.coords), unlimited)
+        return draft.record.attributes
 
     def _example(self, file: RawFile) -> Example:
         found = self._examples.get(file.layout)
@@ -235,10 +235,8 @@ class Decoder:
         for number, variant in enumerate(texts.variants(column.bounds)):
             if variant not in known:
                 begin, end = column.bounds[number]
-                draft, own = (
-                    Draft(self._config),
-                    _variable(column.cells[begin:end].reshape(column.shapes[number]), like),
-                )
+                own = _variable(column.cells[begin:end].reshape(column.shapes[number]), like)
+                draft = Draft(self._config)
                 write_variable(draft, name, own)
                 if variant is None:
                     parts.append(draft.part(name))
@@ -251,68 +249,6 @@ class Decoder:
                 stored[fill] = column.split(texts.stored(fill))
             found.append(stored[fill][number])
         return parts, found
-
-    def _declared(
-        self,
-        records: Sequence[DatasetRecord],
-        parts: Sequence[tuple[DatasetRecord, ...]],
-        shapes: dict[str, list[tuple[int, ...]]],
-    ) -> Declared:
-        """Return what files declare, given their attributes, what is declared of each array, and the shapes."""
-        alike: dict[Hashable, list[int]] = {}
-        for number, (record, own) in enumerate(zip(records, parts, strict=True)):
-            tags = tuple((key, tag) for key, (tag, _) in record.attributes.items())
-            alike.setdefault((tags, *map(id, own)), []).append(number)
-        found = []
-        for members in alike.values():
-            first = self._record(records[members[0]], parts[members[0]], shapes, members[0])
-            template, _, _ = split_record(first)
-            if self._chunking.is_whole and all(array.shape is None for array in template.arrays):
-                found.append(Declared.of_group(_group(template, first, [records[i] for i in members], members, shapes)))
-            else:
-                # How the chunks divide an array, or a dimension that has several lengths, is a template's own.
-                found.append(Declared.of_records(self._record(records[i], parts[i], shapes, i) for i in members))
-        order = np.argsort([number for members in alike.values() for number in members], kind="stable")
-        return Declared.joined(found).take(order)
-
-    def _record(
-        self,
-        record: DatasetRecord,
-        parts: Sequence[DatasetRecord],
-        shapes: dict[str, list[tuple[int, ...]]],
-        number: int,
-    ) -> DatasetRecord:
-        """Return all that one file declares."""
-        whole = DatasetRecord(attributes=record.attributes)
-        for name, part in zip(shapes, parts, strict=True):
-            shape = shapes[name][number]
-            chunks = self._chunking.of_variable(name, part.arrays[name].dims, shape)
-            chunks = tuple(max(n, 1) for n in shape) if chunks is None else chunks
-            whole.arrays[name] = replace(part.arrays[name], shape=shape, chunk_shape=chunks)
-            whole.array_attributes |= part.array_attributes
-        return whole
-
-
-def _group(
-    template: Template,
-    first: DatasetRecord,
-    records: Sequence[DatasetRecord],
-    members: Sequence[int],
-    shapes: dict[str, list[tuple[int, ...]]],
-) -> Group:
-    """Return files of one template; all but attributes of the whole, and sizes, is as in the first one."""
-    places = {dim: (name, axis) for name, own in first.arrays.items() for axis, dim in enumerate(own.dims)}
-    sizes = [
-        integer_column([shapes[name][member][axis] for member in members])
-        for name, axis in (places[dim] for dim in template.dims)
-    ]
-    columns = []
-    for array, key, tag in template.slots:
-        if array is None:
-            columns.append(values_column(tag, [record.attributes[key][1] for record in records]))
-        else:
-            columns.append(Column(len(members), values_column(tag, [first.array_attributes[array][key][1]]).cells))
-    return Group(template.to_json(), len(members), sizes, columns)
 
 
 def _decoded_together(files: Sequence[RawFile], example: Example) -> dict[str, Cells] | None:
