@@ -86,7 +86,8 @@ class Settings:
     parallel_threshold : int
         ``ATLAS_PARALLEL_THRESHOLD``. Reads that decode fewer bytes run in the calling thread.
     pool_threshold : int
-        ``ATLAS_POOL_THRESHOLD``. Once this process has decoded so many bytes, worker processes start.
+        ``ATLAS_POOL_THRESHOLD``. Once this process has decoded so many bytes in chunks too small for threads to help
+        each other (each counts for 16 KiB), worker processes start.
     decoded_bytes : int
         ``ATLAS_DECODED_BYTES``. How much of what was decompressed is kept, for reads that need no more than that.
     pending_bytes : int

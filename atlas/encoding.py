@@ -13,6 +13,8 @@ from atlas import kernels
 from atlas.chunks import Integers
 from atlas.codecs import PACKED, RAW, SMALLER, element_of, encode, encode_numbers, may_be_packed, packed_limit
 from atlas.config import StoreConfig
+from atlas.kernels.layout import SEALED, SEALED_FROM
+from atlas.kernels.sealed import stretches
 from atlas.schema import ArraySchema
 from atlas.segment import StatisticsColumns
 from atlas.statistics import row_statistics, text_statistics
@@ -67,12 +69,29 @@ def encode_rows(schema: ArraySchema, chunks: Cells | Sequence[Cells], config: St
 
 
 def _joined(
-    payloads: Sequence[Any], pipelines: NDArray[np.uint8], raw: Integers, statistics: StatisticsColumns
+    payloads: list[Any], pipelines: NDArray[np.uint8], raw: Integers, statistics: StatisticsColumns
 ) -> EncodedRows:
+    seals = _seal(payloads, pipelines)
     lengths = np.fromiter(map(len, payloads), np.int64, len(payloads))
-    joined = np.frombuffer(b"".join(payloads), np.uint8)
-    checksums = kernels.digests(joined, np.cumsum(lengths) - lengths, lengths)
+    checked, parts = lengths.copy(), payloads
+    if seals:
+        sizes = {row: hashes.nbytes for row, hashes in seals.items()}
+        checked[list(sizes)] = list(sizes.values())
+        lengths[list(sizes)] += list(sizes.values())
+        parts = [part for row, payload in enumerate(payloads) for part in (seals.get(row, b""), payload)]
+    joined = np.frombuffer(b"".join(parts), np.uint8)
+    checksums = kernels.digests(joined, np.cumsum(lengths) - lengths, checked)
     return EncodedRows(joined, lengths, raw, pipelines, checksums, statistics)
+
+
+def _seal(payloads: list[Any], pipelines: NDArray[np.uint8]) -> dict[int, NDArray[np.uint64]]:
+    """Mark large payloads that can be used in part as sealed, and return the hashes that stand before each of them."""
+    seals = {}
+    for row in np.flatnonzero((pipelines == RAW) | (pipelines == PACKED)).tolist():
+        if len(payloads[row]) >= SEALED_FROM:
+            seals[row] = kernels.digests(np.frombuffer(payloads[row], np.uint8), *stretches(len(payloads[row])))
+            pipelines[row] |= SEALED
+    return seals
 
 
 def _in_rows(chunks: Cells | Sequence[Cells]) -> Cells:

@@ -312,9 +312,11 @@ class Session:
             raise ArrayNotFound(f"array not found: {array!r}; array names are strings")
         with self.lock:
             snapshot, catalog = self.snapshot, self.snapshot.root.catalog
-            ordinals = catalog.find(names)
+            ordinals = catalog.find_all(names)
             overlays: dict[int, tuple[ArraySchema, PendingArray | None]] = {}
-            self._overlay(array, names, ordinals, overlays)
+            if self.pending:
+                ordinals = ordinals.copy()
+                self._overlay(array, names, ordinals, overlays)
             for position in np.flatnonzero(ordinals < 0).tolist():
                 if position not in overlays and not self.exists(names[position]):
                     raise DatasetNotFound(f"dataset not found: {names[position]!r} in {self.storage.describe()}")

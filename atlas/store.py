@@ -319,7 +319,7 @@ class Atlas(Exchange):
         Raises
         ------
         StoreNotFound
-            If there is neither a root nor a record.
+            If there is neither a root nor a file of a commit.
         CorruptStore
             If there is nothing to bring the root or the dataset table back from.
 

@@ -272,7 +272,7 @@ def test_what_was_overwritten_does_not_come_back(tmp_path: Path):
     build(tmp_path / "s")
     atlas.Atlas.create(tmp_path / "s", overwrite=True)
     root_of(tmp_path / "s").unlink()
-    with pytest.raises(atlas.StoreNotFound):
+    with pytest.raises(atlas.CorruptRoot, match="no record"):
         atlas.Atlas.repair(tmp_path / "s")
 
 
