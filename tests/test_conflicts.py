@@ -144,7 +144,7 @@ def interrupt(*args: object) -> None:
 
 def fails_after_the_root_was_replaced(store, monkeypatch, how=eio, error=StorageError):
     with monkeypatch.context() as broken:
-        broken.setattr(local, "_sync_parent", how)
+        broken.setattr(local, "sync_parent", how)
         with pytest.raises(error):
             store.flush()
 
