@@ -186,6 +186,21 @@ def test_a_commit_did_not_happen_if_another_has_its_number(recent, is_ruled_out)
     assert Attempt(mine, set()).is_ruled_out_by(now) == is_ruled_out
 
 
+def test_a_flush_of_more_arrays_than_files_may_be_open(tmp_path):
+    def write() -> None:
+        store = atlas.Atlas.create(tmp_path / "s", workers=1)
+        view = store.create_dataset("a")
+        for number in range(160):
+            view.define_array(f"t{number}", "int32", ["x"], [1])
+            view.write_array(f"t{number}", [0], np.full(1, number, "int32"))
+        limit = len(os.listdir("/proc/self/fd")) + 140
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+        store.flush()
+
+    in_child(write)
+    assert atlas.Atlas.open(tmp_path / "s").open_dataset("a").read_array("t159").tolist() == [159]
+
+
 # ── what waits for a flush ────────────────────────────────────────────────────────────────────
 
 

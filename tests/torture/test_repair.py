@@ -10,11 +10,15 @@ import sys
 from pathlib import Path
 
 import fsspec
+import msgpack
 import numpy as np
 import pytest
+import xxhash
 
 import atlas
 from atlas import commitfiles, datafiles
+from atlas.record import MAGIC, read_record, record_key
+from atlas.storage import LocalStorage
 from torture import flips
 from torture.scenes import build, cells, fill_dataset, state_of
 
@@ -332,3 +336,29 @@ def test_the_command(tmp_path: Path):
     assert "_damaged/" in done.stdout
     again = subprocess.run([*run, "--json"], capture_output=True, text=True)
     assert json.loads(again.stdout) == {"actions": [], "lost": [], "dropped": [], "kept": ""}
+
+
+@pytest.mark.parametrize(
+    ("head", "behind", "said"),
+    [
+        (b"", b"", ""),
+        (b"\xc1", b"", ""),
+        ({"object": "atlas.json", "root": b""}, b"", ""),
+        ({"object": "atlas.json", "root": b"", "indexes": [["a"]]}, b"", ""),
+        ({"object": "elsewhere.json", "root": b"", "indexes": []}, b"", "head is malformed"),
+        ({"object": "atlas.json", "root": "", "indexes": []}, b"", "head is malformed"),
+        ({"object": "atlas.json", "root": b"", "indexes": [[1, 4]]}, b"1234", "head is malformed"),
+        ({"object": "atlas.json", "root": b"", "indexes": [["a", 5], ["b", -1]]}, b"1234", "head is malformed"),
+        ({"object": "atlas.json", "root": b"", "indexes": [["a", 3]]}, b"1234", "do not add up"),
+        ({"object": "atlas.json", "root": b"", "indexes": [["a", 5]]}, b"1234", "do not add up"),
+    ],
+)
+def test_a_forged_record_is_refused(head, behind: bytes, said: str, tmp_path: Path):
+    """Its hash is right, what it says makes no sense."""
+    packed = head if isinstance(head, bytes) else msgpack.packb(head)
+    rest = len(packed).to_bytes(8, "little") + packed + behind
+    key = record_key("0" * 32)
+    (tmp_path / key).parent.mkdir()
+    (tmp_path / key).write_bytes(MAGIC + xxhash.xxh3_64_intdigest(rest).to_bytes(8, "little") + rest)
+    with pytest.raises(atlas.CorruptIndex, match=f"{key} is damaged: .*{said}"):
+        read_record(LocalStorage(str(tmp_path)), key)
