@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,9 +25,13 @@ class AtlasAccessor:
         fill_value: Any = None,
         *,
         encoding: Mapping[str, Mapping[str, Any]] | None = None,
+        mode: Literal["w-", "w", "a"] | None = None,
+        append_dim: str | None = None,
     ) -> None:
         """Add the dataset to `store` as `name`; see :meth:`atlas.Atlas.add_xarray_dataset`."""
-        store.add_xarray_dataset(self._ds, name, chunks, fill_value, encoding=encoding)
+        store.add_xarray_dataset(
+            self._ds, name, chunks, fill_value, encoding=encoding, mode=mode, append_dim=append_dim
+        )
 
 
 def register() -> None:
