@@ -144,6 +144,8 @@ def _clash() -> str:
 def init_tracing(filter: str | None = None) -> None:
     """Write the library's log to stderr, as the older package's function of that name did.
 
+    Without it the library logs by the logger ``atlas`` and installs no handler.
+
     Parameters
     ----------
     filter : str, optional
@@ -153,6 +155,13 @@ def init_tracing(filter: str | None = None) -> None:
     ------
     InvalidArgument
         If the level is unknown.
+
+    Examples
+    --------
+    >>> import atlas, logging
+    >>> atlas.init_tracing("debug")
+    >>> logging.getLogger("atlas").level == logging.DEBUG
+    True
     """
     import logging
     import os

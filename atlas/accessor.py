@@ -12,7 +12,16 @@ if TYPE_CHECKING:
 
 
 class AtlasAccessor:
-    """What an :class:`xarray.Dataset` can do with a store."""
+    """What an :class:`xarray.Dataset` can do with a store: ``ds.atlas``.
+
+    Examples
+    --------
+    >>> import atlas, xarray as xr
+    >>> with atlas.Atlas.create("fleet") as store:
+    ...     xr.Dataset({"t": ("x", [1.5, 2.5])}).atlas.write(store, "jan")
+    >>> store.list_datasets()
+    ['jan']
+    """
 
     def __init__(self, ds: xr.Dataset) -> None:
         self._ds = ds
@@ -28,7 +37,23 @@ class AtlasAccessor:
         mode: Literal["w-", "w", "a"] | None = None,
         append_dim: str | None = None,
     ) -> None:
-        """Add the dataset to `store` as `name`; see :meth:`atlas.Atlas.add_xarray_dataset`."""
+        """Add the dataset to `store` as `name`; nothing is on the disk before the store is flushed.
+
+        Parameters
+        ----------
+        store : Atlas
+        name : str
+        chunks, fill_value, encoding, mode, append_dim : see :meth:`atlas.Atlas.add_xarray_dataset`
+
+        Examples
+        --------
+        >>> import atlas, xarray as xr
+        >>> store = atlas.Atlas.create("fleet")
+        >>> packed = {"t": {"dtype": "int16", "scale_factor": 0.01}}
+        >>> xr.Dataset({"t": ("x", [1.5, 2.5])}).atlas.write(store, "jan", encoding=packed)
+        >>> store.to_xarray("jan")["t"].encoding["dtype"]
+        dtype('int16')
+        """
         store.add_xarray_dataset(
             self._ds, name, chunks, fill_value, encoding=encoding, mode=mode, append_dim=append_dim
         )

@@ -78,11 +78,16 @@ def read_stacked(
         target = _check_out(out, (len(names), *few[0].shape), few[0].dtype)
         return np.stack(few, out=target)
     snapshot, layout, overlays = session.resolve(array, names)
-    schema = _common_schema(array, names, layout, overlays, on_missing)
+    absent = _absent(names, layout, overlays)
+    if absent and on_missing == "raise":
+        raise ArrayNotFound(
+            f"dataset {names[absent[0]]!r} has no array {array!r} ({len(absent)} of {len(names)} lack it); "
+            "pass on_missing='fill' for rows of the fill value, or use read_array_across"
+        )
+    schema = _common_schema(array, names, layout, overlays)
     box = resolve_selection(schema.shape, start, shape, f"array {array!r}")
     target = _check_out(out, (len(names), *box.shape), schema.dtype.numpy)
     wanted = [(s, box, positions, ordinals) for s, positions, ordinals in layout]
-    absent = _absent(names, layout, overlays)
     if not wanted:
         wanted = [(schema, box, np.zeros(0, np.int64), np.zeros(0, np.int64))]
     with naming(names, np.arange(len(names))):
@@ -134,6 +139,8 @@ def name_list(names: Iterable[str]) -> list[str]:
 
 
 def _absent(names: list[str], layout: Any, overlays: dict[int, Any]) -> list[int]:
+    if len(layout) == 1 and len(layout[0][1]) == len(names):
+        return []
     present = np.zeros(len(names), bool)
     for _, positions, _ in layout:
         present[positions] = True
@@ -141,13 +148,7 @@ def _absent(names: list[str], layout: Any, overlays: dict[int, Any]) -> list[int
     return [int(i) for i in np.flatnonzero(~present)]
 
 
-def _common_schema(array: str, names: list[str], layout: Any, overlays: dict[int, Any], on_missing: str) -> ArraySchema:
-    absent = _absent(names, layout, overlays)
-    if absent and on_missing == "raise":
-        raise ArrayNotFound(
-            f"dataset {names[absent[0]]!r} has no array {array!r} ({len(absent)} of {len(names)} lack it); "
-            "pass on_missing='fill' for rows of the fill value, or use read_array_across"
-        )
+def _common_schema(array: str, names: list[str], layout: Any, overlays: dict[int, Any]) -> ArraySchema:
     found = [(int(positions.min()), schema) for schema, positions, _ in layout]
     found += [(position, schema) for position, (schema, _) in overlays.items()]
     if not found:

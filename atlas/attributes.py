@@ -193,3 +193,10 @@ def _numpy_array(element: str, items: list[Any]) -> Any:
     return (
         np.array(items, dtype=dtype.storage).view(dtype.numpy) if dtype.kind in "Mm" else np.array(items, dtype.numpy)
     )
+
+
+def check_key(key: Any) -> str:
+    """Return an attribute's key that the store accepts."""
+    if not isinstance(key, str):
+        raise InvalidArgument(f"attribute keys are strings, not {type(key).__name__}")
+    return require_utf8(key, "attribute key")

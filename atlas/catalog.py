@@ -25,6 +25,9 @@ MAX_SLOTS = 1 << 31
 # Ordinals and records of single datasets that are remembered.
 _REMEMBERED = 1 << 14
 
+# Names of whole reads that are remembered, as more arrays of the same datasets are mostly read next.
+_REMEMBERED_NAMES = 1 << 18
+
 
 def _no_tables(file: DataFile, slots: int) -> Layer:
     raise AssertionError("a table without table files reads none")
@@ -58,6 +61,7 @@ class Catalog:
     loaded: dict[DataFile, Layer] = field(default_factory=dict, repr=False, compare=False)
     _ordinals: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     _records: dict[int, DatasetRecord] = field(default_factory=dict, init=False, repr=False)
+    _lists: dict[tuple[str, ...], Integers] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
@@ -89,6 +93,19 @@ class Catalog:
             found[hits] = ordinals
         return found
 
+    def find_all(self, names: Sequence[str]) -> Integers:
+        """Do the same for names of a read; remembered, so not to be changed."""
+        key = tuple(names)
+        known = self._lists.get(key)
+        if known is None:
+            known = self.find(key)
+            known.flags.writeable = False
+            if sum(map(len, self._lists)) + len(key) > _REMEMBERED_NAMES:
+                self._lists.clear()
+            if len(key) <= _REMEMBERED_NAMES:
+                self._lists[key] = known
+        return known
+
     def ordinal(self, name: str) -> int:
         """Return the ordinal of one dataset, -1 when there is none; remembered."""
         known = self._ordinals.get(name)
@@ -107,7 +124,7 @@ class Catalog:
         known = self._records.get(ordinal)
         if known is None:
             layer, _, rows = next(self.places(np.array([ordinal])))
-            known = layer.groups[int(layer.group[rows[0]])].record(int(layer.row[rows[0]]))
+            known = layer.declared.record(int(rows[0]))
             if len(self._records) >= _REMEMBERED:
                 self._records.clear()
             self._records[ordinal] = known

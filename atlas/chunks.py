@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,6 +78,10 @@ def resolve_selection(array_shape: Shape, start: Any, shape: Any, what: str) -> 
     return Selection(first, extent)
 
 
+# Boxes of so few chunks are remembered: the same one is mostly read from many arrays, and again and again.
+_REMEMBERED_CHUNKS = 512
+
+
 @dataclass(frozen=True)
 class ChunkGrid:
     """The regular grid of chunks that covers an array; trailing chunks are clipped.
@@ -130,7 +135,12 @@ class ChunkGrid:
         return number
 
     def overlap(self, selection: Selection) -> Overlap:
-        """Return the chunks that a box touches, and which part of each goes where."""
+        """Return the chunks that a box touches, and which part of each goes where; not to be changed."""
+        touched = math.prod(n // c + 2 for n, c in zip(selection.shape, self.chunk_shape, strict=True))
+        return (_known_overlap if touched <= _REMEMBERED_CHUNKS else ChunkGrid.find_overlap)(self, selection)
+
+    def find_overlap(self, selection: Selection) -> Overlap:
+        """Work out :meth:`overlap`, which remembers those of few chunks."""
         ndim = len(self.shape)
         if selection.cells == 0:
             empty = np.zeros((0, ndim), np.int64)
@@ -176,3 +186,8 @@ class Overlap(NamedTuple):
     block_start: Integers
     block_extent: Integers
     target_start: Integers
+
+
+@lru_cache(maxsize=64)
+def _known_overlap(grid: ChunkGrid, selection: Selection) -> Overlap:
+    return grid.find_overlap(selection)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from atlas import kernels
 from atlas.errors import CorruptChunk
-from atlas.kernels.layout import ELEMENTS
+from atlas.kernels.layout import ELEMENTS, SEALED
+from atlas.kernels.sealed import body_of
 
 RAW = 0
 ZSTD = 1
@@ -51,10 +52,20 @@ _DOUBT = 1.2
 # Packing must save this fraction, as it only pays where the numbers really are short.
 _PACKED_WORTH = 0.9
 
+# A frame, or a block with its length, takes more than this by itself.
+_INCOMPRESSIBLE = 13
+
 # Smaller chunks are mostly header.
 _PACKED_ABOVE = 32
 
 _contexts = threading.local()
+
+Pipelines = TypeVar("Pipelines", int, "np.ndarray[Any, Any]")
+
+
+def plain(pipeline: Pipelines) -> Pipelines:
+    """Return pipelines without saying which payloads are sealed."""
+    return pipeline & (SEALED - 1)
 
 
 def is_shuffled(pipeline: int) -> bool:
@@ -137,6 +148,8 @@ def encode(raw: Any, itemsize: int, codec: str, level: int) -> tuple[bytes, int]
         return data.tobytes(), RAW
     if len(data) > itemsize and _is_constant(data, itemsize):
         return data[:itemsize].tobytes(), CONSTANT
+    if len(data) <= _INCOMPRESSIBLE:
+        return data.tobytes(), RAW
     shuffled = itemsize > 1
     body = _shuffle(data, itemsize) if shuffled else data
     packed = _compress_zstd(body, level) if codec == "zstd" else _compress_lz4(body)
@@ -182,6 +195,7 @@ def decode(payload: Any, pipeline: int, raw_length: int, itemsize: int) -> Any:
     CorruptChunk
         If the payload is not exactly `raw_length` bytes encoded by `pipeline`.
     """
+    payload, pipeline = body_of(payload, pipeline)
     if pipeline in (ZSTD, SHUFFLE_ZSTD):
         data: Any = _decompress_zstd(payload, raw_length)
     elif pipeline in (LZ4, SHUFFLE_LZ4):
@@ -208,6 +222,7 @@ def decode_numbers(payload: Any, pipeline: int, dtype: np.dtype[Any], shape: tup
         If the payload is not a chunk of that type and shape.
     """
     size = math.prod(shape) * dtype.itemsize
+    payload, pipeline = body_of(payload, pipeline)
     if pipeline != PACKED:
         data = np.frombuffer(decode(payload, pipeline, size, dtype.itemsize), np.uint8)
         if is_shuffled(pipeline):

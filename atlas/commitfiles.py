@@ -12,7 +12,7 @@ from atlas.catalog import Catalog
 from atlas.columnfile import DataFile
 from atlas.config import StoreConfig
 from atlas.layer import Layer, joined
-from atlas.record import record_key, write_record
+from atlas.record import append_record, record_key, write_record
 from atlas.root import Root, root_key
 from atlas.segment import SegmentWriter
 from atlas.storage import DataWriter, Storage
@@ -26,9 +26,6 @@ TABLE_RATIO = 4
 # On object stores a root that is not plain JSON takes two requests to find; with this much in it there is no third
 # for a table file until some ten thousands of datasets.
 INLINE_BYTES_FAR = 1 << 20
-
-# A process may have a thousand files open as a rule, and a commit may write more.
-_MOST_OPEN = 128
 
 
 class CommitFiles:
@@ -64,7 +61,7 @@ class CommitFiles:
 
     def create(self, directory: str) -> SegmentWriter:
         """Begin a new data file."""
-        if len(self._writers) - self._finished >= _MOST_OPEN:
+        if self._storage.must_finish([writer for _, writer in self._writers[self._finished :]]):
             self._finish()
         file_id = uuid.uuid4()
         key = f"{directory}/data-{file_id.hex}.af"
@@ -85,7 +82,7 @@ class CommitFiles:
 
     @property
     def _leaves_record(self) -> bool:
-        """Whether commits leave a record: object stores keep copies of their own."""
+        """Whether commits leave a record of its own, with the indexes."""
         return self._storage.is_local
 
     def write_table(self, layer: Layer, slots: int) -> DataFile:
@@ -111,12 +108,16 @@ class CommitFiles:
         retired : sequence of str
             Files that it will no longer refer to.
         """
+        waiting = tuple((key, root.generation, int(time.time())) for key in retired)
+        recorded = replace(root, retired=root.retired + waiting)
         if not self._leaves_record:
+            # An object more would be a request more. What has no file leaves none.
+            for _, writer in self._writers[-1:]:
+                append_record(writer, recorded)
             return
         finished = [segment.written for segment in self._segments if segment.written is not None]
         indexes = {file.key: index for file, index in finished} | self._indexes
-        waiting = tuple((key, root.generation, int(time.time())) for key in retired)
-        write_record(self._begin(record_key(root.commit)), replace(root, retired=root.retired + waiting), indexes)
+        write_record(self._begin(record_key(root.commit)), recorded, indexes)
 
     def _begin(self, key: str) -> DataWriter:
         writer = self._storage.create(key)

@@ -50,7 +50,9 @@ class StoreConfig:
 
     Examples
     --------
-    >>> StoreConfig(codec="lz4").codec
+    >>> import atlas
+    >>> store = atlas.Atlas.create("fleet", config=atlas.StoreConfig(codec="lz4"))
+    >>> store.info()["codec"]
     'lz4'
     """
 
@@ -86,15 +88,16 @@ class Settings:
     parallel_threshold : int
         ``ATLAS_PARALLEL_THRESHOLD``. Reads that decode fewer bytes run in the calling thread.
     pool_threshold : int
-        ``ATLAS_POOL_THRESHOLD``. Once this process has decoded so many bytes, worker processes start.
+        ``ATLAS_POOL_THRESHOLD``. Once this process has decoded so many bytes in chunks too small for threads to help
+        each other (each counts for 16 KiB), worker processes start.
     decoded_bytes : int
         ``ATLAS_DECODED_BYTES``. How much of what was decompressed is kept, for reads that need no more than that.
     pending_bytes : int
         ``ATLAS_PENDING_BYTES``. How much of what waits for a flush is kept in memory.
     fetch_gap : int
-        ``ATLAS_FETCH_GAP``. Ranges of an object that are no further apart are fetched by one request,
+        ``ATLAS_FETCH_GAP``. Ranges of an object that are no further apart are fetched by one request.
     fetch_bytes : int
-        ``ATLAS_FETCH_BYTES``. as long as that asks for no more than this.
+        ``ATLAS_FETCH_BYTES``. The most that such a request asks for.
     fetch_requests : int
         ``ATLAS_FETCH_REQUESTS``. Requests to an object store that are made at the same time.
     flight_bytes : int
@@ -168,7 +171,7 @@ def settings() -> Settings:
         fetch_bytes=_environment_int("ATLAS_FETCH_BYTES", 8 * MIB, 1),
         fetch_requests=_environment_int("ATLAS_FETCH_REQUESTS", 32, 1),
         flight_bytes=_environment_int("ATLAS_FLIGHT_BYTES", 256 * MIB, 1),
-        part_bytes=_environment_int("ATLAS_PART_BYTES", 16 * MIB, 5 * MIB),
+        part_bytes=_environment_int("ATLAS_PART_BYTES", 8 * MIB, 5 * MIB),
         request_seconds=_environment_int("ATLAS_REQUEST_SECONDS", 60, 1),
         commit_seconds=_environment_int("ATLAS_COMMIT_SECONDS", 300, 1),
         single_writer=_environment_int("ATLAS_SINGLE_WRITER", 0, 0),

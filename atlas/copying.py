@@ -12,10 +12,10 @@ from atlas.chunks import Integers
 from atlas.errors import CorruptChunk, DatasetAlreadyExists
 from atlas.heap import Heap
 from atlas.indexes import expiring
+from atlas.kernels.sealed import is_whole
 from atlas.payloads import payload_reader
 from atlas.reader import Snapshot
 from atlas.schema import ArraySchema, check_name
-from atlas.segment import chunk_checksum
 from atlas.session import Session
 from atlas.statistics import cell_statistics, statistics_of
 from atlas.writer import Held, HeldRows, PendingArray
@@ -91,7 +91,7 @@ def stored_chunks(
     for i, number in enumerate(numbered):
         with expiring(snapshot.storage, index.files[number].key):
             payload = reads[number](int(columns["offset"][i]), int(columns["length"][i]))
-        if chunk_checksum(payload) != columns["checksum"][i]:
+        if not is_whole(payload, int(columns["pipeline"][i]), int(columns["checksum"][i])):
             raise _damaged(snapshot, schema, int(numbers[i]), "its checksum does not match")
         columns["offset"][i] = heap.append(payload)
     held = _with_statistics(snapshot, schema, numbers, columns, heap)

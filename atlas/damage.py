@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from atlas.columnfile import ColumnFile, DataFile
+from atlas.commit import is_file_of_a_commit
 from atlas.errors import CorruptRoot, CorruptStore
 from atlas.examine import check_file, intact_rows, open_index
-from atlas.record import RECORD_NAME, Record, read_record, record_key
-from atlas.root import ROOT_KEYS, ArrayFiles, Root, decode_root
+from atlas.record import RECORD_NAME, Record, read_record, record_key, records_behind
+from atlas.root import ROOT_KEYS, ArrayFiles, Root, decode_root, root_key
 from atlas.roots import load_table
 from atlas.segment import ArrayIndex, SegmentIndex
 from atlas.storage import Storage
@@ -71,6 +72,8 @@ class Damage:
         self.interrupted = interrupted
         self.report = RepairReport()
         self.roots: dict[str, Root | None] = {}
+        self._versions: dict[str, str | None] = {}
+        self._put: dict[str, float] = {}
         self.records: dict[str, Record] = {}
         self.damaged_records: list[str] = []
         self._read_roots()
@@ -89,6 +92,7 @@ class Damage:
 
     def _read_roots(self) -> None:
         for key, (data, version) in self.storage.read_each(list(ROOT_KEYS)).items():
+            self._versions[key] = version
             try:
                 self.roots[key] = replace(decode_root(data, key, self._load_table), version=version)
             except CorruptStore as error:
@@ -102,6 +106,16 @@ class Damage:
                 self.records[key] = read_record(self.storage, key)
             except CorruptStore:
                 self.damaged_records.append(key)
+        if self._is_root_missing:
+            files = [item for item in self.storage.inventory() if is_file_of_a_commit(item.key)]
+            self._put = {item.key: item.modified for item in files}
+            self.records.update(records_behind(self.storage, {item.key: item.size for item in files}))
+
+    @property
+    def _is_root_missing(self) -> bool:
+        """Whether no root is intact, or only the one that says under which name the next one is."""
+        intact = [root for root in self.roots.values() if root is not None]
+        return not any(self.roots.get(root_key(root.config)) is not None for root in intact)
 
     def _choose(self) -> tuple[Root, str]:
         """Return the newest state that there is, and the record that it is from, or nothing for the root itself."""
@@ -109,17 +123,27 @@ class Damage:
         known = max(intact, key=lambda root: root.generation, default=None)
         # A writer that died may have left the record of a commit that never happened. Where that cannot be told
         # (on object stores), a root that is intact is believed.
-        if known is not None and (self.interrupted or not self.storage.is_local):
+        is_believed = not self.storage.is_local and not self._is_root_missing
+        if known is not None and (self.interrupted or is_believed):
             return known, ""
         found = [(root, key) for key, root in self._recorded_states() if known is None or newer(root, known)]
         if found:
-            return max(found, key=lambda item: (self._has_files(item[0]), self._got_done(item[0]), item[0].generation))
+            root, key = max(found, key=self._rank)
+            nothing = None if self.storage.is_local else ""
+            return replace(root, version=self._versions.get(root_key(root.config), nothing)), key
         if known is not None:
             return known, ""
         raise CorruptRoot(
             f"the root of {self.storage.describe()} is lost or damaged, and there is no record of a commit "
             "that could bring it back"
         )
+
+    def _rank(self, found: tuple[Root, str]) -> tuple[bool, bool, bool, int, float]:
+        root, key = found
+        # Of a commit that came to nothing on an object store not every file need be there. Of two that have all, and
+        # the same generation, the one is older whose writer died.
+        is_complete = self.storage.is_local or all(file.key in self._put for file in root.files)
+        return self._has_files(root), is_complete, self._got_done(root), root.generation, self._put.get(key, 0.0)
 
     def _recorded_states(self) -> Iterator[tuple[str, Root]]:
         for key, record in self.records.items():
@@ -221,7 +245,10 @@ class Damage:
 
     def _describe(self) -> None:
         if self.from_record:
-            self.report.actions.append(f"bring the state of commit {self.root.generation} back from {self.from_record}")
+            said = f"bring the state of commit {self.root.generation} back from {self.from_record}"
+            if self.from_record in self._put:
+                said += "; what later commits changed without writing a file is lost"
+            self.report.actions.append(said)
         for array, files in self.arrays.items():
             for found in files:
                 if self.useless(array):

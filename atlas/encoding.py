@@ -13,10 +13,12 @@ from atlas import kernels
 from atlas.chunks import Integers
 from atlas.codecs import PACKED, RAW, SMALLER, element_of, encode, encode_numbers, may_be_packed, packed_limit
 from atlas.config import StoreConfig
+from atlas.kernels.layout import SEALED, SEALED_FROM
+from atlas.kernels.sealed import stretches
 from atlas.schema import ArraySchema
 from atlas.segment import StatisticsColumns
-from atlas.statistics import row_statistics
-from atlas.text import pack_text
+from atlas.statistics import row_statistics, text_statistics
+from atlas.text import encoded_cells, pack_texts
 from atlas.threads import map_ahead
 
 # What a task encodes: enough to hide what it costs to begin, little enough to stay in the cache.
@@ -52,21 +54,44 @@ class EncodedRows(NamedTuple):
 
 
 def encode_rows(schema: ArraySchema, chunks: Cells | Sequence[Cells], config: StoreConfig) -> EncodedRows:
-    """Encode chunks of one shape, each as if it were alone.
+    """Encode chunks, each as if it were alone.
 
     Parameters
     ----------
     schema : ArraySchema
     chunks : (n, *extent) array, or sequence of arrays
-        A chunk in every row.
+        A chunk in every row; of text, chunks may differ in shape.
     """
+    if schema.dtype.is_text:
+        return _encode_texts(schema, chunks, config)
     cells = _in_rows(chunks)
-    payloads, pipelines, raw = (_encode_text if schema.dtype.is_text else _encode_numbers)(schema, cells, config)
+    return _joined(*_encode_numbers(schema, cells, config), row_statistics(schema.dtype, schema.fill, cells))
+
+
+def _joined(
+    payloads: list[Any], pipelines: NDArray[np.uint8], raw: Integers, statistics: StatisticsColumns
+) -> EncodedRows:
+    seals = _seal(payloads, pipelines)
     lengths = np.fromiter(map(len, payloads), np.int64, len(payloads))
-    joined = np.frombuffer(b"".join(payloads), np.uint8)
-    checksums = kernels.digests(joined, np.cumsum(lengths) - lengths, lengths)
-    statistics = row_statistics(schema.dtype, schema.fill, cells)
+    checked, parts = lengths.copy(), payloads
+    if seals:
+        sizes = {row: hashes.nbytes for row, hashes in seals.items()}
+        checked[list(sizes)] = list(sizes.values())
+        lengths[list(sizes)] += list(sizes.values())
+        parts = [part for row, payload in enumerate(payloads) for part in (seals.get(row, b""), payload)]
+    joined = np.frombuffer(b"".join(parts), np.uint8)
+    checksums = kernels.digests(joined, np.cumsum(lengths) - lengths, checked)
     return EncodedRows(joined, lengths, raw, pipelines, checksums, statistics)
+
+
+def _seal(payloads: list[Any], pipelines: NDArray[np.uint8]) -> dict[int, NDArray[np.uint64]]:
+    """Mark large payloads that can be used in part as sealed, and return the hashes that stand before each of them."""
+    seals = {}
+    for row in np.flatnonzero((pipelines == RAW) | (pipelines == PACKED)).tolist():
+        if len(payloads[row]) >= SEALED_FROM:
+            seals[row] = kernels.digests(np.frombuffer(payloads[row], np.uint8), *stretches(len(payloads[row])))
+            pipelines[row] |= SEALED
+    return seals
 
 
 def _in_rows(chunks: Cells | Sequence[Cells]) -> Cells:
@@ -84,15 +109,23 @@ def _in_rows(chunks: Cells | Sequence[Cells]) -> Cells:
     return np.stack(chunks, out=rows)
 
 
+def _encode_texts(schema: ArraySchema, chunks: Cells | Sequence[Cells], config: StoreConfig) -> EncodedRows:
+    if isinstance(chunks, np.ndarray):
+        cells = encoded_cells(chunks)
+        counts = np.full(len(chunks), chunks.size // max(len(chunks), 1), np.int64)
+    else:
+        cells = [cell for chunk in chunks for cell in encoded_cells(chunk)]
+        counts = np.fromiter((chunk.size for chunk in chunks), np.int64, len(chunks))
+    raw = pack_texts(cells, counts)
+    # What many datasets say in words is often the same.
+    known = {chunk: encode(chunk, 1, config.codec, config.level) for chunk in set(raw)}
+    payloads = [known[chunk][0] for chunk in raw]
+    pipelines = np.array([known[chunk][1] for chunk in raw], np.uint8)
+    lengths = np.fromiter(map(len, raw), np.int64, len(raw))
+    return _joined(payloads, pipelines, lengths, text_statistics(schema.dtype, schema.fill, cells, counts))
+
+
 Encoded = tuple[list[Any], NDArray[np.uint8], Integers]
-
-
-def _encode_text(schema: ArraySchema, cells: Cells, config: StoreConfig) -> Encoded:
-    # Sliced, not iterated: a row of scalars would come out as plain text.
-    raw = [pack_text(cells[row : row + 1]) for row in range(len(cells))]
-    pairs = [encode(chunk, 1, config.codec, config.level) for chunk in raw]
-    pipelines = np.array([pipeline for _, pipeline in pairs], np.uint8)
-    return [payload for payload, _ in pairs], pipelines, np.fromiter(map(len, raw), np.int64, len(raw))
 
 
 def _encode_numbers(schema: ArraySchema, cells: Cells, config: StoreConfig) -> Encoded:

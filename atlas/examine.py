@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from atlas.columnfile import Area, ColumnFile, DataFile
 from atlas.errors import CorruptIndex
 from atlas.indexes import read_index
-from atlas.segment import ALIGNMENT, HEADER_LENGTH, MAGIC, SegmentIndex, chunk_checksum
+from atlas.kernels.sealed import is_whole
+from atlas.record import record_behind
+from atlas.segment import ALIGNMENT, HEADER_LENGTH, MAGIC, SegmentIndex
 from atlas.storage import Storage
 from atlas.table import MAGIC as TABLE_MAGIC
 
@@ -60,8 +62,12 @@ def check_file(storage: Storage, file: DataFile, array: str | None) -> ColumnFil
     except FileNotFoundError:
         raise CorruptIndex(f"{file.key} is gone") from None
     if size != file.length:
-        wrong = "it is truncated" if size < file.length else "there is something behind it"
-        raise CorruptIndex(f"{file.key} is damaged: {wrong}: {size} bytes, not {file.length}")
+        if size < file.length:
+            raise CorruptIndex(f"{file.key} is damaged: it is truncated: {size} bytes, not {file.length}")
+        try:
+            record_behind(storage, file.key, file.length, size)
+        except CorruptIndex as error:
+            raise CorruptIndex(f"{file.key} is damaged: there is something behind it: {error}") from None
     magic = MAGIC if array is not None else TABLE_MAGIC
     head = storage.read_range(file.key, 0, HEADER_LENGTH)
     name = file.key.rsplit("-", 1)[-1].rsplit(".", 1)[0]
@@ -96,15 +102,15 @@ def intact_rows(storage: Storage, file: DataFile, chunks: Mapping[str, NDArray[A
     Parameters
     ----------
     chunks : mapping
-        Columns ``offset, length, checksum`` of the chunks to look at, all of them in that file.
+        Columns ``offset, length, pipeline, checksum`` of the chunks to look at, all of them in that file.
     """
-    offsets, lengths, checksums = (chunks[name].tolist() for name in ("offset", "length", "checksum"))
-    intact = np.zeros(len(offsets), bool)
+    columns = [chunks[name].tolist() for name in ("offset", "length", "pipeline", "checksum")]
+    intact = np.zeros(len(columns[0]), bool)
     try:
         data = memoryview(storage.open_map(file.key, min(storage.size(file.key), file.length)))  # type: ignore[arg-type]
     except FileNotFoundError:
         return intact
-    for row, (offset, length, checksum) in enumerate(zip(offsets, lengths, checksums, strict=True)):
+    for row, (offset, length, pipeline, checksum) in enumerate(zip(*columns, strict=True)):
         payload = data[offset : offset + length]
-        intact[row] = len(payload) == length and chunk_checksum(payload) == checksum
+        intact[row] = len(payload) == length and is_whole(payload, pipeline, checksum)
     return intact

@@ -59,11 +59,21 @@ class Exchange(Maintained):
         DataTypeError, ShapeMismatch
             If what is appended is of another type, or a dimension would have two sizes.
         DatasetAlreadyExists, InvalidName, InvalidArgument, ArrayNotFound
+        MissingDependency
+            If xarray is not installed.
 
         Examples
         --------
-        >>> import atlas, numpy as np, tempfile, xarray as xr
-        >>> store = atlas.Atlas.create(tempfile.mkdtemp())
+        >>> import atlas, xarray as xr
+        >>> with atlas.Atlas.create("fleet") as store:
+        ...     store.add_xarray_dataset(xr.Dataset({"t": ("x", [1.5, 2.5])}), "jan", chunks={"t": [1]})
+        >>> store.open_dataset("jan").array_meta("t")
+        {'dtype': 'float64', 'shape': [2], 'chunk_shape': [1], 'dimension_names': ['x']}
+
+        Cells may come bit by bit.
+
+        >>> import numpy as np
+        >>> store = atlas.Atlas.open("fleet")
         >>> for day in range(3):
         ...     hours = xr.Dataset({"t": ("time", np.full(24, 15.0 + day))}, {"time": np.arange(24) + 24 * day})
         ...     store.add_xarray_dataset(hours, "buoy", chunks={"t": [240], "time": [240]}, append_dim="time")
@@ -75,7 +85,32 @@ class Exchange(Maintained):
         add_xarray_dataset(cast("Atlas", self), ds, name, chunks, fill_value, encoding, mode, append_dim)
 
     def open_as_xarray_dataset(self, name: str) -> xr.Dataset:
-        """Return a dataset as an :class:`xarray.Dataset`."""
+        """Return a dataset as an :class:`xarray.Dataset`, changes that are not flushed yet included.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        xarray.Dataset
+            What was written, encoding included. Arrays of a single chunk are loaded, others when they are used.
+
+        Raises
+        ------
+        DatasetNotFound, CorruptStore
+        MissingDependency
+            If xarray is not installed.
+
+        Examples
+        --------
+        >>> import atlas, xarray as xr
+        >>> store = atlas.Atlas.create("fleet")
+        >>> ds = xr.Dataset({"t": ("x", [1.5, 2.5], {"units": "K"})})
+        >>> store.add_xarray_dataset(ds, "jan")
+        >>> store.open_as_xarray_dataset("jan").identical(ds)
+        True
+        """
         from atlas.xarray import open_as_xarray_dataset
 
         return open_as_xarray_dataset(cast("Atlas", self), name)
@@ -128,8 +163,8 @@ class Exchange(Maintained):
 
         Examples
         --------
-        >>> import atlas, numpy as np, tempfile, xarray as xr
-        >>> store = atlas.Atlas.create(tempfile.mkdtemp())
+        >>> import atlas, numpy as np, xarray as xr
+        >>> store = atlas.Atlas.create("fleet")
         >>> for size in (2, 3):
         ...     store.add_xarray_dataset(xr.Dataset({"t": ("z", np.arange(size))}, attrs={"n": size}), f"d{size}")
         >>> many = store.open_as_many_xarray_dataset(["d2", "d3"], on_shape="ragged")

@@ -30,9 +30,12 @@ _WORKER_MARK = "ATLAS_WORKER_PROCESS"
 _IDLE_SECONDS = 300
 _WATCH_SECONDS = 0.5
 
-# Threads are as fast in kernels, and in zstd, which let go of the interpreter; lz4 does not. Below this, what
-# processes save is lost in telling them, and in memory that they share.
-_THREADS_UP_TO = 256 << 20
+# Threads are faster in all that lets go of the interpreter. Below so many calls that hold it, what processes save is
+# lost in telling them, and in memory that they share.
+_THREADS_UP_TO = 8192
+
+# About what is decoded in the time of such a call.
+_CALL_BYTES = 16 << 10
 
 _log = logging.getLogger("atlas")
 
@@ -61,7 +64,7 @@ def run(
     cost : int
         Bytes that the job decodes, for the choice.
     calls : int
-        Those that are decoded a chunk at a time by calls from Python, in which threads wait for each other.
+        Chunks that are decoded by calls from Python which hold the interpreter, so that threads wait for each other.
 
     Notes
     -----
@@ -144,9 +147,13 @@ def new_pool(workers: int) -> Any:
 
     loky's own start method does not import the main module again, so scripts need no main guard.
     """
+    from loky.backend import resource_tracker
     from loky.backend.context import get_context
     from loky.process_executor import ProcessPoolExecutor
 
+    # It removes the semaphores of a process that is killed. loky would start it after making the first one, and a
+    # process that is killed meanwhile would leave that for ever.
+    resource_tracker.ensure_running()
     environment = {
         # loky takes mapped shared memory for a leak and would restart workers all the time.
         "LOKY_MAX_MEMORY_LEAK_SIZE": str(1 << 50),
@@ -252,10 +259,10 @@ class _Pool:
         """Whether workers are up with their kernels loaded."""
         return self._warm and self.is_usable
 
-    def note(self, cost: int, workers: int) -> None:
-        """Count decoded bytes, and start the workers in the background once it is worth it."""
+    def note(self, calls: int, workers: int) -> None:
+        """Count chunks that held the interpreter, and start the workers in the background once it is worth it."""
         with self._lock:
-            self._decoded += cost
+            self._decoded += calls * _CALL_BYTES
             if self._decoded < settings().pool_threshold or self._executor is not None or self._starting:
                 return
             self._starting = True
@@ -391,12 +398,30 @@ if hasattr(os, "register_at_fork"):
 
 
 def shutdown() -> None:
-    """End the worker processes of this process, if there are any."""
+    """End the worker processes of this process, if there are any; they start again when they are needed.
+
+    Examples
+    --------
+    >>> import atlas
+    >>> atlas.shutdown()
+    """
     _pool.shutdown()
 
 
 def warm_up(workers: int | None = None) -> None:
-    """Load the kernels, compiled if they never were, and start the workers: the first large read finds both ready."""
+    """Load the kernels, compiled if they never were, and start the workers: the first large read finds both ready.
+
+    Parameters
+    ----------
+    workers : int, optional
+        How many processes; the cores this process may use by default.
+
+    Examples
+    --------
+    >>> import atlas
+    >>> atlas.warm_up(workers=1)
+    >>> atlas.shutdown()
+    """
     # Here first: workers that find nothing compiled would each do it.
     kernels.pick(0, compiled=True).load()
     if may_start_processes():

@@ -38,7 +38,26 @@ class Maintained(Searchable):
     def compact(self) -> None:
         """Rewrite every array into one data file without what was deleted or replaced.
 
-        Works on the committed state: pending changes stay pending. Ordinals are renumbered.
+        Works on the committed state: pending changes stay pending. Ordinals are renumbered. Readers of older states
+        keep what they opened.
+
+        Raises
+        ------
+        ReadOnlyStore, ConflictError, StorageError
+        CorruptStore
+            If something to be copied is damaged; nothing is changed then.
+
+        Examples
+        --------
+        >>> import atlas
+        >>> store = atlas.Atlas.create("fleet")
+        >>> store.create_datasets(["jan", "feb"])
+        >>> store.flush()
+        >>> store.delete_dataset("jan")
+        >>> store.flush()
+        >>> store.compact()
+        >>> store.row_slots()
+        1
         """
         with self._session.lock:
             self._session.writable()
@@ -74,8 +93,8 @@ class Maintained(Searchable):
 
         Examples
         --------
-        >>> import atlas, tempfile
-        >>> atlas.Atlas.create(tempfile.mkdtemp()).gc().removed
+        >>> import atlas
+        >>> atlas.Atlas.create("fleet").gc().removed
         []
         """
         with self._session.lock:
@@ -101,8 +120,8 @@ class Maintained(Searchable):
 
         Examples
         --------
-        >>> import atlas, tempfile
-        >>> atlas.Atlas.create(tempfile.mkdtemp()).verify().ok
+        >>> import atlas
+        >>> atlas.Atlas.create("fleet").verify().ok
         True
         """
         return verify(self._session.snapshot, progress)

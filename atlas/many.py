@@ -9,16 +9,14 @@ from numpy.typing import NDArray
 
 from atlas.across import read_list, read_stacked
 from atlas.bulk import create_datasets, delete_datasets, write_stacked
+from atlas.datasets import Datasets
 from atlas.drift import DriftReport, drift_report
 from atlas.members import Members
 from atlas.ragged import to_awkward
-from atlas.session import Session
 
 
-class Many:
+class Many(Datasets):
     """The part of :class:`atlas.Atlas` that reads, writes, creates and deletes many datasets by one call."""
-
-    _session: Session
 
     def create_datasets(
         self,
@@ -46,8 +44,8 @@ class Many:
 
         Examples
         --------
-        >>> import atlas, numpy as np, tempfile
-        >>> store = atlas.Atlas.create(tempfile.mkdtemp())
+        >>> import atlas, numpy as np
+        >>> store = atlas.Atlas.create("fleet")
         >>> store.create_datasets(
         ...     ["a", "b"],
         ...     {"t": {"dims": ["hour"], "data": np.arange(48.0).reshape(2, 24)}},
@@ -61,10 +59,23 @@ class Many:
     def delete_datasets(self, names: Iterable[str]) -> None:
         """Delete many datasets, by one look-up; see :meth:`delete_dataset`.
 
+        Parameters
+        ----------
+        names : iterable of str
+
         Raises
         ------
         DatasetNotFound
             Nothing was deleted then.
+
+        Examples
+        --------
+        >>> import atlas
+        >>> store = atlas.Atlas.create("fleet")
+        >>> store.create_datasets(["a", "b", "c"])
+        >>> store.delete_datasets(["a", "c"])
+        >>> store.list_datasets()
+        ['b']
         """
         delete_datasets(self._session, names)
 
@@ -77,17 +88,35 @@ class Many:
     ) -> list[NDArray[Any] | None]:
         """Read the same box of an array from many datasets, whose shapes may differ.
 
+        Parameters
+        ----------
+        array : str
+        dataset_names : iterable of str
+            Names may repeat. Also a :class:`Selection`.
+        start, shape : sequence of int, optional
+            First cell and extent of the box, the same in every dataset; without `shape` it ends where each array does.
+
         Returns
         -------
         list of ndarray or None
-            One per name, in order; ``None`` where a dataset lacks the array. The arrays of one
-            call share their memory block, which is freed when the last of them goes.
+            One per name, in order, each of its own dataset's type and shape; ``None`` where a dataset lacks the
+            array. The arrays of one call share their memory block, which is freed when the last of them goes.
 
         Raises
         ------
         DatasetNotFound, SelectionError, CorruptStore
         InvalidArgument
             If no names are given.
+
+        Examples
+        --------
+        >>> import atlas, numpy as np
+        >>> store = atlas.Atlas.create("fleet")
+        >>> for name, depths in (("a", 2), ("b", 3)):
+        ...     view = store.create_dataset(name)
+        ...     view.define_array("t", "int16", ["depth"], [depths])
+        >>> store.read_array_across("t", ["a", "b"])
+        [array([0, 0], dtype=int16), array([0, 0, 0], dtype=int16)]
         """
         return read_list(self._session, array, dataset_names, start, shape)
 
@@ -99,6 +128,10 @@ class Many:
         shape: Sequence[int] | None = None,
     ) -> Any:
         """Read the same box of an array from many datasets, whose shapes may differ, into one awkward array.
+
+        Parameters
+        ----------
+        array, dataset_names, start, shape : see :meth:`read_array_across`
 
         Returns
         -------
@@ -112,6 +145,16 @@ class Many:
             If awkward is not installed.
         InvalidArgument
             If no names are given, or number of axes or type differ.
+
+        Examples
+        --------
+        >>> import atlas, numpy as np
+        >>> store = atlas.Atlas.create("fleet")
+        >>> for name, depths in (("a", 2), ("b", 3)):
+        ...     view = store.create_dataset(name)
+        ...     view.define_array("t", "int16", ["depth"], [depths])
+        >>> store.read_array_across_awkward("t", ["a", "b"]).tolist()
+        [[0, 0], [0, 0, 0]]
         """
         return to_awkward(array, read_list(self._session, array, dataset_names, start, shape))
 
@@ -131,9 +174,9 @@ class Many:
         ----------
         array : str
         dataset_names : iterable of str
-            Names may repeat.
+            Names may repeat. Also a :class:`Selection`.
         start, shape : sequence of int, optional
-            The box, the same in every dataset; the whole array by default.
+            First cell and extent of the box, the same in every dataset; the whole array by default.
         out : ndarray, optional
             To read into: C-contiguous, of the array's type and of the shape of the result.
         on_missing : {"raise", "fill"}
@@ -142,13 +185,24 @@ class Many:
         Returns
         -------
         ndarray
-            Of shape ``(len(dataset_names), *box)``.
+            Of shape ``(len(dataset_names), *box)`` and of the array's type, a row per name, in order.
 
         Raises
         ------
         ArrayNotFound, DatasetNotFound, SelectionError, CorruptStore
         ShapeMismatch
             If the datasets' shapes or types differ, naming the first two that do.
+        InvalidArgument
+            If no names are given, or `out` does not fit.
+
+        Examples
+        --------
+        >>> import atlas, numpy as np
+        >>> store = atlas.Atlas.create("fleet")
+        >>> store.create_datasets(["a", "b"], {"t": {"dims": ["hour"], "data": np.arange(6.0).reshape(2, 3)}})
+        >>> store.read_array_across_stacked("t", ["b", "a"], [1], [2])
+        array([[4., 5.],
+               [1., 2.]])
         """
         return read_stacked(self._session, array, dataset_names, start, shape, out, on_missing)
 
@@ -174,8 +228,8 @@ class Many:
 
         Examples
         --------
-        >>> import atlas, tempfile
-        >>> store = atlas.Atlas.create(tempfile.mkdtemp())
+        >>> import atlas
+        >>> store = atlas.Atlas.create("fleet")
         >>> for name, units in (("a", "K"), ("b", "K"), ("c", "degC")):
         ...     view = store.create_dataset(name)
         ...     view.define_array("t", "float32", ["x"], [3])
@@ -211,5 +265,15 @@ class Many:
         ------
         DatasetNotFound, ArrayNotFound, DataTypeError, SelectionError, ShapeMismatch
             Nothing was recorded then.
+
+        Examples
+        --------
+        >>> import atlas, numpy as np
+        >>> store = atlas.Atlas.create("fleet")
+        >>> store.create_datasets(["a", "b"], {"t": {"dims": ["hour"], "dtype": "int8", "shape": [3]}})
+        >>> store.write_stacked("t", ["a", "b"], np.array([[1], [2]], "int8"), start=[2])
+        >>> store.read_array_across_stacked("t", ["a", "b"])
+        array([[0, 0, 1],
+               [0, 0, 2]], dtype=int8)
         """
         write_stacked(self._session, array, dataset_names, data, start)

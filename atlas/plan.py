@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers, Overlap, Selection
-from atlas.codecs import PACKED, RAW
+from atlas.codecs import PACKED, RAW, plain
 from atlas.dtypes import DType
 from atlas.errors import CorruptIndex
 from atlas.forks import cached_property
@@ -19,6 +19,9 @@ from atlas.segment import ArrayIndex
 
 # Packed chunks are decoded about so many times faster than compressed ones.
 _PACKED_SPEED = 4
+
+# Chunks of fewer bytes are decompressed in less time than a call from Python takes.
+_SMALL = 16 << 10
 
 
 @dataclass(frozen=True)
@@ -87,17 +90,24 @@ class ReadPlan:
     def cost(self) -> int:
         """Bytes that would take as long to decompress as all chunks take to decode."""
         sizes = self.columns["raw_length"]
-        return int(sizes.sum() - sizes[self.columns["pipeline"] == PACKED].sum() * (1 - 1 / _PACKED_SPEED))
+        return int(sizes.sum() - sizes[plain(self.columns["pipeline"]) == PACKED].sum() * (1 - 1 / _PACKED_SPEED))
 
     def saved(self, rows: Iterable[int]) -> int:
         """Return what of the cost falls away where the chunks in some rows are at hand decompressed."""
         return int(self.columns["raw_length"][list(rows)].sum() * (1 - 1 / _PACKED_SPEED))
 
     @cached_property
-    def compressed(self) -> int:
-        """Bytes of chunks that are decompressed one by one, each by a call from Python."""
-        pipelines = self.columns["pipeline"]
-        return int(self.columns["raw_length"][(pipelines != PACKED) & (pipelines != RAW)].sum())
+    def compressed(self) -> tuple[int, int]:
+        """Chunks that are decompressed one by one, each by a call from Python, and their bytes."""
+        pipelines = plain(self.columns["pipeline"])
+        sizes = self.columns["raw_length"][(pipelines != PACKED) & (pipelines != RAW)]
+        return len(sizes), int(sizes.sum())
+
+    @property
+    def calls(self) -> int:
+        """Chunks for which the call takes longer than what it does."""
+        count, size = self.compressed
+        return count if size < count * _SMALL else 0
 
 
 def result_strides(shape: Sequence[int], itemsize: int) -> Integers:

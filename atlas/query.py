@@ -389,7 +389,28 @@ class Cells:
 
 
 class _Col:
-    """``col(name)`` for the cells of an array, ``col.attr(key)`` for an attribute of the dataset."""
+    """``col(name)`` for the cells of an array, ``col.attr(key)`` for an attribute of the dataset.
+
+    Comparing what they give makes conditions for :meth:`Atlas.select`, which ``&``, ``|`` and ``~`` combine.
+
+    Parameters
+    ----------
+    array : str
+        Name of an array.
+
+    Examples
+    --------
+    >>> import atlas
+    >>> from atlas import col
+    >>> store = atlas.Atlas.create("fleet")
+    >>> arrays = {"t": {"dims": ["x"], "data": [[1.0, 3.0], [5.0, 7.0]]}}
+    >>> store.create_datasets(["a", "b"], arrays, {"platform": ["buoy", "float"]})
+    >>> store.flush()
+    >>> list(store.select((col("t").max() > 6) | (col.attr("platform") == "buoy")))
+    ['a', 'b']
+    >>> list(store.select(col("t") > 6, ~(col.attr("platform") == "buoy")))
+    ['b']
+    """
 
     def __call__(self, array: str) -> Cells:
         """Return the cells of an array, to be compared."""
@@ -412,9 +433,24 @@ def box(**ranges: tuple[Any, Any]) -> Condition:
         By array name; ``None`` for no limit. A range of numbers whose `low` is above its `high` goes around, as
         longitudes do: ``lon=(170, -170)`` are those from 170 on and those up to -170.
 
+    Returns
+    -------
+    Condition
+
+    Raises
+    ------
+    InvalidArgument
+        If no range is given.
+
     Examples
     --------
-    >>> nearby = box(lat=(40, 50), lon=(-10, None), time=("2019-01-01", "2019-12-31"))
+    >>> import atlas
+    >>> store = atlas.Atlas.create("fleet")
+    >>> arrays = {"lat": {"dims": [], "data": [45.0, 62.0]}, "lon": {"dims": [], "data": [-5.0, 4.0]}}
+    >>> store.create_datasets(["biscay", "bergen"], arrays)
+    >>> store.flush()
+    >>> list(store.select(atlas.box(lat=(40, 50), lon=(-10, None))))
+    ['biscay']
     """
     if not ranges:
         raise InvalidArgument("a box needs at least one range, such as lat=(40, 50)")

@@ -19,10 +19,10 @@ from atlas.errors import CorruptChunk, CorruptIndex, CorruptStore
 from atlas.executor import may_use_processes, run
 from atlas.fetching import balanced, decode_fetched, fetched
 from atlas.indexes import Indexed
+from atlas.kernels.sealed import is_whole
 from atlas.plan import Member, ReadPlan, plan_reads
 from atlas.root import Root
 from atlas.schema import ArraySchema
-from atlas.segment import chunk_checksum
 from atlas.storage import Pin, Storage
 from atlas.text import unpack_text
 from atlas.worker import DecodeJob, Kept, Source, decode_range, pack_layout, unpack_tables
@@ -107,7 +107,7 @@ class Snapshot(Indexed):
         try:
             data = self._source(index.files[file]).bytes()
             payload = memoryview(data)[offset : offset + length]  # type: ignore[arg-type]
-            if chunk_checksum(payload) != checksum:
+            if not is_whole(payload, pipeline, checksum):
                 return None
             cells = decode_numbers(payload, pipeline, dtype.storage, extent.shape)
         except CorruptChunk:
@@ -182,8 +182,8 @@ class Snapshot(Indexed):
         return shared_arena().allocate(size, share).array
 
     def _calls(self, plan: ReadPlan) -> int:
-        """Bytes whose decoding is worth other processes; those have no way to data that was fetched."""
-        return plan.compressed if self.storage.local_path is not None else 0
+        """Return how many chunks are worth other processes; those have no way to data that was fetched."""
+        return plan.calls if self.storage.local_path is not None else 0
 
     def _fill_and_run(
         self,
@@ -238,7 +238,7 @@ class Snapshot(Indexed):
         if may_use_processes(self.mode, self.workers, self._calls(plan)):
             job = self._shared_job(sources, dtype, buffer, tables)
         if job is None:
-            keep = 0 < plan.compressed <= settings().decoded_bytes
+            keep = 0 < plan.compressed[1] <= settings().decoded_bytes
             kept = Kept.of(sources, tables) if keep else Kept()
             job = DecodeJob(sources, dtype.itemsize, element_of(dtype.storage), buffer, tables, kept=kept)
         cost = plan.cost - plan.saved(job.kept.found)
@@ -338,7 +338,7 @@ class Snapshot(Indexed):
         checksum: int,
         results: list[NDArray[Any]],
     ) -> None:
-        if chunk_checksum(payload) != checksum:
+        if not is_whole(payload, pipeline, checksum):
             raise CorruptChunk("its checksum does not match")
         at = plan.columns["geometry"][row]
         cells = unpack_text(bytes(decode(payload, pipeline, raw, 1)), dtype, tuple(plan.chunk_extent[at].tolist()))

@@ -6,12 +6,18 @@
 
 The head is a MessagePack map: the root object's name, the root as ``atlas.msgpack.zst`` would hold it, and
 which file's index each of those that follow is.
+
+On object stores, where an object more is a request more, the record of a commit has no indexes and lies behind the
+index of the last file that the commit writes::
+
+    … index | record | length of the record, u64 | magic "ATLASRT1"
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +27,13 @@ import xxhash
 from atlas.columnfile import is_size
 from atlas.errors import CorruptIndex
 from atlas.root import ROOT_KEYS, LoadTable, PackedRoot, Root
-from atlas.storage import DataWriter, Storage
+from atlas.storage import DataWriter, Range, Storage
 from atlas.table import DIRECTORY
 
 MAGIC = b"ATLASRC1"
 _HEAD_AT = len(MAGIC) + 16
+MAGIC_BEHIND = b"ATLASRT1"
+_BEHIND = 8 + len(MAGIC_BEHIND)
 
 RECORD_NAME = re.compile(r"commit-[0-9a-f]{32}\.ar")
 
@@ -60,6 +68,13 @@ def write_record(writer: DataWriter, root: Root, indexes: Mapping[str, bytes | b
         digest.update(piece)
     for piece in (MAGIC, digest.intdigest().to_bytes(8, "little"), *pieces):
         writer.write(piece)
+
+
+def append_record(writer: DataWriter, root: Root) -> None:
+    """Write the record of a commit behind the last of its files; `root` names that one as if it ended before."""
+    begin = writer.position
+    write_record(writer, root, {})
+    writer.write((writer.position - begin).to_bytes(8, "little") + MAGIC_BEHIND)
 
 
 @dataclass(frozen=True)
@@ -98,8 +113,31 @@ def read_record(storage: Storage, key: str) -> Record:
     FileNotFoundError
         If there is none.
     """
-    data = storage.read(key)
-    _expect(data[: len(MAGIC)] == MAGIC and len(data) >= _HEAD_AT, key, "it is cut short, or no record")
+    return _parsed(storage.read(key), key)
+
+
+def record_behind(storage: Storage, key: str, length: int, size: int) -> Record:
+    """Read the record behind a file of a length, which is all that may be there; raises :class:`CorruptIndex`."""
+    _expect(size >= length + _BEHIND, key, "it is cut short, or no record")
+    end = storage.read_range(key, size - _BEHIND, _BEHIND)
+    _expect(end[8:] == MAGIC_BEHIND, key, "it is cut short, or no record")
+    _expect(int.from_bytes(end[:8], "little") == size - _BEHIND - length, key, "its length does not match")
+    return _parsed(storage.read_range(key, length, size - _BEHIND - length), key)
+
+
+def records_behind(storage: Storage, sizes: Mapping[str, int]) -> Iterator[tuple[str, Record]]:
+    """Yield the records that lie behind files, whatever is left of these."""
+    sizes = {key: size for key, size in sizes.items() if size >= _BEHIND}
+    ends = storage.read_ranges([Range(key, size - _BEHIND, size) for key, size in sizes.items()])
+    for (key, size), end in zip(sizes.items(), ends, strict=True):
+        begin = size - _BEHIND - int.from_bytes(end[:8], "little")
+        if end[8:] == MAGIC_BEHIND and begin >= 0:
+            with suppress(CorruptIndex):
+                yield key, record_behind(storage, key, begin, size)
+
+
+def _parsed(data: bytes, key: str) -> Record:
+    _expect(data[: len(MAGIC)] == MAGIC, key, "it is no record")
     digest, size = (int.from_bytes(data[at : at + 8], "little") for at in (len(MAGIC), len(MAGIC) + 8))
     _expect(xxhash.xxh3_64_intdigest(memoryview(data)[len(MAGIC) + 8 :]) == digest, key, "its hash does not match")
     try:

@@ -13,14 +13,14 @@ from functools import partial
 import numpy as np
 
 from atlas.columnfile import DataFile
-from atlas.commit import publish, recover, strays
+from atlas.commit import is_file_of_a_commit, publish, recover, strays
 from atlas.commitfiles import CommitFiles
 from atlas.damage import Damage, FileFound, RepairReport
 from atlas.errors import StoreNotFound
 from atlas.examine import intact_rows
 from atlas.indexes import read_index
 from atlas.root import ArrayFiles, Root
-from atlas.roots import delete_other_roots, has_records, has_root, load_table, next_state
+from atlas.roots import delete_other_roots, has_root, load_table, next_state
 from atlas.segment import HEADER_LENGTH, SegmentIndex
 from atlas.storage import Storage
 from atlas.table import read_layer
@@ -30,7 +30,7 @@ DAMAGED = "_damaged"
 
 def repair(storage: Storage, dry_run: bool = False) -> RepairReport:
     """Repair a store; see :meth:`atlas.Atlas.repair`."""
-    if not has_root(storage) and not has_records(storage):
+    if not has_root(storage) and not any(is_file_of_a_commit(item.key) for item in storage.inventory()):
         raise StoreNotFound(f"there is no Atlas store at {storage.describe()}, nor what is left of one")
     if dry_run:
         return Damage(storage, storage.was_interrupted()).report
@@ -69,7 +69,8 @@ def _carry_out(found: Damage) -> None:
         files.keep()
     root = publish(storage, root, old, replaced, old.commits)
     delete_other_roots(storage, root.config)
-    recover(storage, root, interrupted=True)
+    if storage.is_local:
+        recover(storage, root, interrupted=True)
 
 
 def _table(found: Damage, files: CommitFiles, table: FileFound) -> DataFile:
@@ -112,7 +113,7 @@ def _keep_replaced(found: Damage, root: Root, replaced: list[str]) -> str:
     """Give everything that is about to go a second name; return the directory, or nothing when there is nothing."""
     keys = replaced + found.damaged_records
     keys += [key for key, there in found.roots.items() if there is None or found.from_record]
-    if found.from_record:
+    if found.from_record and found.storage.is_local:
         # What belongs to commits that nothing is known of any more.
         keys += sorted({*strays(found.storage, found.root)} & {*strays(found.storage, root)})
     place, kept = f"{DAMAGED}/{root.commit}", ""

@@ -64,6 +64,8 @@ def load_root(storage: Storage) -> Root:
     found = _newest_root(storage) if storage.is_local else _claimed_root(storage)
     if found is None:
         advice = "Atlas.repair brings its root back" if is_lost(storage) else "Atlas.create makes one"
+        if not storage.is_local:
+            advice += ", Atlas.repair brings one back whose root was deleted"
         raise StoreNotFound(
             f"there is no Atlas store at {storage.describe()}: none of {', '.join(ROOT_KEYS)} is there; {advice}"
         )

@@ -20,21 +20,86 @@ class Searchable(Many):
     """The part of :class:`atlas.Atlas` that describes and searches the collection."""
 
     def dataset_exists(self, name: str) -> bool:
-        """Return whether there is a dataset of that name."""
+        """Return whether there is a dataset of that name; ``name in store`` says the same.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        bool
+
+        Examples
+        --------
+        >>> import atlas
+        >>> store = atlas.Atlas.create("fleet")
+        >>> store.create_datasets(["jan", "feb"])
+        >>> store.dataset_exists("jan"), "march" in store
+        (True, False)
+        """
         return self._session.exists(name)
 
     __contains__ = dataset_exists
 
     def list_datasets(self) -> list[str]:
-        """Return the names of all datasets, in order of insertion."""
+        """Return the names of all datasets, pending ones included.
+
+        Returns
+        -------
+        list of str
+            In order of insertion.
+
+        Examples
+        --------
+        >>> import atlas
+        >>> store = atlas.Atlas.create("fleet")
+        >>> store.create_datasets(["jan", "feb"])
+        >>> store.list_datasets()
+        ['jan', 'feb']
+        """
         return self._session.names()
 
     def list_arrays(self) -> list[str]:
-        """Return the distinct array names of all datasets, sorted."""
+        """Return the distinct array names of all datasets.
+
+        Returns
+        -------
+        list of str
+            Sorted.
+
+        Examples
+        --------
+        >>> import atlas
+        >>> store = atlas.Atlas.create("fleet")
+        >>> store.create_dataset("a").define_array("t", "float32", ["x"], [3])
+        >>> store.create_dataset("b").define_array("salt", "float32", ["x"], [3])
+        >>> store.list_arrays()
+        ['salt', 't']
+        """
         return sorted(self._session.merged_schema().arrays)
 
     def array_dtype(self, array: str) -> str | None:
-        """Return the collection-wide type of an array, or ``None`` when no dataset has it."""
+        """Return the collection-wide type of an array, widened over all datasets.
+
+        Parameters
+        ----------
+        array : str
+
+        Returns
+        -------
+        str or None
+            ``None`` when no dataset has the array.
+
+        Examples
+        --------
+        >>> import atlas
+        >>> store = atlas.Atlas.create("fleet")
+        >>> store.create_dataset("a").define_array("t", "int16", ["x"], [3])
+        >>> store.create_dataset("b").define_array("t", "int32", ["x"], [3])
+        >>> store.array_dtype("t")
+        'int32'
+        """
         found = self._session.merged_schema().arrays.get(array)
         return None if found is None else found[0].name
 
@@ -46,11 +111,39 @@ class Searchable(Many):
         dict
             ``{"arrays": {name: {"dtype", "dimension_names", "attributes"}},
             "global_attributes": {key: dtype}}``. Where types cannot widen, the first seen stays.
+
+        Examples
+        --------
+        >>> import atlas
+        >>> store = atlas.Atlas.create("fleet")
+        >>> view = store.create_dataset("a")
+        >>> view.define_array("t", "int16", ["x"], [3])
+        >>> view.set_attribute("lat", 48.5)
+        >>> store.merged_schema()["arrays"]["t"]["dtype"], store.merged_schema()["global_attributes"]
+        ('int16', {'lat': 'float64'})
         """
         return self._session.merged_schema().to_dict()
 
     def dataset_row(self, name: str) -> int | None:
-        """Return a dataset's ordinal, stable until :meth:`compact`; ``None`` when there is none."""
+        """Return a dataset's ordinal: its row in :meth:`pruning_index`, stable until :meth:`compact`.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        int or None
+            ``None`` when there is no such dataset.
+
+        Examples
+        --------
+        >>> import atlas
+        >>> store = atlas.Atlas.create("fleet")
+        >>> store.create_datasets(["jan", "feb"])
+        >>> store.dataset_row("feb")
+        1
+        """
         with self._session.lock:
             catalog, new = self._session.snapshot.root.catalog, self._session.pending.created_names()
             if name in new:
@@ -58,7 +151,23 @@ class Searchable(Many):
             return self._session.ordinal(name) if self._session.exists(name) else None
 
     def row_slots(self) -> int:
-        """Return the number of ordinals in use, those of deleted datasets included."""
+        """Return the number of ordinals in use, those of deleted datasets included.
+
+        Returns
+        -------
+        int
+
+        Examples
+        --------
+        >>> import atlas
+        >>> store = atlas.Atlas.create("fleet")
+        >>> store.create_datasets(["jan", "feb"])
+        >>> store.flush()
+        >>> store.delete_dataset("jan")
+        >>> store.flush()
+        >>> len(store), store.row_slots()
+        (1, 2)
+        """
         with self._session.lock:
             return self._session.snapshot.root.catalog.slots + self._session.pending.created_count()
 
@@ -70,6 +179,16 @@ class Searchable(Many):
         dict
             ``location, datasets, row_slots, generation, root, codec, bytes`` and ``arrays``, by name
             ``{"dtype", "dimension_names", "files", "bytes"}``.
+
+        Examples
+        --------
+        >>> import atlas
+        >>> store = atlas.Atlas.create("fleet")
+        >>> store.create_datasets(["a"], {"t": {"dims": ["x"], "data": [[1.5, 2.5]]}})
+        >>> store.flush()
+        >>> info = store.info()
+        >>> info["datasets"], info["codec"], info["arrays"]["t"]["dtype"], info["arrays"]["t"]["files"]
+        (1, 'zstd', 'float64', 1)
         """
         with self._session.lock:
             root = self._session.snapshot.root
@@ -122,8 +241,7 @@ class Searchable(Many):
         Examples
         --------
         >>> from atlas import Atlas, col
-        >>> import tempfile
-        >>> store = Atlas.create(tempfile.mkdtemp())
+        >>> store = Atlas.create("fleet")
         >>> for name, height in (("hill", 300), ("mountain", 4000)):
         ...     store.create_dataset(name).set_attribute("height", height)
         >>> store.flush()
@@ -158,6 +276,21 @@ class Searchable(Many):
             attribute key or ``"array:key"``, arrays over all rows: ``present``, ``stats_valid``,
             ``min``, ``max``, ``row_count``, ``null_count``. min and max are int64, uint64 or float64
             arrays, or a list of ``bytes | None`` for text; of an attribute both are its value.
+
+        Raises
+        ------
+        ArrayNotFound, InvalidArgument
+            If no dataset has what is asked for.
+
+        Examples
+        --------
+        >>> import atlas
+        >>> store = atlas.Atlas.create("fleet")
+        >>> store.create_datasets(["a", "b"], {"t": {"dims": ["x"], "data": [[1.5, 2.5], [3.5, 4.5]]}})
+        >>> store.flush()
+        >>> index = store.pruning_index(["t"])
+        >>> index["datasets"], index["columns"]["t"]["max"]
+        (['a', 'b'], array([2.5, 4.5]))
         """
         return pruning_index(self._session.snapshot, *self._wanted(arrays, global_attrs, array_attrs))
 
@@ -173,8 +306,7 @@ class Searchable(Many):
 
         Parameters
         ----------
-        arrays, global_attrs, array_attrs
-            As for :meth:`pruning_index`.
+        arrays, global_attrs, array_attrs : see :meth:`pruning_index`
         kind : {"pandas", "arrow"}
 
         Returns
@@ -191,8 +323,8 @@ class Searchable(Many):
 
         Examples
         --------
-        >>> import atlas, tempfile
-        >>> store = atlas.Atlas.create(tempfile.mkdtemp())
+        >>> import atlas
+        >>> store = atlas.Atlas.create("fleet")
         >>> store.create_datasets(["hill", "mountain"], attributes={"height": [300, 4000]})
         >>> store.flush()
         >>> store.table().set_index("dataset").height["mountain"].item()
@@ -213,7 +345,23 @@ class Searchable(Many):
         return arrays or (), global_attrs or (), array_attrs or ()
 
     def column_summaries(self) -> dict[str, dict[str, Any]]:
-        """Return ``{column: {"min", "max", "present_count"}}`` over all datasets, as of the last flush."""
+        """Return the extremes of every column of :meth:`pruning_index`, as of the last flush.
+
+        Returns
+        -------
+        dict
+            ``{column: {"min", "max", "present_count"}}`` over all datasets. ``min`` and ``max`` are ``None`` where
+            nothing is known, or where some datasets have text and others numbers.
+
+        Examples
+        --------
+        >>> import atlas
+        >>> store = atlas.Atlas.create("fleet")
+        >>> store.create_datasets(["a", "b"], {"t": {"dims": ["x"], "data": [[1.5], [2.5]]}})
+        >>> store.flush()
+        >>> store.column_summaries()["t"]
+        {'min': 1.5, 'max': 2.5, 'present_count': 2}
+        """
         merged, snapshot = self._session.merged_schema(), self._session.snapshot
         catalog = snapshot.root.catalog
         summaries = {name: array_bounds(snapshot, name).summary() for name in sorted(merged.arrays)}

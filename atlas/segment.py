@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import msgpack
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from atlas.columnfile import Area, ColumnFile, DataFile, finish_file
@@ -43,11 +42,6 @@ _CHUNK_COLUMNS = {"number": "<u8", "offset": "<u8", "length": "<u8", "raw_length
 _EXACT_COLUMNS = {"pipeline": "|u1", "checksum": "<u8"}
 
 CHUNK_COLUMNS = (*_CHUNK_COLUMNS, *_EXACT_COLUMNS)
-
-
-def chunk_checksum(payload: Any) -> int:
-    """Return the xxh3-64 of a chunk's payload."""
-    return xxhash.xxh3_64_intdigest(payload)
 
 
 class SegmentWriter:
@@ -269,11 +263,17 @@ class ArrayIndex:
         if self.dense:
             rows = first[:, None] + numbers[None, :]
             return np.where(found[:, None] & (rows < last[:, None]), rows, -1)
-        span = int(max(self.columns["number"].max(), numbers.max(initial=0))) + 1
-        keys = np.repeat(np.arange(len(self.entries)), np.diff(self.starts)) * span + self.columns["number"]
-        wanted = position[:, None] * span + numbers[None, :]
+        span, keys = self._keys
+        wanted = position[:, None] * span + np.minimum(numbers, span - 1)[None, :]
         rows = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
         return np.where(found[:, None] & (keys[rows] == wanted), rows, -1)
+
+    @cached_property
+    def _keys(self) -> tuple[int, Integers]:
+        """Each entry's place and chunk number as one integer, ascending, and how far those of entries are apart."""
+        span = int(self.columns["number"].max(initial=0)) + 2  # the last number of each is never stored
+        places = np.repeat(np.arange(len(self.entries)), np.diff(self.starts))
+        return span, places * span + self.columns["number"]
 
 
 @dataclass(frozen=True)

@@ -64,15 +64,27 @@ def _answers(facts: Facts, leaf: SomeCell, ordinals: Integers) -> tuple[Mask, Ma
 
 
 class Selection(Sequence[str]):
-    """Names of datasets, in order of insertion, that a condition found; made by ``Atlas.select``.
+    """Names of datasets, in order of insertion, that a condition found; made by :meth:`Atlas.select`.
 
-    A sequence of names, so it goes wherever names are asked for.
+    A sequence of names, so it goes wherever names are asked for; a slice of one is a selection.
 
     Attributes
     ----------
     ordinals : (n,) int64
     certain : (n,) bool
         Which of them certainly match; the others could, as far as statistics tell.
+
+    Examples
+    --------
+    >>> import atlas
+    >>> store = atlas.Atlas.create("fleet")
+    >>> store.create_datasets(["a", "b"], {"t": {"dims": ["x"], "data": [[1.0, 3.0], [5.0, 7.0]]}})
+    >>> store.flush()
+    >>> found = store.select(atlas.col("t") == 6)
+    >>> found
+    <Selection of 1 datasets, 0 for certain>
+    >>> list(store.select(atlas.col("t") == 6, confirm=True))
+    []
     """
 
     def __init__(self, store: Many, snapshot: Snapshot, ordinals: Integers, certain: Mask) -> None:
@@ -83,7 +95,17 @@ class Selection(Sequence[str]):
 
     @cached_property
     def names(self) -> list[str]:
-        """The names, in order."""
+        """The names, in order.
+
+        Examples
+        --------
+        >>> import atlas
+        >>> store = atlas.Atlas.create("fleet")
+        >>> store.create_datasets(["hill", "mountain"], attributes={"height": [300, 4000]})
+        >>> store.flush()
+        >>> store.select(atlas.col.attr("height") > 1000).names
+        ['mountain']
+        """
         return self._snapshot.root.catalog.names_of(self.ordinals)
 
     def __len__(self) -> int:
@@ -113,11 +135,48 @@ class Selection(Sequence[str]):
         out: NDArray[Any] | None = None,
         on_missing: Literal["raise", "fill"] = "raise",
     ) -> NDArray[Any]:
-        """Read the same box of an array into one; see :meth:`Atlas.read_array_across_stacked`."""
+        """Read the same box of an array of all of them into one; see :meth:`Atlas.read_array_across_stacked`.
+
+        Parameters
+        ----------
+        array, start, shape, out, on_missing : see :meth:`Atlas.read_array_across_stacked`
+
+        Returns
+        -------
+        ndarray
+            Of shape ``(len(selection), *box)``.
+
+        Examples
+        --------
+        >>> import atlas
+        >>> store = atlas.Atlas.create("fleet")
+        >>> store.create_datasets(["a", "b"], {"t": {"dims": ["x"], "data": [[1.0, 3.0], [5.0, 7.0]]}})
+        >>> store.flush()
+        >>> store.select(atlas.col("t").min() > 2).stack("t")
+        array([[5., 7.]])
+        """
         return self._store.read_array_across_stacked(array, self.names, start, shape, out=out, on_missing=on_missing)
 
     def read(
         self, array: str, start: Sequence[int] | None = None, shape: Sequence[int] | None = None
     ) -> list[NDArray[Any] | None]:
-        """Read the same box of an array into a list; see :meth:`Atlas.read_array_across`."""
+        """Read the same box of an array of all of them into a list; see :meth:`Atlas.read_array_across`.
+
+        Parameters
+        ----------
+        array, start, shape : see :meth:`Atlas.read_array_across`
+
+        Returns
+        -------
+        list of ndarray or None
+
+        Examples
+        --------
+        >>> import atlas
+        >>> store = atlas.Atlas.create("fleet")
+        >>> store.create_datasets(["a", "b"], {"t": {"dims": ["x"], "data": [[1.0, 3.0], [5.0, 7.0]]}})
+        >>> store.flush()
+        >>> store.select(atlas.col("t").max() < 4).read("t")
+        [array([1., 3.])]
+        """
         return self._store.read_array_across(array, self.names, start, shape)

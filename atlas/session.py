@@ -247,8 +247,8 @@ class Session:
         for template in catalog.live_templates():
             merged.add_template(template)
         for batch, ids in self.pending.new_in_batches():
-            if len(ids):
-                merged.add_template(batch.group.template)
+            for group in batch.declared.take(ids - batch.first).groups:
+                merged.add_template(group.template)
         for record in self.pending.records.values():
             merged.add_template(split_record(record)[0])
         return merged
@@ -312,9 +312,11 @@ class Session:
             raise ArrayNotFound(f"array not found: {array!r}; array names are strings")
         with self.lock:
             snapshot, catalog = self.snapshot, self.snapshot.root.catalog
-            ordinals = catalog.find(names)
+            ordinals = catalog.find_all(names)
             overlays: dict[int, tuple[ArraySchema, PendingArray | None]] = {}
-            self._overlay(array, names, ordinals, overlays)
+            if self.pending:
+                ordinals = ordinals.copy()
+                self._overlay(array, names, ordinals, overlays)
             for position in np.flatnonzero(ordinals < 0).tolist():
                 if position not in overlays and not self.exists(names[position]):
                     raise DatasetNotFound(f"dataset not found: {names[position]!r} in {self.storage.describe()}")
@@ -344,7 +346,8 @@ class Session:
         numbers = pending.table.find(seek(names))
         for position in np.flatnonzero(numbers >= 0).tolist():
             created = pending.batch_of(int(numbers[position])) is not None
-            found = pending.array(names[position], array)
+            # A loose dataset has no number any more.
+            found = pending.numbered_array(int(numbers[position]), array)
             if created or found is not None:
                 ordinals[position] = -1
             if found is not None:
@@ -410,7 +413,8 @@ _versions_lock = free_in_children(threading.Lock())
 
 
 def _thawed(storage: Storage, packed: PackedRoot, workers: int | None, executor: str | None) -> FrozenSession:
-    place = storage.describe(), packed.commit, workers, executor
+    # With the options: whoever sends newer credentials along wants them used.
+    place = storage.token, packed.commit, workers, executor
     with _versions_lock:
         if place not in _versions:
             with _everything(storage):

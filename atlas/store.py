@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from atlas.commit import overwrite_root, recover
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice
-from atlas.copying import copy_dataset
 from atlas.damage import RepairReport
 from atlas.display import store_html
 from atlas.errors import CorruptRoot, InvalidArgument, StoreAlreadyExists
@@ -15,10 +14,8 @@ from atlas.exchange import Exchange
 from atlas.repair import repair
 from atlas.root import Root
 from atlas.roots import create_root, discard_root, emptied, has_root, is_lost, load_root
-from atlas.schema import check_name
 from atlas.session import Mode, Session, version_token
 from atlas.storage import Storage, open_storage
-from atlas.view import DatasetView
 
 
 class Atlas(Exchange):
@@ -30,11 +27,12 @@ class Atlas(Exchange):
 
     As a context manager it flushes on a clean exit. When the block raises, nothing of the batch is
     committed, and the handle takes no further part in it: the pending changes are dropped.
+    ``len(store)`` is the number of datasets, ``name in store`` says whether there is one.
 
     Examples
     --------
-    >>> import atlas, numpy as np, tempfile
-    >>> with atlas.Atlas.create(tempfile.mkdtemp()) as store:
+    >>> import atlas, numpy as np
+    >>> with atlas.Atlas.create("fleet") as store:
     ...     view = store.create_dataset("jan")
     ...     view.define_array("t", "float32", ["x"], [3])
     ...     view.write_array("t", [0], np.array([1, 2, 3], "float32"))
@@ -71,19 +69,19 @@ class Atlas(Exchange):
         ----------
         source : path, URL or fsspec filesystem
             With a filesystem, `prefix` is the store's place in it.
-        codec : {"zstd", "lz4", "none"}
-        meta_format : {"json", "msgpack"}
-        meta_compression : {"none", "zstd", "lz4"}
+        codec, meta_format, meta_compression : see :class:`StoreConfig`
         on_type_mismatch : {"warn", "error"}
             What happens when an array or attribute has a type that cannot merge with the
             collection's.
+        prefix : str, optional
+            The store's place in `source`, where that is a filesystem.
         config : StoreConfig, optional
             All of the layout options at once; the single ones are then not looked at.
-        storage_options : dict, optional
-            What the fsspec file system of a URL is told: credentials, endpoint, ``anon``. Never stored.
         overwrite : bool or "at flush"
             Replace the store that is there: now, or by the first flush, so that the old store stays
             whole should anything fail before.
+        storage_options : dict, optional
+            What the fsspec file system of a URL is told: credentials, endpoint, ``anon``. Never stored.
         single_writer : bool
             Vouches that nobody else writes meanwhile: for object stores that do not honour conditional puts.
         workers : int, optional
@@ -94,12 +92,26 @@ class Atlas(Exchange):
             How much of what waits for a flush is kept in memory, 512 MiB by default; the rest waits in
             a file without a name.
 
+        Returns
+        -------
+        Atlas
+
         Raises
         ------
         StoreAlreadyExists
             If there is a store and `overwrite` is false.
         InvalidArgument
             If an option is unknown.
+        UnsafeStorage
+            If it is an object store that does not honour conditional puts, without `single_writer`.
+
+        Examples
+        --------
+        >>> import atlas
+        >>> with atlas.Atlas.create("data/fleet") as store:
+        ...     store.create_dataset("jan").set_attribute("month", 1)
+        >>> len(atlas.Atlas.open("data/fleet"))
+        1
         """
         layout = StoreConfig(codec, meta_format, meta_compression) if config is None else config
         if not isinstance(layout, StoreConfig):
@@ -144,10 +156,14 @@ class Atlas(Exchange):
 
         Parameters
         ----------
+        source, on_type_mismatch, prefix : see :meth:`create`
         mode : {"a", "r"}
             With ``"r"`` every change raises :class:`ReadOnlyStore`.
-        storage_options, single_writer, workers, executor, pending_bytes
-            As for :meth:`create`.
+        storage_options, single_writer, workers, executor, pending_bytes : see :meth:`create`
+
+        Returns
+        -------
+        Atlas
 
         Raises
         ------
@@ -155,6 +171,14 @@ class Atlas(Exchange):
             If there is no store at that place.
         CorruptStore
             If its root object cannot be trusted.
+
+        Examples
+        --------
+        >>> import atlas
+        >>> with atlas.Atlas.create("fleet") as store:
+        ...     store.create_dataset("jan").set_attribute("month", 1)
+        >>> atlas.Atlas.open("fleet", mode="r").list_datasets()
+        ['jan']
         """
         if mode not in ("a", "r"):
             raise InvalidArgument(f"unknown mode: {mode!r}; use 'a' or 'r'")
@@ -163,18 +187,63 @@ class Atlas(Exchange):
 
     @staticmethod
     def create_path(path: Any, config: StoreConfig | None = None) -> Atlas:
-        """Make a new store in a local directory."""
+        """Make a new store in a local directory: :meth:`create` under the name that the Rust library gives it.
+
+        Parameters
+        ----------
+        path : path
+        config : StoreConfig, optional
+
+        Returns
+        -------
+        Atlas
+
+        Examples
+        --------
+        >>> import atlas
+        >>> len(atlas.Atlas.create_path("fleet"))
+        0
+        """
         return Atlas.create(path, config=StoreConfig() if config is None else config)
 
     @staticmethod
     def open_path(path: Any) -> Atlas:
-        """Open the store in a local directory."""
+        """Open the store in a local directory: :meth:`open` under the name that the Rust library gives it.
+
+        Parameters
+        ----------
+        path : path
+
+        Returns
+        -------
+        Atlas
+
+        Examples
+        --------
+        >>> import atlas
+        >>> atlas.Atlas.create("fleet").close()
+        >>> len(atlas.Atlas.open_path("fleet"))
+        0
+        """
         return Atlas.open(path)
 
     def refresh(self) -> None:
         """Show the newest committed state; pending changes stay pending.
 
         If another writer has committed changes to the same datasets, the flush says so.
+
+        Examples
+        --------
+        >>> import atlas
+        >>> writer = atlas.Atlas.create("fleet")
+        >>> reader = atlas.Atlas.open("fleet", mode="r")
+        >>> writer.create_dataset("jan").set_attribute("month", 1)
+        >>> writer.flush()
+        >>> reader.list_datasets()
+        []
+        >>> reader.refresh()
+        >>> reader.list_datasets()
+        ['jan']
         """
         self._session.refresh()
 
@@ -187,11 +256,32 @@ class Atlas(Exchange):
             If another writer committed changes to the same datasets first; nothing was written.
         StorageError
             If the disk failed; nothing was committed and the changes are still pending.
+
+        Examples
+        --------
+        >>> import atlas
+        >>> store = atlas.Atlas.create("fleet")
+        >>> store.create_dataset("jan").set_attribute("month", 1)
+        >>> atlas.Atlas.open("fleet").list_datasets()
+        []
+        >>> store.flush()
+        >>> atlas.Atlas.open("fleet").list_datasets()
+        ['jan']
         """
         self._session.flush()
 
     def close(self) -> None:
-        """Flush. The handle stays usable."""
+        """Flush. The handle stays usable.
+
+        Examples
+        --------
+        >>> import atlas
+        >>> store = atlas.Atlas.create("fleet")
+        >>> store.create_dataset("jan").set_attribute("month", 1)
+        >>> store.close()
+        >>> store.list_datasets()
+        ['jan']
+        """
         self.flush()
 
     @staticmethod
@@ -214,12 +304,12 @@ class Atlas(Exchange):
 
         Parameters
         ----------
-        source, prefix, storage_options, single_writer
-            As for :meth:`open`.
+        source : path, URL or fsspec filesystem
         dry_run : bool
             Write nothing, and say what would be done.
         drop_lost : bool
             Delete the arrays that lost chunks from the datasets concerned, in a commit of its own.
+        prefix, storage_options, single_writer : see :meth:`create`
 
         Returns
         -------
@@ -229,18 +319,17 @@ class Atlas(Exchange):
         Raises
         ------
         StoreNotFound
-            If there is neither a root nor a record.
+            If there is neither a root nor a file of a commit.
         CorruptStore
             If there is nothing to bring the root or the dataset table back from.
 
         Examples
         --------
-        >>> import os, tempfile
-        >>> place = tempfile.mkdtemp()
-        >>> with Atlas.create(place) as store:
+        >>> import atlas, os
+        >>> with atlas.Atlas.create("fleet") as store:
         ...     store.create_dataset("a").set_attribute("k", 1)
-        >>> os.remove(f"{place}/atlas.json")
-        >>> Atlas.repair(place).ok, Atlas.open(place).list_datasets()
+        >>> os.remove("fleet/atlas.json")
+        >>> atlas.Atlas.repair("fleet").ok, atlas.Atlas.open("fleet").list_datasets()
         (True, ['a'])
         """
         storage = open_storage(source, prefix, storage_options, single_writer)
@@ -263,7 +352,17 @@ class Atlas(Exchange):
         return dropped
 
     def discard_if_new(self) -> None:
-        """Drop the pending changes, and the store itself when nothing was ever committed to it."""
+        """Drop the pending changes, and the store itself when nothing was ever committed to it.
+
+        Examples
+        --------
+        >>> import atlas, os
+        >>> store = atlas.Atlas.create("fleet")
+        >>> store.create_dataset("jan").set_attribute("month", 1)
+        >>> store.discard_if_new()
+        >>> os.path.exists("fleet/atlas.json")
+        False
+        """
         with self._session.lock:
             self._session.drop_pending()
             if self._session.pending.layout is not None:
@@ -299,84 +398,6 @@ class Atlas(Exchange):
     def _inner(self) -> Atlas:
         # The older package's handle wrapped another one under this name.
         return self
-
-    # ── datasets ─────────────────────────────────────────────────────────────────────────────
-
-    def create_dataset(self, name: str) -> DatasetView:
-        """Make a new, empty dataset.
-
-        Raises
-        ------
-        DatasetAlreadyExists, InvalidName
-        """
-        with self._session.lock:
-            self._session.writable()
-            name = check_name(name, "dataset")
-            self._session.create(name)
-            return DatasetView(self._session, name)
-
-    def open_dataset(self, name: str) -> DatasetView:
-        """Return a view of a dataset, without any I/O.
-
-        Raises
-        ------
-        DatasetNotFound
-        """
-        self._session.require(name)
-        return DatasetView(self._session, name)
-
-    def delete_dataset(self, name: str) -> None:
-        """Delete a dataset; :meth:`flush` makes it last, :meth:`compact` reclaims the space.
-
-        Raises
-        ------
-        DatasetNotFound
-        """
-        with self._session.lock:
-            self._session.delete(name)
-
-    def rename_dataset(self, old: str, new: str) -> None:
-        """Give a dataset another name by the next flush; no data moves, and it keeps its place and its ordinal.
-
-        A :class:`DatasetView` of the old name finds no dataset any more.
-
-        Raises
-        ------
-        DatasetNotFound, DatasetAlreadyExists, InvalidName
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> store = Atlas.create(tempfile.mkdtemp())
-        >>> store.create_dataset("jan").set_attribute("month", 1)
-        >>> store.rename_dataset("jan", "january")
-        >>> store.list_datasets()
-        ['january']
-        """
-        with self._session.lock:
-            self._session.writable()
-            self._session.rename(old, check_name(new, "dataset"))
-
-    def copy_dataset(self, source: str, target: str) -> DatasetView:
-        """Create a dataset that is what another one is now, pending changes included.
-
-        Stored chunks are copied as they are encoded.
-
-        Raises
-        ------
-        DatasetNotFound, DatasetAlreadyExists, InvalidName, CorruptStore
-            Nothing was recorded then.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> store = Atlas.create(tempfile.mkdtemp())
-        >>> store.create_dataset("jan").set_attribute("month", 1)
-        >>> store.copy_dataset("jan", "copy").attributes()
-        {'month': 1}
-        """
-        copy_dataset(self._session, source, target)
-        return DatasetView(self._session, target)
 
 
 def _already_there(storage: Storage) -> StoreAlreadyExists:

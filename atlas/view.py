@@ -1,4 +1,4 @@
-"""`DatasetView`: one dataset of a store."""
+"""`DatasetView`: one dataset of a store. Thin; the rooms below do the work."""
 
 from __future__ import annotations
 
@@ -9,88 +9,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.attributes import decode_attribute, encode_attribute
 from atlas.chunks import resolve_selection
-from atlas.display import dataset_html
-from atlas.dtypes import as_elements, require_utf8
-from atlas.errors import ArrayAlreadyExists, ArrayNotFound, InvalidArgument
+from atlas.described import Described
+from atlas.dtypes import as_elements
+from atlas.errors import ArrayAlreadyExists, InvalidArgument
 from atlas.resizing import appended_shape, resize, whole_or_not
-from atlas.schema import ArraySchema, Attributes, DatasetRecord, make_array_schema
-from atlas.session import Session, naming
-from atlas.statistics import fill_statistics
+from atlas.schema import ArraySchema, make_array_schema
+from atlas.session import naming
 from atlas.writer import PendingArray
 
 
-class DatasetView:
-    """One dataset of a store. Many views of one dataset are fine; all see pending changes at once.
+class DatasetView(Described):
+    """One dataset of a store: made by :meth:`Atlas.create_dataset` and :meth:`Atlas.open_dataset`.
+
+    Many views of one dataset are fine; all of one handle see pending changes at once.
 
     Attributes
     ----------
     name : str
+
+    Examples
+    --------
+    >>> import atlas, numpy as np
+    >>> store = atlas.Atlas.create("fleet")
+    >>> view = store.create_dataset("buoy")
+    >>> view.define_array("t", "float32", ["hour"], [3], fill_value=float("nan"))
+    >>> view.write_array("t", [1], np.array([12.5, 13.0], "float32"))
+    >>> view.read_array("t")
+    array([ nan, 12.5, 13. ], dtype=float32)
+    >>> view
+    <DatasetView name="buoy" arrays=1>
     """
-
-    def __init__(self, session: Session, name: str) -> None:
-        self._session = session
-        self._name = name
-
-    @property
-    def name(self) -> str:
-        """The dataset's name."""
-        return self._name
-
-    def __repr__(self) -> str:
-        return f'<DatasetView name="{self._name}" arrays={len(self.list_arrays())}>'
-
-    def _repr_html_(self) -> str:
-        return dataset_html(self._name, self._record())
-
-    # ── records ──────────────────────────────────────────────────────────────────────────────
-
-    def _record(self) -> DatasetRecord:
-        return self._session.record(self._name)
-
-    def _find(self, array: str) -> ArraySchema | None:
-        return self._record().arrays.get(array) if isinstance(array, str) else None
-
-    def _schema(self, array: str) -> ArraySchema:
-        found = self._find(array)
-        if found is None:
-            raise ArrayNotFound(f"array not found: {array!r} in dataset {self._name!r}")
-        return found
-
-    def list_arrays(self) -> list[str]:
-        """Return the names of the dataset's arrays, in order of definition."""
-        return list(self._record().arrays)
-
-    def array_meta(self, name: str) -> dict[str, Any] | None:
-        """Return ``{"dtype", "shape", "chunk_shape", "dimension_names"}``, or ``None`` if absent."""
-        found = self._find(name)
-        return None if found is None else found.meta()
-
-    def array_fill_value(self, name: str) -> Any:
-        """Return the declared fill value; ``None`` without one, or if the array is absent."""
-        found = self._find(name)
-        return None if found is None else found.fill
-
-    def array_stats(self, name: str) -> dict[str, Any] | None:
-        """Return ``{"row_count", "null_count", "min", "max"}`` as of the last flush.
-
-        ``None`` if the array is absent, or has changes that are not flushed. Cells that were never written hold the
-        fill value. min and max are ``bytes`` for strings, ``int`` nanoseconds (or the type's unit) for times.
-        """
-        session = self._session
-        with session.lock:
-            found = self._find(name)
-            ordinal = session.ordinal(self._name)
-            if found is None or ordinal < 0:
-                return None
-            if session.pending.array(self._name, name) is not None:
-                return None
-            snapshot = session.snapshot
-        statistics = snapshot.statistics(name, found.dtype, ordinal)
-        return (statistics or fill_statistics(found.dtype, found.fill, found.cells)).to_dict()
-
-    # ── arrays ───────────────────────────────────────────────────────────────────────────────
 
     def define_array(
         self,
@@ -107,10 +56,12 @@ class DatasetView:
         ----------
         name : str
         dtype : str or numpy.dtype
-            ``"float32"``, ``"int64"``, ``"string"``, ``"timestamp_nanoseconds"`` …
+            ``"float32"``, ``"int64"``, ``"string"``, ``"timestamp_nanoseconds"``, ``"datetime64[s]"``, ``"bool"``,
+            ``"complex64"``, ``"binary"`` …
         dims : sequence of str
             One name per axis.
         shape : sequence of int
+            Cells along each axis; ``[]`` for a single cell.
         chunk_shape : sequence of int, optional
             Cells per chunk along each axis; one chunk for the whole array by default.
         fill_value : scalar, optional
@@ -123,6 +74,14 @@ class DatasetView:
             If the fill value does not match the type.
         TypeMismatch
             If the type cannot merge with the collection's and the policy is ``"error"``.
+
+        Examples
+        --------
+        >>> import atlas
+        >>> view = atlas.Atlas.create("fleet").create_dataset("model")
+        >>> view.define_array("t", "float32", ["depth", "time"], [50, 1000], chunk_shape=[50, 100], fill_value=-99)
+        >>> view.read_array("t", [0, 0], [1, 2])
+        array([[-99., -99.]], dtype=float32)
         """
         schema = make_array_schema(name, dtype, dims, shape, chunk_shape, fill_value)
         session = self._session
@@ -138,11 +97,24 @@ class DatasetView:
             session.pending.arrays.setdefault(self._name, {})[schema.name] = PendingArray(schema, reset=True)
 
     def delete_array(self, name: str) -> None:
-        """Delete an array of this dataset.
+        """Delete an array of this dataset, by the next flush.
+
+        Parameters
+        ----------
+        name : str
 
         Raises
         ------
         ArrayNotFound
+
+        Examples
+        --------
+        >>> import atlas
+        >>> view = atlas.Atlas.create("fleet").create_dataset("buoy")
+        >>> view.define_array("t", "float32", ["hour"], [24])
+        >>> view.delete_array("t")
+        >>> view.list_arrays()
+        []
         """
         with self._session.lock:
             self._session.writable()
@@ -159,14 +131,28 @@ class DatasetView:
         Parameters
         ----------
         name : str
-        start : sequence of int
-            First cell of the box; its extent is that of `data`.
+        start : sequence of int or None
+            First cell of the box, whose extent is that of `data`; ``None`` for the first cell of the array.
         data : array_like
             Of the declared type; nothing is cast. Any memory order; copied.
 
         Raises
         ------
-        ArrayNotFound, DataTypeError, SelectionError
+        ArrayNotFound
+        DataTypeError
+            If the data have another type.
+        SelectionError
+            If the box leaves the array, or has another number of axes.
+
+        Examples
+        --------
+        >>> import atlas, numpy as np
+        >>> view = atlas.Atlas.create("fleet").create_dataset("model")
+        >>> view.define_array("t", "float32", ["y", "x"], [2, 3])
+        >>> view.write_array("t", [1, 1], np.array([[8, 9]], "float32"))
+        >>> view.read_array("t")
+        array([[0., 0., 0.],
+               [0., 8., 9.]], dtype=float32)
         """
         session = self._session
         with session.lock:
@@ -208,8 +194,8 @@ class DatasetView:
 
         Examples
         --------
-        >>> import atlas, tempfile
-        >>> view = atlas.Atlas.create(tempfile.mkdtemp()).create_dataset("buoy")
+        >>> import atlas
+        >>> view = atlas.Atlas.create("fleet").create_dataset("buoy")
         >>> view.define_array("t", "float32", ["time"], [2], chunk_shape=[100], fill_value=-1)
         >>> view.resize("t", [3])
         >>> view.read_array("t")
@@ -239,8 +225,8 @@ class DatasetView:
 
         Examples
         --------
-        >>> import atlas, numpy as np, tempfile
-        >>> view = atlas.Atlas.create(tempfile.mkdtemp()).create_dataset("buoy")
+        >>> import atlas, numpy as np
+        >>> view = atlas.Atlas.create("fleet").create_dataset("buoy")
         >>> view.define_array("t", "float32", ["time"], [0], chunk_shape=[100])
         >>> view.append("t", np.array([12.5, 13.0], "float32"))
         (2,)
@@ -257,7 +243,19 @@ class DatasetView:
     def read_array(
         self, name: str, start: Sequence[int] | None = None, shape: Sequence[int] | None = None
     ) -> NDArray[Any] | None:
-        """Read an array, or a box of it; ``None`` if the dataset has no such array.
+        """Read an array, or a box of it, pending changes included.
+
+        Parameters
+        ----------
+        name : str
+        start, shape : sequence of int, optional
+            First cell and extent of the box; from the first cell, and to the end, by default.
+
+        Returns
+        -------
+        ndarray or None
+            Of shape `shape` and the declared type: times are ``datetime64``, text is ``str`` in an object array. It
+            is yours to change. ``None`` if the dataset has no such array.
 
         Raises
         ------
@@ -265,6 +263,17 @@ class DatasetView:
             If the box leaves the array.
         CorruptStore
             If what is stored is damaged.
+
+        Examples
+        --------
+        >>> import atlas, numpy as np
+        >>> view = atlas.Atlas.create("fleet").create_dataset("buoy")
+        >>> view.define_array("t", "int16", ["hour"], [24])
+        >>> view.write_array("t", [0], np.arange(24, dtype="int16"))
+        >>> view.read_array("t", [10], [3])
+        array([10, 11, 12], dtype=int16)
+        >>> view.read_array("salinity") is None
+        True
         """
         session = self._session
         with session.lock:
@@ -280,78 +289,31 @@ class DatasetView:
     def read_arrays(
         self, names: Iterable[str], start: Sequence[int] | None = None, shape: Sequence[int] | None = None
     ) -> dict[str, NDArray[Any] | None]:
-        """Read the same box of several arrays; ``None`` for those the dataset lacks."""
-        if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
-            raise InvalidArgument(f"names must be a sequence of array names, not {names!r}")
-        return {name: self.read_array(name, start, shape) for name in names}
-
-    # ── attributes ───────────────────────────────────────────────────────────────────────────
-
-    def set_attribute(self, key: str, value: Any, dtype: str | None = None) -> None:
-        """Set an attribute of the dataset.
+        """Read the same box of several arrays.
 
         Parameters
         ----------
-        key : str
-        value : bool, int, float, str, bytes, flat list, NumPy scalar or 1-D array
-        dtype : str, optional
-            A narrower type (``"int8"``), or ``"timestamp_nanoseconds"``.
+        names : iterable of str
+        start, shape : sequence of int, optional
+            As for :meth:`read_array`.
+
+        Returns
+        -------
+        dict of str to (ndarray or None)
+            By name; ``None`` for those that the dataset lacks.
 
         Raises
         ------
-        DataTypeError, ValueOutOfRange, InvalidArgument
+        SelectionError, CorruptStore, InvalidArgument
+
+        Examples
+        --------
+        >>> import atlas
+        >>> view = atlas.Atlas.create("fleet").create_dataset("buoy")
+        >>> view.define_array("t", "int16", ["hour"], [2])
+        >>> view.read_arrays(["t", "salinity"])
+        {'t': array([0, 0], dtype=int16), 'salinity': None}
         """
-        encoded = encode_attribute(value, dtype, f"attribute {check_key(key)!r}")
-        with self._session.lock:
-            self._session.writable()
-            self._merge_attribute(None, key, encoded[0])
-            self._session.change(self._name).attributes[key] = encoded
-
-    def get_attribute(self, key: str) -> Any:
-        """Return an attribute of the dataset, or ``None``."""
-        return self.attributes().get(check_key(key))
-
-    def attributes(self) -> dict[str, Any]:
-        """Return all attributes of the dataset."""
-        with self._session.lock:
-            return _decoded(self._record().attributes)
-
-    def set_array_attribute(self, array: str, key: str, value: Any, dtype: str | None = None) -> None:
-        """Set an attribute of one array; see :meth:`set_attribute`.
-
-        Raises
-        ------
-        ArrayNotFound
-        """
-        encoded = encode_attribute(value, dtype, f"attribute {check_key(key)!r} of array {array!r}")
-        with self._session.lock:
-            self._session.writable()
-            self._schema(array)
-            self._merge_attribute(array, key, encoded[0])
-            self._session.change(self._name).array_attributes.setdefault(array, {})[key] = encoded
-
-    def get_array_attribute(self, array: str, key: str) -> Any:
-        """Return an attribute of one array, or ``None``."""
-        return self.array_attributes(array).get(check_key(key))
-
-    def array_attributes(self, array: str) -> dict[str, Any]:
-        """Return all attributes of one array; none for an array the dataset lacks."""
-        with self._session.lock:
-            record = self._record()
-            return _decoded(record.array_attributes.get(array, {})) if self._find(array) else {}
-
-    def _merge_attribute(self, array: str | None, key: str, tag: str) -> None:
-        known = self._session.merged_schema().add_attribute(array, key, tag)
-        if known is not None:
-            self._session.mismatch(f"attribute {key!r}" + (f" of array {array!r}" if array else ""), known, tag)
-
-
-def _decoded(attributes: Attributes) -> dict[str, Any]:
-    return {key: decode_attribute(tag, value) for key, (tag, value) in attributes.items()}
-
-
-def check_key(key: Any) -> str:
-    """Return an attribute's key that the store accepts."""
-    if not isinstance(key, str):
-        raise InvalidArgument(f"attribute keys are strings, not {type(key).__name__}")
-    return require_utf8(key, "attribute key")
+        if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
+            raise InvalidArgument(f"names must be a sequence of array names, not {names!r}")
+        return {name: self.read_array(name, start, shape) for name in names}

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from atlas import kernels
 from atlas.arena import SegmentHandle, attach
-from atlas.codecs import COMPRESSED, PACKED, decode, is_shuffled
+from atlas.codecs import COMPRESSED, PACKED, RAW, decode, is_shuffled, plain
 from atlas.decoded import decoded_chunks
 from atlas.errors import CorruptChunk, SnapshotExpired
 from atlas.forks import free_in_children
@@ -244,24 +244,14 @@ def _decode_file(
 ) -> None:
     data = job.sources[number].bytes()
     rows = np.arange(low, high)
-    known = job.kept.found
-    _check_payloads(data, tables, rows[~np.isin(rows, list(known))] if known else rows)
-    packed = tables["pipeline"][low:high] == PACKED
-    if packed.any():
-        _unpack(job, output, tables, rows[packed], data)
-        rows = rows[~packed]
-    if not len(rows):
-        return
-    pipelines = tables["pipeline"][rows].tolist()
-    if any(pipelines):
-        _decode_rows(job, output, tables, rows, data, pipelines)
-        return
-    # Stored chunks go from the mapped file to the output in one pass.
-    wrong = np.flatnonzero(tables["length"][rows] != tables["raw_length"][rows])
-    if len(wrong):
-        row = int(rows[wrong[0]])
-        raise CorruptChunk(f"it holds {tables['length'][row]} bytes, not {tables['raw_length'][row]}", row)
-    _scatter(job, output, tables, rows, data, tables["offset"][rows], np.zeros(len(rows), np.uint8))
+    pipelines = plain(tables["pipeline"][low:high])
+    for pipeline, decode_all in ((PACKED, _unpack), (RAW, _copy)):
+        chosen = pipelines == pipeline
+        if chosen.any():
+            decode_all(job, output, tables, rows[chosen], data)
+            rows, pipelines = rows[~chosen], pipelines[~chosen]
+    if len(rows):
+        _decode_rows(job, output, tables, rows, data, pipelines.tolist())
 
 
 def _unpack(
@@ -269,15 +259,16 @@ def _unpack(
 ) -> None:
     if job.element < 0:
         raise CorruptChunk("cells of this type are never packed", int(rows[0]))
-    kernels.pick(max(int(tables["raw_length"][rows].sum()), kernels.CALL * len(rows))).unpack(
-        data,
-        rows,
-        *(tables[name] for name in ("offset", "length", "geometry", "chunk_extent", "block_start", "block_extent")),
-        output,
-        tables["destination"],
-        tables["strides"],
-        job.element,
-    )
+    _loops(tables, rows).unpack(data, rows, tables, output, job.element)
+
+
+def _copy(job: DecodeJob, output: Bytes, tables: dict[str, NDArray[Any]], rows: NDArray[np.int64], data: Bytes) -> None:
+    """Copy chunks that are stored as they are from the mapped file to the output, in one pass."""
+    _loops(tables, rows).scatter(data, rows, tables, output, job.itemsize)
+
+
+def _loops(tables: dict[str, NDArray[Any]], rows: NDArray[np.int64]) -> Any:
+    return kernels.pick(max(int(tables["raw_length"][rows].sum()), kernels.CALL * len(rows)))
 
 
 def _decode_rows(
@@ -289,22 +280,26 @@ def _decode_rows(
     pipelines: list[int],
 ) -> None:
     """Decode chunks one by one, and scatter them a batch at a time."""
+    known = job.kept.found
+    _check_payloads(data, tables, rows[~np.isin(rows, list(known))] if known else rows)
     view = memoryview(data)  # type: ignore[arg-type]
     batch: list[Any] = []
     size, begin = 0, 0
+    shuffled = np.fromiter(map(is_shuffled, pipelines), np.uint8, len(rows))
     columns = (tables[name][rows].tolist() for name in ("offset", "length", "raw_length"))
     for i, (row, offset, length, raw) in enumerate(zip(rows.tolist(), *columns, strict=True)):
-        chunk = job.kept.found.get(row)
+        chunk = known.get(row)
         if chunk is None:
             try:
                 chunk = decode(view[offset : offset + length], pipelines[i], raw, job.itemsize)
             except CorruptChunk as error:
                 raise CorruptChunk(str(error), row) from None
             job.kept.put(row, chunk)
+            size += raw
         batch.append(chunk)
-        size += raw
         if size >= BATCH_BYTES or i + 1 == len(rows):
-            _scatter_batch(job, output, tables, batch, pipelines[begin : i + 1], rows[begin : i + 1])
+            own, loops = slice(begin, i + 1), kernels.pick(sum(map(len, batch)))
+            loops.scatter_decoded(batch, shuffled[own], rows[own], tables, output, job.itemsize)
             batch, size, begin = [], 0, i + 1
 
 
@@ -313,44 +308,6 @@ def _check_payloads(data: Bytes, tables: dict[str, NDArray[Any]], rows: NDArray[
     wrong = np.flatnonzero(digests(data, offset, length) != expected)
     if len(wrong):
         raise CorruptChunk("its checksum does not match", int(rows[wrong[0]]))
-
-
-def _scatter_batch(
-    job: DecodeJob,
-    output: Bytes,
-    tables: dict[str, NDArray[Any]],
-    batch: list[Any],
-    pipelines: list[int],
-    rows: NDArray[np.int64],
-) -> None:
-    joined = batch[0] if len(batch) == 1 else b"".join(batch)
-    sizes = np.array([len(chunk) for chunk in batch], np.int64)
-    shuffled = np.array([is_shuffled(pipeline) for pipeline in pipelines], np.uint8)
-    _scatter(job, output, tables, rows, np.frombuffer(joined, np.uint8), np.cumsum(sizes) - sizes, shuffled)
-
-
-def _scatter(
-    job: DecodeJob,
-    output: Bytes,
-    tables: dict[str, NDArray[Any]],
-    rows: NDArray[np.int64],
-    data: Bytes,
-    offsets: NDArray[np.int64],
-    shuffled: NDArray[np.uint8],
-) -> None:
-    kernels.pick(int(tables["raw_length"][rows].sum())).scatter(
-        data,
-        offsets,
-        tables["geometry"][rows],
-        tables["chunk_extent"],
-        tables["block_start"],
-        tables["block_extent"],
-        output,
-        tables["destination"][rows],
-        tables["strides"],
-        job.itemsize,
-        shuffled,
-    )
 
 
 def warm() -> None:

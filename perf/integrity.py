@@ -18,7 +18,10 @@ import numpy as np
 import xxhash
 
 import atlas
-from atlas import commitfiles, worker
+from atlas import commitfiles
+from atlas.kernels import native
+from atlas.kernels.layout import SEALED
+from atlas.kernels.sealed import hashes_size
 from atlas.storage import LocalStorage
 
 
@@ -56,13 +59,22 @@ def alternating(first: Callable[[], Any], second: Callable[[], Any], rounds: int
 def unchecked(read: Callable[[], Any]) -> Callable[[], Any]:
     """Return a read that takes every payload for whole."""
 
+    def without_checks(kernel: Callable[..., None]) -> Callable[..., None]:
+        def call(src: Any, rows: Any, tables: dict[str, Any], *rest: Any) -> None:
+            hashes = np.where(tables["pipeline"] & SEALED, hashes_size(tables["length"]), 0)
+            own = {name: table for name, table in tables.items() if name not in ("pipeline", "checksum")}
+            own |= {"offset": tables["offset"] + hashes, "length": tables["length"] - hashes}
+            kernel(src, rows, own, *rest)
+
+        return call
+
     def run() -> None:
-        plain = worker._check_payloads
-        worker._check_payloads = lambda *args: None
+        plain = native.unpack, native.scatter
+        native.unpack, native.scatter = map(without_checks, plain)
         try:
             read()
         finally:
-            worker._check_payloads = plain
+            native.unpack, native.scatter = plain
 
     return run
 

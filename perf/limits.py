@@ -69,14 +69,15 @@ def unpacker(store: atlas.Atlas, array: str) -> Callable[[int], None]:
     item = schema.dtype.itemsize
     extent = np.array([schema.chunk_shape], np.int64)
     strides = np.array([[schema.chunk_shape[1] * schema.chunk_shape[2], schema.chunk_shape[2], 1]], np.int64) * item
-    offset, length = (np.ascontiguousarray(index.columns[name], np.int64) for name in ("offset", "length"))
-    zeros, geometry = np.zeros(len(offset), np.int64), np.zeros(len(offset), np.int32)
+    columns = {name: np.ascontiguousarray(index.columns[name]) for name in ("offset", "length", "pipeline", "checksum")}
+    count = len(columns["offset"])
+    tables = columns | {"geometry": np.zeros(count, np.int32), "destination": np.zeros(count, np.int64)}
+    tables |= {"chunk_extent": extent, "block_start": extent * 0, "block_extent": extent, "strides": strides}
     outs = [np.zeros(int(extent.prod()) * item, np.uint8) for _ in range(CORES)]
-    shares = np.array_split(np.arange(len(offset)), CORES)
+    shares = np.array_split(np.arange(count), CORES)
 
     def unpack(core: int) -> None:
-        tables = (offset, length, geometry, extent, extent * 0, extent)
-        native.unpack(source, shares[core], *tables, outs[core], zeros, strides, element_of(schema.dtype.storage))
+        native.unpack(source, shares[core], tables, outs[core], element_of(schema.dtype.storage))
 
     return unpack
 

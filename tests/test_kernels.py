@@ -4,17 +4,40 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+import xxhash
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from atlas import codecs, errors
-from atlas.kernels import bounds, twins
-from atlas.kernels.native import scatter, shuffle
+from atlas.kernels import native, twins
+from atlas.kernels.native import digest, scatter, scatter_decoded, shuffle
+from atlas.kernels.sealed import stretches
+
+TABLES = ("chunk_extent", "block_start", "block_extent", "strides")
 
 
-def check_bounds(size, offsets, geometry, extent, start, block, out_size, destinations, strides, itemsize):
-    cells = bounds.check_boxes(geometry, extent, start, block, out_size, destinations, strides, itemsize)
-    bounds.check_rows(len(geometry), offsets, cells * itemsize, size)
+def tasks(extent, start, block, strides, destinations, geometry=None):
+    """Return a table of tasks, one for each destination."""
+    boxes = dict(
+        zip(TABLES, (np.atleast_2d(np.array(t, np.int64)) for t in (extent, start, block, strides)), strict=True)
+    )
+    count = len(destinations)
+    kinds = np.arange(count) if geometry is None else geometry
+    return {**boxes, "geometry": np.array(kinds, np.int32), "destination": np.array(destinations, np.int64)}
+
+
+def stored(tables, payloads, sealed):
+    """Add the columns of payloads to a table of tasks; return the file that they are in."""
+    file, columns = b"begin", []
+    for payload, seal in zip(payloads, sealed, strict=True):
+        hashes = digest(np.frombuffer(payload, np.uint8), *stretches(len(payload))).tobytes() if seal else b""
+        columns.append((len(file), len(hashes + payload), 128 * seal, xxhash.xxh3_64_intdigest(hashes or payload)))
+        file += hashes + payload
+    for name, column, dtype in zip(
+        ("offset", "length", "pipeline", "checksum"), zip(*columns, strict=True), ("i8", "i8", "u1", "u8"), strict=True
+    ):
+        tables[name] = np.array(column, dtype)
+    return np.frombuffer(file, np.uint8)
 
 
 @st.composite
@@ -25,64 +48,125 @@ def boxes(draw):
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     count = draw(st.integers(1, 4))
     extent = rng.integers(1, 6, (count, ndim))
+    if ndim and draw(st.booleans()):
+        extent[:, 0] *= rng.integers(1, 500, count)
     start = rng.integers(0, extent)
     block = rng.integers(0 if draw(st.booleans()) else 1, extent - start + 1)
     full = draw(st.booleans())
     if full:
         start, block = np.zeros_like(extent), extent.copy()
-    sizes = np.prod(extent, axis=1) * itemsize
-    offsets = np.cumsum(sizes) - sizes
     outer = rng.integers(0, 3, ndim) + (block.max(axis=0) if ndim else np.zeros(0, int))
     row = np.concatenate([outer[1:], [itemsize]]) if ndim else np.zeros(0, int)
-    strides = np.cumprod(row[::-1])[::-1]
+    strides = np.tile(np.cumprod(row[::-1])[::-1], (count, 1))
     step = int(np.prod(outer)) * itemsize if ndim else itemsize
-    out = np.zeros(step * count + 5, np.uint8)
-    return (
-        rng.integers(0, 256, int(sizes.sum()), dtype=np.uint8),
-        offsets.astype(np.int64),
-        np.arange(count, dtype=np.int32),
-        extent.astype(np.int64),
-        start.astype(np.int64),
-        block.astype(np.int64),
-        out,
-        np.arange(count, dtype=np.int64) * step,
-        np.tile(strides, (count, 1)).astype(np.int64),
-        itemsize,
-        rng.integers(0, 2, count).astype(np.uint8),
-    )
+    tables = tasks(*(table.reshape(count, ndim) for table in (extent, start, block, strides)), np.arange(count) * step)
+    chunks = [rng.bytes(int(size) * itemsize) for size in np.prod(extent, axis=1)]
+    return chunks, tables, np.zeros(step * count + 5, np.uint8), itemsize
 
 
 @settings(max_examples=300, deadline=None)
-@given(boxes())
-def test_scatter_does_what_numpy_does(case):
-    ours, theirs = case[6].copy(), case[6].copy()
-    scatter(*case[:6], ours, *case[7:])
-    twins.scatter(*case[:6], theirs, *case[7:])
+@given(boxes(), st.data())
+def test_decoded_chunks_are_scattered_as_numpy_does(case, data):
+    chunks, tables, out, itemsize = case
+    shuffled = np.array(data.draw(st.lists(st.booleans(), min_size=len(chunks), max_size=len(chunks))), np.uint8)
+    ours, theirs, rows = out.copy(), out.copy(), np.arange(len(chunks))
+    scatter_decoded(chunks, shuffled, rows, tables, ours, itemsize)
+    twins.scatter_decoded(chunks, shuffled, rows, tables, theirs, itemsize)
     assert ours.tobytes() == theirs.tobytes()
 
 
+@settings(max_examples=300, deadline=None)
+@given(boxes(), st.data())
+def test_stored_chunks_are_scattered_as_numpy_does_and_no_damage_gets_out(case, data):
+    chunks, tables, out, itemsize = case
+    sealed = data.draw(st.lists(st.booleans(), min_size=len(chunks), max_size=len(chunks)))
+    file = stored(tables, chunks, sealed)
+    ours, theirs, rows = out.copy(), out.copy(), np.arange(len(chunks))
+    scatter(file, rows, tables, ours, itemsize)
+    twins.scatter(file, rows, tables, theirs, itemsize)
+    assert ours.tobytes() == theirs.tobytes()
+    damaged = file.copy()
+    place = data.draw(st.integers(5, len(file) - 1))
+    damaged[place] ^= 1 << data.draw(st.integers(0, 7))
+    row = int(np.searchsorted(tables["offset"], place, side="right")) - 1
+    with pytest.raises(errors.CorruptChunk, match="checksum"):
+        twins.scatter(damaged, rows, tables, theirs, itemsize)
+    # A kernel may leave alone what it does not use of a sealed chunk: then the cells are the right ones.
+    again, found = out.copy(), []
+    try:
+        scatter(damaged, rows, tables, again, itemsize)
+    except errors.CorruptChunk as error:
+        found.append((error.row, str(error)))
+    assert found == [(row, "its checksum does not match")] or (sealed[row] and again.tobytes() == ours.tobytes())
+
+
+def test_only_what_is_used_of_a_sealed_chunk_is_checked():
+    cells = np.random.default_rng(0).integers(0, 256, (40, 1024), dtype=np.uint8)
+    tables = tasks([[40, 1024]], [[0, 0]], [[8, 1024]], [[1024, 1]], [0])
+    file = stored(tables, [cells.tobytes()], [True])
+    seal = file.size - cells.size
+    for at, is_used in [(seal, True), (seal + 8191, True), (seal + 8192, False), (file.size - 1, False), (5, True)]:
+        damaged, out = file.copy(), np.zeros(8 * 1024, np.uint8)
+        damaged[at] ^= 1
+        if is_used:
+            with pytest.raises(errors.CorruptChunk):
+                scatter(damaged, np.zeros(1, np.int64), tables, out, 1)
+        else:
+            scatter(damaged, np.zeros(1, np.int64), tables, out, 1)
+            assert out.tobytes() == cells[:8].tobytes()
+
+
+@pytest.mark.parametrize("change", ["longer", "shorter", "nothing", "only hashes"])
+def test_stored_chunks_of_another_size_are_refused(change):
+    tables = tasks([[4, 16384]], [[0, 0]], [[1, 1]], [[16384, 1]], [0])
+    payload = {"longer": bytes(65537), "shorter": bytes(65535)}.get(change, b"")
+    for loops in (twins, native):
+        file = stored(tables, [payload], [change != "nothing"])
+        if change == "only hashes":
+            tables["length"][:], tables["checksum"][:] = 8, xxhash.xxh3_64_intdigest(bytes(8))
+            file = np.frombuffer(b"begin" + bytes(8), np.uint8)
+        with pytest.raises(errors.CorruptChunk):
+            loops.scatter(file, np.zeros(1, np.int64), tables, np.zeros(9, np.uint8), 1)
+
+
+def refusals(src, rows, length, tables, out, itemsize):
+    """Return how kernel and twin refuse tasks, which must be for the same reason."""
+    found = []
+    for admit in (native._admit, twins.admit):
+        try:
+            found.append(admit(src, rows, length, tables, [tables[name] for name in TABLES], out, itemsize))
+        except ValueError as error:
+            found.append(str(error))
+    assert found[0] == found[1]
+    return found[0]
+
+
 @settings(max_examples=100, deadline=None)
-@given(boxes(), st.sampled_from(["src", "out", "offset", "geometry"]))
+@given(boxes(), st.sampled_from(["src", "out", "offset", "geometry", "chunk", "nothing"]))
 def test_scatter_never_leaves_its_buffers(case, what):
-    src, offsets, geometry, extent, start, block, out, destinations, strides, itemsize, _ = case
-    sizes = [src.size, out.size]
+    chunks, tables, out, itemsize = case
+    file, rows = stored(tables, chunks, [False] * len(chunks)), np.arange(len(chunks))
+    assume(tables["block_extent"].all())
+    lengths = np.array([len(chunk) for chunk in chunks])
     if what == "src":
-        sizes[0] = int(offsets[-1] + np.prod(extent[-1]) * itemsize) - 1
+        file = file[:-1]
     elif what == "out":
-        sizes[1] = int(destinations[-1])
+        out = out[: int(tables["destination"][-1])]
     elif what == "offset":
-        offsets = offsets - 1
-    else:
-        geometry = geometry + len(extent)
-    block = np.maximum(block, 1)
-    with pytest.raises(ValueError):
-        check_bounds(sizes[0], offsets, geometry, extent, start, block, sizes[1], destinations, strides, itemsize)
+        tables["offset"] = tables["offset"] - 6
+    elif what == "geometry":
+        tables["geometry"] = tables["geometry"] + np.int32(len(chunks))
+    elif what == "chunk":
+        lengths[-1] -= 1
+    stored_says = refusals(file, rows, tables["length"], tables, out, itemsize)
+    decoded_says = refusals(None, rows, lengths, tables, out, itemsize)
+    assert isinstance(stored_says, str) == (what in ("src", "out", "offset", "geometry"))
+    assert isinstance(decoded_says, str) == (what in ("out", "geometry", "chunk"))
 
 
 def test_a_box_outside_its_chunk_is_refused():
-    two = np.array([[2]])
-    with pytest.raises(ValueError, match="leaves its chunk"):
-        check_bounds(9, np.array([0]), np.array([0]), two, two, two, 99, np.array([0]), two, 1)
+    tables = tasks([[2]], [[2]], [[2]], [[2]], [0])
+    assert "leaves its chunk" in refusals(None, np.zeros(1, np.int64), np.array([2]), tables, bytes(99), 1)
 
 
 @settings(max_examples=50, deadline=None)
@@ -152,26 +236,21 @@ def test_bombs_junk_and_forged_lengths_are_refused(codec):
 def test_rows_of_every_width_are_unshuffled(itemsize, width):
     # Rows of eight elements and more take the vector path; its last block overlaps the one before it.
     rng = np.random.default_rng(width)
-    extent, start = np.array([[3, width + 2]]), np.array([[1, 1]])
-    block = np.array([[2, width]])
-    src = rng.integers(0, 256, 2 * 3 * (width + 2) * itemsize + 1, dtype=np.uint8)
+    chunks = [rng.bytes(3 * (width + 2) * itemsize) for _ in range(2)]
     pitch = (width + 1) * itemsize + 1
     ours = rng.integers(0, 256, 4 * pitch + 1, dtype=np.uint8)
     theirs = ours.copy()
-    offsets, targets = np.array([1, 1 + 3 * (width + 2) * itemsize]), np.array([1, 1 + 2 * pitch])
-    task = (src, offsets, np.zeros(2, np.int32), extent, start, block)
-    rest = (targets, np.array([[pitch, itemsize]]), itemsize, np.array([1, 0], np.uint8))
-    scatter(*task, ours, *rest)
-    twins.scatter(*task, theirs, *rest)
+    tables = tasks([[3, width + 2]], [[1, 1]], [[2, width]], [[pitch, itemsize]], [1, 1 + 2 * pitch], [0, 0])
+    shuffled, rows = np.array([1, 0], np.uint8), np.arange(2)
+    scatter_decoded(chunks, shuffled, rows, tables, ours, itemsize)
+    twins.scatter_decoded(chunks, shuffled, rows, tables, theirs, itemsize)
     assert ours.tobytes() == theirs.tobytes()
 
 
-def bounded(extent, start, block, strides, tasks=1, geometry=0):
-    """Check tasks of one byte an element that begin at 0 of 64 bytes."""
-    zeros = np.zeros(tasks, np.int64)
-    tables = (np.atleast_2d(np.array(table, np.int64)) for table in (extent, start, block))
-    rows = np.full(tasks, geometry, np.int32)
-    check_bounds(64, zeros, rows, *tables, 64, zeros, np.atleast_2d(np.array(strides, np.int64)), 1)
+def bounded(extent, start, block, strides, count=1, geometry=0):
+    """Return how tasks of one byte an element that begin at 0 of 64 bytes are refused, if they are."""
+    tables = tasks(extent, start, block, strides, [0] * count, [geometry] * count)
+    return refusals(None, np.arange(count), np.full(count, 64), tables, bytes(64), 1)
 
 
 def test_forged_extents_do_not_wrap_around():
@@ -185,21 +264,17 @@ def test_forged_extents_do_not_wrap_around():
         ([8, 8], [0, 0], [5, 5], [big, big]),
         ([8], [0], [8], [-1]),
     ]:
-        with pytest.raises(ValueError):
-            bounded(extent, start, block, strides)
+        assert isinstance(bounded(extent, start, block, strides), str)
 
 
 def test_an_empty_box_may_begin_anywhere():
-    zero, end = np.array([0]), np.array([64])
-    empty = (np.array([[8]]), np.array([[8]]), np.array([[0]]))
-    check_bounds(64, zero, zero, *empty, 64, end, np.array([[1]]), 1)
+    tables = tasks([[8]], [[8]], [[0]], [[1]], [64])
+    assert refusals(None, np.zeros(1, np.int64), np.array([64]), tables, bytes(64), 1) == (8, 64)
 
 
 def test_only_the_geometries_of_the_tasks_count():
     extent, strides = [[8], [8], [99]], [[1], [1], [1]]
     start, block = [[0], [4], [0]], [[8], [4], [99]]
-    bounded(extent, start, block, strides, tasks=2, geometry=1)
-    with pytest.raises(ValueError, match="leaves the output"):
-        bounded(extent, start, block, strides, tasks=2, geometry=2)
-    with pytest.raises(ValueError, match="no geometry"):
-        bounded(extent, start, block, strides, geometry=3)
+    assert bounded(extent, start, block, strides, count=2, geometry=1) == (8, 64)
+    assert "leaves the output" in bounded(extent, start, block, strides, count=2, geometry=2)
+    assert "no geometry" in bounded(extent, start, block, strides, geometry=3)

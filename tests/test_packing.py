@@ -6,12 +6,13 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atlas import codecs
 from atlas.errors import CorruptChunk
-from atlas.kernels import native, twins
+from atlas.kernels import compile, native, twins
 from atlas.kernels.layout import (
     BITS,
     DIVIDED,
@@ -97,9 +98,10 @@ def unpacked(loops, payload: bytes, cells: np.ndarray, box: tuple[slice, ...]) -
     tables = [list(cells.shape), [s.start for s in box], [s.stop - s.start for s in box], wanted.strides]
     extent, start, block, strides = (np.array(table, np.int64).reshape(1, cells.ndim) for table in tables)
     one, src = np.zeros(1, np.int64), np.frombuffer(b"!" + payload, np.uint8)
-    length = np.array([len(payload)], np.int64)
-    geometry = np.zeros(1, np.int32)
-    loops.unpack(src, one, one + 1, length, geometry, extent, start, block, out, one, strides, element(cells))
+    tables = {"offset": one + 1, "length": one + len(payload), "geometry": np.zeros(1, np.int32), "destination": one}
+    tables |= {"pipeline": np.zeros(1, np.uint8), "checksum": np.array([xxhash.xxh3_64_intdigest(payload)], np.uint64)}
+    tables |= {"chunk_extent": extent, "block_start": start, "block_extent": block, "strides": strides}
+    loops.unpack(src, one, tables, out, element(cells))
     return out[: wanted.nbytes].tobytes()
 
 
@@ -304,6 +306,11 @@ def test_small_jobs_are_done_by_numpy_until_kernels_are_there(monkeypatch):
     monkeypatch.setattr(kernels, "may_be_cached", lambda: True)
     assert kernels.pick(100) is twins
     assert kernels.pick(kernels.LOAD_ABOVE) is native
+
+
+def test_a_cache_that_cannot_be_looked_at_holds_no_kernels(monkeypatch):
+    monkeypatch.setenv("ATLAS_CACHE_DIR", "/" + "x" * 300)
+    assert not compile.may_be_cached()
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (40, 1, 30), (1, 1, 500)])

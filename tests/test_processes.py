@@ -118,7 +118,7 @@ def test_memory_is_shared_only_where_other_processes_are_to_write():
 
 @needs_memfd
 def test_workers_start_for_chunks_that_are_decompressed_one_by_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(executor, "_THREADS_UP_TO", 1 << 20)
+    monkeypatch.setattr(executor, "_THREADS_UP_TO", 1000)
     monkeypatch.setenv("ATLAS_POOL_THRESHOLD", str(1 << 20))
     monkeypatch.setenv("ATLAS_PARALLEL_THRESHOLD", str(1 << 20))
     config.settings.cache_clear()
@@ -130,12 +130,13 @@ def test_workers_start_for_chunks_that_are_decompressed_one_by_one(tmp_path, mon
         for packing in (True, False):
             place = tmp_path / str(packing)
             with Atlas.create(place, config=atlas.StoreConfig(packing=packing)) as store:
-                store.create_datasets([f"d{i}" for i in range(40)], {"t": {"dims": ["y", "x"], "data": decimals}})
+                array = {"dims": ["y", "x"], "chunk_shape": [30, 30], "data": decimals}
+                store.create_datasets([f"d{i}" for i in range(40)], {"t": array})
             found = Atlas.open(place, workers=2).read_array_across_stacked("t", [f"d{i}" for i in range(40)])
             np.testing.assert_array_equal(found, decimals)
     finally:
         config.settings.cache_clear()
-    assert noted == [0, decimals.nbytes]
+    assert noted == [0, 100 * len(decimals)]
 
 
 def test_without_shared_memory_threads_do_the_work(big, monkeypatch):
@@ -316,6 +317,28 @@ def test_kill_9_of_the_coordinator_leaves_nothing(big):
         time.sleep(0.1)
     assert not any(map(alive, workers))
     assert shared_memory() - before == set()
+
+
+def test_the_process_that_removes_semaphores_is_there_before_the_first(tmp_path):
+    """A process that is killed while it starts workers would leave one otherwise."""
+    run_script(
+        """
+        import sys
+        from atlas import executor
+        from loky.backend.resource_tracker import _resource_tracker
+
+        there = []
+        def watch(frame, event, argument):
+            if event == "call" and frame.f_code.co_qualname == "SemLock._make_name":
+                there.append(_resource_tracker._fd is not None)
+
+        sys.setprofile(watch)
+        executor.new_pool(1).shutdown()
+        sys.setprofile(None)
+        assert there and all(there), there
+        """,
+        tmp_path,
+    )
 
 
 def alive(pid: int) -> bool:

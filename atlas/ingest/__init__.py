@@ -138,13 +138,14 @@ def append(
 
     Parameters
     ----------
-    source, pattern, recursive, on_error, chunks, workers, progress, name, reading, log, resume, journal
-        As for :func:`create`.
+    source : see :func:`create`
     store : path, URL or fsspec filesystem
         The store.
+    pattern, recursive, on_error, chunks, workers, progress : see :func:`create`
     existing : {"raise", "skip", "replace"}
         What is done with a file whose dataset is there already: it is an error, before anything is read; it is
         left out, unread; or the dataset is replaced.
+    name, reading, log, resume, journal : see :func:`create`
     **options
         For :meth:`atlas.Atlas.open`.
 
@@ -295,7 +296,7 @@ class _Run:
                 names = [name if name in left and known.get(name) == of else None for name, of in pairs]
                 self._add(target, [left.pop(name) for name in names if name is not None], names, result)
                 self._report.resumed += [name for name in names if name is not None]
-        for batch, result in finished(batches(list(left.values())), options, self._workers):
+        for batch, result in finished(batches(list(left.values()), self._workers), options, self._workers):
             if journal is not None:
                 journal.add([known[name] for name in result.names], result)
             self._add(target, batch, list(result.names), result)

@@ -31,7 +31,16 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _log = logging.getLogger("atlas")
 
 # Every kernel, which is alone in the module of its name, and how many arguments it takes.
-KERNELS = {"choose": 8, "digest": 6, "pack": 13, "pack_rows": 13, "scatter": 14, "shuffle": 4, "unpack": 18}
+KERNELS = {
+    "admit": 16,
+    "choose": 8,
+    "digest": 6,
+    "pack": 13,
+    "pack_rows": 13,
+    "scatter": 19,
+    "shuffle": 4,
+    "unpack": 20,
+}
 
 # Nothing is ever called through Numba, so it need not make wrappers for that.
 _OPTIONS = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
@@ -137,8 +146,8 @@ def may_be_cached() -> bool:
     """Return whether kernels of this release were compiled here before, without loading anything."""
     try:
         return any(cache_directory().glob(f"kernels-{_sources_digest()}-*.o"))
-    except RuntimeError:
-        return False  # the user has no home
+    except (OSError, RuntimeError):
+        return False  # it cannot be looked at, or the user has no home
 
 
 def _cached() -> bytes | None:

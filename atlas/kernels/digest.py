@@ -198,18 +198,19 @@ def _long(data: Any, length: Any, secret: Any, sums: Any) -> Any:
     return _avalanche(h)
 
 
-def digest(src: Any, count: Any, offset: Any, length: Any, out: Any, room: Any) -> Any:
-    """Write the hash of each of `count` stretches of `src` to `out`; all arguments are addresses or integers.
-
-    `room` takes 64 bytes.
-    """
+@helper
+def hash_of(data: Any, length: Any, room: Any) -> Any:
+    """Return the hash of the bytes at an address; `room` takes `HASH_ROOM` bytes."""
     secret = _secret()
+    if length <= 16:
+        return _tiny(data, length, secret)
+    if length <= 240:
+        return _short(data, length, secret)
+    return _long(data, length, secret, room)
+
+
+def digest(src: Any, count: Any, offset: Any, length: Any, out: Any, room: Any) -> Any:
+    """Write the hash of each of `count` stretches of `src` to `out`; all arguments are addresses or integers."""
     for i in range(count):
-        data, size = src + i64(offset)[i], i64(length)[i]
-        if size <= 16:
-            i64(out)[i] = _tiny(data, size, secret)
-        elif size <= 240:
-            i64(out)[i] = _short(data, size, secret)
-        else:
-            i64(out)[i] = _long(data, size, secret, room)
+        i64(out)[i] = hash_of(src + i64(offset)[i], i64(length)[i], room)
     return 0

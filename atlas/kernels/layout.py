@@ -43,12 +43,34 @@ FLOAT32, FLOAT64 = 8, 9
 BLOCK = 1024
 MAX_AXES = 8
 
-# What unpacking can find wrong.
-UNKNOWN_HEADER, WRONG_LENGTH, BAD_POSITION = 1, 2, 3
+# Pipelines with this bit: the hashes of the payload's stretches stand before it, so that a part of a chunk can be
+# checked without the rest. Stretches are as long as hashing them well takes; smaller payloads gain too little.
+SEALED = 128
+STRETCH = 8 << 10
+SEALED_FROM = 32 << 10
+
+# Bytes of working memory: of a hash, and of a guard, which knows how much of a payload is checked.
+HASH_ROOM = 64
+GUARD_ROOM = 4 * 8 + HASH_ROOM
+
+# What reading a chunk can find wrong.
+UNKNOWN_HEADER, WRONG_LENGTH, BAD_POSITION, DAMAGED, WRONG_SIZE = 1, 2, 3, 4, 5
 PROBLEMS = {
     UNKNOWN_HEADER: "its packed header is not known to this release",
     WRONG_LENGTH: "its packed parts do not add up to its length",
     BAD_POSITION: "a patch lies outside the chunk",
+    DAMAGED: "its checksum does not match",
+    WRONG_SIZE: "it does not hold as many bytes as its place in the array takes",
+}
+
+# What is wrong with a task that must not touch memory.
+NO_GEOMETRY, NEGATIVE, OUTSIDE_CHUNK, OUTSIDE_OUTPUT, OUTSIDE_BUFFER = 1, 2, 3, 4, 5
+REFUSALS = {
+    NO_GEOMETRY: "a task has no geometry",
+    NEGATIVE: "a box has a negative extent",
+    OUTSIDE_CHUNK: "a box leaves its chunk",
+    OUTSIDE_OUTPUT: "a box leaves the output",
+    OUTSIDE_BUFFER: "a chunk leaves its buffer",
 }
 
 

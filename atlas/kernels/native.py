@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from atlas.errors import CorruptChunk
-from atlas.kernels.bounds import check_boxes, check_rows, with_axes
+from atlas.kernels.bounds import check_rows, with_axes
 from atlas.kernels.compile import library
-from atlas.kernels.layout import BLOCK, ITEM_SIZES, MAX_AXES, PROBLEMS, Packing
+from atlas.kernels.layout import BLOCK, GUARD_ROOM, HASH_ROOM, ITEM_SIZES, MAX_AXES, PROBLEMS, REFUSALS, Packing
 
 _buffers = threading.local()
 
@@ -37,79 +37,42 @@ def _address(array: Any) -> int:
     return int(array.__array_interface__["data"][0])
 
 
-def scatter(
-    src: Any,
-    src_offset: Any,
-    geometry: Any,
-    chunk_extent: Any,
-    block_start: Any,
-    block_extent: Any,
-    out: Any,
-    dst_offset: Any,
-    dst_strides: Any,
-    itemsize: int,
-    shuffled: Any,
-) -> None:
-    """Copy one box of every task's chunk to the output.
-
-    Parameters
-    ----------
-    src : (n,) uint8
-        Decoded chunks.
-    src_offset : (T,) int64
-        Where each task's chunk begins.
-    geometry : (T,) int32
-        Row of the geometry tables that describes the task.
-    chunk_extent, block_start, block_extent : (G, ndim) int64
-        The chunk's shape and the box within it, in elements.
-    out : (m,) uint8
-    dst_offset : (T,) int64
-        Byte at which the box begins in `out`.
-    dst_strides : (G, ndim) int64
-        Byte strides of the output.
-    itemsize : int
-    shuffled : (T,) uint8
-        Whether the chunk's bytes are shuffled: byte `b` of element `e` at ``b * cells + e``.
-
-    Raises
-    ------
-    ValueError
-        If any task would leave `src` or `out`.
-    """
-    cells = check_boxes(geometry, chunk_extent, block_start, block_extent, len(out), dst_offset, dst_strides, itemsize)
-    check_rows(len(geometry), src_offset, cells * itemsize, len(src))
-    if len(shuffled) != len(geometry):
-        raise ValueError("the columns of the tasks differ in length")
-    offsets, kinds, targets = (np.ascontiguousarray(column) for column in (src_offset, geometry, dst_offset))
-    ndim = chunk_extent.shape[1]
-    library["scatter"](
-        _address(src),
-        _address(offsets),
-        len(offsets),
-        _address(kinds),
-        ndim,
-        *map(_address, (chunk_extent, block_start, block_extent, out, targets, dst_strides)),
-        itemsize,
-        _address(shuffled),
-        _address(_room("work", 16 * ndim + 16)),
+def _admit(src: Any, rows: Any, length: Any, tables: Any, boxes: Any, out: Any, item: int) -> tuple[int, int]:
+    """Return the most cells of a chunk, and the length of the longest payload, once all tasks may touch memory."""
+    report = np.zeros(2)
+    problem = library["admit"](
+        _address(rows),
+        len(rows),
+        0 if src is None else _address(tables["offset"]),
+        _address(length),
+        0 if src is None else len(src),
+        _address(tables["geometry"]),
+        *boxes[0].shape,
+        *map(_address, boxes[:3]),
+        len(out),
+        _address(tables["destination"]),
+        _address(boxes[3]),
+        item,
+        _address(report),
     )
+    if problem:
+        raise ValueError(REFUSALS[problem])
+    return int(report[0]), int(report[1])
 
 
-def unpack(
-    src: Any,
-    rows: Any,
-    offset: Any,
-    length: Any,
-    geometry: Any,
-    chunk_extent: Any,
-    block_start: Any,
-    block_extent: Any,
-    out: Any,
-    destination: Any,
-    strides: Any,
-    element: int,
-) -> None:
-    """Unpack one box of the chunks in some rows of a task table.
+def _stored(tables: Any) -> list[int]:
+    return [_address(tables[name]) if name in tables else 0 for name in ("offset", "length", "pipeline", "checksum")]
+
+
+def _boxes(tables: Any, item: int) -> Any:
+    extent, start, block, strides = (
+        tables[name] for name in ("chunk_extent", "block_start", "block_extent", "strides")
+    )
+    return with_axes(extent, start, block, strides, item)
+
+
+def scatter(src: Any, rows: Any, tables: Any, out: Any, itemsize: int) -> None:
+    """Copy one box of the chunks in some rows of a task table, which are stored as they are.
 
     Parameters
     ----------
@@ -117,9 +80,76 @@ def unpack(
         The file that the payloads are in.
     rows : (R,) int64
         Which rows of the columns to do.
-    offset, length : (T,) int64
-        Where each payload is.
-    geometry, chunk_extent, block_start, block_extent, out, destination, strides
+    tables : mapping
+        ``offset, length`` (int64), ``pipeline`` (uint8) and ``checksum`` (uint64) of every row's payload, which is not
+        checked where the last two are missing; ``geometry`` (int32), its row of ``chunk_extent, block_start,
+        block_extent`` (in elements) and ``strides`` (of the output, in bytes), all (G, ndim) int64; ``destination``
+        (int64), the byte at which its box begins in the output.
+    out : (m,) uint8
+    itemsize : int
+
+    Raises
+    ------
+    CorruptChunk
+        With the row of a payload that is not what was written.
+    ValueError
+        If any task would leave `src` or `out`.
+    """
+    boxes = _boxes(tables, itemsize)
+    _admit(src, rows, tables["length"], tables, boxes, out, itemsize)
+    _scatter(_address(src), rows, (*_stored(tables), 0), tables, boxes, out, itemsize)
+
+
+def scatter_decoded(chunks: Any, shuffled: Any, rows: Any, tables: Any, out: Any, itemsize: int) -> None:
+    """Copy one box of each of some decoded chunks.
+
+    Parameters
+    ----------
+    chunks : sequence of bytes-like
+    shuffled : (R,) uint8
+        Whether the bytes of each are shuffled: byte `b` of element `e` at ``b * cells + e``.
+    rows, tables, out, itemsize
+        As for :func:`scatter`.
+
+    Raises
+    ------
+    ValueError
+        If any task would leave its chunk or `out`.
+    """
+    if not len(chunks) == len(shuffled) == len(rows):
+        raise ValueError("the columns of the tasks differ in length")
+    boxes = _boxes(tables, itemsize)
+    buffers = [np.frombuffer(chunk, np.uint8) for chunk in chunks]
+    places, sizes = np.array([(_address(buffer), len(buffer)) for buffer in buffers], np.int64).reshape(-1, 2).T.copy()
+    _admit(None, rows, sizes, tables, boxes, out, itemsize)
+    _scatter(0, rows, (_address(places), 0, 0, 0, _address(shuffled)), tables, boxes, out, itemsize)
+
+
+def _scatter(src: int, rows: Any, chunks: tuple[int, ...], tables: Any, boxes: Any, out: Any, itemsize: int) -> None:
+    ndim = boxes[0].shape[1]
+    failed = np.zeros(1, np.int64)
+    problem = library["scatter"](
+        src,
+        _address(rows),
+        len(rows),
+        *chunks,
+        _address(tables["geometry"]),
+        ndim,
+        *map(_address, (*boxes[:3], out, tables["destination"], boxes[3])),
+        itemsize,
+        _address(_room("work", GUARD_ROOM + 16 * ndim)),
+        _address(failed),
+    )
+    if problem:
+        raise CorruptChunk(PROBLEMS[problem], int(failed[0]))
+
+
+def unpack(src: Any, rows: Any, tables: Any, out: Any, element: int) -> None:
+    """Unpack one box of the chunks in some rows of a task table.
+
+    Parameters
+    ----------
+    src, rows, tables, out
         As for :func:`scatter`.
     element : int
         The type of the cells, see :data:`atlas.kernels.layout.ELEMENTS`.
@@ -132,23 +162,20 @@ def unpack(
         If any task would leave `src` or `out`.
     """
     item = ITEM_SIZES[element]
-    chunk_extent, block_start, block_extent, strides = with_axes(chunk_extent, block_start, block_extent, strides, item)
-    cells = check_boxes(
-        geometry[rows], chunk_extent, block_start, block_extent, len(out), destination[rows], strides, item
-    )
-    check_rows(len(rows), offset[rows], length[rows], len(src))
-    ndim = chunk_extent.shape[1]
-    most_blocks = int(cells.max(initial=0)) // BLOCK + _MOST_BOXES + 2
-    space = int((length[rows] + 16 * cells.astype(np.int64)).max(initial=0))
-    room = _room("work", 16 * ndim + 8 * most_blocks + 128 + space)
+    boxes = _boxes(tables, item)
+    cells, longest = _admit(src, rows, tables["length"], tables, boxes, out, item)
+    ndim = boxes[0].shape[1]
+    most_blocks = cells // BLOCK + _MOST_BOXES + 2
+    room = _room("work", GUARD_ROOM + 16 * ndim + 8 * most_blocks + 128 + longest + 16 * cells)
     failed = np.zeros(1, np.int64)
     problem = library["unpack"](
         _address(src),
         _address(rows),
         len(rows),
-        *map(_address, (offset, length, geometry)),
+        *_stored(tables),
+        _address(tables["geometry"]),
         ndim,
-        *map(_address, (chunk_extent, block_start, block_extent, out, destination, strides)),
+        *map(_address, (*boxes[:3], out, tables["destination"], boxes[3])),
         element,
         item,
         most_blocks,
@@ -165,6 +192,7 @@ def unpack_whole(payload: Any, shape: tuple[int, ...], element: int) -> Any:
     Parameters
     ----------
     payload : (n,) uint8
+        Checked before, and without hashes.
     shape : tuple of int
         The chunk's shape, with at least one cell.
     element : int
@@ -190,8 +218,8 @@ def unpack_whole(payload: Any, shape: tuple[int, ...], element: int) -> Any:
     extent = start + 8 * ndim
     out = np.empty(cells * item, np.uint8)
     most_blocks = cells // BLOCK + _MOST_BOXES + 2
-    room = _room("work", 16 * ndim + 8 * most_blocks + 128 + len(payload) + 16 * cells)
-    where = (zero, length, zero, ndim, extent, start, extent, _address(out), zero, extent + 8 * ndim)
+    room = _room("work", GUARD_ROOM + 16 * ndim + 8 * most_blocks + 128 + len(payload) + 16 * cells)
+    where = (zero, length, 0, 0, zero, ndim, extent, start, extent, _address(out), zero, extent + 8 * ndim)
     # The row of a failure goes where the length was.
     problem = library["unpack"](_address(payload), zero, 1, *where, element, item, most_blocks, _address(room), length)
     if problem:
@@ -219,7 +247,9 @@ def digest(src: Any, offset: Any, length: Any) -> Any:
     offset, length = np.ascontiguousarray(offset), np.ascontiguousarray(length)
     check_rows(len(length), offset, length, len(src))
     out = np.empty(len(length), np.uint64)
-    library["digest"](_address(src), len(out), *map(_address, (offset, length, out)), _address(_room("work", 64)))
+    library["digest"](
+        _address(src), len(out), *map(_address, (offset, length, out)), _address(_room("work", HASH_ROOM))
+    )
     return out
 
 

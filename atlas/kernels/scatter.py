@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from atlas.kernels.compile import helper
+from atlas.kernels.layout import DAMAGED, GUARD_ROOM, SEALED, STRETCH, WRONG_SIZE
 from atlas.kernels.memory import copy, i32, i64, u8
+from atlas.kernels.seal import may_use, open_payload
 
 # Elements un-shuffled at once. A run's last block overlaps the one before it instead of going element
 # by element; 8 wastes less than 16 on the short rows of slices and is as fast on long ones.
@@ -71,34 +74,72 @@ def _unshuffle_run(target: Any, source: Any, run: Any, cells: Any, itemsize: Any
         i += _LANES
 
 
+@helper
+def _copy_checked(guard: Any, target: Any, source: Any, size: Any) -> Any:
+    """Copy bytes of a payload while what was just checked is in the cache; return whether they are whole."""
+    for done in range(0, size, STRETCH):
+        part = min(size - done, STRETCH)
+        if not may_use(guard, source + done, source + done + part):
+            return False
+        copy(target + done, source + done, part)
+    return True
+
+
 def scatter(
     src: Any,
-    src_offset: Any,
+    rows: Any,
     tasks: Any,
+    offset: Any,
+    length: Any,
+    pipeline: Any,
+    checksum: Any,
+    shuffled: Any,
     geometry: Any,
     ndim: Any,
     chunk_extent: Any,
     block_start: Any,
     block_extent: Any,
     out: Any,
-    dst_offset: Any,
-    dst_strides: Any,
+    destination: Any,
+    strides: Any,
     itemsize: Any,
-    shuffled: Any,
     room: Any,
+    failed: Any,
 ) -> Any:
-    """Copy one box of every task's chunk; all arguments are addresses or integers."""
-    position, strides = i64(room), i64(room + 8 * ndim)
+    """Copy one box of every task's chunk; all arguments are addresses or integers.
+
+    Chunks are payloads as they are stored, checked as far as they are used; without `pipeline` and `checksum` (0) taken
+    as they are. Without `src` and `length`, they are decoded ones: `offset` has the address of every task's, and
+    `shuffled` how it is.
+
+    Returns 0, or what is wrong with the row written to `failed`.
+    """
+    guard = room
+    position, steps = i64(room + GUARD_ROOM), i64(room + GUARD_ROOM + 8 * ndim)
     for task in range(tasks):
-        at = i32(geometry)[task] * ndim * 8
+        row = i64(rows)[task]
+        at = np.int64(i32(geometry)[row]) * ndim * 8
         extent, start = i64(chunk_extent + at), i64(block_start + at)
-        block, steps = i64(block_extent + at), i64(dst_strides + at)
+        block, pitch = i64(block_extent + at), i64(strides + at)
         cells = 1
         wanted = 1
         for axis in range(ndim - 1, -1, -1):
-            strides[axis] = cells
+            steps[axis] = cells
             cells *= extent[axis]
             wanted *= block[axis]
+        plain = True
+        if length:
+            base = src + i64(offset)[row]
+            end = base + i64(length)[row]
+            i64(guard)[0] = end
+            if checksum:
+                base = open_payload(guard, base, end - base, u8(pipeline)[row] & SEALED, i64(checksum)[row])
+            if base == 0 or end - base != cells * itemsize:
+                i64(failed)[0] = row
+                return DAMAGED if base == 0 else WRONG_SIZE
+        else:
+            base = i64(offset)[task]
+            plain = u8(shuffled)[task] == 0 or itemsize == 1
         if wanted == 0:
             continue
         # Merge trailing axes that are contiguous in both, so that the inner run is long.
@@ -106,28 +147,31 @@ def scatter(
         run = 1
         first = 0
         for axis in range(ndim):
-            first += start[axis] * strides[axis]
+            first += start[axis] * steps[axis]
             position[axis] = 0
-        while inner > 0 and steps[inner - 1] == run * itemsize and strides[inner - 1] == run:
+        while inner > 0 and pitch[inner - 1] == run * itemsize and steps[inner - 1] == run:
             inner -= 1
             run *= block[inner]
-        base = src + i64(src_offset)[task]
-        target = out + i64(dst_offset)[task]
-        plain = u8(shuffled)[task] == 0 or itemsize == 1
+        target = out + i64(destination)[row]
         while True:
             if plain:
-                copy(target, base + first * itemsize, run * itemsize)
+                source = base + first * itemsize
+                if not length:
+                    copy(target, source, run * itemsize)
+                elif not _copy_checked(guard, target, source, run * itemsize):
+                    i64(failed)[0] = row
+                    return DAMAGED
             else:
                 _unshuffle_run(target, base + first, run, cells, itemsize)
             axis = inner - 1
             while axis >= 0:
                 position[axis] += 1
-                first += strides[axis]
-                target += steps[axis]
+                first += steps[axis]
+                target += pitch[axis]
                 if position[axis] < block[axis]:
                     break
-                first -= position[axis] * strides[axis]
-                target -= position[axis] * steps[axis]
+                first -= position[axis] * steps[axis]
+                target -= position[axis] * pitch[axis]
                 position[axis] = 0
                 axis -= 1
             if axis < 0:

@@ -18,8 +18,10 @@ from atlas.kernels.layout import (
     BAD_POSITION,
     BINARY,
     BITS,
+    DAMAGED,
     DIVIDED,
     FLOAT32,
+    GUARD_ROOM,
     INTEGERS,
     MASKED,
     MAX_AXES,
@@ -27,7 +29,9 @@ from atlas.kernels.layout import (
     MAX_DECIMAL,
     ORDERED,
     PATCHED,
+    SEALED,
     SIGN_LAST,
+    STRETCH,
     UNKNOWN_HEADER,
     WIDE,
     WRONG_LENGTH,
@@ -35,6 +39,7 @@ from atlas.kernels.layout import (
 from atlas.kernels.memory import copy, i32, i64, u8, u32, u64
 from atlas.kernels.numbers import HOLE32, HOLE64, may_multiply, scale_of
 from atlas.kernels.predict import accumulate, box_begin, box_cells, box_end, inner_of, move_box, next_box, split_blocks
+from atlas.kernels.seal import are_whole, may_use, open_payload
 
 _SHORT_ROW = 256
 
@@ -55,8 +60,12 @@ def _restore(
     cast: Any,
     size: Any,
     position: Any,
-) -> None:
-    """Write a chunk's integers, as far as cells before `stop` need them, at address `numbers`."""
+    guard: Any,
+) -> Any:
+    """Write a chunk's integers, as far as cells before `stop` need them, at address `numbers`.
+
+    Returns whether the words they come from are what was written.
+    """
     # Differences along the first axis alone lie in the order of the cells.
     in_order = mask & ~1 == 0
     # Those along one other axis are added up on their way to their place.
@@ -80,6 +89,8 @@ def _restore(
                 n = starts[block + 1] - starts[block]
                 width = np.int64(widths[block])
                 if starts[block] >= begin:
+                    if not may_use(guard, at, at + 4 * block_words(n, width)):
+                        return False
                     base = cast(bases + block * size)[0]
                     unpack_block(at, n, width, base, cast, size, target + starts[block] * size)
                     if width > 32:
@@ -108,10 +119,11 @@ def _restore(
         if box == 0:
             break
     if single:
-        return
+        return True
     for axis in range(min(ndim, MAX_AXES)):
         if mask & (1 << axis):
             accumulate(like, numbers, cast, size, ndim, extent, stop, axis, position)
+    return True
 
 
 @helper
@@ -173,6 +185,7 @@ def _unpack_chunk(
     position: Any,
     starts: Any,
     room: Any,
+    guard: Any,
 ) -> Any:
     cells = np.int64(1)
     wanted = np.int64(1)
@@ -187,6 +200,8 @@ def _unpack_chunk(
         return 0
     if length < 4:
         return WRONG_LENGTH
+    if not may_use(guard, payload, payload + min(length, STRETCH)):
+        return DAMAGED
     header = u8(payload)
     kind, code, mask, flags = np.int64(header[0]), np.int64(header[1]), np.int64(header[2]), np.int64(header[3])
     floats = element >= FLOAT32
@@ -212,18 +227,20 @@ def _unpack_chunk(
     words = bases + blocks * size
     if widths < words or patches > cells:
         return WRONG_LENGTH
+    special = widths - patches * (4 + item) - (max(item, 4) if flags & MASKED else 0)
+    if special < words:
+        return WRONG_LENGTH
+    if not (may_use(guard, payload, words) and are_whole(guard, special, payload + length)):
+        return DAMAGED
     end = words
     for k in range(blocks):
         width = np.int64(u8(widths)[k])
         if width > 8 * size:
             return WRONG_LENGTH
         end += 4 * block_words(starts[k + 1] - starts[k], width)
-    special = end
-    if flags & MASKED:
-        end += max(item, 4)
-    positions = end
-    if end + patches * (4 + item) != widths:
+    if end != special:
         return WRONG_LENGTH
+    positions = widths - patches * (4 + item)
     numbers = room
     stream = room + 8 * cells
     # What lies behind the last wanted row along the first axis is never looked at.
@@ -238,9 +255,11 @@ def _unpack_chunk(
     correction = inverse if divided else 0.0
     rule = (element, how, scale, inverse, correction, masked, special)
     if wide:
-        _restore(
-            np.uint64(0), bases, words, u8(widths), starts, ndim, extent, stop, mask, stream, numbers, u64, 8, position
-        )
+        like64 = np.uint64(0)
+        if not _restore(
+            like64, bases, words, u8(widths), starts, ndim, extent, stop, mask, stream, numbers, u64, 8, position, guard
+        ):
+            return DAMAGED
         if masked:
             _punch(numbers, i64, 8, bitmap, seen, HOLE64)
         emit_box(
@@ -260,9 +279,11 @@ def _unpack_chunk(
             stream,
         )
     else:
-        _restore(
-            np.uint32(0), bases, words, u8(widths), starts, ndim, extent, stop, mask, stream, numbers, u32, 4, position
-        )
+        like32 = np.uint32(0)
+        if not _restore(
+            like32, bases, words, u8(widths), starts, ndim, extent, stop, mask, stream, numbers, u32, 4, position, guard
+        ):
+            return DAMAGED
         if masked:
             _punch(numbers, i32, 4, bitmap, seen, HOLE32)
         emit_box(
@@ -292,6 +313,8 @@ def unpack(
     tasks: Any,
     offset: Any,
     length: Any,
+    pipeline: Any,
+    checksum: Any,
     geometry: Any,
     ndim: Any,
     chunk_extent: Any,
@@ -308,10 +331,13 @@ def unpack(
 ) -> Any:
     """Unpack one box of every task's chunk; all arguments are addresses or integers.
 
-    `room` begins with 16 bytes an axis and 8 for each of `most_blocks`, the most that any chunk has and one.
+    `room` begins with a guard, 16 bytes an axis and 8 for each of `most_blocks`, the most that any chunk has and one.
+    Without `pipeline` and `checksum` (0), payloads are taken as they are.
 
     Returns 0, or what is wrong with the row written to `failed`.
     """
+    guard = room
+    room += GUARD_ROOM
     stop, position, starts = i64(room), i64(room + 8 * ndim), i64(room + 16 * ndim)
     for task in range(tasks):
         row = i64(rows)[task]
@@ -324,22 +350,29 @@ def unpack(
             copy(place, payload, size)
             payload = place
             place += (size + 15) // 8 * 8
-        problem = _unpack_chunk(
-            payload,
-            size,
-            element,
-            item,
-            ndim,
-            i64(chunk_extent + at),
-            i64(block_start + at),
-            i64(block_extent + at),
-            out + i64(destination)[row],
-            i64(strides + at),
-            stop,
-            position,
-            starts,
-            place,
-        )
+        problem = DAMAGED
+        body = payload
+        i64(guard)[0] = payload + size
+        if checksum:
+            body = open_payload(guard, payload, size, u8(pipeline)[row] & SEALED, i64(checksum)[row])
+        if body != 0:
+            problem = _unpack_chunk(
+                body,
+                payload + size - body,
+                element,
+                item,
+                ndim,
+                i64(chunk_extent + at),
+                i64(block_start + at),
+                i64(block_extent + at),
+                out + i64(destination)[row],
+                i64(strides + at),
+                stop,
+                position,
+                starts,
+                place,
+                guard,
+            )
         if problem:
             i64(failed)[0] = row
             return problem

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import Any, NamedTuple, Protocol
 
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from atlas.errors import InvalidArgument
 from atlas.storage.ranges import Range
 from atlas.storage.stats import IOStats
+
+# A process may have a thousand files open as a rule, and a commit may write more.
+_MOST_OPEN = 128
 
 
 class Stored(NamedTuple):
@@ -70,6 +73,11 @@ class Storage(ABC):
     @abstractmethod
     def describe(self) -> str:
         """Return the place in words for messages."""
+
+    @property
+    def token(self) -> Hashable:
+        """What tells this handle from one that was made with other options."""
+        return self.describe()
 
     @abstractmethod
     def read(self, key: str) -> bytes:
@@ -149,6 +157,10 @@ class Storage(ABC):
     def make_directories(self, names: Sequence[str]) -> None:
         """Make directories of data files durably, all by one sync; where there are no directories, nothing is done."""
         return
+
+    def must_finish(self, writers: Sequence[DataWriter]) -> bool:
+        """Return whether these new objects take up so much that they are to be made durable before another is begun."""
+        return len(writers) >= _MOST_OPEN
 
     @abstractmethod
     def sync_directories(self, keys: Sequence[str]) -> None:

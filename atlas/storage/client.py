@@ -10,8 +10,12 @@ from typing import Any, NamedTuple, Protocol
 
 import xxhash
 
+from atlas.config import settings
 from atlas.errors import CorruptStore, ReadOnlyStore, StorageError
 from atlas.storage.base import ConditionFailed
+
+# Parts of one object that are on their way at once.
+_PARTS_AT_ONCE = 8
 
 
 class Transient(Exception):
@@ -48,6 +52,8 @@ class Client(Protocol):
     has_parts: bool
     # Whether a put can be made to depend on what is there; asking a server may show otherwise.
     has_conditions: bool
+    # Objects that one request removes.
+    most_deleted: int
 
     @property
     def loop(self) -> Any:
@@ -70,10 +76,10 @@ class Client(Protocol):
         """Put an object if it has that version, or, when that is empty, if it is not there."""
 
     async def delete(self, paths: Sequence[str]) -> None:
-        """Remove objects; missing ones are fine. No more than 1,000."""
+        """Remove objects, `most_deleted` at most; missing ones are fine."""
 
-    async def find(self, prefix: str) -> list[Found]:
-        """Return all objects below a prefix."""
+    async def find(self, prefix: str, after: str = "") -> tuple[list[Found], str]:
+        """Return objects below a prefix, and what to ask for those after them with: nothing when that was all."""
 
     async def size(self, path: str) -> int:
         """Return the length of an object."""
@@ -83,6 +89,30 @@ class Client(Protocol):
 
     async def copy(self, source: str, target: str) -> None:
         """Put a copy of an object."""
+
+
+class UploadingClient(Client, Protocol):
+    """What those offer besides that have parts."""
+
+    async def begin(self, path: str) -> Any:
+        """Begin an upload in parts, and return what the other calls want to know of it."""
+
+    async def put_part(self, path: str, upload: Any, number: int, data: Any) -> str:
+        """Put a part; numbers begin at 1."""
+
+    async def complete(self, path: str, upload: Any, tags: Sequence[str]) -> None:
+        """Make an object of the parts."""
+
+    async def give_up(self, path: str, upload: Any) -> None:
+        """Remove the parts of an upload."""
+
+    async def unfinished(self, prefix: str) -> list[tuple[str, Any, float]]:
+        """Return the uploads below a prefix that were not completed: path, upload, seconds since 1970."""
+
+
+def parts_at_once(size: int) -> int:
+    """Return how many parts of a size may be on their way at once."""
+    return max(1, min(_PARTS_AT_ONCE, settings().flight_bytes // size))
 
 
 def in_one_line(error: BaseException, secrets: Sequence[str] = ()) -> str:
@@ -140,6 +170,7 @@ class FsspecClient:
 
     has_parts = False
     has_conditions = False
+    most_deleted = 1
 
     def __init__(self, filesystem: Any) -> None:
         self._filesystem = filesystem
@@ -222,19 +253,19 @@ class FsspecClient:
         return ""
 
     async def delete(self, paths: Sequence[str]) -> None:
-        """Remove objects one by one."""
+        """Remove an object."""
         for path in paths:
             with suppress(FileNotFoundError):
                 await self._call("rm_file", path)
 
-    async def find(self, prefix: str) -> list[Found]:
+    async def find(self, prefix: str, after: str = "") -> tuple[list[Found], str]:
         """Return all objects below a prefix."""
         self._filesystem.invalidate_cache()
         try:
             found = await self._call("find", prefix, detail=True)
         except (FileNotFoundError, NotADirectoryError):
-            return []
-        return [Found(path, int(info.get("size") or 0), _modified(info)) for path, info in sorted(found.items())]
+            return [], ""
+        return [Found(path, int(info.get("size") or 0), _modified(info)) for path, info in sorted(found.items())], ""
 
     async def size(self, path: str) -> int:
         """Return the length of an object."""

@@ -289,8 +289,9 @@ class LocalStorage(Storage):
         for directory in ("", *self.list_dir("")):
             for name in self.list_dir(directory):
                 key = f"{directory}/{name}" if directory else name
-                with contextlib.suppress(FileNotFoundError):
-                    status = os.lstat(os.path.join(self._path, key))
+                place = os.path.join(self._path, key)
+                with translated(place, "looking at"), contextlib.suppress(FileNotFoundError):
+                    status = os.lstat(place)
                     if stat.S_ISREG(status.st_mode):
                         found.append(Stored(key, status.st_size, status.st_mtime))
         return found

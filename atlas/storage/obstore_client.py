@@ -7,14 +7,16 @@ with ``storage_options={"client": "obstore", …}``.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import Any
 
+from atlas.config import settings
 from atlas.errors import CorruptStore, InvalidArgument, MissingDependency, ReadOnlyStore, StorageError
 from atlas.storage.base import ConditionFailed
-from atlas.storage.client import Answer, Found, Transient, in_one_line, secrets_of
+from atlas.storage.client import Answer, Found, Transient, in_one_line, parts_at_once, secrets_of
 
 _CONDITIONAL = ("S3Store", "GCSStore", "AzureStore")
 
@@ -48,18 +50,67 @@ def s3_store(path: str, options: dict[str, Any]) -> tuple[Any, str]:
     if strange:
         raise InvalidArgument(f"the client 'obstore' does not know the option {min(strange)!r} of s3fs")
     config = {_NAMES[name]: value for name, value in given.items() if value is not None}
-    config.setdefault("region", os.environ.get("AWS_DEFAULT_REGION", "us-east-1"))
-    config.setdefault("endpoint", os.environ.get("AWS_ENDPOINT_URL"))
-    config = {name: value for name, value in config.items() if value is not None}
-    # Repeating is left to us.
+    # What is not given it looks for in the environment. Repeating is left to us.
     store = S3Store(bucket, client_options={"allow_http": True}, retry_config={"max_retries": 0}, **config)
     return store, prefix
+
+
+def _patient(store: Any) -> Any:
+    """Return the handle with which uploads in parts are made, whose requests we cannot repeat."""
+    if (getattr(store, "retry_config", None) or {}).get("max_retries") != 0:
+        return store
+    options = {name: getattr(store, name) for name in ("prefix", "config", "client_options")}
+    return type(store)(**options, retry_config={"retry_timeout": timedelta(seconds=settings().request_seconds)})
+
+
+class _Upload:
+    """An object on its way in parts, of which the client asks for one after the other."""
+
+    def __init__(self, store: Any, path: str) -> None:
+        self._next = 1
+        self._turn = asyncio.Condition()
+        self._parts: asyncio.Queue[Any] = asyncio.Queue(1)
+        size = settings().part_bytes
+        sizes = {"chunk_size": size, "max_concurrency": parts_at_once(size)}
+        self._task = asyncio.ensure_future(store.put_async(path, self._given(), use_multipart=True, **sizes))
+
+    async def _given(self) -> AsyncIterator[Any]:
+        while (part := await self._parts.get()) is not None:
+            yield part
+
+    async def give(self, number: int, part: Any) -> None:
+        """Hand a part over when it is its turn, ``None`` behind the last one; one that was handed over stays so."""
+        async with self._turn:
+            await self._turn.wait_for(lambda: self._next >= number)
+            if self._next == number:
+                await self._hand_over(part)
+                self._next += 1
+                self._turn.notify_all()
+
+    async def _hand_over(self, part: Any) -> None:
+        taken = asyncio.ensure_future(self._parts.put(part))
+        try:
+            await asyncio.wait([taken, self._task], return_when=asyncio.FIRST_COMPLETED)
+            if not taken.done():
+                await self.end()
+        finally:
+            taken.cancel()
+
+    async def end(self) -> None:
+        """Wait until the object is there."""
+        await asyncio.shield(self._task)
+
+    async def stop(self) -> None:
+        """Let it come to nothing."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
 
 
 class ObstoreClient:
     """Requests by way of an obstore store handle."""
 
-    has_parts = False
+    has_parts = True
+    most_deleted = 1000
     protocol = "obstore"
 
     def __init__(self, store: Any) -> None:
@@ -140,9 +191,9 @@ class ObstoreClient:
         return Answer(data, version)
 
     async def put(self, path: str, data: Any) -> str:
-        """Put an object; large ones leave in parts."""
+        """Put an object by one request."""
         with self._translated(path):
-            return str((await self._store.put_async(path, bytes(data))).get("e_tag") or "")
+            return str((await self._store.put_async(path, bytes(data), use_multipart=False)).get("e_tag") or "")
 
     async def put_if(self, path: str, data: Any, version: str) -> str:
         """Put an object by one request with a condition."""
@@ -156,13 +207,13 @@ class ObstoreClient:
         with suppress(FileNotFoundError), self._translated(paths[0]):
             await self._store.delete_async(list(paths))
 
-    async def find(self, prefix: str) -> list[Found]:
-        """Return all objects below a prefix."""
-        found: list[Found] = []
+    async def find(self, prefix: str, after: str = "") -> tuple[list[Found], str]:
+        """Return a thousand objects below a prefix, and the last of them."""
         with self._translated(prefix):
-            async for page in self._store.list(prefix or None, chunk_size=1000):
-                found += [Found(str(e["path"]), int(e["size"]), e["last_modified"].timestamp()) for e in page]
-        return found
+            async for page in self._store.list(prefix or None, offset=after or None, chunk_size=1000):
+                found = [Found(str(e["path"]), int(e["size"]), e["last_modified"].timestamp()) for e in page]
+                return found, found[-1].path if len(found) == 1000 else ""
+        return [], ""
 
     async def size(self, path: str) -> int:
         """Return the length of an object."""
@@ -179,6 +230,41 @@ class ObstoreClient:
         """Have the server copy an object."""
         with self._translated(source):
             await self._store.copy_async(source, target)
+
+    # ── uploads in parts ─────────────────────────────────────────────────────────────────────
+
+    async def begin(self, path: str) -> _Upload:
+        """Begin an upload in parts."""
+        return _Upload(_patient(self._store), path)
+
+    async def put_part(self, path: str, upload: _Upload, number: int, data: Any) -> str:
+        """Hand a part over."""
+        with self._translated_for_good(path):
+            await upload.give(number, data)
+        return str(number)
+
+    async def complete(self, path: str, upload: _Upload, tags: Sequence[str]) -> None:
+        """Wait for the object that the parts make."""
+        with self._translated_for_good(path):
+            await upload.give(len(tags) + 1, None)
+            await upload.end()
+
+    @contextmanager
+    def _translated_for_good(self, path: str) -> Iterator[None]:
+        try:
+            with self._translated(path):
+                yield
+        except Transient as error:
+            # The client has repeated it, and of the whole upload not all is at hand any more.
+            raise StorageError(str(error)) from None
+
+    async def give_up(self, path: str, upload: _Upload) -> None:
+        """Let the upload come to nothing."""
+        await upload.stop()
+
+    async def unfinished(self, prefix: str) -> list[tuple[str, Any, float]]:
+        """Return nothing: it does not list uploads."""
+        return []
 
 
 _MEANINGS = {

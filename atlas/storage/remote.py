@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import random
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from atlas.config import MIB, settings
@@ -21,7 +23,7 @@ from atlas.errors import AtlasError, ConflictError, CorruptStore, ReadOnlyStore,
 from atlas.storage import locks
 from atlas.storage.base import ConditionFailed, Pin, Storage, Stored, check_key
 from atlas.storage.cache import RangeCache
-from atlas.storage.client import Client, FsspecClient, NotOffered, Transient, concurrently
+from atlas.storage.client import Client, Found, FsspecClient, NotOffered, Transient, concurrently
 from atlas.storage.flight import Job, in_flight
 from atlas.storage.ranges import Range, coalesce
 from atlas.storage.s3 import S3Client
@@ -37,9 +39,6 @@ _LONGEST_PAUSE = 5.0
 
 # How long it is tried to take back what a failed commit has put.
 _TAKE_BACK_SECONDS = 10
-
-# Objects that are removed by one request; S3 takes no more.
-_DELETE_AT_ONCE = 1000
 
 # Whether servers honour conditions, by what they are and the bucket.
 _honours: dict[tuple[str, str], bool] = {}
@@ -108,6 +107,12 @@ class RemoteStorage(Storage):
             url = urlsplit(self._prefix)
             return urlunsplit((url.scheme, url.netloc.rpartition("@")[2], url.path, "", ""))
         return f"{self._protocol}://{self._top}{self._prefix.lstrip('/')}"
+
+    @property
+    def token(self) -> Hashable:
+        """A hash of what the file system was made with."""
+        options = xxhash.xxh3_128_hexdigest(pickle.dumps(self._filesystem))
+        return self.describe(), self._single_writer, options
 
     @property
     def io_stats(self) -> IOStats:
@@ -275,10 +280,16 @@ class RemoteStorage(Storage):
 
     def inventory(self) -> list[Stored]:
         """Return every object of the store."""
-        call = partial(self._insist, "list", partial(self._client.find, self._prefix))
-        found = self._run("listing", call)
+        found = self._run("listing", self._find)
         start = len(self._prefix.lstrip("/")) + 1 if self._prefix else 0
         return [Stored(item.path.lstrip("/")[start:], item.size, item.modified) for item in found]
+
+    async def _find(self) -> list[Found]:
+        found, more = await self._insist("list", partial(self._client.find, self._prefix))
+        while more:
+            page, more = await self._insist("list", partial(self._client.find, self._prefix, more))
+            found += page
+        return list(found)
 
     def list_dir(self, prefix: str) -> list[str]:
         """Return the names below a prefix."""
@@ -304,23 +315,29 @@ class RemoteStorage(Storage):
         return self._client.identity, self._prefix.split("/")[0]
 
     async def _try_condition(self) -> bool:
-        place = self._place(f"_probe/{uuid.uuid4().hex}")
-        await self._insist("put", partial(self._client.put, place, b""))
+        place, nothing = (self._place(f"_probe/{uuid.uuid4().hex}") for _ in range(2))
         try:
-            await self._insist("conditional_put", partial(self._client.put_if, place, b"", ""))
-        except ConditionFailed:
-            return True
-        except NotOffered:
-            return False
+            put = partial(self._insist, "put", partial(self._client.put, place, b""))
+            # There are servers that know one of the two conditions only.
+            _, is_bound = await asyncio.gather(put(), self._is_refused(nothing, '"no-such-version"'))
+            return is_bound and await self._is_refused(place, "")
         finally:
             # Nobody waits for it; were it not to happen, gc does it.
             self._counters.count("delete")
-            self._under_way = asyncio.ensure_future(self._drop(place))
+            self._under_way = asyncio.ensure_future(self._drop([place, nothing]))
+
+    async def _is_refused(self, place: str, version: str) -> bool:
+        try:
+            await self._insist("conditional_put", partial(self._client.put_if, place, b"", version))
+        except (ConditionFailed, FileNotFoundError):
+            return True
+        except NotOffered:
+            pass
         return False
 
-    async def _drop(self, place: str) -> None:
+    async def _drop(self, places: Sequence[str]) -> None:
         with suppress(AtlasError, FileNotFoundError, Transient, TimeoutError):
-            await asyncio.wait_for(self._client.delete([place]), _ANSWER_SECONDS)
+            await asyncio.wait_for(self._client.delete(places), _ANSWER_SECONDS)
 
     def begin_writing(self) -> None:
         """Refuse to write where two writers could undo each other's commits, unless there is one only."""
@@ -335,6 +352,10 @@ class RemoteStorage(Storage):
     def create(self, key: str) -> RemoteWriter:
         """Begin a new object."""
         return RemoteWriter(self, self._place(key))
+
+    def must_finish(self, writers: Sequence[Any]) -> bool:
+        """Return whether what waits to be put fills the memory that was set aside for it."""
+        return super().must_finish(writers) or sum(writer.held for writer in writers) > settings().flight_bytes
 
     def sync_directories(self, keys: Sequence[str]) -> None:
         """Do nothing: a put is durable when it returns."""
@@ -392,12 +413,13 @@ class RemoteStorage(Storage):
 
     def delete_all(self, keys: Sequence[str]) -> None:
         """Remove objects by as few requests as may be."""
-        places = [self._place(key) for key in keys]
-        for first in range(0, len(places), _DELETE_AT_ONCE):
-            some = places[first : first + _DELETE_AT_ONCE]
-            call = partial(self._insist, "delete", partial(self._client.delete, some))
-            with suppress(FileNotFoundError):
-                self._run("removing objects of", call)
+        places, most = [self._place(key) for key in keys], self._client.most_deleted
+        calls = [partial(self._delete, places[first : first + most]) for first in range(0, len(places), most)]
+        self._run("removing objects of", lambda: concurrently(calls, settings().fetch_requests))
+
+    async def _delete(self, places: Sequence[str]) -> None:
+        with suppress(FileNotFoundError):
+            await self._insist("delete", partial(self._client.delete, places))
 
     def drop_unfinished(self, before: float) -> int:
         """Remove uploads that were begun before a time, and not completed; return how many."""

@@ -41,6 +41,7 @@ class S3Client:
 
     has_parts = True
     has_conditions = True
+    most_deleted = 1000
 
     def __init__(self, filesystem: Any) -> None:
         self._filesystem = filesystem
@@ -148,20 +149,19 @@ class S3Client:
         answer = await self._call("delete_objects", bucket, Delete={"Objects": keys, "Quiet": True})
         if answer.get("Errors"):
             first = answer["Errors"][0]
-            raise StorageError(f"{first.get('Key')} was not removed: {first.get('Message') or first.get('Code')}")
+            kind = Transient if first.get("Code") in _PASSING else StorageError
+            raise kind(f"{first.get('Key')} was not removed: {first.get('Message') or first.get('Code')}")
 
-    async def find(self, prefix: str) -> list[Found]:
-        """Return all objects below a prefix."""
+    async def find(self, prefix: str, after: str = "") -> tuple[list[Found], str]:
+        """Return a thousand objects below a prefix, and what to ask for the next ones with."""
         bucket, key, _ = self._filesystem.split_path(prefix)
-        found: list[Found] = []
-        more: dict[str, Any] = {}
-        while True:
-            page = await self._call("list_objects_v2", bucket, Prefix=f"{key}/" if key else "", **more)
-            for entry in page.get("Contents", ()):
-                found.append(Found(f"{bucket}/{entry['Key']}", entry["Size"], entry["LastModified"].timestamp()))
-            if not page.get("IsTruncated"):
-                return found
-            more = {"ContinuationToken": page["NextContinuationToken"]}
+        more = {"ContinuationToken": after} if after else {}
+        page = await self._call("list_objects_v2", bucket, Prefix=f"{key}/" if key else "", **more)
+        found = [
+            Found(f"{bucket}/{entry['Key']}", entry["Size"], entry["LastModified"].timestamp())
+            for entry in page.get("Contents", ())
+        ]
+        return found, page["NextContinuationToken"] if page.get("IsTruncated") else ""
 
     async def size(self, path: str) -> int:
         """Return the length of an object."""
@@ -205,14 +205,20 @@ class S3Client:
     async def unfinished(self, prefix: str) -> list[tuple[str, str, float]]:
         """Return the uploads in parts below a prefix that were not completed: path, id, seconds since 1970."""
         bucket, key, _ = self._filesystem.split_path(prefix)
-        try:
-            page = await self._call("list_multipart_uploads", bucket, Prefix=f"{key}/" if key else "")
-        except (FileNotFoundError, NotOffered):
-            return []  # what servers say that have none, or do not list them
-        return [
-            (f"{bucket}/{entry['Key']}", entry["UploadId"], entry["Initiated"].timestamp())
-            for entry in page.get("Uploads", ())
-        ]
+        found: list[tuple[str, str, float]] = []
+        more: dict[str, Any] = {}
+        while True:
+            try:
+                page = await self._call("list_multipart_uploads", bucket, Prefix=f"{key}/" if key else "", **more)
+            except (FileNotFoundError, NotOffered):
+                return found  # what servers say that have none, or do not list them
+            found += [
+                (f"{bucket}/{entry['Key']}", entry["UploadId"], entry["Initiated"].timestamp())
+                for entry in page.get("Uploads", ())
+            ]
+            if not page.get("IsTruncated"):
+                return found
+            more = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
 
 async def _body(body: Any, length: int) -> bytes:

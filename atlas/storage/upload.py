@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from atlas.config import settings
 from atlas.errors import AtlasError
+from atlas.storage.client import parts_at_once
 
 if TYPE_CHECKING:
     from atlas.storage.remote import RemoteStorage
-
-# Parts of one object that are on their way at once.
-_PARTS_AT_ONCE = 4
 
 # Parts get larger as an object grows, since there may be 10,000 at most.
 _PARTS_OF_ONE_SIZE = 1000
@@ -28,9 +26,10 @@ class RemoteWriter:
     def __init__(self, storage: RemoteStorage, path: str) -> None:
         self._storage = storage
         self._path = path
+        self._part_bytes = settings().part_bytes
         self._waiting = bytearray()
         self._position = 0
-        self._upload = ""
+        self._upload: Future[Any] | None = None
         self._sent: list[Future[str]] = []
         self._is_put = False
 
@@ -39,47 +38,64 @@ class RemoteWriter:
         """Bytes written so far."""
         return self._position
 
+    @property
+    def held(self) -> int:
+        """Bytes that are in memory, about."""
+        return len(self._waiting) + sum(not part.done() for part in self._sent) * self._size
+
     def write(self, data: Any) -> None:
         """Append bytes; what makes a part of a large object leaves."""
         self._waiting += data
         self._position += len(data)
-        size = self._part_size()
-        while self._storage._client.has_parts and len(self._waiting) >= 2 * size:
-            self._send(bytes(self._waiting[:size]))
-            del self._waiting[:size]
-            size = self._part_size()
+        # What is little more than a part is put whole, by one request instead of four.
+        while len(self._waiting) > self._size * (1 if self._sent else 2) and self._storage._client.has_parts:
+            self._send(bytes(memoryview(self._waiting)[: self._size]))
+            del self._waiting[: self._size]
 
-    def _part_size(self) -> int:
-        return settings().part_bytes * (1 + len(self._sent) // _PARTS_OF_ONE_SIZE)
+    @property
+    def _size(self) -> int:
+        return self._part_bytes * (1 + len(self._sent) // _PARTS_OF_ONE_SIZE)
 
     def _send(self, part: bytes) -> None:
-        storage, client = self._storage, self._storage._client
-        if not self._upload:
-            begin = partial(storage._insist, "multipart", partial(client.begin, self._path))
-            self._upload = storage._run("writing to", begin)
-        if len(self._sent) >= _PARTS_AT_ONCE:
-            self._sent[-_PARTS_AT_ONCE].result()
-        self._sent.append(asyncio.run_coroutine_threadsafe(self._put_part(part, len(self._sent) + 1), client.loop))
+        if self._upload is None:
+            self._upload = self._start(self._begin())
+        at_once = parts_at_once(self._size)
+        if len(self._sent) >= at_once:
+            self._sent[-at_once].result()
+        self._sent.append(self._start(self._put_part(part, len(self._sent) + 1)))
+
+    def _start(self, request: Coroutine[Any, Any, Any]) -> Future[Any]:
+        return asyncio.run_coroutine_threadsafe(request, self._storage._client.loop)
+
+    async def _begin(self) -> Any:
+        storage = self._storage
+        insist = partial(storage._insist, "multipart", partial(storage._client.begin, self._path))
+        return await storage._explained("writing to", insist)
 
     async def _put_part(self, part: bytes, number: int) -> str:
-        put = partial(self._storage._client.put_part, self._path, self._upload, number, part)
+        put = partial(self._storage._client.put_part, self._path, await self._begun(), number, part)
         insist = partial(self._storage._insist, "part", put, written=len(part))
         return await self._storage._explained("writing to", insist)
+
+    async def _begun(self) -> Any:
+        assert self._upload is not None
+        # Who waits for it may be cancelled; the upload is begun all the same, and has to be taken back.
+        return await asyncio.shield(asyncio.wrap_future(self._upload))
 
     async def complete(self) -> None:
         """Put the object, or the last part of it."""
         storage, client = self._storage, self._storage._client
         # From here on it may be there, whatever the answer.
         self._is_put = True
-        if not self._upload:
+        if self._upload is None:
             data, self._waiting = self._waiting, bytearray()
             await storage._insist("put", partial(client.put, self._path, data), written=len(data))
             return
         last, self._waiting = bytes(self._waiting), bytearray()
         sent = await asyncio.gather(*map(asyncio.wrap_future, self._sent))
         tags = [*sent, await self._put_part(last, len(self._sent) + 1)]
-        await storage._insist("multipart", partial(client.complete, self._path, self._upload, tags))
-        self._upload = ""
+        await storage._insist("multipart", partial(client.complete, self._path, await self._begun(), tags))
+        self._upload = None
 
     def finish(self) -> None:
         """Put the object."""
@@ -94,14 +110,14 @@ class RemoteWriter:
         for part in self._sent:
             part.cancel()
         self._waiting = bytearray()
-        return self._take_back if self._upload or self._is_put else None
+        return self._take_back if self._upload is not None or self._is_put else None
 
     async def _take_back(self) -> None:
         storage, client = self._storage, self._storage._client
         # What cannot be taken back now is garbage that nothing refers to.
-        if self._upload:
+        if self._upload is not None:
             with suppress(AtlasError, FileNotFoundError):
-                await storage._insist("delete", partial(client.give_up, self._path, self._upload))
+                await storage._insist("delete", partial(client.give_up, self._path, await self._begun()))
         if self._is_put:
             with suppress(AtlasError, FileNotFoundError):
                 await storage._insist("delete", partial(client.delete, [self._path]))

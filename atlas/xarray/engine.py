@@ -20,10 +20,18 @@ from atlas.xarray.reading import dataset_encoding, lazy_variables
 
 
 class AtlasBackendEntrypoint(BackendEntrypoint):  # type: ignore[misc]
-    """Opens datasets of Atlas stores lazily.
+    """Opens datasets of Atlas stores lazily: ``xarray.open_dataset(place, engine="atlas", group=name)``.
 
     What is opened is the state that the store was in then: whatever is written later, arrays that are read later are of
     that state.
+
+    Examples
+    --------
+    >>> import atlas, xarray as xr
+    >>> with atlas.Atlas.create("fleet") as store:
+    ...     xr.Dataset({"t": ("x", [1.5, 2.5])}).atlas.write(store, "jan")
+    >>> xr.open_dataset("fleet", engine="atlas", group="jan")["t"].values
+    array([1.5, 2.5])
     """
 
     description = "Open the datasets of Atlas stores"

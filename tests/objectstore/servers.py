@@ -75,6 +75,7 @@ def rclone(directory: Path) -> Iterator[int]:
     os.makedirs(directory, exist_ok=True)
     port = free_port()
     command = [_program("rclone"), "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}"]
-    command += ["--vfs-cache-mode", "off", "--config", "", str(directory)]
+    # Requests for ranges are not reads that may yet go on in order, which it would wait for.
+    command += ["--vfs-cache-mode", "off", "--vfs-read-wait", "0", "--config", "", str(directory)]
     with _running(command, port):
         yield port

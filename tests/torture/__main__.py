@@ -44,14 +44,18 @@ def run_powerloss(work: Path, share: Share) -> str:
     """Cut the power in every state."""
     states, opened = in_child(lambda: powerloss.check_scenario(work, 3, 64, share=share))
     after, opened_after = in_child(lambda: powerloss.check_kills(work, 1, 16, share=share))
+    failed = in_child(lambda: powerloss.check_lost_syncs(work, 1, 16, share=share))
     # Shares are not equal.
     assert states + after >= share.size(1_000_000) // (1 if share == WHOLE else 2)
-    return f"{states + after:,} states of the disk, {opened + opened_after:,} of them different to a reader"
+    return (
+        f"{states + after:,} states of the disk, {opened + opened_after:,} of them different to a reader; "
+        f"{failed:,} after a sync that failed"
+    )
 
 
 def run_mutants(work: Path, share: Share) -> str:
     """Take every sync away, swap every order."""
-    chosen = list(share.of(mutants.POWER))
+    chosen = list(share.of(mutants.POWER + mutants.SYNCING))
     alive = mutants.survivors(chosen, lambda: mutants.hunt_power(work))
     assert not alive, alive
     return f"{len(chosen)} mutants, no survivor"

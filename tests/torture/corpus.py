@@ -13,6 +13,7 @@ import lz4.block
 import lz4.frame
 import msgpack
 import numpy as np
+import xxhash
 import zstandard
 
 import atlas
@@ -281,6 +282,13 @@ FORGERIES |= {
     "chunk: a constant of other size": lambda f: f.chunk(b"abc", 32),
     "chunk: raw, too short": lambda f: f.chunk(b"abc", 0),
     "chunk: raw, too long": lambda f: f.chunk(b"abc" * 100, 0),
+    "chunk: sealed, hashes of something else": lambda f: f.chunk(bytes(range(56)), 128, checked=8),
+    "chunk: sealed, one hash too many": lambda f: f.chunk(_sealed(bytes(48)) + bytes(8), 128, checked=8),
+    "chunk: sealed, no cells": lambda f: f.chunk(bytes(8), 128),
+    "chunk: sealed, nothing": lambda f: f.chunk(b"", 192),
+    "chunk: sealed, less than a hash": lambda f: f.chunk(b"abc", 192),
+    "chunk: sealed, junk": lambda f: f.chunk(_sealed(b"\xff" * 40), 192, checked=8),
+    "chunk: sealed frame": lambda f: f.chunk(_sealed(zstandard.compress(bytes(48))), 128 | 17, checked=8),
     "chunk: nothing": lambda f: f.chunk(b"", 64),
     "chunk: packed, no header": lambda f: f.chunk(b"\1\2", 64),
     "chunk: packed, of unknown kind": _packed(b"\x09\0\0\0"),
@@ -305,6 +313,10 @@ FORGERIES |= {
     "chunk: text of no cells": lambda f: f.chunk(b"\1\0", 0, "label", 2),
     "chunk: text that is not UTF-8": lambda f: f.chunk(b"\1\0\0\0\1\0\0\0\xff\xfe", 0, "label", 10),
 }  # fmt: skip
+
+
+def _sealed(body: bytes) -> bytes:
+    return xxhash.xxh3_64_intdigest(body).to_bytes(8, "little") + body
 
 
 def _patched(position: int) -> bytes:

@@ -2,7 +2,7 @@
 
 Every call that Python code can make on a file there becomes a *step*: it is counted, it can be
 recorded, and one of them can be made to fail. File objects are covered too: they are made over a raw
-file whose reads and writes are steps.
+file whose reads and writes are steps. Several threads may make steps at once.
 
 How complete that is: an audit hook, which the interpreter calls for every open, rename, map and so
 on whoever makes it, notes what did not come through here (``escaped``).
@@ -18,9 +18,12 @@ import mmap
 import os
 import signal
 import sys
+import threading
+import time
+from _thread import interrupt_main
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 _PATH_CHANGES = ("mkdir", "rmdir", "unlink", "remove", "truncate", "chmod", "utime")
@@ -36,6 +39,12 @@ _AUDITED = ("open", "os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link",
 _TAKES_ROOM = {"create", "write", "pwrite", "fsync", "fdatasync", "mkdir", "rename", "replace", "link", "ftruncate"}
 _TAKES_ROOM |= {"posix_fallocate", "symlink", "truncate"}
 
+_SYNCS = ("fsync", "fdatasync")
+
+# As long as a sync takes at least while calls are recorded, so that other threads get their turn; those that help
+# are slow, so that who does not wait for them is found out.
+_SYNC_SECONDS, _SLOW_SYNC_SECONDS = 0.0005, 0.05
+
 KINDS = ("kill", "torn", "EIO", "late EIO", "dead", "ENOSPC", "full", "Ctrl-C")
 
 
@@ -49,16 +58,17 @@ class Step:
     target: str = ""
     data: bytes = b""
     offset: int = 0
+    thread: int = field(default_factory=threading.get_ident)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens at one step.
+    """What happens at one step: the first from `number` on that it concerns.
 
     ``kill``: the process dies before it. ``torn``: half of a write is made, any other call wholly,
     then the process dies. ``EIO``, ``ENOSPC``: the call fails. ``late EIO``: it is made, and reported as failed.
     ``dead``: it and every later change fail. ``full``: half of it fits, and nothing later that needs room.
-    ``Ctrl-C``: KeyboardInterrupt after it.
+    ``Ctrl-C``: KeyboardInterrupt after it. ``lost sync``: a sync fails.
     """
 
     number: int
@@ -66,53 +76,79 @@ class Fault:
 
     def concerns(self, step: Step) -> bool:
         """Whether this kind of fault can happen at that call."""
+        if self.kind == "lost sync":
+            return step.call in _SYNCS
         if self.kind in ("ENOSPC", "full"):
             return step.changes and step.call in _TAKES_ROOM
         return step.changes or self.kind == "EIO"
 
 
+class _Inside(threading.local):
+    """How many steps a thread is in the middle of."""
+
+    depth = 0
+
+
 class Disk:
-    """Steps of everything below `top`; `fault` happens at its step."""
+    """Steps of everything below `top`; `fault` happens at its step.
+
+    With `record`, changes are noted as they become true, whichever thread makes them: those that the disk may show
+    from then on as they begin, syncs, which make a promise, when they have ended.
+    """
 
     def __init__(self, top: str, fault: Fault | None = None, record: bool = False) -> None:
         self.top = os.path.realpath(top)
         self.fault = fault
         self.steps: list[Step] = []
+        self.recorded: list[Step] = []
         self.escaped: list[str] = []
         self.struck = False
         self._record = record
         self._paths: dict[int, str] = {}
-        self._inside = 0
+        self._inside = _Inside()
+        self._counting = threading.Lock()
         self._real: dict[str, Any] = {}
 
     def heal(self) -> None:
         """Let everything succeed from here on."""
         self.fault = None
 
-    def note(self, what: str) -> None:
-        """Record that something was promised."""
-        self.steps.append(Step("note", what, False))
-
     # ── one step ─────────────────────────────────────────────────────────────────────────────
 
     def _step(self, step: Step, perform: Callable[[], Any], half: Callable[[], Any] | None = None) -> Any:
-        number = len(self.steps)
-        self.steps.append(step)
-        fault = self.fault
-        self._inside += 1
+        fault, strikes = self._count(step)
+        self._inside.depth += 1
         try:
-            if fault is None or number < fault.number or not fault.concerns(step):
-                return perform()
-            if number == fault.number:
-                self.struck = True
+            if strikes:
                 return self._strike(fault.kind, step, perform, half)
-            if fault.kind == "dead":
+            if fault is not None and fault.kind == "dead":
                 raise OSError(errno.EIO, os.strerror(errno.EIO), step.path)
-            if fault.kind == "full":
+            if fault is not None and fault.kind == "full":
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), step.path)
-            return perform()
+            return self._recorded(step, perform) if self._record and step.changes else perform()
         finally:
-            self._inside -= 1
+            self._inside.depth -= 1
+
+    def _count(self, step: Step) -> tuple[Any, bool]:
+        """Return the fault, if it has to do with this step, and whether it happens now."""
+        with self._counting:
+            number = len(self.steps)
+            self.steps.append(step)
+            fault = self.fault
+            if fault is None or number < fault.number or not fault.concerns(step):
+                return None, False
+            strikes, self.struck = not self.struck, True
+            return fault, strikes
+
+    def _recorded(self, step: Step, perform: Callable[[], Any]) -> Any:
+        if step.call not in _SYNCS:
+            self.recorded.append(step)
+            return perform()
+        helps = threading.current_thread() is not threading.main_thread()
+        time.sleep(_SLOW_SYNC_SECONDS if helps else _SYNC_SECONDS)
+        result = perform()
+        self.recorded.append(step)
+        return result
 
     def _strike(self, kind: str, step: Step, perform: Callable[[], Any], half: Callable[[], Any] | None) -> Any:
         if kind == "kill":
@@ -121,12 +157,17 @@ class Disk:
             (half or perform)()
             os.kill(os.getpid(), signal.SIGKILL)
         if kind == "Ctrl-C":
-            perform()
+            result = perform()
+            if threading.current_thread() is not threading.main_thread():
+                interrupt_main()  # nobody else hears it
+                return result
             raise KeyboardInterrupt
         if kind == "late EIO":
             perform()
         if kind == "full" and half is not None:
             return half()
+        if kind == "lost sync":
+            self.recorded.append(replace(step, call="lost_sync"))
         code = errno.ENOSPC if kind in ("ENOSPC", "full") else errno.EIO
         raise OSError(code, os.strerror(code), step.path)
 
@@ -185,7 +226,7 @@ class Disk:
 
         def made(path: Any = ".", *args: Any, **kwargs: Any) -> Any:
             place = self._below(path)
-            if place is None or self._inside:
+            if place is None or self._inside.depth:
                 return real(path, *args, **kwargs)
 
             return self._step(Step(call, place, changes), lambda: real(path, *args, **kwargs))
@@ -288,7 +329,7 @@ class Disk:
 
     def audit(self, event: str, args: tuple[Any, ...]) -> None:
         """Note a call that did not come through here."""
-        if not self._inside and isinstance(args[0], (str, bytes, os.PathLike)) and self._below(args[0]):
+        if not self._inside.depth and isinstance(args[0], (str, bytes, os.PathLike)) and self._below(args[0]):
             self.escaped.append(f"{event} {args}")
 
 
@@ -301,11 +342,11 @@ class _RawFile(io.FileIO):
             super().__init__(file, mode, closefd)
             return
         # The open is a step of its own; the interpreter announces it to the audit hook a second time.
-        disk._inside += 1
+        disk._inside.depth += 1
         try:
             super().__init__(file, mode, closefd, self._opener(opener))
         finally:
-            disk._inside -= 1
+            disk._inside.depth -= 1
 
     def _opener(self, opener: Any) -> Any:
         return lambda path, flags: opener(path, flags)

@@ -105,8 +105,10 @@ class Forgery:
 
         return np.array(atlas.Atlas.open(self.place)._session.snapshot.segments(array)[0].column(name))
 
-    def chunk(self, payload: bytes, pipeline: int, array: str = "t", raw_length: int | None = None) -> None:
-        """Give the first chunk another payload, with the checksum of it."""
+    def chunk(
+        self, payload: bytes, pipeline: int, array: str = "t", raw_length: int | None = None, checked: int | None = None
+    ) -> None:
+        """Give the first chunk another payload, with the checksum of it, or of so many bytes of it."""
         begin = self.file(array)["index"][0]
         columns = {
             name: self.numbers(name, array) for name in ("offset", "length", "raw_length", "pipeline", "checksum")
@@ -116,7 +118,7 @@ class Forgery:
             "length": len(payload),
             "raw_length": columns["raw_length"][0] if raw_length is None else raw_length,
             "pipeline": pipeline,
-            "checksum": xxhash.xxh3_64_intdigest(payload),
+            "checksum": xxhash.xxh3_64_intdigest(payload[:checked]),
         }
 
         def change(_: Any, listed: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 
 import atlas
 from atlas import col, commitfiles
-from torture.disk import Disk, Fault, Step
+from torture.disk import Disk, Fault
 from torture.model import KINDS, Array, Model, State, Writer, arrays_of, check_store, same_cells
 from torture.scenes import in_child, leftovers
 
@@ -77,16 +77,6 @@ def some_box(shape: tuple[int, ...], parts: tuple[float, float]) -> tuple[list[i
 def within(cells: np.ndarray, start: list[int], shape: list[int]) -> Any:
     # With the ellipsis, what is taken of an array without axes is a view too.
     return cells[(*(slice(s, s + n) for s, n in zip(start, shape, strict=True)), ...)]
-
-
-class BadDisk(Disk):
-    """A disk whose fault waits for the first call that it can happen at."""
-
-    def _step(self, step: Step, *args: Any) -> Any:
-        fault = self.fault
-        if fault is not None and len(self.steps) == fault.number and not fault.concerns(step):
-            self.fault = Fault(fault.number + 1, fault.kind)
-        return super()._step(step, *args)
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -270,7 +260,7 @@ class StoreMachine(RuleBasedStateMachine):
         if self.refused(who):
             return
         before = self.generation()
-        with BadDisk(str(self.top), Fault(number, kind)).installed():
+        with Disk(str(self.top), Fault(number, kind)).installed():
             try:
                 self.stores[who].flush()
                 ended = "done"
@@ -298,7 +288,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.reopen(who)
 
     def flush_until(self, who: int, fault: Fault) -> None:
-        with BadDisk(str(self.top), fault).installed():
+        with Disk(str(self.top), fault).installed():
             self.stores[who].flush()
 
     def generation(self) -> int:
@@ -307,7 +297,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(who=WRITERS, kind=st.one_of(st.none(), st.sampled_from(IN_PROCESS)), number=st.integers(0, 50))
     def compact(self, who: int, kind: str | None, number: int) -> None:
         with (
-            BadDisk(str(self.top), kind and Fault(number, kind)).installed(),
+            Disk(str(self.top), kind and Fault(number, kind)).installed(),
             suppress(atlas.StorageError, KeyboardInterrupt),
         ):
             self.stores[who].compact()

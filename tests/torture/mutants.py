@@ -56,7 +56,8 @@ def _live(module: types.ModuleType) -> Iterator[tuple[str, Any]]:
     owners = [module, *(c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__)]
     for owner in owners:
         for member in vars(owner).values():
-            member = member.__func__ if isinstance(member, staticmethod) else member
+            member = member.__func__ if isinstance(member, (staticmethod, classmethod)) else member
+            member = member.fget if isinstance(member, property) else member
             member = inspect.unwrap(member) if callable(member) else member
             if inspect.isfunction(member) and member.__module__ == module.__name__:
                 yield member.__qualname__, member
@@ -162,6 +163,23 @@ POWER = [
     ),
 ]
 
+# Found where a sync fails, or several threads sync at once.
+SYNCING = [
+    Mutant("a sync that fails in a thread is not heard of", LOCAL, "        raise errors[0]\n", "        return\n"),
+    Mutant(
+        "threads that sync are not waited for",
+        LOCAL,
+        "        insist(partial(finish, helping))\n    if errors",
+        "        pass\n    if errors",
+    ),
+    Mutant(
+        "a root whose directory could not be synced is taken for durable",
+        COMMIT,
+        "            raise\n        storage.replace(root_key(root.config), encode_root(published))\n",
+        "            raise\n",
+    ),
+]
+
 
 def survivors(mutants: list[Mutant], hunt: Callable[[], Any]) -> list[str]:
     """Return the mutants that `hunt`, which raises when it finds something wrong, does not find."""
@@ -179,5 +197,11 @@ def _lives(mutant: Mutant, hunt: Callable[[], Any]) -> bool:
 
 def hunt_power(work: Path) -> None:
     """Look for what a power cut could break, quickly."""
+    hunt_syncing(work)
     powerloss.check_scenario(work, 1, 8)
     powerloss.check_kills(work, 1, 4, ("create", "flush of one array"))
+
+
+def hunt_syncing(work: Path) -> None:
+    """Look for what a sync that fails could break, or one that nobody waits for."""
+    powerloss.check_lost_syncs(work, 1, 1, ["flush side by side"])

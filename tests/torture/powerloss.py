@@ -17,8 +17,8 @@ import os
 import random
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import numpy as np
 
 import atlas
 from atlas import commitfiles, datafiles
-from torture.disk import Disk, Step
+from torture.disk import Disk, Fault, Step
 from torture.scenes import WHOLE, Share, cells, fill_dataset, state_of
 
 # ── the disk ──────────────────────────────────────────────────────────────────────────────────
@@ -39,6 +39,7 @@ class File:
     durable: bytes = b""
     pieces: list[tuple[int, bytes | None]] = field(default_factory=list)  # None cuts the file off there
     contents: dict[Any, bytes] = field(default_factory=dict)
+    is_lost: bool = False
 
     def content(self, kept: tuple[bool, ...]) -> bytes:
         """Return what the file holds when only these pieces arrived; one flag more says that the size did."""
@@ -67,7 +68,9 @@ class File:
         self.contents.clear()
 
     def sync(self) -> None:
-        """Make all of it durable."""
+        """Make all of it durable, unless the system has told before that it cannot, and forgotten about it."""
+        if self.is_lost:
+            return
         self.durable, self.pieces = self._content((True,) * len(self.pieces)), []
         self.contents.clear()
 
@@ -152,6 +155,11 @@ class Model:
             self._settle(change)
 
     _fdatasync = _fsync
+
+    def _lost_sync(self, step: Step) -> None:
+        node = self.find(step.path)
+        if isinstance(node, File):
+            node.is_lost = True
 
     def _settle(self, change: Change) -> None:
         if change.after is not None:
@@ -263,42 +271,56 @@ def _split(flags: tuple[bool, ...], counts: list[int]) -> Iterator[tuple[bool, .
 
 @dataclass
 class Recording:
-    """Calls, and between them what is promised: the states that a cut may leave from there on."""
+    """Calls, and between them what is promised: the states that a cut may leave from there on.
+
+    `ends` says how many calls there were after each act, and `syncs` which steps of it were syncs.
+    """
 
     calls: list[Step]
     promises: dict[int, list[Any]]
     ends: list[int]
+    syncs: list[list[int]]
 
 
 Acts = list[Callable[[Path], None]]
 
 
-def record(acts: Acts, top: Path, first: Any = None) -> Recording:
-    """Run acts one after the other on the store below `top`, which holds the state `first`."""
+def record(
+    acts: Acts, top: Path, first: Any = None, fault: Fault | None = None, intended: Sequence[Any] = ()
+) -> Recording:
+    """Run acts one after the other on the store below `top`, which holds the state `first`.
+
+    One that meets the fault may fail, which leaves open whether it led to the states that it was intended to.
+    """
     place = top / "deep" / "store"
-    disk = Disk(str(top), record=True)
-    states, marks = [first], []
+    disk = Disk(str(top), fault, record=True)
+    possible, promises, ends, syncs = [first], {0: [first]}, list[int](), list[list[int]]()
     with disk.installed():
         for act in acts:
-            begun = len(disk.steps)
-            act(place)
-            ended = len(disk.steps)
-            states.append(state_of(place))
-            marks.append((begun, ended))
+            begun, step, was_hurt, unsure = len(disk.recorded), len(disk.steps), disk.struck, list[Any]()
+            try:
+                act(place)
+            except atlas.AtlasError:
+                if was_hurt or not disk.struck:
+                    raise
+                unsure = [*possible, *intended]
+            ends.append(len(disk.recorded))
+            syncs.append([n for n in range(step, len(disk.steps)) if disk.steps[n].call == "fsync"])
+            try:
+                after = state_of(place)
+            except atlas.AtlasError as error:
+                raise Violation(f"after {act.__name__} not even this process can read: {error}") from None
+            # From its first call on an act may have happened; from its last on it has.
+            promises[begun + 1] = [*possible, after, *unsure]
+            possible = [after, *unsure]
+            promises[ends[-1]] = possible
     assert not disk.escaped, disk.escaped
-    calls = [_relative(step, disk.top) for step in disk.steps if step.changes]
-    before = list(itertools.accumulate((step.changes for step in disk.steps), initial=0))
-    promises: dict[int, list[Any]] = {0: [first]}
-    for i, (begun, ended) in enumerate(marks):
-        # From its first call on an act may have happened; from its last on it has.
-        promises[before[begun] + 1] = states[i : i + 2]
-        promises[before[ended]] = [states[i + 1]]
-    return Recording(calls, promises, [before[ended] for _, ended in marks])
+    return Recording([_relative(step, disk.top) for step in disk.recorded], promises, ends, syncs)
 
 
 def _relative(step: Step, top: str) -> Step:
     path, target = (os.path.relpath(p, top) if p else "" for p in (step.path, step.target))
-    return Step(step.call, path, True, target, step.data, step.offset)
+    return replace(step, path=path, target=target)
 
 
 def _create(place: Path) -> None:
@@ -354,6 +376,15 @@ def _spill(place: Path) -> None:
             fill_dataset(store, f"spilled{store.row_slots()}", i + 5)
 
 
+def _side_by_side(place: Path) -> None:
+    """So many new arrays that their files and directories are synced by several threads."""
+    with atlas.Atlas.open(place, workers=1) as store:
+        view = store.create_dataset(f"wide{store.row_slots()}")
+        for i in range(8):
+            view.define_array(f"w{i}", "int8", ["x"], [2])
+            view.write_array(f"w{i}", [0], np.full(2, i, "int8"))
+
+
 def _in_pieces(place: Path) -> None:
     """A flush after which older files stay, and the dataset table is in files of its own."""
     kept = datafiles.MERGE_BELOW, commitfiles.INLINE_BYTES, commitfiles.TABLE_RATIO
@@ -377,7 +408,7 @@ def _discard(place: Path) -> None:
 
 
 ACTS: Acts = [_create, _discard, _create, _first, _second, _compact, _third]
-ACTS += [_change, _spill, _in_pieces, _in_pieces, _small, _overwrite_elsewhere, _third, _overwrite]
+ACTS += [_change, _spill, _in_pieces, _in_pieces, _small, _overwrite_elsewhere, _third, _side_by_side, _overwrite]
 
 
 # ── checking ──────────────────────────────────────────────────────────────────────────────────
@@ -436,14 +467,15 @@ def check(
     limit: int,
     model: Model | None = None,
     share: Share = WHOLE,
+    begin: int = 0,
 ) -> int:
-    """Cut the power after every call, or a share of them; return how many states were looked at."""
+    """Cut the power after every call from one on, or a share of them; return how many states were looked at."""
     rng = random.Random(7)
     model = model or Model(parts)
     total, promised = 0, recording.promises[0]
     for number in range(len(recording.calls) + 1):
         promised = recording.promises.get(number, promised)
-        for files in model.states(limit, rng) if number in share else ():
+        for files in model.states(limit, rng) if number >= begin and number in share else ():
             total += 1
             seen = checker.state(files)
             if seen not in promised:
@@ -508,3 +540,42 @@ def check_kills(
                 after.promises[position] += [state for promise in recording.promises.values() for state in promise]
             total += check(after, checker, parts, limit, model)
     return total, checker.opened
+
+
+# What is done before, and in what a sync fails.
+LOST_SYNCS: dict[str, tuple[Acts, Callable[[Path], None]]] = {
+    "create": ([], _create),
+    "flush": ([_create, _first], _second),
+    "flush side by side": ([_create], _side_by_side),
+    "compact": ([_create, _first, _second], _compact),
+}
+
+
+def check_lost_syncs(
+    work: Path, parts: int, limit: int, cases: Iterable[str] = tuple(LOST_SYNCS), share: Share = WHOLE
+) -> int:
+    """Let each sync fail, and whatever it was to make durable with it; cut the power then and later."""
+    total, checker = 0, Checker(work)
+    for name in cases:
+        before, hurt = LOST_SYNCS[name]
+        clean = _recorded(work / name, [*before, hurt])
+        for number in share.of(clean.syncs[-1]):
+            fault, intended = Fault(number, "lost sync"), clean.promises[clean.ends[-1]]
+            recording = _recorded(work / name, [*before, hurt, _next], fault, intended)
+            begin = recording.ends[len(before) - 1] if before else 0
+            total += check(recording, checker, parts, limit, begin=begin)
+    return total
+
+
+def _next(place: Path) -> None:
+    if state_of(place) is None:
+        _create(place)
+    _small(place)
+
+
+def _recorded(top: Path, acts: Acts, fault: Fault | None = None, intended: Sequence[Any] = ()) -> Recording:
+    top.mkdir()
+    try:
+        return record(acts, top, None, fault, intended)
+    finally:
+        shutil.rmtree(top)

@@ -141,10 +141,10 @@ def prepare_delete(place: Path) -> atlas.Atlas:
 
 
 def prepare_wide(place: Path) -> atlas.Atlas:
-    """A first use of new arrays, hence of new directories."""
+    """A first use of new arrays, hence of new directories: so many that threads sync them side by side."""
     store = _opened(place)
     view = store.create_dataset("wide")
-    for i in range(3):
+    for i in range(8):
         view.define_array(f"w{i}", "uint8", ["x"], [5])
         view.write_array(f"w{i}", [0], np.full(5, i, "uint8"))
     return store

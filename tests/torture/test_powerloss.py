@@ -26,10 +26,25 @@ def test_no_cut_hurts_what_follows_a_killed_writer(tmp_path: Path) -> None:
     assert states > 1_000
 
 
+def test_a_sync_that_fails_is_not_relied_on(tmp_path: Path) -> None:
+    assert in_child(lambda: powerloss.check_lost_syncs(tmp_path, 1, 2, ["create", "flush"])) > 1_000
+
+
+def test_threads_sync_side_by_side_in_the_model(tmp_path: Path) -> None:
+    recording = in_child(lambda: powerloss.record([powerloss._create, powerloss._side_by_side], tmp_path))
+    threads = {step.thread for step in recording.calls if step.call == "fsync" and "/w" in step.path}
+    assert len(threads) > 1
+
+
 def test_the_mutants_of_the_campaign_are_of_this_source() -> None:
-    assert [mutant.what for mutant in mutants.POWER if not mutant.is_possible()] == []
+    assert [mutant.what for mutant in mutants.POWER + mutants.SYNCING if not mutant.is_possible()] == []
 
 
 @pytest.mark.parametrize("mutant", mutants.POWER[:6], ids=lambda mutant: mutant.what)
 def test_a_missing_sync_is_seen(mutant: mutants.Mutant, tmp_path: Path) -> None:
     assert mutants.survivors([mutant], lambda: powerloss.check_scenario(tmp_path, 1, 4)) == []
+
+
+@pytest.mark.parametrize("mutant", mutants.SYNCING, ids=lambda mutant: mutant.what)
+def test_a_sync_that_failed_or_was_not_waited_for_is_seen(mutant: mutants.Mutant, tmp_path: Path) -> None:
+    assert mutants.survivors([mutant], lambda: mutants.hunt_syncing(tmp_path)) == []

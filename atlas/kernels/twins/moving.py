@@ -6,44 +6,50 @@ from typing import Any
 
 import numpy as np
 
+from atlas.errors import CorruptChunk
+from atlas.kernels.layout import DAMAGED, PROBLEMS, WRONG_SIZE
+from atlas.kernels.sealed import body_of, is_whole
 
-def scatter(
-    src: Any,
-    src_offset: Any,
-    geometry: Any,
-    chunk_extent: Any,
-    block_start: Any,
-    block_extent: Any,
-    out: Any,
-    dst_offset: Any,
-    dst_strides: Any,
-    itemsize: int,
-    shuffled: Any,
-) -> None:
+
+def scatter(src: Any, rows: Any, tables: Any, out: Any, itemsize: int) -> None:
     """Twin of :func:`atlas.kernels.native.scatter`, without its bounds check."""
-    for task in range(len(src_offset)):
-        g = int(geometry[task])
-        shape = tuple(chunk_extent[g].tolist())
-        cells = int(np.prod(shape, dtype=np.int64))
-        begin = int(src_offset[task])
-        data = src[begin : begin + cells * itemsize]
-        if shuffled[task]:
-            data = np.ascontiguousarray(data.reshape(itemsize, cells).T).reshape(-1)
-        place(
-            data.view(f"V{itemsize}").reshape(shape),
-            block_start[g],
-            block_extent[g],
-            out,
-            int(dst_offset[task]),
-            dst_strides[g],
-        )
+    for row in rows.tolist():
+        payload = stored_payload(src, row, tables)
+        shape = tuple(tables["chunk_extent"][tables["geometry"][row]].tolist())
+        if len(payload) != int(np.prod(shape, dtype=np.int64)) * itemsize:
+            raise CorruptChunk(PROBLEMS[WRONG_SIZE], row)
+        place_row(payload.view(f"V{itemsize}").reshape(shape), row, tables, out)
 
 
-def place(chunk: Any, start: Any, extent: Any, out: Any, offset: int, strides: Any) -> None:
-    """Write a box of a chunk to a strided output."""
+def scatter_decoded(chunks: Any, shuffled: Any, rows: Any, tables: Any, out: Any, itemsize: int) -> None:
+    """Twin of :func:`atlas.kernels.native.scatter_decoded`, without its bounds check."""
+    for chunk, is_shuffled, row in zip(chunks, shuffled.tolist(), rows.tolist(), strict=True):
+        data = np.frombuffer(chunk, np.uint8)
+        if is_shuffled:
+            data = np.ascontiguousarray(data.reshape(itemsize, -1).T).reshape(-1)
+        shape = tuple(tables["chunk_extent"][tables["geometry"][row]].tolist())
+        place_row(data.view(f"V{itemsize}").reshape(shape), row, tables, out)
+
+
+def stored_payload(src: Any, row: int, tables: Any) -> Any:
+    """Return the payload of a row once all of it is checked, without its hashes."""
+    begin, length, pipeline, checksum = (
+        int(tables[name][row]) for name in ("offset", "length", "pipeline", "checksum")
+    )
+    payload = src[begin : begin + length]
+    if not is_whole(payload, pipeline, checksum):
+        raise CorruptChunk(PROBLEMS[DAMAGED], row)
+    return body_of(payload, pipeline)[0]
+
+
+def place_row(chunk: Any, row: int, tables: Any, out: Any) -> None:
+    """Write the box of a row's chunk to the output."""
+    kind = int(tables["geometry"][row])
+    start, extent, strides = (tables[name][kind] for name in ("block_start", "block_extent", "strides"))
     if extent.all():
         box = tuple(map(slice, start, start + extent))
-        target: Any = np.ndarray(tuple(extent.tolist()), chunk.dtype, out, offset, tuple(strides.tolist()))
+        where = int(tables["destination"][row])
+        target: Any = np.ndarray(tuple(extent.tolist()), chunk.dtype, out, where, tuple(strides.tolist()))
         target[...] = chunk[box]
 
 

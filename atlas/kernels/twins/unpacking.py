@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from atlas.errors import CorruptChunk
-from atlas.kernels.bounds import with_axes
 from atlas.kernels.layout import (
     BAD_POSITION,
     BINARY,
@@ -26,36 +25,21 @@ from atlas.kernels.layout import (
     WIDE,
     WRONG_LENGTH,
 )
-from atlas.kernels.twins.moving import place
+from atlas.kernels.twins.moving import place_row, stored_payload
 from atlas.kernels.twins.numbers import TYPES, floats
 from atlas.kernels.twins.stream import accumulated, block_sizes, block_words, unpack_block
 
 
-def unpack(
-    src: Any,
-    rows: Any,
-    offset: Any,
-    length: Any,
-    geometry: Any,
-    chunk_extent: Any,
-    block_start: Any,
-    block_extent: Any,
-    out: Any,
-    destination: Any,
-    strides: Any,
-    element: int,
-) -> None:
+def unpack(src: Any, rows: Any, tables: Any, out: Any, element: int) -> None:
     """Twin of :func:`atlas.kernels.native.unpack`, without its bounds check."""
-    item = ITEM_SIZES[element]
-    chunk_extent, block_start, block_extent, strides = with_axes(chunk_extent, block_start, block_extent, strides, item)
     for row in rows.tolist():
-        g = int(geometry[row])
-        payload = src[int(offset[row]) : int(offset[row]) + int(length[row])].tobytes()
+        payload = stored_payload(src, row, tables)
+        shape = tuple(tables["chunk_extent"][tables["geometry"][row]].tolist())
         try:
-            cells = _unpack_chunk(payload, tuple(chunk_extent[g].tolist()), element)
+            cells = _unpack_chunk(payload.tobytes(), shape or (1,), element).reshape(shape)
         except _Problem as problem:
             raise CorruptChunk(PROBLEMS[problem.args[0]], row) from None
-        place(cells.view(f"V{item}"), block_start[g], block_extent[g], out, int(destination[row]), strides[g])
+        place_row(cells.view(f"V{ITEM_SIZES[element]}"), row, tables, out)
 
 
 def unpack_whole(payload: Any, shape: tuple[int, ...], element: int) -> Any:

@@ -1,0 +1,228 @@
+"""Object stores with much in them: many keys, large objects, little memory; and clients of every kind."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from objectstore import servers
+from objectstore.place import BUCKET, kinds
+
+import atlas
+from atlas import config
+from atlas.storage import open_storage, remote
+
+CLIENTS = ["s3fs", "obstore"]
+
+
+@pytest.fixture(params=CLIENTS)
+def options(request, moto):
+    """What opens a store with each of the clients."""
+    return {"storage_options": moto.options | {"client": request.param}}
+
+
+@pytest.fixture
+def parts_of_5_mib(monkeypatch):
+    monkeypatch.setenv("ATLAS_PART_BYTES", str(5 << 20))
+    config.settings.cache_clear()
+    yield
+    config.settings.cache_clear()
+
+
+def large(place, options) -> tuple[atlas.Atlas, np.ndarray]:
+    """A store in which 16 MB wait."""
+    data = np.random.default_rng(0).normal(size=2_000_000)
+    store = atlas.Atlas.create(place.url, codec="none", **options)
+    view = store.create_dataset("x")
+    view.define_array("large", "float64", ["x"], [len(data)], [100_000])
+    view.write_array("large", [0], data)
+    return store, data
+
+
+def test_large_objects_leave_in_parts_by_either_client(moto, options, parts_of_5_mib):
+    store, data = large(moto, options)
+    before = store.io_stats
+    with moto.recording() as made:
+        store.flush()
+    assert kinds(made) == {"POST": 2, "PUT": 4, "CONDITIONAL PUT": 1}
+    assert (store.io_stats - before).requests == {"multipart": 2, "part": 4, "conditional_put": 1}
+    np.testing.assert_array_equal(atlas.Atlas.open(moto.url, **options).open_dataset("x").read_array("large"), data)
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "reset", "lost", "truncated"])
+def test_a_part_that_fails_once_is_put_again(moto, options, parts_of_5_mib, fault):
+    store, data = large(moto, options)
+    left = [fault]
+
+    def once(request) -> str:
+        return left.pop() if left and request.query.get("partNumber") == ["2"] else ""
+
+    with moto.proxy.failing(once):
+        store.flush()
+    assert left == []
+    np.testing.assert_array_equal(moto.open().open_dataset("x").read_array("large"), data)
+
+
+@pytest.mark.parametrize("step", ["uploads", "partNumber", "complete"])
+def test_an_upload_that_cannot_be_made_fails_and_can_be_made_later(moto, options, parts_of_5_mib, monkeypatch, step):
+    monkeypatch.setenv("ATLAS_REQUEST_SECONDS", "2")
+    config.settings.cache_clear()
+    store, data = large(moto, options)
+
+    def broken(request) -> str:
+        is_it = (
+            request.method == "POST" and "uploadId" in request.query if step == "complete" else step in request.query
+        )
+        return "500" if is_it else ""
+
+    with moto.proxy.failing(broken), pytest.raises(atlas.StorageError):
+        store.flush()
+    assert moto.open().list_datasets() == []
+    store.flush()
+    np.testing.assert_array_equal(moto.open().open_dataset("x").read_array("large"), data)
+
+
+@pytest.mark.parametrize("fault", ["lost", "lost-500"])
+def test_the_answer_to_the_end_of_an_upload_may_be_lost(moto, options, parts_of_5_mib, fault):
+    store, data = large(moto, options)
+    left = [fault]
+
+    def once(request) -> str:
+        return left.pop() if left and request.method == "POST" and "uploadId" in request.query else ""
+
+    with moto.proxy.failing(once):
+        store.flush()
+    assert left == []
+    np.testing.assert_array_equal(moto.open().open_dataset("x").read_array("large"), data)
+
+
+# --- many keys
+
+
+def test_more_keys_than_fit_on_a_page(moto):
+    store = moto.create()
+    keys = [f"t/data-{number:032x}.af" for number in range(1010)]
+    moto.filesystem().pipe({f"{BUCKET}/{moto.prefix}/{key}": b"left over" for key in keys})
+    for client in CLIENTS:
+        storage = open_storage(moto.url, storage_options=moto.options | {"client": client})
+        left = [3]
+
+        def second_page(request, left=left) -> str:
+            left[0] -= request.kind == "LIST"
+            return "500" if request.kind == "LIST" and left[0] == 1 else ""
+
+        with moto.recording() as made, moto.proxy.failing(second_page):
+            assert sorted(item.key for item in storage.inventory()) == ["atlas.json", *keys]
+        assert kinds(made) == {"LIST": 3}  # one page again, not both
+    assert store.gc().waiting == keys
+    with moto.recording() as made:
+        assert sorted(store.gc(unfinished=0).removed) == keys
+    assert kinds(made)["DELETE"] == 3  # one of them its own probe
+    assert moto.objects() == ["atlas.json"]
+
+
+def test_every_removal_of_other_file_systems_has_its_own_time(tmp_path, monkeypatch):
+    """None of them removes many objects by one request: one that hangs keeps none of the others."""
+    storage = open_storage(f"memory://{tmp_path.name}/s")
+    for number in range(40):
+        storage.replace(f"t/{number}", b"")
+    before = storage.io_stats
+    storage.delete_all([*(f"t/{number}" for number in range(40)), "t/nowhere"])
+    assert (storage.io_stats - before).requests == {"delete": 41}
+    assert storage.inventory() == []
+
+
+# --- servers and credentials
+
+
+@pytest.mark.parametrize("unknown", ["if-match", "if-none-match"])
+def test_a_server_that_knows_one_of_the_conditions_is_for_one_writer(moto, monkeypatch, unknown):
+    monkeypatch.setattr(remote, "_honours", {})
+
+    def ignoring(request) -> str:
+        return f"without {unknown}" if unknown in request.headers else ""
+
+    with moto.proxy.failing(ignoring), pytest.raises(atlas.UnsafeStorage, match="single_writer"):
+        moto.create()
+
+
+def test_the_region_and_the_place_come_from_the_environment(moto, monkeypatch):
+    moto.create()
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto.options["endpoint_url"])
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", servers.KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", servers.SECRET)
+    with moto.recording() as made:
+        assert atlas.Atlas.open(moto.url, storage_options={"client": "obstore"}).list_datasets() == []
+    assert "/eu-central-1/s3/" in made[0].headers["authorization"]
+
+
+def test_newer_credentials_are_used(moto):
+    """A worker that was sent a handle once, and is sent the same store with other credentials."""
+    with moto.create() as store:
+        store.create_dataset("a").define_array("t", "int32", ["x"], [4])
+        store.open_dataset("a").write_array("t", [0], np.arange(4, dtype="int32"))
+    for key in ("first-key", "second-key"):
+        handle = atlas.Atlas.open(moto.url, mode="r", storage_options=moto.options | {"key": key})
+        frozen = pickle.loads(pickle.dumps(handle._session.frozen()))
+        with moto.recording() as made:
+            frozen.snapshot.storage.read("atlas.json")
+        assert f"Credential={key}/" in made[0].headers["authorization"]
+
+
+# --- memory
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_memory_is_bounded_by_what_may_be_in_flight(moto, client):
+    """110 MB are written, and 60 of them read, with a budget of 16 MB."""
+    code = f"""
+import numpy as np, atlas
+
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
+
+def anew():
+    open("/proc/self/clear_refs", "w").write("5")
+    return peak()
+
+options = {{"storage_options": {moto.options | {"client": client}!r}, "workers": 1}}
+cells = np.random.default_rng(0).normal(size=1_000_000)
+store = atlas.Atlas.create({moto.url!r}, codec="none", **options)
+
+def write(name, sizes):
+    view = store.create_dataset(name)
+    for array, size in sizes.items():
+        view.define_array(array, "float64", ["x"], [size * 1_000_000], [20_000])
+        for step in range(size):
+            view.write_array(array, [step * 1_000_000], cells)
+
+write("warm", {{"a0": 1, "large": 2}})
+store.flush()
+write("x", {{**{{f"a{{i}}": 1 for i in range(6)}}, "large": 8}})
+before = anew()
+store.flush()
+print("write", peak() - before)
+target = np.ones((1, 8_000_000))
+store.read_array_across_stacked("large", ["warm"])
+before = anew()
+store.read_array_across_stacked("large", ["x"], out=target)
+assert (target.reshape(8, -1) == cells).all()
+print("read", peak() - before)
+"""
+    environment = os.environ | {
+        "ATLAS_FLIGHT_BYTES": str(16 << 20),
+        "ATLAS_PART_BYTES": str(5 << 20),
+        "ATLAS_PENDING_BYTES": str(8 << 20),
+        "ATLAS_FETCH_BYTES": str(1 << 20),
+    }
+    command = [sys.executable, "-c", code]
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    used = {kind: int(size) / 1e6 for kind, size in (line.split() for line in output.splitlines())}
+    print(client, used)
+    assert used["write"] < 60
+    assert used["read"] < 40
