@@ -11,6 +11,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from atlas.catalog import Catalog
 from atlas.chunks import Integers, Selection
 from atlas.columns import Texts, distinct
 from atlas.dtypes import DType
@@ -69,31 +70,29 @@ class Written:
     growth: dict[int, Growth]
 
 
-def gather(pending: Pending, array: str, loose: Sequence[tuple[str, PendingArray]], ordinals: Ordinals) -> Written:
-    """Return what a batch writes of an array, all of it encoded; `loose` are the loose datasets that have it."""
-    schemas: list[ArraySchema] = []
-    pieces, owners = [], []
-    for block in pending.blocks.get(array, ()):
-        piece = _block_piece(pending, block, ordinals.table)
-        if len(piece.entries):
-            pieces.append(piece)
-            owners.append((piece.entries, np.full(len(piece.entries), len(schemas))))
-            schemas.append(block.schema)
+def gather(
+    pending: Pending, array: str, loose: Sequence[tuple[str, PendingArray]], ordinals: Ordinals, catalog: Catalog
+) -> Written:
+    """Return what a batch writes of an array, all of it encoded.
+
+    Parameters
+    ----------
+    loose : sequence of (str, PendingArray)
+        The loose datasets that have it.
+    catalog : Catalog
+        The dataset table after the commit.
+    """
+    pieces = [_block_piece(pending, block, ordinals.table) for block in pending.blocks.get(array, ())]
     if loose:
         ordered = sorted(((ordinals.loose[name], pending) for name, pending in loose), key=lambda item: item[0])
         pieces.append(_loose_piece(ordered))
-        known: dict[int, int] = {}
-        codes = [known.setdefault(id(item.schema), len(schemas) + len(known)) for _, item in ordered]
-        schemas += list({id(item.schema): item.schema for _, item in ordered}.values())
-        owners.append((pieces[-1].entries, np.array(codes)))
     # Defined anew concerns what is stored: blocks of one dataset do not void each other.
     reset = distinct(np.concatenate([np.zeros(0, np.int64), *(piece.reset for piece in pieces)]))
-    piece = replace(Piece.merged([replace(piece, reset=reset[:0]) for piece in pieces]), reset=reset)
-    codes_of = np.zeros(len(piece.entries), np.int64)
-    for entries, numbers in owners:
-        codes_of[np.searchsorted(piece.entries, entries)] = numbers
+    pieces = [replace(piece, reset=reset[:0]) for piece in pieces if len(piece.entries)]
+    piece = replace(Piece.merged(pieces), reset=reset)
+    codes, schemas = catalog.layouts(array, piece.entries)
     growth = {ordinals.loose[name]: array.growth for name, array in loose if array.growth is not None}
-    return Written(piece, schemas, codes_of, growth)
+    return Written(piece, schemas, codes, growth)
 
 
 def _block_piece(pending: Pending, block: Block, table: Integers) -> Piece:

@@ -16,10 +16,10 @@ from atlas.columns import Column, integer_column, values_column
 from atlas.dtypes import as_elements, from_numpy
 from atlas.encoding import BATCH_BYTES, encode_batches
 from atlas.errors import ArrayNotFound, DatasetAlreadyExists, DatasetNotFound, InvalidArgument, ShapeMismatch
-from atlas.layer import Group
+from atlas.groups import Declared, Group
 from atlas.names import Names, seek
 from atlas.pending import Block
-from atlas.schema import ArraySchema, Attributes, DatasetRecord, make_array_schema, split_record
+from atlas.schema import ArraySchema, Attributes, DatasetRecord, Template, make_array_schema, split_record
 from atlas.segment import joined_cells
 from atlas.session import Session
 from atlas.view import DatasetView
@@ -58,12 +58,11 @@ def create_datasets(
         session.writable()
         checked = Names.of(listed)
         _refuse_known(session, listed, checked)
-        tags = {owner: {key: found.tag for key, found in own.items()} for owner, own in values.items()}
-        merge_schema(session, schemas.values(), tags)
+        merge_template(session, group.template)
         encoded = [_encode(session, schemas[name], _whole(schemas[name]), rows) for name, rows in data.items()]
-        ids = session.pending.create_batch(checked, group, session.snapshot.root)
+        ids = session.pending.create_batch(checked, Declared.of_group(group), session.snapshot.root)
         for schema, numbers, held in encoded:
-            session.pending.add_block(Block(schema, ids, numbers, held))
+            session.pending.add_block(Block(schema.name, ids, numbers, held))
 
 
 def _mapping(value: Any, what: str) -> dict[str, Any]:
@@ -147,27 +146,32 @@ def _group(schemas: Mapping[str, ArraySchema], values: Mapping[str | None, Mappi
 
 
 def _refuse_known(session: Session, names: Sequence[str], checked: Names) -> None:
-    pending, sought = session.pending, checked.sought
     hashes, order = checked.index
     twins = np.flatnonzero(hashes[1:] == hashes[:-1])
     if len(twins) and len(set(names)) != len(names):
         doubles = {names[int(order[place])] for place in twins.tolist()}
         raise DatasetAlreadyExists(f"a name is given twice: {min(doubles)!r}")
-    known = (session.snapshot.root.catalog.find_sought(sought) >= 0) | (pending.table.find(sought) >= 0)
-    hidden = session.hidden()
-    if hidden:
-        known |= np.fromiter((name in pending.records for name in names), bool, len(names))
-        gone = np.fromiter((name in hidden and not session.exists(name) for name in names), bool, len(names))
-        known &= ~gone
+    known = are_known(session, checked)
     if known.any():
         first = names[int(np.argmax(known))]
         raise DatasetAlreadyExists(f"dataset already exists: {first!r} ({int(known.sum())} of {len(names)} do)")
 
 
-def merge_schema(
-    session: Session, schemas: Iterable[ArraySchema], tags: Mapping[str | None, Mapping[str, str]]
-) -> None:
-    """Widen the collection's types by arrays, and by the tags of attributes of datasets (``None``) and of arrays.
+def are_known(session: Session, names: Names) -> NDArray[np.bool_]:
+    """Return which names datasets have, pending ones included."""
+    pending, sought = session.pending, names.sought
+    known = (session.snapshot.root.catalog.find_sought(sought) >= 0) | (pending.table.find(sought) >= 0)
+    hidden = session.hidden()
+    if hidden:
+        listed = names.tolist()
+        known |= np.fromiter((name in pending.records for name in listed), bool, len(names))
+        gone = np.fromiter((name in hidden and not session.exists(name) for name in listed), bool, len(names))
+        known &= ~gone
+    return known
+
+
+def merge_template(session: Session, template: Template) -> None:
+    """Widen the collection's types by what datasets declare.
 
     Raises
     ------
@@ -175,16 +179,15 @@ def merge_schema(
         If types cannot merge, and the policy is not to warn.
     """
     merged = session.merged_schema()
-    for schema in schemas:
-        clash = merged.add_array(schema.name, schema.dtype, schema.dims)
+    for array in template.arrays:
+        clash = merged.add_array(array.name, array.dtype, array.dims)
         if clash is not None:
-            session.mismatch(f"array {schema.name!r}", clash.name, schema.dtype.name)
-    for owner, attributes in tags.items():
-        for key, tag in attributes.items():
-            known = merged.add_attribute(owner, key, tag)
-            if known is not None:
-                of = f" of array {owner!r}" if owner else ""
-                session.mismatch(f"attribute {key!r}{of}", known, tag)
+            session.mismatch(f"array {array.name!r}", clash.name, array.dtype.name)
+    for owner, key, tag in template.slots:
+        known = merged.add_attribute(owner, key, tag)
+        if known is not None:
+            of = f" of array {owner!r}" if owner else ""
+            session.mismatch(f"attribute {key!r}{of}", known, tag)
 
 
 def delete_datasets(session: Session, names: Iterable[str]) -> None:
@@ -352,7 +355,7 @@ def _add_block(session: Session, names: list[str], schema: ArraySchema, numbers:
     ids[unknown] = pending.table.add(checked.take(unknown), session.snapshot.root) if len(unknown) else ids[unknown]
     order = np.argsort(ids, kind="stable")
     if (np.diff(ids) > 0).all():
-        pending.add_block(Block(schema, ids, numbers, held))
+        pending.add_block(Block(schema.name, ids, numbers, held, schema))
         return
     rows = (order[:, None] * len(numbers) + np.arange(len(numbers))).reshape(-1)
-    pending.add_block(Block(schema, ids[order], numbers, held.take(rows).shelved()))
+    pending.add_block(Block(schema.name, ids[order], numbers, held.take(rows).shelved(), schema))

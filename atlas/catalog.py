@@ -124,7 +124,7 @@ class Catalog:
         known = self._records.get(ordinal)
         if known is None:
             layer, _, rows = next(self.places(np.array([ordinal])))
-            known = layer.groups[int(layer.group[rows[0]])].record(int(layer.row[rows[0]]))
+            known = layer.declared.record(int(rows[0]))
             if len(self._records) >= _REMEMBERED:
                 self._records.clear()
             self._records[ordinal] = known

@@ -52,6 +52,9 @@ _DOUBT = 1.2
 # Packing must save this fraction, as it only pays where the numbers really are short.
 _PACKED_WORTH = 0.9
 
+# A frame, or a block with its length, takes more than this by itself.
+_INCOMPRESSIBLE = 13
+
 # Smaller chunks are mostly header.
 _PACKED_ABOVE = 32
 
@@ -144,6 +147,8 @@ def encode(raw: Any, itemsize: int, codec: str, level: int) -> tuple[bytes, int]
         return data.tobytes(), RAW
     if len(data) > itemsize and _is_constant(data, itemsize):
         return data[:itemsize].tobytes(), CONSTANT
+    if len(data) <= _INCOMPRESSIBLE:
+        return data.tobytes(), RAW
     shuffled = itemsize > 1
     body = _shuffle(data, itemsize) if shuffled else data
     packed = _compress_zstd(body, level) if codec == "zstd" else _compress_lz4(body)

@@ -290,7 +290,7 @@ def _commit_onto(storage: Storage, base: Root, snapshot: Snapshot, pending: Pend
             target = Target(files, name, arrays[name], after)
             # Not named: what is gathered of one array would stay in memory with that of the next.
             arrays[name], superseded = write_array(
-                snapshot, target, gather(pending, name, loose, ordinals), pending.heap
+                snapshot, target, gather(pending, name, loose, ordinals, after), pending.heap
             )
             merged += superseded
         # A store that was emptied has another id than the one that its table files were read with.
@@ -345,8 +345,8 @@ def _layer(current: Root, pending: Pending, ordinals: Ordinals) -> Layer:
     alive = np.flatnonzero(pending.table.alive)
     new = pending.by_batch(alive)
     for batch, ids in pending.new_in_batches():
-        names = pending.table.names(ids)
-        layers.append(Layer.of_group(names, batch.group.take(ids - batch.first), ordinals.table[ids]))
+        declared = batch.declared.take(ids - batch.first)
+        layers.append(Layer.of(pending.table.names(ids), declared, ordinals.table[ids], generation))
     layers.append(current.catalog.excerpt(np.sort(ordinals.table[alive[~new]])))
     # A dataset that is created and there already is from an earlier attempt to commit the same changes.
     gone = pending.replaced(current)

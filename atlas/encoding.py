@@ -17,8 +17,8 @@ from atlas.kernels.layout import SEALED, SEALED_FROM
 from atlas.kernels.sealed import stretches
 from atlas.schema import ArraySchema
 from atlas.segment import StatisticsColumns
-from atlas.statistics import row_statistics
-from atlas.text import pack_text
+from atlas.statistics import row_statistics, text_statistics
+from atlas.text import encoded_cells, pack_texts
 from atlas.threads import map_ahead
 
 # What a task encodes: enough to hide what it costs to begin, little enough to stay in the cache.
@@ -54,16 +54,23 @@ class EncodedRows(NamedTuple):
 
 
 def encode_rows(schema: ArraySchema, chunks: Cells | Sequence[Cells], config: StoreConfig) -> EncodedRows:
-    """Encode chunks of one shape, each as if it were alone.
+    """Encode chunks, each as if it were alone.
 
     Parameters
     ----------
     schema : ArraySchema
     chunks : (n, *extent) array, or sequence of arrays
-        A chunk in every row.
+        A chunk in every row; of text, chunks may differ in shape.
     """
+    if schema.dtype.is_text:
+        return _encode_texts(schema, chunks, config)
     cells = _in_rows(chunks)
-    payloads, pipelines, raw = (_encode_text if schema.dtype.is_text else _encode_numbers)(schema, cells, config)
+    return _joined(*_encode_numbers(schema, cells, config), row_statistics(schema.dtype, schema.fill, cells))
+
+
+def _joined(
+    payloads: list[Any], pipelines: NDArray[np.uint8], raw: Integers, statistics: StatisticsColumns
+) -> EncodedRows:
     seals = _seal(payloads, pipelines)
     lengths = np.fromiter(map(len, payloads), np.int64, len(payloads))
     checked, parts = lengths.copy(), payloads
@@ -74,7 +81,6 @@ def encode_rows(schema: ArraySchema, chunks: Cells | Sequence[Cells], config: St
         parts = [part for row, payload in enumerate(payloads) for part in (seals.get(row, b""), payload)]
     joined = np.frombuffer(b"".join(parts), np.uint8)
     checksums = kernels.digests(joined, np.cumsum(lengths) - lengths, checked)
-    statistics = row_statistics(schema.dtype, schema.fill, cells)
     return EncodedRows(joined, lengths, raw, pipelines, checksums, statistics)
 
 
@@ -103,15 +109,23 @@ def _in_rows(chunks: Cells | Sequence[Cells]) -> Cells:
     return np.stack(chunks, out=rows)
 
 
+def _encode_texts(schema: ArraySchema, chunks: Cells | Sequence[Cells], config: StoreConfig) -> EncodedRows:
+    if isinstance(chunks, np.ndarray):
+        cells = encoded_cells(chunks)
+        counts = np.full(len(chunks), chunks.size // max(len(chunks), 1), np.int64)
+    else:
+        cells = [cell for chunk in chunks for cell in encoded_cells(chunk)]
+        counts = np.fromiter((chunk.size for chunk in chunks), np.int64, len(chunks))
+    raw = pack_texts(cells, counts)
+    # What many datasets say in words is often the same.
+    known = {chunk: encode(chunk, 1, config.codec, config.level) for chunk in set(raw)}
+    payloads = [known[chunk][0] for chunk in raw]
+    pipelines = np.array([known[chunk][1] for chunk in raw], np.uint8)
+    lengths = np.fromiter(map(len, raw), np.int64, len(raw))
+    return _joined(payloads, pipelines, lengths, text_statistics(schema.dtype, schema.fill, cells, counts))
+
+
 Encoded = tuple[list[Any], NDArray[np.uint8], Integers]
-
-
-def _encode_text(schema: ArraySchema, cells: Cells, config: StoreConfig) -> Encoded:
-    # Sliced, not iterated: a row of scalars would come out as plain text.
-    raw = [pack_text(cells[row : row + 1]) for row in range(len(cells))]
-    pairs = [encode(chunk, 1, config.codec, config.level) for chunk in raw]
-    pipelines = np.array([pipeline for _, pipeline in pairs], np.uint8)
-    return [payload for payload, _ in pairs], pipelines, np.fromiter(map(len, raw), np.int64, len(raw))
 
 
 def _encode_numbers(schema: ArraySchema, cells: Cells, config: StoreConfig) -> Encoded:

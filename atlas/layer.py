@@ -6,104 +6,24 @@ older ones say of the same ordinals.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import MAX_CELLS
 from atlas.columns import Column, Integers, cell_value, column_values, distinct, integer_column, runs, values_column
-from atlas.errors import CorruptStore, InvalidArgument
+from atlas.errors import InvalidArgument
 from atlas.forks import cached_property
+from atlas.groups import Declared, Group, group_members
 from atlas.names import Names
-from atlas.schema import DatasetRecord, Template, split_record
+from atlas.schema import DatasetRecord, Template
 
 
 def _nothing() -> Integers:
     return np.zeros(0, np.int64)
-
-
-class LazyColumns(Sequence[Column]):
-    """Columns that are decoded when first asked for."""
-
-    def __init__(self, count: int, load: Callable[[int], Column]) -> None:
-        self._load = load
-        self._columns: list[Column | None] = [None] * count
-
-    def __len__(self) -> int:
-        return len(self._columns)
-
-    @overload
-    def __getitem__(self, position: int) -> Column: ...
-    @overload
-    def __getitem__(self, position: slice) -> list[Column]: ...
-    def __getitem__(self, position: int | slice) -> Column | list[Column]:
-        if isinstance(position, slice):
-            return [self[i] for i in range(len(self))[position]]
-        found = self._columns[position]
-        if found is None:
-            found = self._columns[position] = self._load(position)
-        return found
-
-
-@dataclass(frozen=True)
-class Group:
-    """The datasets of a layer that share a template.
-
-    Attributes
-    ----------
-    written : dict
-        The template as the format keeps it.
-    rows : int
-    sizes : sequence of Column
-        One per dimension of the template.
-    columns : sequence of Column
-        One per attribute slot of the template.
-    """
-
-    written: dict[str, Any]
-    rows: int
-    sizes: Sequence[Column]
-    columns: Sequence[Column]
-
-    @cached_property
-    def template(self) -> Template:
-        """What the datasets declare; parsed when first asked for."""
-        try:
-            return Template.from_json(self.written)
-        except (InvalidArgument, TypeError, ValueError) as error:
-            raise CorruptStore(f"a schema of the dataset table is damaged: {error}") from None
-
-    @cached_property
-    def key(self) -> str:
-        """What makes templates the same: their written form, where NaN equals NaN."""
-        return json.dumps(self.written)
-
-    def record(self, row: int) -> DatasetRecord:
-        """Return the record in one row."""
-        cells = zip(self.template.slots, self.columns, strict=True)
-        values = [cell_value(tag, column.cell(row)) for (_, _, tag), column in cells]
-        return self.template.record([int(column.cell(row)) for column in self.sizes], values)
-
-    def take(self, rows: NDArray[Any]) -> Group:
-        """Return the group with these rows only."""
-        if len(rows) == self.rows and (np.diff(rows) == 1).all():
-            return self
-        sizes, columns = ([column.take(rows) for column in part] for part in (self.sizes, self.columns))
-        return Group(self.written, len(rows), sizes, columns)
-
-    @staticmethod
-    def joined(parts: Sequence[Group]) -> Group:
-        """Return groups of one template as one."""
-        if len(parts) == 1:
-            return parts[0]
-        first = parts[0]
-        sizes = [Column.joined([part.sizes[i] for part in parts]) for i in range(len(first.sizes))]
-        columns = [Column.joined([part.columns[i] for part in parts]) for i in range(len(first.columns))]
-        return Group(first.written, sum(part.rows for part in parts), sizes, columns)
 
 
 @dataclass(frozen=True)
@@ -137,36 +57,18 @@ class Layer:
         return Layer(_nothing(), Names.of([]), integer_column([]), _nothing(), _nothing(), [])
 
     @staticmethod
-    def of_group(names: Names, group: Group, ordinals: Integers) -> Layer:
-        """Return a layer of datasets that share a schema, with ascending ordinals."""
-        zeros = np.broadcast_to(np.int64(0), (group.rows,))
-        unchanged = Column(group.rows, np.zeros(min(group.rows, 1), np.int64))
-        return Layer(ordinals, names, unchanged, zeros, np.arange(group.rows), [group] if group.rows else [])
+    def of(names: Names, declared: Declared, ordinals: Integers, generation: int) -> Layer:
+        """Return a layer of datasets, with ascending ordinals, that all changed in one generation."""
+        changed = Column(len(ordinals), np.full(min(len(ordinals), 1), generation, np.int64))
+        return Layer(ordinals, names, changed, declared.group, declared.row, declared.groups)
 
     @staticmethod
     def of_records(rows: Iterable[tuple[int, str, DatasetRecord]], generation: int) -> Layer:
         """Return a layer of single datasets."""
         ordered = sorted(rows, key=lambda item: item[0])
-        members: dict[str, list[tuple[tuple[int, ...], list[Any]]]] = {}
-        templates: dict[str, Template] = {}
-        codes: dict[str, int] = {}
-        group, row = [], []
-        for _, _, record in ordered:
-            template, sizes, values = split_record(record)
-            key = json.dumps(template.to_json())
-            templates.setdefault(key, template)
-            group.append(codes.setdefault(key, len(codes)))
-            row.append(len(members.setdefault(key, [])))
-            members[key].append((sizes, values))
-        groups = [_group_of(templates[key], members[key]) for key in codes]
-        return Layer(
-            np.array([ordinal for ordinal, _, _ in ordered], np.int64),
-            Names.of([name for _, name, _ in ordered]),
-            Column(len(ordered), np.full(min(len(ordered), 1), generation, np.int64)),
-            np.array(group, np.int64),
-            np.array(row, np.int64),
-            groups,
-        )
+        declared = Declared.of_records(record for _, _, record in ordered)
+        names = Names.of([name for _, name, _ in ordered])
+        return Layer.of(names, declared, np.array([ordinal for ordinal, _, _ in ordered], np.int64), generation)
 
     def __len__(self) -> int:
         return len(self.ordinals)
@@ -213,24 +115,20 @@ class Layer:
 
     def members(self, rows: Integers) -> list[tuple[int, Integers]]:
         """Return the groups that rows belong to, each with the positions of its rows."""
-        codes = self.group[rows]
-        if len(rows) and (codes == codes[0]).all():
-            return [(int(codes[0]), np.arange(len(rows)))]
-        order = np.argsort(codes, kind="stable")
-        edges = np.flatnonzero(np.diff(codes[order])) + 1
-        return [(int(codes[piece[0]]), piece) for piece in np.split(order, edges) if len(piece)]
+        return group_members(self.group[rows])
+
+    @property
+    def declared(self) -> Declared:
+        """What the datasets declare."""
+        return Declared(self.groups, self.group, self.row)
 
     def take(self, rows: Integers) -> Layer:
         """Return some rows, in ascending order; nothing is deleted by the result."""
         if len(rows) == len(self):
             return self if not len(self.deleted) else self._replaced(deleted=_nothing())
-        group, row = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
-        groups: list[Group] = []
-        for code, positions in self.members(rows):
-            group[positions], row[positions] = len(groups), np.arange(len(positions))
-            groups.append(self.groups[code].take(self.row[rows[positions]]))
         names = self.names.keep(rows) if 2 * len(rows) > len(self) else self.names.take(rows)
-        return Layer(self.ordinals[rows], names, self.changed.take(rows), group, row, groups)
+        declared = self.declared.take(rows)
+        return Layer(self.ordinals[rows], names, self.changed.take(rows), declared.group, declared.row, declared.groups)
 
     def _replaced(self, ordinals: Integers | None = None, deleted: Integers | None = None) -> Layer:
         return Layer(
@@ -292,13 +190,6 @@ class Layer:
         return layer.deleting(runs_from_json(deleted, slots, min(slots, older)))
 
 
-def _group_of(template: Template, members: list[tuple[tuple[int, ...], list[Any]]]) -> Group:
-    sizes = [integer_column([sizes[i] for sizes, _ in members]) for i in range(len(template.dims))]
-    slots = enumerate(template.slots)
-    columns = [values_column(tag, [values[i] for _, values in members]) for i, (_, _, tag) in slots]
-    return Group(template.to_json(), len(members), sizes, columns)
-
-
 def _positions(ascending: Integers, wanted: Integers) -> Integers:
     """Return where each value is in an ascending array, or -1."""
     size = len(ascending)
@@ -338,28 +229,15 @@ def stacked(layers: Sequence[Layer]) -> Layer:
     """Return layers of different ordinals as one."""
     if len(layers) < 2:
         return layers[0] if layers else Layer.empty()
-    codes: dict[str, int] = {}
-    gathered: list[list[Group]] = []
-    group, row = [], []
-    for layer in layers:
-        into = np.zeros(len(layer.groups), np.int64)
-        shift = np.zeros(len(layer.groups), np.int64)
-        for code, member in enumerate(layer.groups):
-            into[code] = codes.setdefault(member.key, len(codes))
-            if into[code] == len(gathered):
-                gathered.append([])
-            shift[code] = sum(part.rows for part in gathered[into[code]])
-            gathered[into[code]].append(member)
-        group.append(into[layer.group])
-        row.append(shift[layer.group] + layer.row)
     ordinals = np.concatenate([layer.ordinals for layer in layers])
+    declared = Declared.joined([layer.declared for layer in layers])
     result = Layer(
         ordinals,
         Names.joined([layer.names for layer in layers]),
         Column.joined([layer.changed for layer in layers]),
-        np.concatenate(group),
-        np.concatenate(row),
-        [Group.joined(parts) for parts in gathered],
+        declared.group,
+        declared.row,
+        declared.groups,
     )
     order = np.argsort(ordinals, kind="stable")
     return result if (np.diff(ordinals) > 0).all() else _reordered(result, order)

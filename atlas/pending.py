@@ -19,8 +19,8 @@ from atlas.chunks import Integers
 from atlas.columns import distinct
 from atlas.config import StoreConfig
 from atlas.conflicts import Attempt
+from atlas.groups import Declared
 from atlas.heap import Heap
-from atlas.layer import Group
 from atlas.names import Names, Sought, seek
 from atlas.root import Root
 from atlas.schema import ArraySchema, DatasetRecord
@@ -29,7 +29,7 @@ from atlas.writer import Held, HeldRows, PendingArray, encode_into
 
 @dataclass(frozen=True)
 class Batch:
-    """Datasets of one schema that were created together.
+    """Datasets that were created together.
 
     Attributes
     ----------
@@ -37,18 +37,18 @@ class Batch:
         Number of the first of them in the name table; the others follow.
     sequence : int
         How many datasets the handle had created before.
-    group : Group
+    declared : Declared
         What they declare, in the order of their names.
     """
 
     first: int
     sequence: int
-    group: Group
+    declared: Declared
 
     @property
     def end(self) -> int:
         """The number behind the last of them."""
-        return self.first + self.group.rows
+        return self.first + len(self.declared)
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,22 @@ class Block:
 
     Attributes
     ----------
-    schema : ArraySchema
+    array : str
     ids : (n,) int64
         Numbers of the datasets in the name table, ascending.
     numbers : (k,) int64
         The chunks, ascending.
     rows : HeldRows
         Their n · k payloads, dataset after dataset.
+    schema : ArraySchema, optional
+        What they declare, of committed datasets. What others do, their batch says.
     """
 
-    schema: ArraySchema
+    array: str
     ids: Integers
     numbers: Integers
     rows: HeldRows
+    schema: ArraySchema | None = None
 
 
 class NameTable:
@@ -200,10 +203,10 @@ class Pending:
         self.created[name] = self._sequence
         self._sequence += 1
 
-    def create_batch(self, names: Names, group: Group, root: Root) -> Integers:
-        """Add datasets of one schema, and return their numbers."""
+    def create_batch(self, names: Names, declared: Declared, root: Root) -> Integers:
+        """Add datasets, and return their numbers."""
         ids = self.table.add(names, root)
-        self.batches.append(Batch(int(ids[0]), self._sequence, group))
+        self.batches.append(Batch(len(self.table.alive) - len(ids), self._sequence, declared))
         self._sequence += len(ids)
         return ids
 
@@ -325,7 +328,7 @@ class Pending:
     def batch_record(self, number: int) -> DatasetRecord | None:
         """Return what a dataset that a batch created declares."""
         batch = self.batch_of(number)
-        return None if batch is None else batch.group.record(number - batch.first)
+        return None if batch is None else batch.declared.record(number - batch.first)
 
     def loosen(self, name: str, record: DatasetRecord, root: Root) -> None:
         """Make a dataset loose, with what is pending for it so far."""
@@ -377,7 +380,9 @@ class Pending:
         for block in self.blocks.get(array, ()):
             place = int(np.searchsorted(block.ids, number))
             if place < len(block.ids) and block.ids[place] == number:
-                result = result or PendingArray(block.schema, reset=False)
+                if result is None:
+                    assert block.schema is not None
+                    result = PendingArray(block.schema, reset=False)
                 first = place * len(block.numbers)
                 result.chunks |= {n: Held(block.rows, first + i) for i, n in enumerate(block.numbers.tolist())}
         return result
@@ -412,7 +417,7 @@ class Pending:
 
     def add_block(self, block: Block) -> None:
         """Take chunks of many datasets; what earlier blocks say of the same chunks is void."""
-        self.blocks.setdefault(block.schema.name, []).append(block)
+        self.blocks.setdefault(block.array, []).append(block)
 
     def changed_arrays(self) -> dict[str, list[tuple[str, PendingArray]]]:
         """Return the arrays that there is something to store of, sorted: each with the loose datasets that have it."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import msgpack
@@ -11,26 +11,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.attributes import check_key, encode_attribute
-from atlas.bulk import merge_schema
-from atlas.chunks import resolve_selection
+from atlas.bulk import are_known, merge_template
+from atlas.chunks import ChunkGrid, Integers, resolve_selection
+from atlas.columns import Column, Texts, distinct
 from atlas.config import StoreConfig
 from atlas.dtypes import as_elements
 from atlas.encoding import EncodedRows, encode_rows
-from atlas.errors import ArrayAlreadyExists, AtlasError, DatasetAlreadyExists, TypeMismatch
-from atlas.schema import ArraySchema, Attributes, DatasetRecord, Template, check_name, make_array_schema, split_record
-from atlas.segment import StatisticsColumns
+from atlas.errors import ArrayAlreadyExists, AtlasError, DatasetAlreadyExists, InvalidName, TypeMismatch
+from atlas.groups import Declared, Group
+from atlas.names import Names
+from atlas.pending import Block
+from atlas.schema import ArraySchema, DatasetRecord, Template, check_name, make_array_schema
+from atlas.segment import StatisticsColumns, joined_cells
 from atlas.session import Session
-from atlas.writer import Held, HeldRows, PendingArray, filled, in_batches
+from atlas.writer import HeldRows, Item, filled, in_batches
 
 # Numbers of this many bytes are encoded as they come: a large file is never in memory twice.
 _ENCODE_ABOVE = 256 << 10
 
 
 class Place(NamedTuple):
-    """Where a chunk belongs."""
+    """Where a chunk belongs: to which of some datasets."""
 
-    dataset: int
     array: str
+    dataset: int
     chunk: int
 
 
@@ -42,14 +46,14 @@ class Draft:
     record : DatasetRecord
     cells : dict of str to ndarray
         Whole arrays that are not encoded yet.
-    encoded : list of (EncodedRows, list of (array, chunk number))
+    encoded : list of (EncodedRows, list of Place)
     """
 
     def __init__(self, config: StoreConfig) -> None:
         self._config = config
         self.record = DatasetRecord()
         self.cells: dict[str, NDArray[Any]] = {}
-        self.encoded: list[tuple[EncodedRows, list[tuple[str, int]]]] = []
+        self.encoded: list[tuple[EncodedRows, list[Place]]] = []
 
     def define_array(
         self,
@@ -72,20 +76,14 @@ class Draft:
         cells = as_elements(schema.dtype, data, f"array {name!r}")
         first = (0,) * len(schema.shape) if start is None else start
         box = resolve_selection(schema.shape, first, cells.shape, f"array {name!r}")
-        if box.shape == schema.shape:
-            self.take(schema, cells)
-            return
-        whole = self.cells.setdefault(name, filled(schema, schema.shape))
-        whole[tuple(map(slice, box.start, np.add(box.start, box.shape)))] = cells
-
-    def take(self, schema: ArraySchema, cells: NDArray[Any]) -> None:
-        """Take all cells of an array, in the type that it is stored in."""
-        self.record.arrays[schema.name] = schema
-        if cells.nbytes < _ENCODE_ABOVE or schema.dtype.is_text:
-            self.cells[schema.name] = cells
-            return
-        items = ((schema, (schema.name, number), chunk) for number, chunk in _chunks(schema, cells))
-        self.encoded += [(encode_rows(own, rows, self._config), keys) for own, keys, rows in in_batches(items)]
+        if box.shape != schema.shape:
+            whole = self.cells.setdefault(name, filled(schema, schema.shape))
+            whole[tuple(map(slice, box.start, np.add(box.start, box.shape)))] = cells
+        elif cells.nbytes < _ENCODE_ABOVE or schema.dtype.is_text:
+            self.cells[name] = cells
+        else:
+            items = chunk_items(schema, 0, cells, schema.chunk_shape)
+            self.encoded += [(encode_rows(own, rows, self._config), keys) for own, keys, rows in in_batches(items)]
 
     def part(self, name: str) -> DatasetRecord:
         """Return what is declared of one array."""
@@ -106,13 +104,80 @@ class Draft:
         self.record.array_attributes.setdefault(array, {})[key] = encoded
 
 
-def _chunks(schema: ArraySchema, cells: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
-    if schema.grid.count == 1:
-        yield 0, cells
+def chunk_items(
+    schema: ArraySchema, dataset: int, cells: NDArray[Any], chunk_shape: Sequence[int] | None
+) -> Iterator[Item]:
+    """Yield the chunks of one dataset's array.
+
+    Parameters
+    ----------
+    schema : ArraySchema
+        Tells the type and the fill value; the shape is that of `cells`.
+    chunk_shape : sequence of int, optional
+        The whole array is one chunk without it.
+    """
+    grid = None if chunk_shape is None else ChunkGrid(cells.shape, tuple(chunk_shape))
+    if grid is None or grid.count < 2:
+        if cells.size:
+            yield schema, Place(schema.name, dataset, 0), cells
         return
-    for number in range(schema.grid.count):
-        box = schema.grid.extent(number)
-        yield number, cells[tuple(map(slice, box.start, np.add(box.start, box.shape)))]
+    for number in range(grid.count):
+        box = grid.extent(number)
+        part = cells[tuple(map(slice, box.start, np.add(box.start, box.shape)))]
+        yield schema, Place(schema.name, dataset, number), part
+
+
+class Lot(NamedTuple):
+    """Datasets that are ready but for the chunks that are not encoded yet.
+
+    Attributes
+    ----------
+    declared : Declared
+    items : iterable of (ArraySchema, Place, ndarray)
+        Chunks; datasets are numbered within the lot.
+    encoded : list of (EncodedRows, list of Place)
+    """
+
+    declared: Declared
+    items: Iterable[Item]
+    encoded: list[tuple[EncodedRows, list[Place]]]
+
+    @staticmethod
+    def of_drafts(drafts: Sequence[Draft]) -> Lot:
+        """Return single datasets as a lot."""
+        encoded = [
+            (rows, [place._replace(dataset=number) for place in places])
+            for number, draft in enumerate(drafts)
+            for rows, places in draft.encoded
+        ]
+        items = (
+            item
+            for number, draft in enumerate(drafts)
+            for name, cells in draft.cells.items()
+            for schema in [draft.record.arrays[name]]
+            for item in chunk_items(schema, number, cells, schema.chunk_shape)
+        )
+        return Lot(Declared.of_records(draft.record for draft in drafts), items, encoded)
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """The same chunks of an array of some datasets.
+
+    Attributes
+    ----------
+    array : str
+    datasets : (n,) int64
+        Ascending.
+    numbers : (k,) int64
+    columns : dict of str to (n · k,) array
+        What a data file says of them, with ``offset`` in the payloads, and their statistics.
+    """
+
+    array: str
+    datasets: Integers
+    numbers: Integers
+    columns: dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -121,43 +186,50 @@ class Prepared:
 
     Attributes
     ----------
-    templates : list of Template
-    rows : list of (template number, dimension sizes, attribute values)
-        What each dataset declares.
-    chunks : list of (EncodedRows, list of Place)
+    declared : Declared
+    chunks : list of Chunks
+    payloads : bytes
+        Those of all chunks.
     """
 
-    templates: list[Template]
-    rows: Sequence[tuple[int, Sequence[int], list[Any]]]
-    chunks: list[tuple[EncodedRows, list[Place]]]
+    declared: Declared = field(default_factory=lambda: Declared.joined([]))
+    chunks: list[Chunks] = field(default_factory=list)
+    payloads: bytes = b""
 
     @staticmethod
-    def of(drafts: Sequence[Draft], config: StoreConfig) -> Prepared:
-        """Encode what is not encoded yet, chunks that look alike together."""
-        templates: dict[Template, int] = {}
-        rows = []
-        for draft in drafts:
-            template, sizes, values = split_record(draft.record)
-            rows.append((templates.setdefault(template, len(templates)), sizes, values))
-        chunks = [
-            (encoded, [Place(number, *key) for key in keys])
-            for number, draft in enumerate(drafts)
-            for encoded, keys in draft.encoded
-        ]
-        items = (
-            (draft.record.arrays[array], Place(number, array, chunk), part)
-            for number, draft in enumerate(drafts)
-            for array, cells in draft.cells.items()
-            for chunk, part in _chunks(draft.record.arrays[array], cells)
-        )
-        chunks += [(encode_rows(schema, cells, config), keys) for schema, keys, cells in in_batches(items)]
-        return Prepared(list(templates), rows, chunks)
+    def of(lots: Sequence[tuple[Sequence[int], Lot]], config: StoreConfig) -> Prepared:
+        """Encode what is not encoded yet, chunks that look alike together.
+
+        Parameters
+        ----------
+        lots : sequence of (positions, Lot)
+            Where the datasets of each lot are among all.
+        """
+        positions = [place for own, _ in lots for place in own]
+        declared = Declared.joined([lot.declared for _, lot in lots]).take(np.argsort(positions, kind="stable"))
+        encoded = []
+        for own, lot in lots:
+            fresh = ((encode_rows(schema, cells, config), keys) for schema, keys, cells in in_batches(lot.items))
+            for rows, places in (*lot.encoded, *fresh):
+                encoded.append((rows, [place._replace(dataset=own[place.dataset]) for place in places]))
+        return Prepared(declared, *_by_array(encoded)) if encoded else Prepared(declared)
 
     def to_bytes(self) -> bytes:
         """Return it as it travels between processes, and waits in files."""
-        templates = [template.to_json() for template in self.templates]
-        chunks = [[places, *map(_plain, _columns(encoded))] for encoded, places in self.chunks]
-        packed: bytes = msgpack.packb([templates, self.rows, chunks])
+        groups = [
+            [
+                group.written,
+                group.rows,
+                [[_plain(column.cells) for column in part] for part in (group.sizes, group.columns)],
+            ]
+            for group in self.declared.groups
+        ]
+        chunks = [
+            [own.array, _plain(own.datasets), _plain(own.numbers), {name: _plain(c) for name, c in own.columns.items()}]
+            for own in self.chunks
+        ]
+        rows = [_plain(np.asarray(column, np.int64)) for column in (self.declared.group, self.declared.row)]
+        packed: bytes = msgpack.packb([groups, rows, chunks, self.payloads])
         return packed
 
     @staticmethod
@@ -169,29 +241,79 @@ class Prepared:
         ValueError, TypeError, LookupError, AtlasError
             If these are other bytes.
         """
-        templates, rows, chunks = msgpack.unpackb(data)
-        found = []
-        for places, *columns in chunks:
-            payloads, length, raw_length, pipeline, checksum, *statistics = map(_array, columns)
-            encoded = EncodedRows(payloads, length, raw_length, pipeline, checksum, StatisticsColumns(*statistics))
-            found.append((encoded, [Place(*place) for place in places]))
-        return Prepared([Template.from_json(template) for template in templates], [tuple(row) for row in rows], found)
+        written, rows, chunks, payloads = msgpack.unpackb(data)
+        groups = [
+            Group(template, count, *([Column(count, _cells(plain)) for plain in part] for part in columns))
+            for template, count, columns in written
+        ]
+        found = [
+            Chunks(array, _cells(datasets), _cells(numbers), {name: _cells(plain) for name, plain in columns.items()})
+            for array, datasets, numbers, columns in chunks
+        ]
+        return Prepared(Declared(groups, *map(_cells, rows)), found, payloads)
 
 
-def _columns(encoded: EncodedRows) -> list[NDArray[Any]]:
-    return [*encoded[:-1], *encoded.statistics]
+_CHUNK_COLUMNS = ("length", "raw_length", "pipeline", "checksum")
 
 
-def _plain(column: NDArray[Any]) -> Any:
-    return column.tolist() if column.dtype == object else [column.dtype.str, column.tobytes()]
+def _by_array(encoded: Sequence[tuple[EncodedRows, list[Place]]]) -> tuple[list[Chunks], bytes]:
+    """Return chunks, encoded in whatever order, by array, and the payloads in the order of arrays and datasets."""
+    places = [place for _, keys in encoded for place in keys]
+    parts = [rows for rows, _ in encoded]
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _CHUNK_COLUMNS}
+    for name in StatisticsColumns._fields:
+        columns[name] = joined_cells([getattr(part.statistics, name) for part in parts])
+    # Types of bounds differ between arrays, and are put right for each.
+    kinds = [part.statistics.minimum.dtype for part in parts]
+    kind = np.repeat(np.arange(len(parts)), [len(part.length) for part in parts])
+    names = [place.array for place in places]
+    codes = {name: code for code, name in enumerate(dict.fromkeys(names))}
+    array = np.array([codes[name] for name in names])
+    dataset = np.array([place.dataset for place in places], np.int64)
+    number = np.array([place.chunk for place in places], np.int64)
+    order = np.lexsort((number, dataset, array))
+    ends, lengths = np.cumsum(columns["length"])[order], columns["length"][order]
+    joined = memoryview(b"".join(part.payloads.data for part in parts))
+    spans = zip((ends - lengths).tolist(), ends.tolist(), strict=True)
+    payloads = b"".join(joined[begin:end] for begin, end in spans)
+    columns["offset"] = np.empty_like(ends)
+    columns["offset"][order] = np.cumsum(lengths) - lengths
+    edges = np.flatnonzero(np.diff(array[order])) + 1
+    found: list[Chunks] = []
+    for name, rows in zip(codes, np.split(order, edges), strict=True):
+        own = {column: cells[rows] for column, cells in columns.items()}
+        types = {kinds[i] for i in distinct(kind[rows]).tolist()}
+        if len(types) == 1:
+            wanted = types.pop()
+            own |= {bound: own[bound].astype(wanted) for bound in ("minimum", "maximum")}
+        found += _alike(name, dataset[rows], number[rows], own)
+    return found, payloads
 
 
-def _array(plain: Any) -> NDArray[Any]:
-    if len(plain) == 2 and isinstance(plain[0], str):
-        return np.frombuffer(plain[1], plain[0])
-    cells = np.empty(len(plain), object)
-    cells[:] = plain
-    return cells
+def _alike(array: str, dataset: Integers, number: Integers, columns: dict[str, NDArray[Any]]) -> Iterator[Chunks]:
+    """Yield the chunks of one array; all of a dataset's are there, so those with as many have the same."""
+    firsts = np.flatnonzero(np.diff(dataset, prepend=-1))
+    counts = np.diff(np.append(firsts, len(dataset)))
+    for count in distinct(counts).tolist():
+        rows = np.flatnonzero(np.repeat(counts == count, counts))
+        yield Chunks(array, dataset[rows[::count]], number[rows[:count]], {n: c[rows] for n, c in columns.items()})
+
+
+def _plain(cells: NDArray[Any] | Texts) -> Any:
+    if isinstance(cells, Texts):
+        return [cells.data.tobytes(), cells.ends.tobytes()]
+    return {"": cells.tolist()} if cells.dtype == object else [cells.dtype.str, cells.tobytes()]
+
+
+def _cells(plain: Any) -> Any:
+    if isinstance(plain, dict):
+        cells = np.empty(len(plain[""]), object)
+        cells[:] = plain[""]
+        return cells
+    first, data = plain
+    if isinstance(first, bytes):
+        return Texts(np.frombuffer(first, np.uint8), np.frombuffer(data, np.int64))
+    return np.frombuffer(data, first)
 
 
 def add_prepared(
@@ -206,64 +328,74 @@ def add_prepared(
     replace : bool
         Whether a dataset that is there already makes room.
     """
-    failed: dict[str, AtlasError] = {}
     with session.lock:
         session.writable()
-        chunks = _held(session, prepared, names)
-        clashes: dict[int, AtlasError | None] = {}
-        for name, (kind, sizes, values), own in zip(names, prepared.rows, chunks, strict=True):
-            if name is None:
-                continue
-            record = prepared.templates[kind].record(sizes, values)
-            if kind not in clashes:
-                clashes[kind] = _clash(session, record)
-            try:
-                _add(session, name, record, own, clashes[kind], replace)
-            except AtlasError as error:
-                failed[name] = error
+        failed: dict[str, AtlasError] = {}
+        kept = _acceptable(session, names, prepared.declared, replace, failed)
+        if kept:
+            _add(session, [(position, str(names[position])) for position in kept], prepared)
     return failed
 
 
-def _held(session: Session, prepared: Prepared, names: Sequence[str | None]) -> list[dict[str, dict[int, Any]]]:
-    """Put the payloads into the heap; return each dataset's chunks by array and number."""
-    found: list[dict[str, dict[int, Any]]] = [{} for _ in prepared.rows]
-    for encoded, places in prepared.chunks:
-        if any(names[place.dataset] is not None for place in places):
-            rows = HeldRows.put(session.pending.heap, encoded)
-            for row, (dataset, array, chunk) in enumerate(places):
-                found[dataset].setdefault(array, {})[chunk] = Held(rows, row)
-    return found
+def _acceptable(
+    session: Session,
+    names: Sequence[str | None],
+    declared: Declared,
+    replace: bool,
+    failed: dict[str, AtlasError],
+) -> list[int]:
+    """Return which datasets can be added; note why the others cannot."""
+    named = []
+    for position, name in enumerate(names):
+        try:
+            named += [] if name is None else [(position, check_name(name, "dataset"))]
+        except InvalidName as error:
+            failed[str(name)] = error
+    listed = [name for _, name in named]
+    taken = set() if replace else {listed[i] for i in np.flatnonzero(are_known(session, Names.of(listed))).tolist()}
+    clashes: dict[int, TypeMismatch | None] = {}
+    kept = []
+    for position, name in named:
+        code = int(declared.group[position])
+        if code not in clashes:
+            clashes[code] = _clash(session, declared.groups[code].template)
+        clash = clashes[code]
+        if name in taken:
+            failed[name] = DatasetAlreadyExists(f"dataset already exists: {name!r}")
+        elif clash is not None:
+            failed[name] = clash
+        else:
+            kept.append(position)
+            taken.add(name)
+    return kept
 
 
-def _clash(session: Session, record: DatasetRecord) -> AtlasError | None:
+def _clash(session: Session, template: Template) -> TypeMismatch | None:
     """Widen the collection's types; return what the policy for types that cannot merge says of it."""
-    owners: list[tuple[str | None, Attributes]] = [(None, record.attributes), *record.array_attributes.items()]
-    tags = {owner: {key: tag for key, (tag, _) in attributes.items()} for owner, attributes in owners}
     try:
-        merge_schema(session, record.arrays.values(), tags)
+        merge_template(session, template)
     except TypeMismatch as error:
         return error
     return None
 
 
-def _add(
-    session: Session,
-    name: str,
-    record: DatasetRecord,
-    chunks: dict[str, dict[int, Any]],
-    clash: AtlasError | None,
-    replace: bool,
-) -> None:
-    name = check_name(name, "dataset")
-    if session.exists(name) and not replace:
-        raise DatasetAlreadyExists(f"dataset already exists: {name!r}")
-    if clash is not None:
-        raise clash
-    if session.exists(name):
-        # The merged schema is left as it is: wider than it need be is all that it can be.
-        session.pending.delete(name, session.snapshot.root)
-    session.create(name)
-    session.pending.records[name] = record
-    session.pending.arrays[name] = {
-        array: PendingArray(schema, True, chunks.get(array, {})) for array, schema in record.arrays.items()
-    }
+def _add(session: Session, named: Sequence[tuple[int, str]], prepared: Prepared) -> None:
+    pending, root = session.pending, session.snapshot.root
+    first = pending.heap.append(prepared.payloads)
+    # The merged schema is left as it is where datasets make room: wider than it need be is all that it can be.
+    listed = [name for _, name in named]
+    names = Names.of(listed)
+    for i in np.flatnonzero(are_known(session, names)).tolist():
+        pending.delete(listed[i], root)
+    positions = np.array([position for position, _ in named])
+    ids = np.full(len(prepared.declared), -1, np.int64)
+    ids[positions] = pending.create_batch(names, prepared.declared.take(positions), root)
+    for chunks in prepared.chunks:
+        own = ids[chunks.datasets]
+        columns = chunks.columns | {"offset": chunks.columns["offset"] + first}
+        held = HeldRows(pending.heap, len(columns["offset"]), columns)
+        if (own < 0).any():
+            rows = np.flatnonzero(np.repeat(own >= 0, len(chunks.numbers)))
+            own, held = own[own >= 0], held.take(rows)
+        if len(own):
+            pending.add_block(Block(chunks.array, own, chunks.numbers, held))

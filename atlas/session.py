@@ -247,8 +247,8 @@ class Session:
         for template in catalog.live_templates():
             merged.add_template(template)
         for batch, ids in self.pending.new_in_batches():
-            if len(ids):
-                merged.add_template(batch.group.template)
+            for group in batch.declared.take(ids - batch.first).groups:
+                merged.add_template(group.template)
         for record in self.pending.records.values():
             merged.add_template(split_record(record)[0])
         return merged

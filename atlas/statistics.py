@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atlas.chunks import Integers
 from atlas.dtypes import DType, fill_cell
 from atlas.segment import StatisticsColumns
+from atlas.text import encoded_cells
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,6 @@ def fill_statistics(dtype: DType, fill: Any, cells: int) -> Statistics:
 
 def cell_statistics(dtype: DType, fill: Any, cells: NDArray[Any]) -> Statistics:
     """Return the statistics of an array of cells."""
-    if dtype.is_text:
-        return _text_statistics(cells, fill)
     if not cells.size:
         return Statistics(0, 0)
     return from_columns(dtype, *(column[0] for column in row_statistics(dtype, fill, cells.reshape(1, -1))))
@@ -80,7 +80,7 @@ def counted_cells(dtype: DType, fill: Any, cells: NDArray[Any]) -> tuple[NDArray
     flat = cells.reshape(-1)
     if dtype.is_text:
         values = np.empty(len(flat), object)
-        values[:] = [cell.encode() if isinstance(cell, str) else cell for cell in flat.tolist()]
+        values[:] = encoded_cells(flat)
         return values, np.array([fill is None or cell != fill for cell in flat.tolist()], bool)
     values, absent, null = _looked_through(dtype, fill, flat)
     counted = np.ones(len(flat), bool)
@@ -98,10 +98,17 @@ def _equal_fill(dtype: DType, fill: Any, values: NDArray[Any], absent: Any) -> A
     return values == cell
 
 
-def _text_statistics(cells: NDArray[Any], fill: Any) -> Statistics:
-    flat = cells.reshape(-1).tolist()
-    kept = [cell.encode() if isinstance(cell, str) else cell for cell in flat if fill is None or cell != fill]
-    return Statistics(len(flat), len(flat) - len(kept), min(kept, default=None), max(kept, default=None))
+def text_statistics(dtype: DType, fill: Any, cells: list[bytes], counts: Integers) -> StatisticsColumns:
+    """Return the statistics of chunks of text, given as their cells one behind the other, and how many each has."""
+    null = fill.encode("utf-8") if isinstance(fill, str) else fill
+    parts, begin = [], 0
+    for end in np.cumsum(counts).tolist():
+        own = cells[begin:end]
+        # Of many cells, few are different.
+        kept = set(own) - {null}
+        parts.append(Statistics(len(own), own.count(null), min(kept, default=None), max(kept, default=None)))
+        begin = end
+    return statistics_of(parts, dtype)
 
 
 def _plain_statistics(dtype: DType, fill: Any, rows: Any, values: NDArray[Any]) -> StatisticsColumns | None:
@@ -129,9 +136,11 @@ def row_statistics(dtype: DType, fill: Any, cells: NDArray[Any]) -> StatisticsCo
     Bounds have the type that index columns keep them in, text is an object array of ``bytes``.
     """
     count = len(cells)
-    if dtype.is_text or not cells.size:
-        return statistics_of([cell_statistics(dtype, fill, cells[row : row + 1]) for row in range(count)], dtype)
-    rows = np.full(count, cells.size // count, np.int64)
+    rows = np.full(count, cells.size // max(count, 1), np.int64)
+    if dtype.is_text:
+        return text_statistics(dtype, fill, encoded_cells(cells), rows)
+    if not cells.size:
+        return statistics_of([Statistics(0, 0)] * count, dtype)
     found = _plain_statistics(dtype, fill, rows, cells.reshape(count, -1))
     if found is not None:
         return found

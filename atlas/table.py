@@ -14,7 +14,8 @@ import numpy as np
 from atlas.columnfile import ColumnFile, DataFile, finish_file
 from atlas.columns import Column, Texts, cell_type
 from atlas.errors import CorruptIndex, InvalidArgument
-from atlas.layer import Group, Layer, LazyColumns, check_extents
+from atlas.groups import Group, LazyColumns
+from atlas.layer import Layer, check_extents
 from atlas.names import Names
 from atlas.storage import DataWriter
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,27 @@ from atlas.dtypes import DType
 from atlas.errors import CorruptChunk
 
 
-def pack_text(cells: NDArray[Any]) -> bytes:
-    """Return a chunk of text as bytes: the cells' lengths as u32, then the cells."""
-    encoded = [cell.encode("utf-8") if isinstance(cell, str) else cell for cell in cells.reshape(-1).tolist()]
-    return np.array([len(cell) for cell in encoded], "<u4").tobytes() + b"".join(encoded)
+def encoded_cells(cells: NDArray[Any]) -> list[bytes]:
+    """Return cells of text, in C order, as they are stored."""
+    return [cell.encode("utf-8") if isinstance(cell, str) else cell for cell in cells.reshape(-1).tolist()]
+
+
+def pack_texts(cells: Sequence[bytes], counts: NDArray[np.int64]) -> list[bytes]:
+    """Return chunks of text as bytes: their cells' lengths as u32, then the cells.
+
+    Parameters
+    ----------
+    cells : sequence of bytes
+        Those of all chunks, one behind the other.
+    counts : (n,) int64
+        How many each chunk has.
+    """
+    lengths = np.fromiter(map(len, cells), "<u4", len(cells))
+    data, heads = b"".join(cells), lengths.tobytes()
+    ends = np.cumsum(counts)
+    places = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    spans = zip(4 * (ends - counts), 4 * ends, places[ends - counts], places[ends], strict=True)
+    return [heads[low:high] + data[begin:end] for low, high, begin, end in spans]
 
 
 def unpack_text(data: bytes, dtype: DType, shape: tuple[int, ...]) -> NDArray[Any]:

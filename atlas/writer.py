@@ -243,7 +243,7 @@ def in_batches(items: Iterable[Item]) -> Iterator[tuple[ArraySchema, list[Any], 
     """Group chunks that are encoded alike: a task for every tiny one would cost more than encoding it."""
     waiting: dict[Any, tuple[ArraySchema, list[Any], list[Cells]]] = {}
     for schema, key, cells in items:
-        kind = (schema.dtype.name, repr(schema.fill), cells.shape)
+        kind = (schema.dtype.name, repr(schema.fill), None if schema.dtype.is_text else cells.shape)
         _, keys, chunks = group = waiting.setdefault(kind, (schema, [], []))
         keys.append(key)
         chunks.append(cells)

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
+import tempfile
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
+from itertools import islice
 from pathlib import Path
 
 import h5py
@@ -214,18 +216,22 @@ def test_honest_exit_codes(netcdf, place):
     assert "broken.nc" in skipped.stderr
 
 
-def interrupted(*arguments: object, journal: Path) -> subprocess.CompletedProcess:
-    """Run a command, and press Ctrl-C once it has read some files."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "atlas", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    while process.poll() is None and not (journal.exists() and journal.stat().st_size > 3000):
-        time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGINT)
+def interrupted(*arguments: object) -> subprocess.CompletedProcess:
+    """Run a command, and press Ctrl-C once it has read some files; it waits for its log to be read."""
+    with tempfile.TemporaryDirectory() as directory:
+        os.mkfifo(log := os.path.join(directory, "log"))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "atlas", *map(str, arguments), "--log", log],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        with open(log) as lines:
+            fcntl.fcntl(lines, fcntl.F_SETPIPE_SZ, 4096)
+            assert sum("added" in line for line in islice(lines, 50)) > 40
+            os.killpg(process.pid, signal.SIGINT)
+            assert "failed" in lines.read()
     out, err = process.communicate(timeout=60)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
@@ -243,7 +249,7 @@ def many(tmp_path: Path) -> Path:
 
 
 def test_ctrl_c_leaves_no_store_and_the_next_run_goes_on(many, place):
-    done = interrupted("create", many, place, journal=place.parent / "store.ingest")
+    done = interrupted("create", many, place)
     assert (done.returncode, len(done.stderr.splitlines())) == (130, 1), done.stderr
     with pytest.raises(atlas.StoreNotFound):
         Atlas.open(place)
@@ -258,7 +264,7 @@ def test_ctrl_c_leaves_a_store_as_it_was(many, netcdf, place):
     create(netcdf / "sub", place)
     before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
 
-    done = interrupted("append", many, place, journal=place.parent / "store.ingest")
+    done = interrupted("append", many, place)
     assert done.returncode == 130, done.stderr
     assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
     assert append(many, place, workers=1).resumed

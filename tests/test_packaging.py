@@ -36,6 +36,7 @@ ORDER = [
     "storage",
     "columns",
     "columnfile",
+    "groups",
     "names",
     "layer",
     "table",

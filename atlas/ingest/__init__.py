@@ -296,7 +296,7 @@ class _Run:
                 names = [name if name in left and known.get(name) == of else None for name, of in pairs]
                 self._add(target, [left.pop(name) for name in names if name is not None], names, result)
                 self._report.resumed += [name for name in names if name is not None]
-        for batch, result in finished(batches(list(left.values())), options, self._workers):
+        for batch, result in finished(batches(list(left.values()), self._workers), options, self._workers):
             if journal is not None:
                 journal.add([known[name] for name in result.names], result)
             self._add(target, batch, list(result.names), result)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,11 @@ from numpy.typing import NDArray
 from atlas.config import StoreConfig
 from atlas.ingest.chunking import Chunking
 from atlas.ingest.classic import read_cells, read_header
+from atlas.ingest.declaring import declare
 from atlas.ingest.texts import TextColumn
-from atlas.prepared import Draft
-from atlas.schema import DatasetRecord
+from atlas.prepared import Draft, Lot, chunk_items
+from atlas.schema import Attributes, DatasetRecord
+from atlas.writer import Item
 from atlas.xarray import import_xarray
 from atlas.xarray.writing import write_attributes, write_dataset, write_variable
 
@@ -34,6 +37,8 @@ _LARGEST = 4 << 20
 
 _CLASSIC = (b"CDF\x01", b"CDF\x02", b"CDF\x05")
 _HDF5 = b"\x89HDF"
+
+_FINEST = np.dtype("datetime64[ns]")
 
 # Layouts that a process remembers; a collection has a handful.
 _REMEMBERED = 64
@@ -68,21 +73,28 @@ class Example:
     raw, decoded : xarray.Dataset
         Without and with decoding; `raw` holds attributes and encodings, its cells are not looked at.
     draft : Draft
+    times : set of str
+        Variables of times that are decoded cell by cell, as long as all of them are within range.
     variants : dict of str to dict of Hashable to DatasetRecord
-        How arrays of text were declared, by name and :meth:`TextColumn.variant`.
+        How arrays were declared, by name; those of text by :meth:`TextColumn.variants`.
     """
 
     raw: xr.Dataset
     decoded: xr.Dataset
     draft: Draft
+    times: set[str]
     variants: dict[str, dict[Hashable, DatasetRecord]] = field(default_factory=dict)
+
+    def part(self, name: str) -> DatasetRecord:
+        """Return what is declared of one array."""
+        return self.variants.setdefault(name, {}).setdefault(None, self.draft.part(name))
 
     def is_joined(self, name: str) -> bool:
         """Return whether the last axis of a variable became the characters of text."""
         return bool(self.decoded.variables[name].ndim < self.raw.variables[name].ndim)
 
 
-class Column:
+class Cells:
     """Cells of one variable of many files, end to end.
 
     Parameters
@@ -97,6 +109,11 @@ class Column:
         self.shapes = shapes
         ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
         self.bounds = list(zip([0, *ends[:-1]], ends, strict=True))
+
+    def split(self, cells: NDArray[Any]) -> list[NDArray[Any]]:
+        """Return such cells file by file."""
+        pairs = zip(self.bounds, self.shapes, strict=True)
+        return [cells[begin:end].reshape(shape) for (begin, end), shape in pairs]
 
 
 def read_raw(path: Path) -> RawFile | None:
@@ -166,22 +183,33 @@ class Decoder:
         self._chunking = chunking
         self._examples: dict[Hashable, Example] = {}
 
-    def decode(self, files: Sequence[RawFile]) -> list[Draft] | None:
-        """Return drafts of files of one layout; ``None`` if they cannot be decoded together."""
+    def decode(self, files: Sequence[RawFile]) -> Lot | None:
+        """Return files of one layout as datasets; ``None`` if they cannot be decoded together."""
         example = self._example(files[0])
         columns = _decoded_together(files, example)
         if columns is None:
             return None
-        drafts = [Draft(self._config) for _ in files]
+        # What is declared of each array, file by file: mostly the same object for all of them.
+        parts: list[list[DatasetRecord]] = []
+        items: list[Item] = []
         for name, column in columns.items():
             if column.cells.dtype.kind in "OSU":
-                self._take_texts(drafts, name, column, example)
+                known, cells = self._texts(name, column, example)
             else:
-                self._take_numbers(drafts, name, column, example)
-        coords, unlimited = list(example.decoded.coords), example.decoded.encoding.get("unlimited_dims")
-        for draft, file in zip(drafts, files, strict=True):
-            write_attributes(draft, file.attributes, coords, unlimited)
-        return drafts
+                known, cells = [example.part(name)] * len(files), column.split(column.cells)
+            parts.append(known)
+            for number, (part, own) in enumerate(zip(known, cells, strict=True)):
+                schema = part.arrays[name]
+                items += chunk_items(schema, number, own, self._chunking.of_variable(name, schema.dims, own.shape))
+        attributes = [self._attributes(file, example) for file in files]
+        shapes = {name: column.shapes for name, column in columns.items()}
+        return Lot(declare(attributes, list(zip(*parts, strict=True)), shapes, self._chunking), items, [])
+
+    def _attributes(self, file: RawFile, example: Example) -> Attributes:
+        draft = Draft(self._config)
+        unlimited = example.decoded.encoding.get("unlimited_dims")
+        write_attributes(draft, file.attributes, list(example.decoded.coords), unlimited)
+        return draft.record.attributes
 
     def _example(self, file: RawFile) -> Example:
         found = self._examples.get(file.layout)
@@ -195,39 +223,35 @@ class Decoder:
             write_dataset(draft, decoded, self._chunking.of_dataset(decoded))
             if len(self._examples) == _REMEMBERED:
                 del self._examples[next(iter(self._examples))]
-            found = self._examples[file.layout] = Example(raw, decoded, draft)
+            found = self._examples[file.layout] = Example(raw, decoded, draft, _times(raw, decoded))
         return found
 
-    def _take_numbers(self, drafts: list[Draft], name: str, column: Column, example: Example) -> None:
-        for draft, (begin, end), shape in zip(drafts, column.bounds, column.shapes, strict=True):
-            self._take(draft, example.draft.record, name, column.cells[begin:end].reshape(shape))
-
-    def _take_texts(self, drafts: list[Draft], name: str, column: Column, example: Example) -> None:
-        """Take cells of which the type that they are stored in, and what is noted of them, depends on the cells."""
+    def _texts(self, name: str, column: Cells, example: Example) -> tuple[list[DatasetRecord], list[NDArray[Any]]]:
+        """Return what is declared of text, and its cells: of what they are depends how they are stored."""
         like, known = example.decoded.variables[name], example.variants.setdefault(name, {})
         texts = TextColumn(column.cells)
-        for draft, (begin, end), shape in zip(drafts, column.bounds, column.shapes, strict=True):
-            variant = texts.variant(begin, end)
-            if variant in known:
-                fill = known[variant].arrays[name].fill
-                self._take(draft, known[variant], name, texts.texts(begin, end, fill).reshape(shape))
-                continue
-            own = _variable(column.cells[begin:end].reshape(shape), like)
-            write_variable(draft, name, own, self._chunking.of_variable(name, like.dims, shape))
-            if variant is not None:
+        stored: dict[str, list[NDArray[Any]]] = {}
+        parts, found = [], []
+        for number, variant in enumerate(texts.variants(column.bounds)):
+            if variant not in known:
+                begin, end = column.bounds[number]
+                own = _variable(column.cells[begin:end].reshape(column.shapes[number]), like)
+                draft = Draft(self._config)
+                write_variable(draft, name, own)
+                if variant is None:
+                    parts.append(draft.part(name))
+                    found.append(draft.cells[name])
+                    continue
                 known[variant] = draft.part(name)
-
-    def _take(self, draft: Draft, known: DatasetRecord, name: str, cells: NDArray[Any]) -> None:
-        """Take an array that is declared like a known one, in its own shape."""
-        schema = known.arrays[name]
-        chunks = self._chunking.of_variable(name, schema.dims, cells.shape)
-        whole = tuple(max(n, 1) for n in cells.shape)
-        draft.take(replace(schema, shape=cells.shape, chunk_shape=whole if chunks is None else chunks), cells)
-        if name in known.array_attributes:
-            draft.record.array_attributes[name] = known.array_attributes[name]
+            parts.append(known[variant])
+            fill = known[variant].arrays[name].fill
+            if fill not in stored:
+                stored[fill] = column.split(texts.stored(fill))
+            found.append(stored[fill][number])
+        return parts, found
 
 
-def _decoded_together(files: Sequence[RawFile], example: Example) -> dict[str, Column] | None:
+def _decoded_together(files: Sequence[RawFile], example: Example) -> dict[str, Cells] | None:
     """Return the decoded cells of every variable, in the order of the example; ``None`` if they do not fit it."""
     shapes: dict[str, list[tuple[int, ...]]] = {}
     joined: dict[str, xr.Variable] = {}
@@ -240,7 +264,7 @@ def _decoded_together(files: Sequence[RawFile], example: Example) -> dict[str, C
             return None
         shapes[name] = [cells.shape[: cells.ndim - len(tail)] for cells in own]
         decoded = example.decoded.variables[name].dtype
-        if decoded.kind in "Mm":
+        if decoded.kind in "Mm" and name not in example.times:
             times.add(name)
         elif decoded.kind == "O" and like.dtype.kind in "iuf":
             return None
@@ -248,9 +272,9 @@ def _decoded_together(files: Sequence[RawFile], example: Example) -> dict[str, C
             flat = np.concatenate([cells.reshape(-1, *tail) for cells in own])
             dims = (f"cells of {name}", *([f"characters of {name}"] if tail else []))
             (joined if tail else others)[name] = import_xarray().Variable(dims, flat, like.attrs, like.encoding)
-    cells = _decoded(joined, True) | _decoded(others, False)
+    times |= _beyond_range({name: others[name] for name in example.times})
+    cells = _decoded(joined, True) | _decoded({name: others[name] for name in others.keys() - times}, False)
     if times:
-        # Whether numbers can be times, and which type they get, xarray decides by some of the cells.
         raw = example.raw.variables
         each = [_decoded({name: _variable(file.cells[name], raw[name]) for name in times}, False) for file in files]
         if any(own[name].dtype != each[0][name].dtype for own in each for name in times):
@@ -258,15 +282,44 @@ def _decoded_together(files: Sequence[RawFile], example: Example) -> dict[str, C
         cells |= {name: np.concatenate([own[name].reshape(-1) for own in each]) for name in times}
     if any(cells[name].dtype != like.dtype for name, like in example.decoded.variables.items()):
         return None
-    return {name: Column(cells[name], shapes[name]) for name in example.draft.record.arrays}
+    return {name: Cells(cells[name], shapes[name]) for name in example.draft.record.arrays}
+
+
+def _times(raw: xr.Dataset, decoded: xr.Dataset) -> set[str]:
+    """Return the variables of times that are decoded cell by cell, as long as all of them are within range.
+
+    Whether numbers can be times, and which type they get, xarray decides by some of the cells. Where their units are
+    such that even no cells at all become the finest type there is, nothing is left to decide but the range.
+    """
+    found = set()
+    for name, like in raw.variables.items():
+        if decoded.variables[name].dtype == _FINEST:
+            nothing = import_xarray().Variable("nothing", np.zeros(0, like.dtype), like.attrs, like.encoding)
+            with suppress(ValueError):
+                if _decoded({name: nothing}, False)[name].dtype == _FINEST:
+                    found.add(str(name))
+    return found
+
+
+def _beyond_range(times: dict[str, xr.Variable]) -> set[str]:
+    """Return the variables of times of which the first or the last is beyond what their type can hold."""
+    spans = {}
+    for name, numbers in _decoded(times, False, decode_times=False).items():
+        # Looked for here: where there are gaps, xarray does not look.
+        there = np.flatnonzero(numbers == numbers)
+        edges = [numbers[there].argmin(), numbers[there].argmax()] if len(there) else []
+        spans[name] = times[name][there[edges]]
+    return {name for name, cells in _decoded(spans, False).items() if cells.dtype != _FINEST}
 
 
 def _variable(cells: NDArray[Any], like: Any) -> xr.Variable:
     return import_xarray().Variable(like.dims, cells, like.attrs, like.encoding)
 
 
-def _decoded(variables: dict[str, xr.Variable], characters: bool) -> dict[str, NDArray[Any]]:
+def _decoded(variables: dict[str, xr.Variable], characters: bool, decode_times: bool = True) -> dict[str, NDArray[Any]]:
     from xarray.conventions import decode_cf_variables
 
-    found, _, _ = decode_cf_variables(variables, {}, concat_characters=characters, decode_coords=False)
+    found, _, _ = decode_cf_variables(
+        variables, {}, concat_characters=characters, decode_coords=False, decode_times=decode_times
+    )
     return {name: variable.values for name, variable in found.items()}

@@ -46,6 +46,11 @@ class Chunking:
                 variables[name] = tuple(sizes)
         return Chunking(variables, dims)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every variable is one chunk."""
+        return not (self.variables or self.dims or self.as_stored)
+
     def of_variable(self, name: str, dims: Sequence[Any], shape: Sequence[int]) -> tuple[int, ...] | None:
         """Return the chunk shape of a variable; ``None`` where it is whole."""
         if name in self.variables:

@@ -11,10 +11,12 @@ import math
 import struct
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+_INTEGER, _LONG = struct.Struct(">I"), struct.Struct(">Q")
 
 _DIMENSIONS, _VARIABLES, _ATTRIBUTES = 10, 11, 12
 
@@ -23,6 +25,28 @@ _TYPES = {
     number: np.dtype(kind)
     for number, kind in enumerate((">i1", "S1", ">i2", ">i4", ">f4", ">f8", ">u1", ">u2", ">u4", ">i8", ">u8"), 1)
 }
+
+
+class _Declared(NamedTuple):
+    """The variables of a file, but for where their cells are.
+
+    Attributes
+    ----------
+    size : int
+        Of the integers in the file.
+    parts : tuple of bytes
+        Name, dimensions, attributes and type of each, as the file says it.
+    variables : tuple of (name, dimension numbers, type)
+    """
+
+    size: int
+    parts: tuple[bytes, ...]
+    variables: tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...]
+
+
+# Those that were seen last: files of a collection declare their variables in the same words.
+_REMEMBERED = 16
+_seen: list[_Declared] = []
 
 
 @dataclass(frozen=True)
@@ -64,23 +88,53 @@ class _Reader:
             raise ValueError("the number of records is not known")
         dims = [(self._name(), self._integer(self._size)) for _ in range(self._count(_DIMENSIONS))]
         attributes = dict(self._attribute() for _ in range(self._count(_ATTRIBUTES)))
-        variables, parts = [], []
+        declared, offsets = self._known_variables() or self._variables()
+        variables = [(*own, offset) for own, offset in zip(declared.variables, offsets, strict=True)]
+        unlimited = tuple(length == 0 for _, length in dims)
+        layout = (self._version, tuple(name for name, _ in dims), unlimited, declared.parts)
+        return Header(records, dims, attributes, variables, layout)
+
+    def _variables(self) -> tuple[_Declared, list[int]]:
+        """Return the variables, and the offset of each."""
+        variables, parts, offsets = [], [], []
         for _ in range(self._count(_VARIABLES)):
             begin = self.place
             name = self._name()
             numbers = tuple(self._integer(self._size) for _ in range(self._integer(self._size)))
             for _ in range(self._count(_ATTRIBUTES)):
                 self._skip_attribute()
-            kind = _TYPES[self._integer(4)]
+            variables.append((name, numbers, _TYPES[self._integer(4)]))
             parts.append(self._data[begin : self.place])
-            self.place += self._size
-            variables.append((name, numbers, kind, self._integer(4 if self._version == 1 else 8)))
-        unlimited = tuple(length == 0 for _, length in dims)
-        layout = (self._version, tuple(name for name, _ in dims), unlimited, tuple(parts))
-        return Header(records, dims, attributes, variables, layout)
+            offsets.append(self._offset())
+        declared = _Declared(self._size, tuple(parts), tuple(variables))
+        _seen.insert(0, declared)
+        del _seen[_REMEMBERED:]
+        return declared, offsets
+
+    def _known_variables(self) -> tuple[_Declared, list[int]] | None:
+        """Do the same where they are declared as in a file before."""
+        begin = self.place
+        count = self._count(_VARIABLES)
+        for declared in _seen:
+            first, offsets = self.place, []
+            for part in declared.parts:
+                if not self._data.startswith(part, self.place):
+                    break
+                self.place += len(part)
+                offsets.append(self._offset())
+            if (count, self._size) == (len(offsets), declared.size) and count == len(declared.parts):
+                return declared, offsets
+            self.place = first
+        self.place = begin
+        return None
+
+    def _offset(self) -> int:
+        """Take in where a variable's cells are; their size, which may be too large for its field, is not needed."""
+        self.place += self._size
+        return self._integer(4 if self._version == 1 else 8)
 
     def _integer(self, size: int) -> int:
-        (value,) = struct.unpack_from(">I" if size == 4 else ">Q", self._data, self.place)
+        (value,) = (_INTEGER if size == 4 else _LONG).unpack_from(self._data, self.place)
         self.place += size
         return int(value)
 

@@ -24,7 +24,7 @@ try:
 except ImportError:  # elsewhere than on POSIX systems
     fcntl = None  # type: ignore[assignment]
 
-_MAGIC = b"atlas ingest 2\n"
+_MAGIC = b"atlas ingest 3\n"
 
 # Lengths of the two parts of a frame, and the checksum of both.
 _FRAME = struct.Struct("<QQQ")

@@ -12,7 +12,8 @@ from atlas.ingest.work import Finished, Options, Source, prepare, prepare_in_wor
 from atlas.prepared import Prepared
 
 # A batch is decoded together: enough files to share what xarray costs, few enough to spread and to hold in memory.
-_FILES_PER_BATCH = 32
+_FEWEST_FILES, _MOST_FILES = 32, 256
+_BATCHES_PER_WORKER = 4
 _BYTES_PER_BATCH = 32 << 20
 
 # Starting processes takes longer than reading this many files.
@@ -21,13 +22,14 @@ _FILES_ALONE = 24
 Batch = list[Source]
 
 
-def batches(sources: Sequence[Source]) -> list[Batch]:
+def batches(sources: Sequence[Source], workers: int) -> list[Batch]:
     """Split files into batches."""
+    most = min(max(len(sources) // (_BATCHES_PER_WORKER * workers), _FEWEST_FILES), _MOST_FILES)
     found: list[Batch] = []
     held = 0
     for source in sources:
         size = source.path.stat().st_size if source.path.is_file() else _BYTES_PER_BATCH
-        if not found or len(found[-1]) == _FILES_PER_BATCH or held + size > _BYTES_PER_BATCH:
+        if not found or len(found[-1]) == most or held + size > _BYTES_PER_BATCH:
             found.append([])
             held = 0
         found[-1].append(source)
@@ -63,4 +65,4 @@ def _isolated(task: Batch, options: Options) -> Iterator[tuple[Batch, Finished]]
             yield from _pooled(deque([[source]]), options, 1)
         except BrokenProcessPool:
             reason = "the process that read it died: its reader crashed, or memory ran out"
-            yield [source], Finished([], Prepared([], [], []).to_bytes(), {source.name: reason})
+            yield [source], Finished([], Prepared().to_bytes(), {source.name: reason})

@@ -15,7 +15,7 @@ from atlas.display import shortened
 from atlas.errors import AtlasError, MissingDependency
 from atlas.ingest.alike import Decoder, RawFile, read_raw
 from atlas.ingest.chunking import Chunking
-from atlas.prepared import Draft, Prepared
+from atlas.prepared import Draft, Lot, Prepared
 from atlas.xarray import import_xarray
 from atlas.xarray.writing import write_dataset
 
@@ -80,19 +80,23 @@ _decoders: dict[str, Decoder] = {}
 
 def prepare(files: Sequence[Source], options: Options) -> Finished:
     """Read, decode and encode a batch of files."""
-    drafts = _together(files, options)
+    lots = _together(files, options)
+    known = {name for names, _ in lots for name in names}
+    drafts: dict[str, Draft] = {}
     failed: dict[str, str] = {}
     remarks: dict[str, str] = {}
     for source in files:
-        if source.name not in drafts:
+        if source.name not in known:
             result = _alone(source, options)
             if isinstance(result, Draft):
                 drafts[source.name] = result
                 remarks |= _remarks(source, options)
             else:
                 failed[source.name] = result
-    names = [source.name for source in files if source.name in drafts]
-    prepared = Prepared.of([drafts[name] for name in names], options.config)
+    lots.append((list(drafts), Lot.of_drafts(list(drafts.values()))))
+    names = [source.name for source in files if source.name in known or source.name in drafts]
+    places = {name: place for place, name in enumerate(names)}
+    prepared = Prepared.of([([places[name] for name in own], lot) for own, lot in lots], options.config)
     return Finished(names, prepared.to_bytes(), failed, remarks)
 
 
@@ -103,14 +107,14 @@ def prepare_in_worker(files: Sequence[Source], options: Options) -> Finished:
     return prepare(files, options)
 
 
-def _together(files: Sequence[Source], options: Options) -> dict[str, Draft]:
-    """Return drafts of those files that can be decoded together with others."""
+def _together(files: Sequence[Source], options: Options) -> list[tuple[list[str], Lot]]:
+    """Return those files that can be decoded together with others, by layout; with the names of their datasets."""
     if options.reading or options.chunking.as_stored or len(files) < 2:
-        return {}
+        return []
     try:
         import netCDF4  # noqa: F401
     except ImportError:
-        return {}
+        return []
     groups: dict[Hashable, list[tuple[str, RawFile]]] = {}
     for source in files:
         try:
@@ -121,16 +125,16 @@ def _together(files: Sequence[Source], options: Options) -> dict[str, Draft]:
         if raw is not None:
             groups.setdefault(raw.layout, []).append((source.name, raw))
     decoder = _decoders.setdefault(repr(options), Decoder(options.config, options.chunking))
-    found: dict[str, Draft] = {}
+    found = []
     for group in groups.values():
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                drafts = decoder.decode([raw for _, raw in group])
+                lot = decoder.decode([raw for _, raw in group])
         except _FILE_ERRORS:
             continue
-        if drafts is not None:
-            found |= zip((name for name, _ in group), drafts, strict=True)
+        if lot is not None:
+            found.append(([name for name, _ in group], lot))
     return found
 
 
