@@ -110,13 +110,12 @@ def encode_numbers(
     if not may_be_packed(len(raw), dtype, codec) or _is_constant(raw, dtype.itemsize):
         return encode(raw, dtype.itemsize, codec, level)
     loops = kernels.pick(max(len(raw), kernels.CALL))
-    packing = loops.choose(raw, shape, element, fill)
-    limit = packed_limit(len(raw))
-    packed = None if packing is None else loops.pack(raw, shape, element, fill, packing, limit)
-    if packed is not None and not (packing.repetitive and _promises(raw, dtype.itemsize, codec, level, len(packed))):
+    packed, _, packings = loops.pack_rows(raw[np.newaxis], shape, element, fill, packed_limit(len(raw)))
+    packed, repetitive = packed.tobytes(), packings[0, 3] != 0
+    if len(packed) and not (repetitive and _promises(raw, dtype.itemsize, codec, level, len(packed))):
         return packed, PACKED
     other, pipeline = encode(raw, dtype.itemsize, codec, level)
-    if packed is not None and len(other) > len(packed) * SMALLER:
+    if len(packed) and len(other) > len(packed) * SMALLER:
         return packed, PACKED
     return other, pipeline
 

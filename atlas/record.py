@@ -137,7 +137,7 @@ def records_behind(storage: Storage, sizes: Mapping[str, int]) -> Iterator[tuple
 
 
 def _parsed(data: bytes, key: str) -> Record:
-    _expect(data[: len(MAGIC)] == MAGIC and len(data) >= _HEAD_AT, key, "it is cut short, or no record")
+    _expect(data[: len(MAGIC)] == MAGIC, key, "it is no record")
     digest, size = (int.from_bytes(data[at : at + 8], "little") for at in (len(MAGIC), len(MAGIC) + 8))
     _expect(xxhash.xxh3_64_intdigest(memoryview(data)[len(MAGIC) + 8 :]) == digest, key, "its hash does not match")
     try:

@@ -412,6 +412,7 @@ def test_text_without_axes_keeps_its_last_zero(place):
         store.flush()
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1), st.lists(st.floats()))
 def test_columns_on_a_shelf_are_what_they_were(integers, floats):
     kept = {"i": np.array(integers), "f": np.resize(np.array(floats or [0.5]), len(integers))}

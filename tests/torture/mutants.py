@@ -56,7 +56,8 @@ def _live(module: types.ModuleType) -> Iterator[tuple[str, Any]]:
     owners = [module, *(c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__)]
     for owner in owners:
         for member in vars(owner).values():
-            member = member.__func__ if isinstance(member, staticmethod) else member
+            member = member.__func__ if isinstance(member, (staticmethod, classmethod)) else member
+            member = member.fget if isinstance(member, property) else member
             member = inspect.unwrap(member) if callable(member) else member
             if inspect.isfunction(member) and member.__module__ == module.__name__:
                 yield member.__qualname__, member

@@ -1,22 +1,28 @@
 """Mutation testing of the commit code: each comparison, condition, constant and call is changed, one at a time.
 
 A mutant that the suite lets live is code whose reason no test knows. Changes are made in forked children, and only
-the tests that run the changed statement are asked.
+the tests that run the changed statement are asked, quick ones first, and no more of them than take half a minute.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import copy
 import importlib
+import io
+import json
 import os
 import signal
+import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import coverage
 import pytest
+import xxhash
 
 from torture.mutants import _functions, _live
 from torture.scenes import Share, in_child
@@ -29,6 +35,8 @@ MODULES = (
     "atlas.commit",
     "atlas.record",
     "atlas.datafiles",
+    "atlas.garbage",
+    "atlas.roots",
 )
 TESTS = (
     "test_conflicts.py",
@@ -42,7 +50,8 @@ TESTS = (
     "torture/test_faults.py",
     "torture/test_powerloss.py",
 )
-_SECONDS = 300
+# What the tests of a mutant may take when nothing is changed, and what they get: it may loop for ever.
+_SECONDS, _PATIENCE = 30, 120
 
 _COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Eq: ast.NotEq,
@@ -127,38 +136,70 @@ def _walk(node: ast.AST) -> Iterator[ast.AST]:
 
 @dataclass(frozen=True)
 class Covering:
-    """Which tests run which lines of the modules."""
+    """Which tests run which lines of the modules, and how long each takes."""
 
-    tests: dict[str, dict[int, list[str]]]
+    tests: dict[str, dict[str, list[str]]]
+    seconds: dict[str, float]
 
     def of(self, module: str, first: int, last: int) -> list[str]:
-        """Return the tests that run a statement, quick ones first."""
+        """Return the tests that run a statement, quick ones first; those that need servers come last."""
         lines = self.tests[module]
-        found = {test for line in range(first, last + 1) for test in lines.get(line, ())}
-        return sorted(found, key=lambda test: (test.startswith("torture/"), test))
+        found = {test for line in range(first, last + 1) for test in lines.get(str(line), ())}
+        chosen, total = [], 0.0
+        for test in sorted(found, key=lambda test: ("object" in test, self.seconds.get(test, 0.0), test)):
+            total += self.seconds.get(test, 0.0)
+            if chosen and total > _SECONDS:
+                break
+            chosen.append(test)
+        return chosen
 
 
-def cover(modules: tuple[str, ...], tests: tuple[str, ...], work: Path) -> Covering:
-    """Run the tests once, and note which of them runs what."""
+def covering(modules: tuple[str, ...], tests: tuple[str, ...], work: Path) -> Covering:
+    """Run the tests once, and note which of them runs what; what was found is kept for other shares of a campaign."""
+    digest = xxhash.xxh3_64()
+    for source in [*map(_source, modules), *(TOP / test for test in tests)]:
+        digest.update(source.read_bytes())
+    kept = Path(tempfile.gettempdir(), f"torture-covering-{digest.hexdigest()}.json")
+    if not kept.exists():
+        kept.write_text(json.dumps(asdict(_cover(modules, tests, work))))
+    return Covering(**json.loads(kept.read_text()))
+
+
+def _cover(modules: tuple[str, ...], tests: tuple[str, ...], work: Path) -> Covering:
     data = str(work / "coverage")
-    assert in_child(lambda: _run_covered(data, tests)) == 0, "the tests fail without any mutant"
+    ended, seconds = in_child(lambda: _run_covered(data, tests))
+    assert ended == 0, "the tests fail without any mutant"
     measured = coverage.Coverage(data_file=data)
     measured.combine()
     held = measured.get_data()
     found = {}
     for module in modules:
         lines = held.contexts_by_lineno(str(_source(module)))
-        found[module] = {line: [name for name in map(_node, contexts) if name] for line, contexts in lines.items()}
-    return Covering(found)
+        found[module] = {str(line): [name for name in map(_node, contexts) if name] for line, contexts in lines.items()}
+    return Covering(found, seconds)
 
 
-def _run_covered(data: str, tests: tuple[str, ...]) -> int:
+class _Clock:
+    """A plugin of pytest that notes how long tests take, all their parameters together."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        node = report.nodeid.split("[")[0]
+        self.seconds[node[node.find("torture/") :] if "torture/" in node else node.rsplit("/", 1)[-1]] += (
+            report.duration
+        )
+
+
+def _run_covered(data: str, tests: tuple[str, ...]) -> tuple[int, dict[str, float]]:
     measured = coverage.Coverage(data_file=data, data_suffix=True, config_file=False)
     for option, value in (("dynamic_context", "test_function"), ("parallel", True), ("patch", ["_exit"])):
         measured.set_option(f"run:{option}", value)
+    clock = _Clock()
     measured.start()
     try:
-        return _pytest([str(TOP / test) for test in tests])
+        return _pytest([str(TOP / test) for test in tests], clock), dict(clock.seconds)
     finally:
         measured.stop()
         measured.save()
@@ -174,11 +215,11 @@ def _source(module: str) -> Path:
     return Path(str(importlib.import_module(module).__file__))
 
 
-def _pytest(arguments: list[str]) -> int:
+def _pytest(arguments: list[str], *plugins: object) -> int:
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
     os.dup2(silent, 2)
-    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *arguments]))
+    return int(pytest.main(["-x", "-q", "--timeout=0", "-p", "no:cacheprovider", *arguments], list(plugins)))
 
 
 def survives(module: str, tree: ast.Module, tests: list[str]) -> bool:
@@ -187,7 +228,7 @@ def survives(module: str, tree: ast.Module, tests: list[str]) -> bool:
 
 
 def _passes(name: str, tree: ast.Module, tests: list[str]) -> bool:
-    signal.alarm(_SECONDS)  # a loop without an end is found too
+    signal.alarm(_PATIENCE)  # a loop without an end is found too
     module = importlib.import_module(name)
     changed = dict(_functions(compile(tree, str(module.__file__), "exec")))
     for qualified, function in _live(module):
@@ -200,12 +241,15 @@ def survivors(
     work: Path, share: Share, modules: tuple[str, ...] = MODULES, tests: tuple[str, ...] = TESTS
 ) -> tuple[int, list[str]]:
     """Return how many mutants there are, and which of them live though they are not known to be equivalent."""
-    covering = cover(modules, tests, work)
+    known = covering(modules, tests, work)
+    with contextlib.redirect_stdout(io.StringIO()):
+        # The children find the tests loaded.
+        pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", *(str(TOP / test) for test in tests)])
     alive = []
     cases = [(name, *mutant) for name in modules for mutant in mutants(_source(name).read_text())]
     chosen = list(share.of(cases))
     for name, what, lines, tree in chosen:
-        if what.split(": ", 1)[1] not in EQUIVALENT and survives(name, tree, covering.of(name, *lines)):
+        if what.split(": ", 1)[1] not in EQUIVALENT and survives(name, tree, known.of(name, *lines)):
             alive.append(f"{name}:{what}")
             print("alive:", alive[-1], flush=True)
     return len(chosen), alive

@@ -1,0 +1,229 @@
+"""What a commit does in moments that hardly ever come, brought about on purpose."""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+
+import fsspec
+import numpy as np
+import pytest
+from torture.scenes import in_child
+
+import atlas
+from atlas import commit, compaction, heap, roots
+from atlas.catalog import Catalog
+from atlas.config import StoreConfig, settings
+from atlas.conflicts import Attempt
+from atlas.heap import Heap
+from atlas.root import Root
+from atlas.storage import LocalStorage, locks
+
+
+@pytest.fixture
+def url(tmp_path) -> str:
+    """A store in memory: to Atlas an object store, with conditional puts."""
+    return f"memory://{tmp_path.name}/s"
+
+
+def add(store: atlas.Atlas, name: str) -> None:
+    view = store.create_dataset(name)
+    view.define_array("t", "int32", ["x"], [4])
+    view.write_array("t", [0], np.arange(4, dtype="int32"))
+
+
+def before_next(monkeypatch, module, act) -> None:
+    """Let something happen just before a module's next commit begins."""
+    real = module.next_state
+
+    def next_state(storage, root):
+        monkeypatch.setattr(module, "next_state", real)
+        act()
+        return real(storage, root)
+
+    monkeypatch.setattr(module, "next_state", next_state)
+
+
+# ── object stores ─────────────────────────────────────────────────────────────────────────────
+
+
+def flush_more(url: str, name: str) -> None:
+    """Commit as another process would, which knows nothing of the locks of this one's threads."""
+    with pytest.MonkeyPatch.context() as patched, atlas.Atlas.open(url) as other:
+        patched.setattr(locks, "_threads", {})
+        add(other, name)
+        other.flush()
+
+
+def test_data_that_took_half_a_day_to_put_may_be_gone_and_is_not_relied_on(url, monkeypatch):
+    store = atlas.Atlas.create(url)
+    add(store, "a")
+    monkeypatch.setattr(commit, "UNFINISHED_SECONDS", -1)
+    with pytest.raises(atlas.StorageError, match="flush more often"):
+        store.flush()
+    assert atlas.Atlas.open(url).list_datasets() == []
+    monkeypatch.undo()
+    store.flush()
+    assert atlas.Atlas.open(url).list_datasets() == ["a"]
+
+
+def test_many_replaced_objects_go_without_anybody_asking(url, monkeypatch):
+    with atlas.Atlas.create(url) as store:
+        add(store, "a")
+    files = fsspec.filesystem("memory")
+    monkeypatch.setattr(commit, "_MOST_RETIRED", 1)
+    monkeypatch.setattr(commit, "GRACE_SECONDS", -1)
+    for turn in range(6):
+        store.open_dataset("a").write_array("t", [0], np.full(4, turn, "int32"))
+        store.flush()
+        store.compact()
+    assert len([name for name in files.find(url) if name.endswith(".af")]) <= 4
+    assert atlas.Atlas.open(url).open_dataset("a").read_array("t").tolist() == [5] * 4
+
+
+def test_a_store_with_a_damaged_root_is_overwritten_on_an_object_store(url):
+    with atlas.Atlas.create(url, meta_format="msgpack") as store:
+        add(store, "a")
+    for name in fsspec.filesystem("memory").ls(url, detail=False):
+        if "/atlas." in name:
+            fsspec.filesystem("memory").pipe_file(name, b"junk")
+    with pytest.raises(atlas.CorruptRoot):
+        atlas.Atlas.open(url)
+    with atlas.Atlas.create(url, overwrite=True) as store:
+        add(store, "b")
+    assert atlas.Atlas.open(url).list_datasets() == ["b"]
+
+
+def test_who_overwrites_while_another_commits_comes_after_him(url, monkeypatch):
+    with atlas.Atlas.create(url) as store:
+        add(store, "a")
+    before_next(monkeypatch, commit, lambda: flush_more(url, "b"))
+    store = atlas.Atlas.create(url, overwrite=True)
+    assert store.info()["generation"] == 3
+    assert atlas.Atlas.open(url).list_datasets() == []
+
+
+def test_who_compacts_while_another_commits_begins_anew(url, monkeypatch):
+    with atlas.Atlas.create(url) as store:
+        add(store, "a")
+    flush_more(url, "b")
+    store.refresh()
+    before_next(monkeypatch, compaction, lambda: flush_more(url, "c"))
+    store.compact()
+    assert store.list_datasets() == ["a", "b", "c"]
+    store = atlas.Atlas.open(url)
+    assert len(store._session.snapshot.root.arrays["t"].files) == 1
+    assert store.verify().ok
+
+
+def test_who_is_always_slower_than_others_gives_up_at_last(url, monkeypatch):
+    atlas.Atlas.create(url)
+    store = atlas.Atlas.open(url)
+    add(store, "a")
+    flush_more(url, "b")
+    with monkeypatch.context() as patched:
+        patched.setattr(roots, "settings", lambda: type("Hurry", (), {"commit_seconds": -1}))
+        with pytest.raises(atlas.ConflictError, match="other writers were faster"):
+            store.flush()
+    store.flush()
+    assert atlas.Atlas.open(url).list_datasets() == ["b", "a"]
+    assert settings().commit_seconds > 0
+
+
+# ── local disks ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_thread_that_writes_for_too_long_is_named(tmp_path):
+    begun, done = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with locks.thread_lock(str(tmp_path), 1):
+            begun.set()
+            done.wait(10)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    begun.wait(10)
+    try:
+        with pytest.raises(atlas.ConflictError, match="another thread"), locks.thread_lock(str(tmp_path), 0.01):
+            pass
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_who_only_looks_and_is_refused_leaves_the_mark_as_it_is(tmp_path):
+    for content in (b"", b"w"):
+        (tmp_path / locks.LOCK_NAME).write_bytes(content)
+        with pytest.raises(atlas.ConflictError), locks.writer_lock(str(tmp_path), 1, marks=False):
+            raise atlas.ConflictError("refused")
+        assert (tmp_path / locks.LOCK_NAME).read_bytes() == content
+
+
+def test_a_copy_that_does_not_fit_is_taken_back(tmp_path, monkeypatch):
+    """Where there are no links, what a repair replaces is copied."""
+    (tmp_path / "whole").write_bytes(bytes(5000))
+
+    def refuse(*args: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    def copy() -> list[str]:
+        monkeypatch.setattr(os, "link", refuse)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        with pytest.raises(atlas.StorageError, match="too large"):
+            LocalStorage(str(tmp_path)).keep_copy("whole", "_damaged/whole")
+        return os.listdir(tmp_path / "_damaged")
+
+    assert in_child(copy) == []
+
+
+@pytest.mark.parametrize(("recent", "is_ruled_out"), [(("b",), False), (("other", "b"), True), (("mine", "b"), False)])
+def test_a_commit_did_not_happen_if_another_has_its_number(recent, is_ruled_out):
+    """Until the root names every commit from there on, it may be among those before."""
+    mine = Root(StoreConfig(), 5, "mine", "a", Catalog(), {})
+    now = Root(StoreConfig(), 7, "c", "b", Catalog(), {}, recent=recent)
+    assert Attempt(mine, set()).is_ruled_out_by(now) == is_ruled_out
+
+
+# ── what waits for a flush ────────────────────────────────────────────────────────────────────
+
+
+def test_what_waits_is_read_back_whole_or_not_at_all(tmp_path):
+    waiting = Heap(str(tmp_path), 0)
+    waiting.append(b"first")
+    assert waiting.append(b"second") == 5
+    assert waiting.spilled == 5
+    assert waiting.read(0, 11) == b"firstsecond"
+    kept = os.dup(waiting._file)
+    os.ftruncate(kept, 2)
+    with pytest.raises(atlas.StorageError, match="cut short"):
+        waiting.read(0, 11)
+    # Nor is it taken over by a child then, which would leave half a copy.
+    waiting._owner = -1
+    with pytest.raises(atlas.StorageError, match="cut short"):
+        waiting.append(b"third")
+    os.close(kept)
+    with open(os.devnull, "wb") as unreadable:
+        os.dup2(unreadable.fileno(), waiting._file)
+    with pytest.raises(atlas.StorageError, match="reading pending changes back: Bad file"):
+        waiting.read(0, 5)
+
+
+def test_what_failed_half_way_is_not_kept(tmp_path):
+    waiting = Heap(str(tmp_path), 100)
+    waiting.append(b"kept")
+    size = waiting.size
+    waiting.append(b"half")
+    waiting.append(b"way")
+    waiting.rewind(size)
+    assert waiting.append(b"next") == 4
+    assert waiting.read(0, 8) == b"keptnext"
+
+
+def test_large_pieces_go_to_the_file_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(heap, "PIECE_BYTES", 8)
+    waiting, pieces = Heap(str(tmp_path), 30), [bytes([i]) * n for i, n in enumerate((3, 4, 9, 2, 20, 1))]
+    places = [waiting.append(piece) for piece in pieces]
+    assert waiting.spilled
+    assert [waiting.read(at, len(piece)) for at, piece in zip(places, pieces, strict=True)] == pieces
