@@ -50,7 +50,9 @@ class StoreConfig:
 
     Examples
     --------
-    >>> StoreConfig(codec="lz4").codec
+    >>> import atlas
+    >>> store = atlas.Atlas.create("fleet", config=atlas.StoreConfig(codec="lz4"))
+    >>> store.info()["codec"]
     'lz4'
     """
 
@@ -93,9 +95,9 @@ class Settings:
     pending_bytes : int
         ``ATLAS_PENDING_BYTES``. How much of what waits for a flush is kept in memory.
     fetch_gap : int
-        ``ATLAS_FETCH_GAP``. Ranges of an object that are no further apart are fetched by one request,
+        ``ATLAS_FETCH_GAP``. Ranges of an object that are no further apart are fetched by one request.
     fetch_bytes : int
-        ``ATLAS_FETCH_BYTES``. as long as that asks for no more than this.
+        ``ATLAS_FETCH_BYTES``. The most that such a request asks for.
     fetch_requests : int
         ``ATLAS_FETCH_REQUESTS``. Requests to an object store that are made at the same time.
     flight_bytes : int

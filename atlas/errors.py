@@ -16,7 +16,6 @@ already catch::
     ├── ShapeMismatch                           (ValueError)
     ├── UnsupportedDataType                     (NotImplementedError, TypeError)
     ├── ReadOnlyStore                           (PermissionError)
-    ├── StoreClosed                             (ValueError)
     ├── SnapshotExpired                         (RuntimeError)
     ├── ConflictError                           (RuntimeError)
     ├── StorageError                            (OSError)
@@ -102,10 +101,6 @@ class UnsupportedDataType(AtlasError, NotImplementedError, TypeError):
 
 class ReadOnlyStore(AtlasError, PermissionError):
     """The store was opened for reading, or its place cannot be written."""
-
-
-class StoreClosed(AtlasError, ValueError):
-    """The handle has been abandoned and takes no more changes."""
 
 
 class SnapshotExpired(AtlasError, RuntimeError):

@@ -101,10 +101,13 @@ def _verify_records(snapshot: Snapshot, report: VerifyReport) -> None:
 
 def _check_for_newer(snapshot: Snapshot) -> None:
     storage = snapshot.storage
+    # Elsewhere there are none, and looking would take a listing. Of a commit that is under way, or was cut off, the
+    # record is there before the root.
+    if not storage.is_local or storage.was_interrupted():
+        return
     known = {record_key(commit) for commit in snapshot.root.commits}
     strange = {f"{DIRECTORY}/{name}" for name in storage.list_dir(DIRECTORY) if RECORD_NAME.fullmatch(name)} - known
-    # Of a commit that is under way, or was cut off, the record is there before the root.
-    if not strange or not storage.is_local or storage.was_interrupted():
+    if not strange:
         return
     root = load_root(storage)
     for key in sorted(strange):

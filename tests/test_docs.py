@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 import shlex
@@ -17,6 +18,7 @@ import xarray as xr
 from documents import ROOT, check_command, pages, pages_with_blocks, run_blocks
 
 import atlas
+from atlas.config import Settings
 
 TUTORIAL = "docs/tutorial.md"
 
@@ -61,6 +63,13 @@ def test_the_commands_in_the_readme_do_what_they_say(tmp_path, monkeypatch):
         check_command(line, "R13857_002\n" if "--where" in line else "...")
     assert len(Path("temperatures.csv").read_text().splitlines()) == 11
     assert len(atlas.Atlas.open("store")) == len(list(Path("files").glob("*.nc"))) == 2
+
+
+def test_every_setting_names_its_variable():
+    parts = re.split(r"^    (\w+) : ", Settings.__doc__, flags=re.MULTILINE)[1:]
+    named = dict(zip(parts[::2], parts[1::2], strict=True))
+    assert list(named) == [field.name for field in dataclasses.fields(Settings)]
+    assert [name for name, text in named.items() if f"``ATLAS_{name.upper()}``" not in text] == []
 
 
 def test_no_handler_is_installed(fleet):

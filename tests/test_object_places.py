@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import http.server
 import json
 import logging
@@ -359,6 +360,17 @@ def test_a_fetch_that_is_cancelled_is_no_read_that_hangs():
 
     with pytest.raises(asyncio.CancelledError):
         list(flight.in_flight(get_loop(), [flight.Job(1, cancelled)], 1, 10))
+
+
+def test_of_many_fetches_that_fail_one_is_raised_and_none_is_logged(caplog):
+    async def failing() -> None:
+        raise atlas.StorageError("no")
+
+    for _ in range(3):
+        with pytest.raises(atlas.StorageError):
+            list(flight.in_flight(get_loop(), [flight.Job(1, failing)] * 8, 8, 100))
+    gc.collect()
+    assert caplog.text == ""
 
 
 def test_a_session_that_fails_once_is_begun_again(moto, monkeypatch):

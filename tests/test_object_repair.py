@@ -191,7 +191,9 @@ def test_the_record_behind_a_file_is_verified(moto):
         assert "something behind it" in str(problem)
         assert moto.open().open_dataset("a").read_array("u").shape == (10, 12)
     moto.filesystem().pipe_file(path, bytes(data))
-    expect(moto.open(), ["a"])
+    with moto.recording() as made:
+        expect(moto.open(), ["a"])
+    assert "LIST" not in kinds(made)
 
 
 def test_a_copy_on_a_disk_is_whole_and_comes_back_too(moto, tmp_path):

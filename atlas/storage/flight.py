@@ -40,12 +40,12 @@ class _Flight:
             self._next += 1
 
     def _landed(self, number: int, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled():
+            task.exception()  # seen: when several fail, only the first one is raised
         if task in self._tasks:
             self._tasks.discard(task)
             self.done.put((number, task))
             self.start()
-        elif not task.cancelled():
-            task.exception()  # seen, though nobody waits for it any more
 
     def used(self, size: int) -> None:
         self._held -= size

@@ -179,8 +179,6 @@ class Proxy:
             await asyncio.sleep(3600)
         if request.fault in _ERRORS and request.fault != "lost-500":
             return self._refuse(writer, request)
-        if request.fault == "range" and request.range:
-            head = _other_range(head)
         if request.fault.startswith("without "):
             head = _without(request.fault.removeprefix("without "), head)
         upstream[1].write(head)
@@ -215,10 +213,13 @@ class Proxy:
         lost = request.fault in ("lost", "lost-500")
         if self.partial and "content-range" in headers:
             head = re.sub(rb"^HTTP/1.1 200 [^\r]*", b"HTTP/1.1 206 Partial Content", head)
+        is_moved = request.fault == "range" and "content-range" in headers
         if not lost:
-            writer.write(head)
+            writer.write(_moved_range(head) if is_moved else head)
         if not bare:
             async for piece in self._body(reader, headers, "ANSWER"):
+                if is_moved:
+                    piece = piece[1:] + piece[:1]
                 request.received += len(piece)
                 if left is not None:
                     piece, left = piece[:left], left - len(piece[:left])
@@ -263,12 +264,14 @@ class Proxy:
                 await asyncio.sleep(self._free_at - now)
 
 
-def _other_range(head: bytes) -> bytes:
-    def moved(match: re.Match[bytes]) -> bytes:
-        first, last = (int(n) for n in match.groups())
-        return b"bytes=%d-%d" % (max(first - 1, 0), max(last - 1, 0)) if first else b"bytes=1-%d" % (last + 1)
+def _moved_range(head: bytes) -> bytes:
+    """Say of an answer that it is of the bytes behind those that were asked for."""
 
-    return re.sub(rb"bytes=(\d+)-(\d+)", moved, head)
+    def moved(match: re.Match[bytes]) -> bytes:
+        first, last, size = (int(n) for n in match.groups())
+        return b"bytes %d-%d/%d" % (first + 1, last + 1, max(size, last + 2))
+
+    return re.sub(rb"bytes (\d+)-(\d+)/(\d+)", moved, head)
 
 
 def _without(name: str, head: bytes) -> bytes:

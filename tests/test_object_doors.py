@@ -1,0 +1,122 @@
+"""The command and the xarray engine on ``s3://`` URLs, as on a disk."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+
+import dask
+import numpy as np
+import pytest
+import s3fs
+import xarray as xr
+from objectstore import servers
+from objectstore.place import kinds
+
+from atlas import config
+from atlas.cli import main
+
+
+@pytest.fixture
+def environment(s3, monkeypatch) -> None:
+    """What the command needs to be told, and no secret among its arguments."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", servers.KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", servers.SECRET)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", servers.REGION)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.options["endpoint_url"])
+    if not s3.honours_conditions:
+        monkeypatch.setenv("ATLAS_SINGLE_WRITER", "1")
+    config.settings.cache_clear()
+    # File systems are kept by what they were made with, which the environment is not part of.
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield
+    s3fs.S3FileSystem.clear_instance_cache()
+    config.settings.cache_clear()
+
+
+@pytest.fixture
+def run(environment, monkeypatch, capsys):
+    """The command in this process: what it prints."""
+
+    def run(*arguments: object, status: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["atlas", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, errors = capsys.readouterr()
+        assert ended.value.code == status, errors
+        return out
+
+    return run
+
+
+def station(i: int) -> xr.Dataset:
+    time = np.datetime64("2020-01-01", "ns") + np.arange(24) * np.timedelta64(1, "h")
+    return xr.Dataset(
+        {"t": (("depth", "time"), np.arange(48.0).reshape(2, 24) + i, {"units": "K"})},
+        {"time": time, "depth": [0.5, 10.0]},
+        {"platform": "buoy", "number": i},
+    )
+
+
+def names(text: str) -> list[str]:
+    return text.split()
+
+
+def test_every_command(s3, run, tmp_path):
+    for i in range(4):
+        directory = tmp_path / ("more" if i == 3 else "files")
+        directory.mkdir(exist_ok=True)
+        station(i).to_netcdf(directory / f"s{i}.nc")
+    url = s3.url
+    run("create", tmp_path / "files", url)
+    assert names(run("ls", url)) == ["s0", "s1", "s2"]
+    run("append", tmp_path / "more", url)
+    assert names(run("ls", url, "--where", "max(t) > 48")) == ["s2", "s3"]
+    assert "s3" in run("show", url, "s3")
+    assert json.loads(run("info", url, "--json"))["datasets"] == 4
+    assert json.loads(run("stats", url, "t", "--json"))
+    assert run("read", url, "s3", "t").count("\n") >= 2
+    run("cp", url, "s0", "copy")
+    run("mv", url, "copy", "moved")
+    run("rm", url, "s1")
+    run("compact", url)
+    assert names(run("ls", url)) == ["s0", "s2", "s3", "moved"]
+    assert "no damage found" in run("verify", url)
+    assert json.loads(run("gc", url, "--grace", 0, "--json"))["waiting"] == []
+    run("export", url, tmp_path / "out")
+    with xr.open_dataset(tmp_path / "out" / "moved.nc") as ds:
+        np.testing.assert_array_equal(ds["t"], station(0)["t"])
+    s3.filesystem().rm_file(f"bucket/{s3.prefix}/atlas.json")
+    assert run("ls", url, status=1) == ""
+    assert "bring the state" in run("repair", url)
+    assert names(run("ls", url)) == ["s0", "s2", "s3", "moved"]
+
+
+def test_the_engine_and_the_accessor(s3, environment):
+    with s3.create() as store:
+        for i in range(3):
+            station(i).atlas.write(store, f"s{i}")
+    with s3.recording() as made:
+        ds = xr.open_dataset(s3.url, engine="atlas", group="s1")
+    assert kinds(made) == {"GET": 5}  # the root; of each coordinate the index, and its cells
+    xr.testing.assert_identical(ds.load(), station(1))
+    lazy = xr.open_dataset(s3.url, engine="atlas", group="s2", chunks={})
+    assert dask.is_dask_collection(lazy["t"].data)
+    np.testing.assert_array_equal(lazy["t"].sum("time"), station(2)["t"].sum("time"))
+    stack = s3.open().open_as_many_xarray_dataset(["s0", "s2"])
+    np.testing.assert_array_equal(stack["t"], [station(0)["t"], station(2)["t"]])
+
+
+def test_a_lazy_dataset_travels(s3, environment):
+    """It is read in another process, with what the environment says there: no secret goes along."""
+    with s3.create() as store:
+        station(1).atlas.write(store, "s1")
+    lazy = xr.open_dataset(s3.url, engine="atlas", group="s1", chunks={})
+    sent = pickle.dumps(lazy["t"].data)
+    assert servers.SECRET.encode() not in sent
+    code = "import pickle, sys; print(float(pickle.load(sys.stdin.buffer).sum().compute(scheduler='threads')))"
+    done = subprocess.run([sys.executable, "-c", code], input=sent, capture_output=True, check=True)
+    assert float(done.stdout) == float(station(1)["t"].sum())
