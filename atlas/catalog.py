@@ -100,7 +100,7 @@ class Catalog:
         if known is None:
             known = self.find(key)
             known.flags.writeable = False
-            if sum(map(len, self._lists)) + len(key) > _REMEMBERED_NAMES:
+            if sum(map(len, list(self._lists))) + len(key) > _REMEMBERED_NAMES:
                 self._lists.clear()
             if len(key) <= _REMEMBERED_NAMES:
                 self._lists[key] = known

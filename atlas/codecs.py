@@ -110,13 +110,12 @@ def encode_numbers(
     if not may_be_packed(len(raw), dtype, codec) or _is_constant(raw, dtype.itemsize):
         return encode(raw, dtype.itemsize, codec, level)
     loops = kernels.pick(max(len(raw), kernels.CALL))
-    packing = loops.choose(raw, shape, element, fill)
-    limit = packed_limit(len(raw))
-    packed = None if packing is None else loops.pack(raw, shape, element, fill, packing, limit)
-    if packed is not None and not (packing.repetitive and _promises(raw, dtype.itemsize, codec, level, len(packed))):
+    packed, _, packings = loops.pack_rows(raw[np.newaxis], shape, element, fill, packed_limit(len(raw)))
+    packed, repetitive = packed.tobytes(), packings[0, 3] != 0
+    if len(packed) and not (repetitive and _promises(raw, dtype.itemsize, codec, level, len(packed))):
         return packed, PACKED
     other, pipeline = encode(raw, dtype.itemsize, codec, level)
-    if packed is not None and len(other) > len(packed) * SMALLER:
+    if len(packed) and len(other) > len(packed) * SMALLER:
         return packed, PACKED
     return other, pipeline
 
@@ -152,7 +151,7 @@ def encode(raw: Any, itemsize: int, codec: str, level: int) -> tuple[bytes, int]
         return data.tobytes(), RAW
     shuffled = itemsize > 1
     body = _shuffle(data, itemsize) if shuffled else data
-    packed = _compress_zstd(body, level) if codec == "zstd" else _compress_lz4(body)
+    packed = compress_zstd(body, level) if codec == "zstd" else _compress_lz4(body)
     if len(packed) > len(data) * _WORTH:
         return data.tobytes(), RAW
     return packed, (ZSTD if codec == "zstd" else LZ4) + (_SHUFFLED if shuffled else 0)
@@ -170,7 +169,8 @@ def _shuffle(data: np.ndarray[Any, Any], itemsize: int) -> np.ndarray[Any, Any]:
     return out
 
 
-def _compress_zstd(data: Any, level: int) -> bytes:
+def compress_zstd(data: Any, level: int) -> bytes:
+    """Return one zstd frame; by a compressor that the thread keeps, as making one costs more than a small frame."""
     import zstandard
 
     contexts = _contexts.__dict__.setdefault("compressors", {})

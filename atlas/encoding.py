@@ -167,12 +167,12 @@ def _pack_rows(
         return np.arange(len(raw))
     loops = kernels.pick(len(tried) * max(raw.shape[1], kernels.CALL))
     picked = raw if len(tried) == len(raw) else raw[tried]
-    data, lengths, repetitive = loops.pack_rows(picked, extent, element_of(dtype), fill, packed_limit(raw.shape[1]))
+    data, lengths, packings = loops.pack_rows(picked, extent, element_of(dtype), fill, packed_limit(raw.shape[1]))
     ends = np.cumsum(lengths)
     view = memoryview(data)
     for row, begin, end in zip(tried.tolist(), (ends - lengths).tolist(), ends.tolist(), strict=True):
         payloads[row] = view[begin:end]
-    settled = tried[(lengths > 0) & ~repetitive]
+    settled = tried[(lengths > 0) & (packings[:, 3] == 0)]
     return np.setdiff1d(np.arange(len(raw)), settled, assume_unique=True)
 
 

@@ -374,7 +374,7 @@ def test_a_writer_that_is_refused_leaves_an_older_root_what_it_is(place):
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_compaction_leaves_what_a_newer_root_referred_to(place, interrupted):
+def test_compaction_leaves_what_a_newer_root_referred_to(place, interrupted, caplog):
     """An older root was put in its place, by a backup say: the newer state can still be brought back."""
     older = (place / "atlas.json").read_bytes()
     for value in range(2):
@@ -388,6 +388,7 @@ def test_compaction_leaves_what_a_newer_root_referred_to(place, interrupted):
     with Atlas.open(place) as store:
         assert store.open_dataset("a").get_attribute("k") == 0
         store.compact()
+    assert "its root is older than the record of a later commit" in caplog.text
     (place / ".atlas.lock").write_bytes(b"")
     assert Atlas.repair(place).ok
     assert Atlas.open(place).open_dataset("a").get_attribute("k") == 8

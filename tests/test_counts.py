@@ -38,7 +38,6 @@ def decoded(monkeypatch) -> Counter:
             counts.update(chunks=len(rows), calls=1)
             native.unpack(src, rows, *rest)
 
-        choose, pack = staticmethod(native.choose), staticmethod(native.pack)
         pack_rows, digest = staticmethod(native.pack_rows), staticmethod(native.digest)
 
     monkeypatch.setattr(kernels, "pick", lambda cost, compiled=False: Counting)

@@ -33,10 +33,8 @@ _log = logging.getLogger("atlas")
 # Every kernel, which is alone in the module of its name, and how many arguments it takes.
 KERNELS = {
     "admit": 16,
-    "choose": 8,
     "digest": 6,
-    "pack": 13,
-    "pack_rows": 13,
+    "pack_rows": 14,
     "scatter": 19,
     "shuffle": 4,
     "unpack": 20,

@@ -260,85 +260,40 @@ def shuffle(src: Any, out: Any, itemsize: int) -> None:
     library["shuffle"](_address(src), _address(out), len(src) // itemsize, itemsize)
 
 
-def choose(cells: Any, shape: tuple[int, ...], element: int, fill: Any) -> Packing | None:
-    """Return how a chunk is best packed, or ``None`` where its cells are no decimals.
-
-    Parameters
-    ----------
-    cells : (n,) uint8
-        The chunk's bytes.
-    shape : tuple of int
-    element : int
-    fill : (itemsize,) uint8 or None
-        The fill value's bytes.
-    """
-    extent = np.array(shape or (1,), np.int64)
-    report = np.zeros(4, np.int64)
-    count = len(cells) // ITEM_SIZES[element]
-    found = library["choose"](
-        _address(cells),
-        count,
-        len(extent),
-        _address(extent),
-        element,
-        0 if fill is None else _address(fill),
-        _address(_room("work", 4096)),
-        _address(report),
-    )
-    return Packing(*report.tolist()) if found else None
-
-
-def pack(cells: Any, shape: tuple[int, ...], element: int, fill: Any, packing: Packing, limit: int) -> bytes | None:
-    """Return a chunk's payload, or ``None`` where it would exceed `limit` bytes or leave too many cells over.
-
-    Parameters are those of :func:`choose`, and its result.
-    """
-    extent = np.array(shape or (1,), np.int64)
-    item = ITEM_SIZES[element]
-    count = len(cells) // item
-    out = _room("out", limit)
-    length = library["pack"](
-        _address(cells),
-        count,
-        len(extent),
-        _address(extent),
-        element,
-        item,
-        packing.kind,
-        packing.code,
-        packing.axes,
-        0 if fill is None else _address(fill),
-        limit,
-        _address(out),
-        _address(_room("work", 1024 + 16 * len(extent) + 26 * count + 8 * (_MOST_BOXES + 2))),
-    )
-    return out[:length].tobytes() if length else None
-
-
-def pack_rows(cells: Any, shape: tuple[int, ...], element: int, fill: Any, limit: int) -> tuple[Any, Any, Any]:
-    """Return the packed payloads of many chunks of one shape.
+def pack_rows(
+    cells: Any, shape: tuple[int, ...], element: int, fill: Any, limit: int, packing: Packing | None = None
+) -> tuple[Any, Any, Any]:
+    """Return the packed payloads of chunks of one shape.
 
     Parameters
     ----------
     cells : (n, m) uint8
         A chunk's bytes in each row.
-    shape, element, fill, limit
-        As for :func:`choose` and :func:`pack`.
+    shape : tuple of int
+    element : int
+    fill : (itemsize,) uint8 or None
+        The bytes of a value that many cells may hold.
+    limit : int
+        Bytes that a payload may take.
+    packing : Packing, optional
+        How to pack all of them; chosen for each when not given.
 
     Returns
     -------
     payloads : (bytes,) uint8
         Back to back.
     lengths : (n,) int64
-        0 for those that packing does not make small enough.
-    repetitive : (n,) bool
-        As in :class:`~atlas.kernels.layout.Packing`.
+        0 for those that packing does not make small enough, or where too many cells would be left over.
+    packings : (n, 4) int64
+        The :class:`~atlas.kernels.layout.Packing` of each; its kind is -1 where cells are no decimals.
     """
     extent = np.array(shape or (1,), np.int64)
     item, rows = ITEM_SIZES[element], len(cells)
     count = cells.shape[1] // item
-    out = np.empty(rows * limit, np.uint8)
-    lengths, repetitive = np.empty(rows, np.int64), np.empty(rows, np.uint8)
+    # Large chunks come one by one: memory that was touched before is several times faster than new.
+    out = np.empty(rows * limit, np.uint8) if rows > 1 else _room("out", limit)
+    lengths = np.empty(rows, np.int64)
+    packings = np.tile(np.array(packing or (0, 0, 0, 0), np.int64), (rows, 1))
     length = library["pack_rows"](
         _address(cells),
         rows,
@@ -349,7 +304,8 @@ def pack_rows(cells: Any, shape: tuple[int, ...], element: int, fill: Any, limit
         item,
         0 if fill is None else _address(fill),
         limit,
-        *map(_address, (out, lengths, repetitive)),
-        _address(_room("work", 4096 + 64 + 1024 + 16 * len(extent) + 26 * count + 8 * (_MOST_BOXES + 2))),
+        *map(_address, (out, lengths, packings)),
+        packing is not None,
+        _address(_room("work", 4096 + 1024 + 16 * len(extent) + 26 * count + 8 * (_MOST_BOXES + 2))),
     )
-    return out[:length], lengths, repetitive.astype(bool)
+    return out[:length] if rows > 1 else out[:length].copy(), lengths, packings

@@ -1,4 +1,4 @@
-"""Choose a packing for many small chunks of one shape, and pack each: a call for all, not two for every one."""
+"""Choose a packing for chunks of one shape, and pack each: a call for all, not two for every one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from atlas.kernels.choose import choose
 from atlas.kernels.compile import helper
-from atlas.kernels.memory import i64, u8
+from atlas.kernels.memory import i64
 from atlas.kernels.pack import pack
 
 _choose = helper(choose)
@@ -25,22 +25,24 @@ def pack_rows(
     limit: Any,
     out: Any,
     lengths: Any,
-    repetitive: Any,
+    packings: Any,
+    given: Any,
     room: Any,
 ) -> Any:
     """Pack the chunks that lie back to back at `src`; return the bytes written to `out`.
 
-    `lengths` gets what each chunk took, 0 where packing does not pay; `repetitive` (bytes) whether its values
-    come again and again. `out` takes `limit` bytes a chunk; `room` is that of both kernels.
+    `packings` has four integers a chunk: how it is to be packed, where `given`, or else what was chosen, which begins
+    with -1 where its cells are no decimals. `lengths` gets what each chunk took, 0 where packing does not pay. `out`
+    takes `limit` bytes a chunk; `room` is that of both helpers.
     """
     position = out
     for row in range(rows):
-        chunk = src + row * cells * item
+        chunk, packing = src + row * cells * item, packings + 32 * row
+        chosen = i64(packing)
         i64(lengths)[row] = 0
-        u8(repetitive)[row] = 0
-        if _choose(chunk, cells, ndim, extent, element, fill, room, room + 4096):
-            report = i64(room + 4096)
-            u8(repetitive)[row] = report[3]
+        if not given and not _choose(chunk, cells, ndim, extent, element, fill, room, packing):
+            chosen[0], chosen[3] = -1, 0
+        elif limit > 0:
             length = _pack(
                 chunk,
                 cells,
@@ -48,13 +50,13 @@ def pack_rows(
                 extent,
                 element,
                 item,
-                report[0],
-                report[1],
-                report[2],
+                chosen[0],
+                chosen[1],
+                chosen[2],
                 fill,
                 limit,
                 position,
-                room + 4096 + 64,
+                room + 4096,
             )
             i64(lengths)[row] = length
             position += length

@@ -8,16 +8,13 @@ import numpy as np
 import xxhash
 
 from atlas.kernels.twins.admitting import admit
-from atlas.kernels.twins.choosing import choose
 from atlas.kernels.twins.moving import scatter, scatter_decoded, shuffle
-from atlas.kernels.twins.packing import pack, pack_rows
+from atlas.kernels.twins.packing import pack_rows
 from atlas.kernels.twins.unpacking import unpack, unpack_whole
 
 __all__ = [
     "admit",
-    "choose",
     "digest",
-    "pack",
     "pack_rows",
     "scatter",
     "scatter_decoded",

@@ -62,16 +62,18 @@ def pack(cells: Any, shape: tuple[int, ...], element: int, fill: Any, packing: P
     return payload if len(payload) <= limit else None
 
 
-def pack_rows(cells: Any, shape: tuple[int, ...], element: int, fill: Any, limit: int) -> tuple[Any, Any, Any]:
+def pack_rows(
+    cells: Any, shape: tuple[int, ...], element: int, fill: Any, limit: int, packing: Packing | None = None
+) -> tuple[Any, Any, Any]:
     """Twin of :func:`atlas.kernels.native.pack_rows`."""
-    packings = [choose(row, shape, element, fill) for row in cells]
+    packings = [packing or choose(row, shape, element, fill) for row in cells]
     payloads = [
-        (packing and pack(row, shape, element, fill, packing, limit)) or b""
-        for row, packing in zip(cells, packings, strict=True)
+        (found and limit and pack(row, shape, element, fill, found, limit)) or b""
+        for row, found in zip(cells, packings, strict=True)
     ]
     lengths = np.array([len(payload) for payload in payloads], np.int64)
-    repetitive = np.array([packing is not None and bool(packing.repetitive) for packing in packings], bool)
-    return np.frombuffer(b"".join(payloads), np.uint8), lengths, repetitive
+    rows = [found or Packing(-1, 0, 0) for found in packings]
+    return np.frombuffer(b"".join(payloads), np.uint8), lengths, np.array(rows, np.int64).reshape(-1, 4)
 
 
 def _fits_narrow(values: Any, fill: Any, code: int) -> bool:
