@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -97,20 +98,18 @@ def _groups(file: ColumnFile) -> list[Group]:
 
 
 def _group(file: ColumnFile, code: int, written: Any, rows: int) -> Group:
-    dims, slots = _counts(file, written)
+    dims, slots = _counts(written)
     sizes = LazyColumns(dims, lambda i: _column(file, f"{code}.size.{i}", rows, "int64"))
     values = LazyColumns(slots, lambda i: _column(file, f"{code}.attribute.{i}", rows, group.template.slots[i][2]))
     group = Group(written, rows, sizes, values)
     return group
 
 
-def _counts(file: ColumnFile, written: Any) -> tuple[int, int]:
-    try:
+def _counts(written: Any) -> tuple[int, int]:
+    with suppress(TypeError, KeyError, AttributeError):
         attributes = len(written["attributes"]) + sum(len(array.get("attributes", ())) for array in written["arrays"])
         return len(written["dims"]), attributes
-    except (TypeError, KeyError, AttributeError):
-        file.expect(False, "a schema is malformed")
-        raise
+    raise CorruptIndex("the dataset table is damaged: a schema is malformed")
 
 
 def _column(file: ColumnFile, name: str, rows: int, tag: str) -> Column:
