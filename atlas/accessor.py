@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -34,6 +34,8 @@ class AtlasAccessor:
         fill_value: Any = None,
         *,
         encoding: Mapping[str, Mapping[str, Any]] | None = None,
+        mode: Literal["w-", "w", "a"] | None = None,
+        append_dim: str | None = None,
     ) -> None:
         """Add the dataset to `store` as `name`; nothing is on the disk before the store is flushed.
 
@@ -41,7 +43,7 @@ class AtlasAccessor:
         ----------
         store : Atlas
         name : str
-        chunks, fill_value, encoding : see :meth:`atlas.Atlas.add_xarray_dataset`
+        chunks, fill_value, encoding, mode, append_dim : see :meth:`atlas.Atlas.add_xarray_dataset`
 
         Examples
         --------
@@ -52,7 +54,9 @@ class AtlasAccessor:
         >>> store.to_xarray("jan")["t"].encoding["dtype"]
         dtype('int16')
         """
-        store.add_xarray_dataset(self._ds, name, chunks, fill_value, encoding=encoding)
+        store.add_xarray_dataset(
+            self._ds, name, chunks, fill_value, encoding=encoding, mode=mode, append_dim=append_dim
+        )
 
 
 def register() -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from atlas.catalog import Catalog
 from atlas.chunks import Integers, Selection
-from atlas.columns import Texts, distinct
+from atlas.columns import Texts, distinct, positions
 from atlas.dtypes import DType
 from atlas.errors import CorruptChunk, CorruptIndex
 from atlas.pending import Block, Pending
@@ -153,8 +153,8 @@ def total_statistics(snapshot: Snapshot, written: Written) -> StatisticsColumns:
             grown.append(ordinal)
     cells = np.array([schema.cells for schema in written.schemas], np.int64)[written.codes]
     incomplete = np.flatnonzero(cells > totals.rows)
-    complete = np.array([*piece.reset.tolist(), *grown], np.int64)
-    kept = incomplete[~np.isin(piece.entries[incomplete], complete)]
+    complete = distinct(np.array([*piece.reset.tolist(), *grown], np.int64)) if grown else piece.reset
+    kept = incomplete[positions(complete, piece.entries[incomplete]) < 0]
     for schema, entries, numbers in _alike(written, kept):
         _add_stored(snapshot, schema, piece.entries, entries, numbers, totals)
     for code, schema in enumerate(written.schemas):
@@ -289,7 +289,7 @@ def entry_columns(
     dtypes : sequence of DType
         Every type that they declare the array with.
     """
-    flags = np.where(np.isin(entries, reset), RESET, 0) | np.where(found.valid, STATISTICS, 0)
+    flags = np.where(positions(reset, entries) >= 0, RESET, 0) | np.where(found.valid, STATISTICS, 0)
     columns = {
         "ordinal": entries.astype("<u4"),
         "count": np.asarray(counts).astype("<u4"),

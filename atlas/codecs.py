@@ -151,7 +151,7 @@ def encode(raw: Any, itemsize: int, codec: str, level: int) -> tuple[bytes, int]
         return data.tobytes(), RAW
     shuffled = itemsize > 1
     body = _shuffle(data, itemsize) if shuffled else data
-    packed = _compress_zstd(body, level) if codec == "zstd" else _compress_lz4(body)
+    packed = compress_zstd(body, level) if codec == "zstd" else _compress_lz4(body)
     if len(packed) > len(data) * _WORTH:
         return data.tobytes(), RAW
     return packed, (ZSTD if codec == "zstd" else LZ4) + (_SHUFFLED if shuffled else 0)
@@ -169,7 +169,8 @@ def _shuffle(data: np.ndarray[Any, Any], itemsize: int) -> np.ndarray[Any, Any]:
     return out
 
 
-def _compress_zstd(data: Any, level: int) -> bytes:
+def compress_zstd(data: Any, level: int) -> bytes:
+    """Return one zstd frame; by a compressor that the thread keeps, as making one costs more than a small frame."""
     import zstandard
 
     contexts = _contexts.__dict__.setdefault("compressors", {})

@@ -18,12 +18,15 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from atlas.codecs import compress_zstd
 from atlas.columns import Column, Texts
 from atlas.errors import CorruptIndex, InvalidArgument
 from atlas.storage import DataWriter
 
 # Columns above this size stay uncompressed: they are used where they were read to.
 COMPRESS_BELOW = 4 << 20
+
+_LEVEL = 3
 
 # Rows that are believed of any file, and bytes of one text repeated.
 _FREE_ROWS = 16 << 20
@@ -135,9 +138,7 @@ def encode_column(name: str, values: Any) -> tuple[dict[str, Any], Any]:
     else:
         dtype, encoding, data = cells.dtype.str, *_number_bytes(cells, rows)
     if encoding == "raw" and 64 < len(data) <= COMPRESS_BELOW:
-        import zstandard
-
-        packed = zstandard.ZstdCompressor(level=3).compress(data)
+        packed = compress_zstd(data, _LEVEL)
         if len(packed) < len(data):
             encoding, data = "zstd", packed
     digest = xxhash.xxh3_64_intdigest(data)

@@ -35,6 +35,19 @@ def distinct(values: NDArray[Any]) -> NDArray[Any]:
     return ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])] if len(ordered) else ordered
 
 
+def positions(ascending: Integers, wanted: Integers) -> Integers:
+    """Return where each value is in an ascending array, or -1."""
+    size = len(ascending)
+    if not size or not len(wanted):
+        return np.full(len(wanted), -1, np.int64)
+    first = int(ascending[0])
+    if int(ascending[-1]) - first == size - 1:
+        places = wanted - first
+        return np.where((places >= 0) & (places < size), places, -1)
+    places = np.minimum(np.searchsorted(ascending, wanted), size - 1)
+    return np.where(ascending[places] == wanted, places, -1)
+
+
 class Texts:
     """Byte strings back to back.
 

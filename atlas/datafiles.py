@@ -157,6 +157,8 @@ def _copy_order(
     }
     for source in sorted(apart):
         yield source, np.flatnonzero(sources == source)
+    if len(apart) == len(reads):
+        return
     left = np.flatnonzero(~np.isin(sources, list(apart)))
     order = left[np.lexsort((sources[left], numbers[left]))]
     edges = np.flatnonzero(np.diff(numbers[order]) | np.diff(sources[order])) + 1

@@ -24,6 +24,8 @@ class Exchange(Maintained):
         fill_value: Any = None,
         *,
         encoding: Mapping[str, Mapping[str, Any]] | None = None,
+        mode: Literal["w-", "w", "a"] | None = None,
+        append_dim: str | None = None,
     ) -> None:
         """Add an :class:`xarray.Dataset` as a new dataset; nothing is flushed. When it fails, nothing of it stays.
 
@@ -42,11 +44,20 @@ class Exchange(Maintained):
         encoding : mapping of str to mapping, optional
             As :meth:`xarray.Dataset.to_netcdf` takes it, over the variables' own: ``dtype``, ``scale_factor``,
             ``units``, ``chunksizes`` …
+        mode : {"w-", "w", "a"}, optional
+            As :meth:`xarray.Dataset.to_zarr` has it. ``"w-"``, the default: that the dataset is there is an error.
+            ``"w"``: it is replaced. ``"a"``: what is written of variables and attributes takes the place of those that
+            it has, others stay. Where there is none, all three create it.
+        append_dim : str, optional
+            With ``"a"``, which is the default then: variables along this dimension get their cells behind those that
+            are there, and keep their attributes and encoding.
 
         Raises
         ------
         UnsupportedDataType
             If a variable has a type that cannot be stored.
+        DataTypeError, ShapeMismatch
+            If what is appended is of another type, or a dimension would have two sizes.
         DatasetAlreadyExists, InvalidName, InvalidArgument, ArrayNotFound
         MissingDependency
             If xarray is not installed.
@@ -58,10 +69,20 @@ class Exchange(Maintained):
         ...     store.add_xarray_dataset(xr.Dataset({"t": ("x", [1.5, 2.5])}), "jan", chunks={"t": [1]})
         >>> store.open_dataset("jan").array_meta("t")
         {'dtype': 'float64', 'shape': [2], 'chunk_shape': [1], 'dimension_names': ['x']}
+
+        Cells may come bit by bit.
+
+        >>> import numpy as np
+        >>> store = atlas.Atlas.open("fleet")
+        >>> for day in range(3):
+        ...     hours = xr.Dataset({"t": ("time", np.full(24, 15.0 + day))}, {"time": np.arange(24) + 24 * day})
+        ...     store.add_xarray_dataset(hours, "buoy", chunks={"t": [240], "time": [240]}, append_dim="time")
+        >>> store.open_as_xarray_dataset("buoy")["t"].shape
+        (72,)
         """
         from atlas.xarray import add_xarray_dataset
 
-        add_xarray_dataset(cast("Atlas", self), ds, name, chunks, fill_value, encoding)
+        add_xarray_dataset(cast("Atlas", self), ds, name, chunks, fill_value, encoding, mode, append_dim)
 
     def open_as_xarray_dataset(self, name: str) -> xr.Dataset:
         """Return a dataset as an :class:`xarray.Dataset`, changes that are not flushed yet included.

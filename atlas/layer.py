@@ -14,7 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import MAX_CELLS
-from atlas.columns import Column, Integers, cell_value, column_values, distinct, integer_column, runs, values_column
+from atlas.columns import (
+    Column,
+    Integers,
+    cell_value,
+    column_values,
+    distinct,
+    integer_column,
+    positions,
+    runs,
+    values_column,
+)
 from atlas.errors import InvalidArgument
 from atlas.forks import cached_property
 from atlas.groups import Declared, Group, group_members
@@ -102,11 +112,11 @@ class Layer:
 
     def rows_of(self, ordinals: Integers) -> Integers:
         """Return the row of every ordinal, -1 where this layer says nothing of it."""
-        return _positions(self.ordinals, ordinals)
+        return positions(self.ordinals, ordinals)
 
     def deletes(self, ordinals: Integers) -> NDArray[np.bool_]:
         """Return which ordinals of older layers this one takes away."""
-        return _positions(self.deleted, ordinals) >= 0
+        return positions(self.deleted, ordinals) >= 0
 
     def hidden(self, newer: Layer) -> Integers:
         """Return the rows that a newer layer replaces or takes away."""
@@ -188,19 +198,6 @@ class Layer:
         _expect((np.diff(layer.ordinals) > 0).all(), "an ordinal is used twice")
         _expect(len(set(layer.names.tolist())) == len(layer), "two datasets have the same name")
         return layer.deleting(runs_from_json(deleted, slots, min(slots, older)))
-
-
-def _positions(ascending: Integers, wanted: Integers) -> Integers:
-    """Return where each value is in an ascending array, or -1."""
-    size = len(ascending)
-    if not size or not len(wanted):
-        return np.full(len(wanted), -1, np.int64)
-    first = int(ascending[0])
-    if int(ascending[-1]) - first == size - 1:
-        places = wanted - first
-        return np.where((places >= 0) & (places < size), places, -1)
-    places = np.minimum(np.searchsorted(ascending, wanted), size - 1)
-    return np.where(ascending[places] == wanted, places, -1)
 
 
 def joined(layers: Sequence[Layer], bottom: bool = True) -> Layer:

@@ -44,14 +44,16 @@ def resize(session: Session, name: str, array: str, shape: Any) -> None:
 
 
 @contextmanager
-def whole_or_not(session: Session, name: str, array: str) -> Iterator[None]:
-    """Have an array as it was before when an error ends the block."""
-    schema, pending = _schema(session, name, array), session.pending.array(name, array)
+def whole_or_not(session: Session, name: str) -> Iterator[None]:
+    """Have a dataset as it was before when an error ends the block, in which arrays are resized or declared anew."""
+    record = session.record(name).copy()
+    pending = {array: found for array in record.arrays if (found := session.pending.array(name, array)) is not None}
     try:
         yield
     except BaseException:
-        session.change(name).arrays[array] = schema
-        session.pending.arrays.setdefault(name, {})[array] = pending or PendingArray(schema, reset=False)
+        if name in session.pending.records:
+            session.pending.records[name], session.pending.arrays[name] = record, pending
+            session.forget_schema()
         raise
 
 

@@ -235,7 +235,7 @@ class DatasetView(Described):
             self._session.writable()
             shape, cells = appended_shape(self._session, self._name, name, data, axis)
             start = tuple(old if n != old else 0 for n, old in zip(shape, self._schema(name).shape, strict=True))
-            with whole_or_not(self._session, self._name, name):
+            with whole_or_not(self._session, self._name):
                 resize(self._session, self._name, name, shape)
                 self.write_array(name, start, cells)
         return shape

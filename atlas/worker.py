@@ -24,7 +24,7 @@ from atlas.decoded import decoded_chunks
 from atlas.errors import CorruptChunk, SnapshotExpired
 from atlas.forks import free_in_children
 from atlas.kernels import digests
-from atlas.storage.local import put_aside, translated
+from atlas.storage.files import put_aside, translated
 
 Bytes = NDArray[np.uint8]
 

@@ -40,6 +40,9 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 copybutton_only_copy_prompt_lines = True
 
+# A block that does not say what it is, is not Python: help, commands, bytes.
+highlight_language = "none"
+
 html_theme = "furo"
 html_title = f"Atlas {version}"
 html_static_path = ["_static"]

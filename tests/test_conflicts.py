@@ -144,7 +144,7 @@ def interrupt(*args: object) -> None:
 
 def fails_after_the_root_was_replaced(store, monkeypatch, how=eio, error=StorageError):
     with monkeypatch.context() as broken:
-        broken.setattr(local, "_sync_parent", how)
+        broken.setattr(local, "sync_parent", how)
         with pytest.raises(error):
             store.flush()
 
@@ -374,7 +374,7 @@ def test_a_writer_that_is_refused_leaves_an_older_root_what_it_is(place):
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_compaction_leaves_what_a_newer_root_referred_to(place, interrupted):
+def test_compaction_leaves_what_a_newer_root_referred_to(place, interrupted, caplog):
     """An older root was put in its place, by a backup say: the newer state can still be brought back."""
     older = (place / "atlas.json").read_bytes()
     for value in range(2):
@@ -388,6 +388,7 @@ def test_compaction_leaves_what_a_newer_root_referred_to(place, interrupted):
     with Atlas.open(place) as store:
         assert store.open_dataset("a").get_attribute("k") == 0
         store.compact()
+    assert "its root is older than the record of a later commit" in caplog.text
     (place / ".atlas.lock").write_bytes(b"")
     assert Atlas.repair(place).ok
     assert Atlas.open(place).open_dataset("a").get_attribute("k") == 8

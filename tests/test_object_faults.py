@@ -174,11 +174,12 @@ def test_every_request_fails_from_some_time_on(moto, step):
                     said = error_of(step, place, store)
                 # The deadlines that are promised, and what a busy machine takes besides.
                 assert time.monotonic() - began < 3 * DEADLINE + 6
-                assert said or not broken.was_reached
+                # An answer without a body has none that could be cut off.
+                assert said or not broken.was_reached or fault == "truncated"
                 assert "\n" not in said
                 assert place.options["secret"] not in said
                 seen = place.open().list_datasets()
-                assert seen in (["a"], after(step))
+                assert seen in ([["a"], after(step)] if said else [after(step)])
                 expect(place.open(), seen)
                 step(place, store)
                 expect(place.open(), after(step))

@@ -161,6 +161,18 @@ def test_who_only_looks_and_is_refused_leaves_the_mark_as_it_is(tmp_path):
         assert (tmp_path / locks.LOCK_NAME).read_bytes() == content
 
 
+def test_a_lock_that_cannot_be_had_is_not_held(tmp_path, monkeypatch):
+    def fail(*args: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(locks.fcntl, "flock", fail)
+        with pytest.raises(OSError, match="Input/output"), locks.writer_lock(str(tmp_path), 1):
+            pass
+    with locks.writer_lock(str(tmp_path), 1) as interrupted:
+        assert not interrupted
+
+
 def test_a_copy_that_does_not_fit_is_taken_back(tmp_path, monkeypatch):
     """Where there are no links, what a repair replaces is copied."""
     (tmp_path / "whole").write_bytes(bytes(5000))
@@ -184,6 +196,21 @@ def test_a_commit_did_not_happen_if_another_has_its_number(recent, is_ruled_out)
     mine = Root(StoreConfig(), 5, "mine", "a", Catalog(), {})
     now = Root(StoreConfig(), 7, "c", "b", Catalog(), {}, recent=recent)
     assert Attempt(mine, set()).is_ruled_out_by(now) == is_ruled_out
+
+
+def test_a_flush_of_more_arrays_than_files_may_be_open(tmp_path):
+    def write() -> None:
+        store = atlas.Atlas.create(tmp_path / "s", workers=1)
+        view = store.create_dataset("a")
+        for number in range(160):
+            view.define_array(f"t{number}", "int32", ["x"], [1])
+            view.write_array(f"t{number}", [0], np.full(1, number, "int32"))
+        limit = len(os.listdir("/proc/self/fd")) + 140
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+        store.flush()
+
+    in_child(write)
+    assert atlas.Atlas.open(tmp_path / "s").open_dataset("a").read_array("t159").tolist() == [159]
 
 
 # ── what waits for a flush ────────────────────────────────────────────────────────────────────
@@ -227,3 +254,12 @@ def test_large_pieces_go_to_the_file_as_they_are(tmp_path, monkeypatch):
     places = [waiting.append(piece) for piece in pieces]
     assert waiting.spilled
     assert [waiting.read(at, len(piece)) for at, piece in zip(places, pieces, strict=True)] == pieces
+
+
+def test_a_place_that_takes_no_files_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    waiting = Heap(str(tmp_path / "file"), 0)
+    waiting.append(b"first")
+    with pytest.raises(atlas.StorageError, match="file does not take more: Not a directory"):
+        waiting.append(b"second")
+    assert waiting.read(0, 5) == b"first"

@@ -19,7 +19,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from atlas.errors import ConflictError, CorruptStore, InvalidArgument, ReadOnlyStore, StorageError
-from atlas.storage import LocalStorage, Storage, array_directory, local, locks, open_storage
+from atlas.storage import LocalStorage, Storage, array_directory, files, local, locks, open_storage
 from atlas.storage.remote import RemoteStorage
 
 KEY = "t/data-1.af"
@@ -299,7 +299,7 @@ def test_without_hard_links(tmp_path, monkeypatch, code):
 
 
 def test_where_directories_cannot_be_synced(tmp_path, monkeypatch):
-    monkeypatch.setattr(local, "can_sync_directories", False)
+    monkeypatch.setattr(files, "can_sync_directories", False)
     store = LocalStorage(str(tmp_path / "s"))
     store.create_exclusive("atlas.json", b"1")
     put(store)
@@ -314,7 +314,7 @@ def test_new_files_never_overwrite(here):
 
 
 def test_a_directory_purged_in_between_is_made_again(here, monkeypatch):
-    original = local.make_directories
+    original = files.make_directories
     emptied = []
 
     def make_and_lose(path: str) -> None:
@@ -323,7 +323,7 @@ def test_a_directory_purged_in_between_is_made_again(here, monkeypatch):
             emptied.append(path)
             os.rmdir(path)
 
-    monkeypatch.setattr(local, "make_directories", make_and_lose)
+    monkeypatch.setattr(files, "make_directories", make_and_lose)
     put(here)
     assert emptied
     assert here.read(KEY) == bytes(range(100))

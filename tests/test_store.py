@@ -566,7 +566,7 @@ def test_changes_that_were_committed_after_all_are_committed_once(place, monkeyp
     store.create_dataset("a").define_array("t", "int8", ["x"], [3])
     store.open_dataset("a").write_array("t", [0], np.array([1, 2, 3], "int8"))
     with monkeypatch.context() as broken:
-        broken.setattr(local, "_sync_parent", fail_with_eio)
+        broken.setattr(local, "sync_parent", fail_with_eio)
         with pytest.raises(StorageError):
             store.flush()
     assert Atlas.open(place).list_datasets() == ["a"]

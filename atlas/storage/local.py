@@ -3,188 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import mmap
 import os
 import stat
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.errors import CorruptStore, ReadOnlyStore, StorageError
+from atlas.errors import CorruptStore, StorageError
 from atlas.storage import locks
 from atlas.storage.base import DataWriter, Pin, Storage, Stored, check_key
-from atlas.threads import Turn, finish, help_with, insist
-
-_RETIRED = "_retired"
-_BUFFER_BYTES = 1 << 20
-# Threads that sync files and directories side by side, if there are as many for each of them.
-_SYNCING = 8
-_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
-
-# Elsewhere a directory cannot be opened, and its entries are the file system's own business.
-can_sync_directories = hasattr(os, "O_DIRECTORY")
-
-
-@contextmanager
-def translated(place: str, doing: str) -> Iterator[None]:
-    """Turn the operating system's errors into ours; missing and existing files stay what they are."""
-    try:
-        yield
-    except (FileNotFoundError, FileExistsError):
-        raise
-    except OSError as error:
-        if isinstance(error, (StorageError, ReadOnlyStore)):
-            raise
-        kind = ReadOnlyStore if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else StorageError
-        raise kind(f"{doing} {place}: {error.strerror or error}") from error
-
-
-def sync_directory(path: str) -> None:
-    """Make the entries of a directory durable."""
-    if not can_sync_directories:
-        return
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems sync files only, and say so like this; on read-only ones there is nothing to do.
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.EROFS):
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _finish(writer: DataWriter) -> None:
-    writer.finish()
-
-
-def _for_each(action: Callable[[Any], None], items: Sequence[Any]) -> None:
-    """Do something with every item: many at a time, as the disk takes the syncs of several threads in one go."""
-    waiting, errors = deque(items), deque[BaseException]()
-
-    def work() -> None:
-        while not errors:
-            try:
-                item = waiting.popleft()
-            except IndexError:
-                return
-            try:
-                action(item)
-            except BaseException as error:
-                errors.append(error)
-
-    helping: list[Turn] = []
-    try:
-        help_with(work, min(_SYNCING, len(items) // _SYNCING), helping)
-        work()
-    finally:
-        waiting.clear()
-        insist(partial(finish, helping))
-    if errors:
-        raise errors[0]
-
-
-def make_directories(*paths: str) -> None:
-    """Make directories and their parents durably, with one sync for all that are in the same place."""
-    missing: list[str] = []
-    for path in paths:
-        above = []
-        while not os.path.isdir(path):
-            above.append(path)
-            path = os.path.dirname(path)
-        missing += reversed(above)
-    for directory in missing:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(directory)
-    for parent in dict.fromkeys(map(os.path.dirname, missing)):
-        sync_directory(parent)
-
-
-def sync_ancestors(path: str) -> None:
-    """Make the directories above durable: a creator that was killed may have made some and synced none."""
-    while path != os.path.dirname(path):
-        path = os.path.dirname(path)
-        with contextlib.suppress(PermissionError):
-            sync_directory(path)
-
-
-def _open_file(path: str) -> BinaryIO:
-    """Open a file for reading; what is no file, and may keep whoever opens it waiting, is refused."""
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise CorruptStore(f"{path} is no regular file")
-    return os.fdopen(descriptor, "rb")
-
-
-class LocalWriter:
-    """Writes one new file; implements :class:`~atlas.storage.base.DataWriter`."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._position = 0
-        with translated(path, "creating"):
-            self._file = os.fdopen(self._open_new(path), "wb", _BUFFER_BYTES)
-
-    @staticmethod
-    def _open_new(path: str) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-        make_directories(os.path.dirname(path))
-        try:
-            return os.open(path, flags, 0o666)
-        except FileNotFoundError:
-            # purge() of another process took the empty directory away in between.
-            make_directories(os.path.dirname(path))
-            return os.open(path, flags, 0o666)
-
-    @property
-    def position(self) -> int:
-        """Bytes written so far."""
-        return self._position
-
-    def write(self, data: Any) -> None:
-        """Append bytes."""
-        with translated(self._path, "writing"):
-            self._position += self._file.write(data)
-
-    def finish(self) -> None:
-        """Sync and close the file."""
-        with translated(self._path, "writing"):
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-
-    def abort(self) -> None:
-        """Close and remove the file."""
-        with contextlib.suppress(OSError):
-            self._file.close()
-        with contextlib.suppress(OSError):
-            os.unlink(self._path)
-
-
-def _sync_parent(path: str) -> None:
-    sync_directory(os.path.dirname(path))
-
-
-def put_aside(place: str) -> str:
-    """Return where a data file is once it has been replaced while readers needed it."""
-    aside = os.path.join(os.path.dirname(os.path.dirname(place)), _RETIRED, os.path.basename(place))
-    _refuse_link(aside)
-    _refuse_link(os.path.dirname(aside))
-    return aside
-
-
-def _refuse_link(place: str) -> None:
-    if os.path.islink(place):
-        raise CorruptStore(f"{place} is a symbolic link; a store does not follow links")
+from atlas.storage.files import (
+    BUFFER_BYTES,
+    NO_LINKS,
+    LocalWriter,
+    finish_writer,
+    for_each,
+    make_directories,
+    open_file,
+    put_aside,
+    refuse_link,
+    sync_ancestors,
+    sync_directory,
+    sync_parent,
+    translated,
+)
 
 
 class LocalStorage(Storage):
@@ -212,7 +59,7 @@ class LocalStorage(Storage):
         place = os.path.join(self._path, *check_key(key).split("/"))
         part = place
         for _ in range(key.count("/") + 1):
-            _refuse_link(part)
+            refuse_link(part)
             part = os.path.dirname(part)
         return place
 
@@ -228,15 +75,15 @@ class LocalStorage(Storage):
         # Asking first and opening then would miss a file that is put aside in between.
         place = self._place(key)
         try:
-            return _open_file(place)
+            return open_file(place)
         except FileNotFoundError:
-            return _open_file(put_aside(place))
+            return open_file(put_aside(place))
 
     def read(self, key: str) -> bytes:
         """Return a whole file."""
         with translated(self._path, f"reading {key} of"):
             try:
-                with _open_file(self._place(key)) as file:
+                with open_file(self._place(key)) as file:
                     return file.read()
             except NotADirectoryError:
                 raise FileNotFoundError(key) from None
@@ -301,7 +148,7 @@ class LocalStorage(Storage):
         place = self._place(key)
         with translated(place, "removing"), contextlib.suppress(FileNotFoundError):
             os.unlink(place)
-            _sync_parent(place)
+            sync_parent(place)
 
     def open_map(self, key: str, length: int) -> NDArray[np.uint8]:
         """Map the first `length` bytes of a file."""
@@ -332,11 +179,11 @@ class LocalStorage(Storage):
         """Sync each directory that holds one of the files, once."""
         directories = sorted({os.path.dirname(self._place(key)) for key in keys})
         with translated(self._path, "writing to"):
-            _for_each(sync_directory, directories)
+            for_each(sync_directory, directories)
 
     def finish_all(self, writers: Sequence[DataWriter]) -> None:
         """Sync and close files."""
-        _for_each(_finish, writers)
+        for_each(finish_writer, writers)
 
     def replace(self, key: str, data: bytes, version: str | None = None) -> None:
         """Write a file beside, sync it, rename it over the old one, sync the directory."""
@@ -349,7 +196,7 @@ class LocalStorage(Storage):
                 with contextlib.suppress(OSError):
                     os.unlink(beside)
                 raise
-            _sync_parent(place)
+            sync_parent(place)
 
     def create_exclusive(self, key: str, data: bytes) -> None:
         """Write a file beside, sync it, link it into place, sync the directory."""
@@ -373,7 +220,7 @@ class LocalStorage(Storage):
         try:
             os.link(beside, place)
         except OSError as error:
-            if error.errno not in _NO_LINKS:
+            if error.errno not in NO_LINKS:
                 raise
             # A file system without hard links; the writer lock keeps other creators out.
             os.rename(beside, place)
@@ -433,17 +280,17 @@ class LocalStorage(Storage):
             try:
                 os.link(source, place)
             except OSError as error:
-                if error.errno not in _NO_LINKS:
+                if error.errno not in NO_LINKS:
                     raise
                 self._copy(source, place)
-            _sync_parent(place)
+            sync_parent(place)
 
     @staticmethod
     def _copy(source: str, place: str) -> None:
         writer = LocalWriter(place)
         try:
             with open(source, "rb") as file:
-                while piece := file.read(_BUFFER_BYTES):
+                while piece := file.read(BUFFER_BYTES):
                     writer.write(piece)
             writer.finish()
         except BaseException:

@@ -5,10 +5,10 @@ internal attributes that reads take out again: which variables are coordinates, 
 type of text, and the CF encoding.
 """
 
+from atlas.xarray.adding import add_xarray_dataset
 from atlas.xarray.many import open_as_many_xarray_dataset
 from atlas.xarray.notes import coordinate_names, user_attributes
 from atlas.xarray.reading import import_xarray, open_as_xarray_dataset
-from atlas.xarray.writing import add_xarray_dataset
 
 __all__ = [
     "add_xarray_dataset",

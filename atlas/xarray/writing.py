@@ -20,42 +20,22 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from atlas.prepared import Draft
-    from atlas.store import Atlas
     from atlas.view import DatasetView
 
 # Blocks of dask arrays that are computed together; what several of them come from is then computed once.
 _TOGETHER_BYTES = 128 << 20
 
-_CHUNK_ENCODING = ("chunks", "chunksizes")
+CHUNK_ENCODING = ("chunks", "chunksizes")
 
 
-def add_xarray_dataset(
-    store: Atlas,
-    ds: xr.Dataset,
-    name: str,
-    chunks: Mapping[str, Sequence[int]] | None = None,
-    fill_value: Any = None,
-    encoding: Mapping[str, Mapping[str, Any]] | None = None,
-) -> None:
-    """Add a dataset to the store; see :meth:`atlas.Atlas.add_xarray_dataset`."""
-    encodings = _encodings(ds, encoding or {})
-    shapes = {key: given[part] for key, given in (encoding or {}).items() for part in _CHUNK_ENCODING if part in given}
-    view = store.create_dataset(name)
-    try:
-        write_dataset(view, ds, {**shapes, **(chunks or {})}, fill_value, encodings)
-    except BaseException:
-        store.delete_dataset(name)
-        raise
-
-
-def _encodings(ds: xr.Dataset, given: Mapping[str, Mapping[str, Any]]) -> dict[Any, dict[str, Any]]:
+def encodings_of(ds: xr.Dataset, given: Mapping[str, Mapping[str, Any]]) -> dict[Any, dict[str, Any]]:
     """Return the encoding of every variable, with what is given over its own."""
     for name, changes in given.items():
         if name not in ds.variables:
             raise ArrayNotFound(f"encoding is given for {name!r}, which is no variable of the dataset")
         if not isinstance(changes, Mapping):
             raise InvalidArgument(f"the encoding of {name!r} must be castable to dict, not {changes!r}")
-        unknown = sorted(set(changes) - {*notes.KEPT_ENCODING, *_CHUNK_ENCODING})
+        unknown = sorted(set(changes) - {*notes.KEPT_ENCODING, *CHUNK_ENCODING})
         if unknown:
             raise InvalidArgument(
                 f"unexpected encoding parameters {unknown} of {name!r}; Atlas keeps {', '.join(notes.KEPT_ENCODING)}"
@@ -77,19 +57,19 @@ def _refuse_multi_index(ds: xr.Dataset) -> None:
             )
 
 
-class _Target:
+class Target:
     """One array of the dataset that is written, block by block."""
 
     def __init__(
         self, view: DatasetView | Draft, name: str, variable: xr.Variable, shape: Sequence[int] | None
     ) -> None:
         self.view, self.name = view, name
-        self.data: Any = variable.data if _is_dask(variable.data) else np.asarray(variable.values)
+        self.data: Any = variable.data if is_dask(variable.data) else np.asarray(variable.values)
         if self.data.dtype.kind == "T":
             self.data = self.data.astype(object)
         self.dtype, self.original = storage_type(name, _sample(self.data))
         self.chunk_shape = shape
-        if shape is None and _is_dask(self.data):
+        if shape is None and is_dask(self.data):
             self.chunk_shape = [max(int(sizes[0]), 1) for sizes in self.data.chunks]
 
     def define(self, dims: Sequence[str], fill: Any) -> None:
@@ -107,13 +87,18 @@ class _Target:
 
     def finish(self) -> None:
         """Note which cells were missing."""
+        self.note_gaps(self.gaps.count)
+
+    def note_gaps(self, count: int) -> None:
+        """Have the missing cells come back, and tell of those that are new."""
         if self.gaps.count:
             self.view.set_array_attribute(self.name, notes.MISSING, self.gaps.marker())
+        if count:
             warnings.warn(
-                f"{self.name!r}: replaced {self.gaps.count} missing string cell(s) (None or NaN) by the fill value "
+                f"{self.name!r}: replaced {count} missing string cell(s) (None or NaN) by the fill value "
                 f"{self.text_fill!r}; text has no null. open_as_xarray_dataset gives them back as they were",
                 UserWarning,
-                stacklevel=5,
+                stacklevel=7,
             )
 
 
@@ -126,16 +111,16 @@ def write_dataset(
 ) -> None:
     """Write a dataset into an empty view, or into a draft; with encodings other than its own, if they are given."""
     _refuse_multi_index(ds)
-    encodings = _encodings(ds, {}) if encodings is None else encodings
+    encodings = encodings_of(ds, {}) if encodings is None else encodings
     targets = []
     for key in [*ds.coords, *ds.data_vars]:
         variable, encoding = ds.variables[key], encodings[key]
-        target = _Target(view, _text_name(key, "variable"), variable, chunks.get(key))
+        target = Target(view, _text_name(key, "variable"), variable, chunks.get(key))
         targets.append(target)
         _define(target, variable, fill_value, encoding)
-        if not _is_dask(target.data):
+        if not is_dask(target.data):
             target.write([0] * target.data.ndim, target.data)
-    _stream([target for target in targets if _is_dask(target.data)])
+    stream([target for target in targets if is_dask(target.data)])
     for target in targets:
         target.finish()
     write_attributes(view, ds.attrs, list(ds.coords), ds.encoding.get("unlimited_dims"))
@@ -145,7 +130,7 @@ def write_variable(
     view: DatasetView | Draft, name: str, variable: xr.Variable, chunk_shape: Sequence[int] | None = None
 ) -> None:
     """Write one variable, of data in memory, into a view or a draft."""
-    target = _Target(view, name, variable, chunk_shape)
+    target = Target(view, name, variable, chunk_shape)
     _define(target, variable, None, _typed(variable.encoding))
     target.write([0] * target.data.ndim, target.data)
     target.finish()
@@ -169,7 +154,7 @@ def _text_name(key: Any, what: str) -> str:
     return key
 
 
-def _define(target: _Target, variable: xr.Variable, fill_value: Any, encoding: Mapping[str, Any]) -> None:
+def _define(target: Target, variable: xr.Variable, fill_value: Any, encoding: Mapping[str, Any]) -> None:
     view, name, dtype = target.view, target.name, target.dtype
     attrs = dict(variable.attrs)
     explicit = attrs.pop("_FillValue", None)
@@ -189,9 +174,9 @@ def _define(target: _Target, variable: xr.Variable, fill_value: Any, encoding: M
         view.set_array_attribute(name, notes.ENCODING, kept)
 
 
-def _implied(target: _Target, encoding: Mapping[str, Any]) -> dict[str, Any]:
+def _implied(target: Target, encoding: Mapping[str, Any]) -> dict[str, Any]:
     """Return what xarray would add to an encoding when it writes a file, where later readers need to be told."""
-    if is_date_type(target.original) and not _is_dask(target.data) and target.data.size:
+    if is_date_type(target.original) and not is_dask(target.data) and target.data.size:
         from xarray.coding.times import infer_datetime_units
 
         return {"units": infer_datetime_units(target.data), "calendar": target.data.flat[0].calendar}
@@ -220,20 +205,21 @@ def _as_fill(dtype: DType, value: Any) -> Any:
 # ── dask ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def _is_dask(data: Any) -> bool:
+def is_dask(data: Any) -> bool:
+    """Return whether cells are still to be computed."""
     return type(data).__module__.startswith("dask.")
 
 
 def _sample(data: Any) -> NDArray[Any]:
     """Return cells that tell the type: of dask arrays of objects the first block, of others none."""
-    if not _is_dask(data):
+    if not is_dask(data):
         return data  # type: ignore[no-any-return]
     if data.dtype.kind in "OS" and data.size:
         return np.asarray(data.blocks[(0,) * data.ndim].compute())
     return np.empty(0, data.dtype)
 
 
-def _stream(targets: Sequence[_Target]) -> None:
+def stream(targets: Sequence[Target]) -> None:
     """Compute and write dask arrays; no more of them is in memory than a few blocks."""
     if not targets:
         return
@@ -241,7 +227,7 @@ def _stream(targets: Sequence[_Target]) -> None:
 
     # One block of every array in turn: those that come from the same source are computed together.
     turns = itertools.zip_longest(*(_blocks(target.data) for target in targets))
-    batch: list[tuple[_Target, list[int], Any]] = []
+    batch: list[tuple[Target, list[int], Any]] = []
     held = 0
     for blocks in turns:
         for target, found in zip(targets, blocks, strict=True):
@@ -255,7 +241,7 @@ def _stream(targets: Sequence[_Target]) -> None:
     _compute(dask, batch)
 
 
-def _compute(dask: Any, batch: Sequence[tuple[_Target, list[int], Any]]) -> None:
+def _compute(dask: Any, batch: Sequence[tuple[Target, list[int], Any]]) -> None:
     for (target, start, _), block in zip(batch, dask.compute(*(block for _, _, block in batch)), strict=True):
         target.write(start, np.asarray(block))
 

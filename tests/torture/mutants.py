@@ -63,22 +63,23 @@ def _live(module: types.ModuleType) -> Iterator[tuple[str, Any]]:
                 yield member.__qualname__, member
 
 
-LOCAL, COMMIT, COMPACTION = "atlas.storage.local", "atlas.commit", "atlas.compaction"
+FILES, LOCAL = "atlas.storage.files", "atlas.storage.local"
+COMMIT, COMPACTION = "atlas.commit", "atlas.compaction"
 COMMITFILES = "atlas.commitfiles"
 
 POWER = [
-    Mutant("directories are never synced", LOCAL, "        os.fsync(descriptor)\n", "        pass\n"),
+    Mutant("directories are never synced", FILES, "        os.fsync(descriptor)\n", "        pass\n"),
     Mutant(
         "new directories are not synced",
-        LOCAL,
+        FILES,
         "        sync_directory(parent)\n",
         "        pass\n",
     ),
-    Mutant("files are not synced", LOCAL, "            os.fsync(self._file.fileno())\n", ""),
+    Mutant("files are not synced", FILES, "            os.fsync(self._file.fileno())\n", ""),
     Mutant(
         "directories of data files are not synced",
         LOCAL,
-        "            _for_each(sync_directory, directories)\n",
+        "            for_each(sync_directory, directories)\n",
         "            pass\n",
     ),
     Mutant(
@@ -90,7 +91,7 @@ POWER = [
     Mutant(
         "the replacement is not synced",
         LOCAL,
-        "                raise\n            _sync_parent(place)\n",
+        "                raise\n            sync_parent(place)\n",
         "                raise\n",
     ),
     Mutant(
@@ -108,14 +109,14 @@ POWER = [
     Mutant(
         "a removal is not synced",
         LOCAL,
-        "            os.unlink(place)\n            _sync_parent(place)\n",
+        "            os.unlink(place)\n            sync_parent(place)\n",
         "            os.unlink(place)\n",
     ),
     Mutant(
         "data files are closed, not synced",
-        LOCAL,
-        "def _finish(writer: DataWriter) -> None:\n    writer.finish()\n",
-        "def _finish(writer: DataWriter) -> None:\n    writer._file.close()\n",
+        FILES,
+        '    """Finish a writer."""\n    writer.finish()\n',
+        '    """Finish a writer."""\n    writer._file.close()\n',
     ),
     Mutant(
         "data files are synced, their directories are not",
@@ -165,10 +166,10 @@ POWER = [
 
 # Found where a sync fails, or several threads sync at once.
 SYNCING = [
-    Mutant("a sync that fails in a thread is not heard of", LOCAL, "        raise errors[0]\n", "        return\n"),
+    Mutant("a sync that fails in a thread is not heard of", FILES, "        raise errors[0]\n", "        return\n"),
     Mutant(
         "threads that sync are not waited for",
-        LOCAL,
+        FILES,
         "        insist(partial(finish, helping))\n    if errors",
         "        pass\n    if errors",
     ),

@@ -10,11 +10,15 @@ import sys
 from pathlib import Path
 
 import fsspec
+import msgpack
 import numpy as np
 import pytest
+import xxhash
 
 import atlas
 from atlas import commitfiles, datafiles
+from atlas.record import MAGIC, read_record, record_key
+from atlas.storage import LocalStorage
 from torture import flips
 from torture.scenes import build, cells, fill_dataset, state_of
 
@@ -332,3 +336,66 @@ def test_the_command(tmp_path: Path):
     assert "_damaged/" in done.stdout
     again = subprocess.run([*run, "--json"], capture_output=True, text=True)
     assert json.loads(again.stdout) == {"actions": [], "lost": [], "dropped": [], "kept": ""}
+
+
+@pytest.mark.parametrize(
+    ("head", "behind", "said"),
+    [
+        (b"", b"", ""),
+        (b"\xc1", b"", ""),
+        ({"object": "atlas.json", "root": b""}, b"", ""),
+        ({"object": "atlas.json", "root": b"", "indexes": [["a"]]}, b"", ""),
+        ({"object": "elsewhere.json", "root": b"", "indexes": []}, b"", "head is malformed"),
+        ({"object": "atlas.json", "root": "", "indexes": []}, b"", "head is malformed"),
+        ({"object": "atlas.json", "root": b"", "indexes": [[1, 4]]}, b"1234", "head is malformed"),
+        ({"object": "atlas.json", "root": b"", "indexes": [["a", 5], ["b", -1]]}, b"1234", "head is malformed"),
+        ({"object": "atlas.json", "root": b"", "indexes": [["a", 3]]}, b"1234", "do not add up"),
+        ({"object": "atlas.json", "root": b"", "indexes": [["a", 5]]}, b"1234", "do not add up"),
+    ],
+)
+def test_a_forged_record_is_refused(head, behind: bytes, said: str, tmp_path: Path):
+    """Its hash is right, what it says makes no sense."""
+    packed = head if isinstance(head, bytes) else msgpack.packb(head)
+    rest = len(packed).to_bytes(8, "little") + packed + behind
+    key = record_key("0" * 32)
+    (tmp_path / key).parent.mkdir()
+    (tmp_path / key).write_bytes(MAGIC + xxhash.xxh3_64_intdigest(rest).to_bytes(8, "little") + rest)
+    with pytest.raises(atlas.CorruptIndex, match=f"{key} is damaged: .*{said}"):
+        read_record(LocalStorage(str(tmp_path)), key)
+
+
+@pytest.mark.parametrize("table_bytes", [0, 1 << 16])
+def test_of_a_commit_that_was_cut_off_the_one_before_is_brought_back(table_bytes: int, tmp_path: Path, monkeypatch):
+    """The root is lost, a writer has died, and of the newest recorded commit not every file is whole."""
+    monkeypatch.setattr(datafiles, "MERGE_BELOW", 0)
+    monkeypatch.setattr(commitfiles, "INLINE_BYTES", table_bytes)
+    monkeypatch.setattr(commitfiles, "TABLE_RATIO", 0)
+    place, states = tmp_path / "s", []
+    for seed, name in enumerate("ab"):
+        store = atlas.Atlas.open(place, workers=1) if seed else atlas.Atlas.create(place, workers=1)
+        with store:
+            fill_dataset(store, name, seed + 1)
+        states.append(state_of(place))
+    newest = store._session.snapshot.root.arrays["t"].files[-1].key
+    root_of(place).unlink()
+    (place / ".atlas.lock").write_bytes(b"w")
+    whole = (place / newest).read_bytes()
+    (place / newest).write_bytes(whole[:-1])
+    copy = tmp_path / "copy"
+    shutil.copytree(place, copy)
+    atlas.Atlas.repair(place)
+    assert state_of(place) == states[0]
+    (copy / newest).write_bytes(whole)
+    atlas.Atlas.repair(copy)
+    assert state_of(copy) == states[1]
+
+
+def test_without_its_table_a_store_cannot_be_brought_back(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(commitfiles, "INLINE_BYTES", 0)
+    place = tmp_path / "s"
+    build(place)
+    for path in (place / "_catalog").iterdir():
+        flip(path, -20)
+    root_of(place).unlink()
+    with pytest.raises(atlas.CorruptRoot):
+        atlas.Atlas.repair(place)

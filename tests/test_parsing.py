@@ -1,0 +1,216 @@
+"""What parsing refuses although it is sealed with the right checksums; `torture/corpus.py` forges whole stores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+import zstandard
+from torture.forging import Forgery
+from torture.scenes import build, fill_dataset, state_of
+
+import atlas
+from atlas import columnfile, datafiles, roots, table
+from atlas.columns import Column, Texts
+from atlas.groups import Group, LazyColumns
+from atlas.root import decode_root
+from atlas.storage import LocalStorage
+
+
+@pytest.mark.parametrize(
+    ("dtype", "encoding", "data", "said"),
+    [
+        ("<u4", "zstd", b"no frame", "content size"),
+        ("<u4", "zstd", zstandard.ZstdCompressor(write_content_size=False).compress(bytes(8)), "declares -1 bytes"),
+        ("<u4", "zstd", zstandard.ZstdCompressor().compress(bytes(8)) + b"junk", "trailing|extra|unused"),
+        ("<u4", "raw", bytes(4), "buffer"),
+        ("bytes", "constant", bytes(1 << 20), "absurdly often"),
+        ("bytes", "raw", bytes(8) + b"x", "do not add up"),
+        ("bytes", "raw", np.array([1, 2], "<u4").tobytes() + b"xx", "do not add up"),
+    ],
+)
+def test_columns_that_make_no_sense(dtype: str, encoding: str, data: bytes, said: str):
+    with pytest.raises(ValueError, match=said):
+        columnfile._decode(dtype, encoding, data, 1 << 20 if encoding == "constant" else 2)
+
+
+def test_text_of_one_value_is_repeated():
+    assert columnfile._decode("bytes", "constant", b"ab", 3).tolist() == [b"ab"] * 3
+    assert columnfile._decode("bytes", "raw", b"", 0).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("key", "data", "said"),
+    [
+        ("atlas.json.zst", b"no frame", "content size"),
+        ("atlas.json.zst", zstandard.ZstdCompressor(write_content_size=False).compress(b"{}"), "declares -1 bytes"),
+        ("atlas.json.lz4", b"no frame", "LZ4"),
+        ("atlas.json", b'{"checksum": "0123456789abcdef", "version": 1}', "does not match$"),
+        ("atlas.json", b'{"format": "atlas", "version": 3}', "older atlas-python package"),
+    ],
+)
+def test_roots_that_are_none(key: str, data: bytes, said: str):
+    with pytest.raises(atlas.CorruptRoot, match=said):
+        decode_root(data, key, lambda *unused: None)
+
+
+def test_the_dataset_table_is_not_believed(tmp_path: Path):
+    file = index_of(tmp_path, "t")
+    with pytest.raises(atlas.CorruptIndex, match="a schema is malformed"):
+        table._counts(file, {"attributes": [], "arrays": 3})
+    with pytest.raises(atlas.CorruptIndex, match="dataset table is damaged"):
+        table._check_sizes(Column(1, np.array([-5])))
+    with pytest.raises(atlas.CorruptStore, match="a schema of the dataset table"):
+        _ = Group({"dims": 3}, 0, [], []).template
+
+
+def test_columns_are_loaded_when_asked_for():
+    loaded = []
+    columns = LazyColumns(3, lambda i: loaded.append(i) or Column(1, np.array([i])))
+    assert [column.cells.tolist() for column in columns[1:]] == [[1], [2]]
+    assert columns[1].cells.tolist() == [1]
+    assert loaded == [1, 2]
+
+
+def index_of(tmp_path: Path, array: str):
+    build(tmp_path / "s")
+    snapshot = atlas.Atlas.open(tmp_path / "s")._session.snapshot
+    return snapshot.segment(array, snapshot.root.arrays[array].files[0])
+
+
+def test_a_statistic_that_is_no_value(tmp_path: Path, monkeypatch):
+    index = index_of(tmp_path, "t")
+    monkeypatch.setattr(type(index), "column", lambda self, name: Texts.of([b"\xc1"]))
+    with pytest.raises(atlas.CorruptIndex, match="cannot be decoded"):
+        index._bound("none")
+
+
+@pytest.mark.filterwarnings("ignore:type mismatch")
+def test_arrays_of_a_name_may_be_of_different_kinds(tmp_path: Path):
+    with atlas.Atlas.create(tmp_path / "s", workers=1) as store:
+        for name, dtype, cells in (
+            ("a", "int32", np.arange(2, dtype="int32")),
+            ("b", "string", np.array(["x", "y"], object)),
+        ):
+            view = store.create_dataset(name)
+            view.define_array("t", dtype, ["x"], [2])
+            view.write_array("t", [0], cells)
+    atlas.Atlas.open(tmp_path / "s", workers=1).compact()
+    store = atlas.Atlas.open(tmp_path / "s", workers=1)
+    found = [store.open_dataset(name).array_stats("t") for name in "ab"]
+    assert [(stats["min"], stats["max"]) for stats in found] == [(0, 1), (b"x", b"y")]
+
+
+def test_an_array_without_files_has_nothing_to_lose(tmp_path: Path):
+    build(tmp_path / "s")
+    forgery = Forgery(tmp_path / "s")
+    forgery.document["arrays"]["more"] = {"directory": "more", "files": []}
+    forgery.save()
+    before = state_of(tmp_path / "s")
+    assert atlas.Atlas.repair(tmp_path / "s").ok
+    assert state_of(tmp_path / "s") == before
+
+
+def test_one_chunk_in_two_files(tmp_path: Path, monkeypatch):
+    """The newer file only says that what the older one holds is void."""
+    monkeypatch.setattr(datafiles, "MERGE_BELOW", 0)
+    with atlas.Atlas.create(tmp_path / "s", workers=1) as store:
+        store.create_dataset("a").define_array("t", "int8", ["x"], [2])
+        store.open_dataset("a").write_array("t", [0], np.ones(2, "int8"))
+    with atlas.Atlas.open(tmp_path / "s", workers=1) as store:
+        store.open_dataset("a").delete_array("t")
+        store.open_dataset("a").define_array("t", "int8", ["x"], [2])
+    store = atlas.Atlas.open(tmp_path / "s", workers=1)
+    assert len(store._session.snapshot.root.arrays["t"].files) == 2
+    assert store.open_dataset("a").read_array("t").tolist() == [0, 0]
+
+
+def test_records_of_commits_before_are_no_news_to_verify(tmp_path: Path):
+    place = tmp_path / "s"
+    build(place)
+    kept = {path: path.read_bytes() for path in (place / "_catalog").iterdir()}
+    atlas.Atlas.open(place).compact()
+    for path, data in kept.items():
+        path.write_bytes(data)
+    (place / "_catalog" / f"commit-{'0' * 32}.ar").write_bytes(b"none")
+    assert atlas.Atlas.open(place).verify().ok
+
+
+def test_a_record_in_the_place_of_another_is_noticed(tmp_path: Path):
+    place = tmp_path / "s"
+    build(place)
+    first, second = (place / "_catalog").glob("*.ar")
+    data = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(data)
+    assert "lacks the index of" in str(atlas.Atlas.open(place).verify().problems[0])
+
+
+def test_a_damaged_file_is_not_taken_into_another(tmp_path: Path):
+    place = tmp_path / "s"
+    build(place)
+    damaged = next((place / "n").iterdir())
+    data = bytearray(damaged.read_bytes())
+    data[-20] ^= 1
+    damaged.write_bytes(data)
+    with atlas.Atlas.open(place, workers=1) as store:
+        fill_dataset(store, "more", 3)
+    store = atlas.Atlas.open(place, workers=1)
+    assert damaged.exists()
+    assert store.open_dataset("more").read_array("t").shape == (6, 8)
+
+
+def test_a_root_that_cannot_be_put_is_not_there(tmp_path: Path, monkeypatch):
+    url = f"memory://{tmp_path.name}/s"
+    store = atlas.Atlas.create(url)
+    store.create_dataset("a")
+    files = type(fsspec.filesystem("memory"))
+    real = files.pipe_file
+
+    def refuse(self, path, value, *args, **kwargs):
+        if "atlas." in path:
+            raise OSError(5, "Input/output error")
+        return real(self, path, value, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "pipe_file", refuse)
+        with pytest.raises(atlas.StorageError):
+            store.flush()
+    with monkeypatch.context() as patched:
+        # As if more had been committed since than the root remembers.
+        patched.setattr(files, "pipe_file", refuse)
+        patched.setattr(roots, "_REMEMBERED", -10)
+        patched.setattr(roots, "load_root", lambda storage, real=roots.load_root: moved_on(real(storage)))
+        with pytest.raises(atlas.CommitUnknownError, match="remembers no more"):
+            store.flush()
+    store.flush()
+    assert atlas.Atlas.open(url).list_datasets() == ["a"]
+
+
+def moved_on(root):
+    return replace(root, commit="0" * 32, recent=())
+
+
+def test_a_root_that_cannot_be_put_in_its_place_is_not_there(tmp_path: Path, monkeypatch, caplog):
+    build(tmp_path / "s")
+    store = atlas.Atlas.open(tmp_path / "s", workers=1)
+    fill_dataset(store, "more", 3)
+
+    def refuse(self: LocalStorage, *args: object) -> None:
+        raise atlas.StorageError("Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalStorage, "replace", refuse)
+        with pytest.raises(atlas.StorageError, match="Input/output"):
+            store.flush()
+        assert "more" not in atlas.Atlas.open(tmp_path / "s")
+    with monkeypatch.context() as patched:
+        # What was replaced stays where it is; the commit stands.
+        patched.setattr(LocalStorage, "retire", refuse)
+        store.flush()
+    assert "old data files could not be put aside" in caplog.text
+    assert "more" in atlas.Atlas.open(tmp_path / "s")
+    assert atlas.Atlas.open(tmp_path / "s").verify().ok
