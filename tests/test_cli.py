@@ -302,6 +302,10 @@ def test_nothing_is_exported_when_a_name_is_wrong(place, tmp_path):
         with pytest.raises(error, match=r"nobody|single name 'a'"):
             atlas.export(place, tmp_path / "out", names=names)
     assert not (tmp_path / "out").exists()
+    missed = CliRunner().invoke(app, ["export", str(place), str(tmp_path / "out"), "nobod*"])
+    assert isinstance(missed.exception, atlas.DatasetNotFound)
+    assert str(missed.exception).startswith("no dataset matches 'nobod*' in ")
+    assert not (tmp_path / "out").exists()
     report = atlas.export(place, tmp_path / "out", names=["a", "nobody", "a"], on_error="skip")
     assert (list(report.written), list(report.skipped)) == (["a"], ["nobody"])
 
