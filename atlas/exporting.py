@@ -100,6 +100,8 @@ def export(
     ------
     InvalidArgument
         If a file is there already and `overwrite` is false; nothing was written then.
+    DatasetNotFound
+        If there is no such dataset, and `on_error` is ``"raise"``; nothing was written then.
     AtlasError
         If a dataset cannot be written, and `on_error` is ``"raise"``. Files are complete or not there.
 
@@ -117,7 +119,7 @@ def export(
     import_xarray()
     began = time.monotonic()
     source = store if isinstance(store, Atlas) else Atlas.open(store, mode="r")
-    listed = source.list_datasets() if names is None else list(names)
+    listed = source.list_datasets() if names is None else _listed(source, names, on_error)
     place = partial(_place, Path(target), _SUFFIXES[format])
     there = [] if overwrite else [path for path in map(place, listed) if path.exists()]
     if there:
@@ -147,6 +149,16 @@ def export(
                 progress(done, len(listed), name)
     report.seconds = time.monotonic() - began
     return report
+
+
+def _listed(store: Atlas, names: Sequence[str], on_error: str) -> list[str]:
+    if isinstance(names, str):
+        raise InvalidArgument(f"names must be a sequence of names, not the single name {names!r}")
+    listed = list(dict.fromkeys(names))
+    if on_error == "raise":
+        for name in listed:
+            store.open_dataset(name)
+    return listed
 
 
 def _place(target: Path, suffix: str, name: str) -> Path:

@@ -240,7 +240,11 @@ class Many(Datasets):
         >>> store.drift_report()[0].outliers
         ['c']
         """
-        members = Members.of(self._session, self._session.names() if names is None else names)
+        if names is None:
+            names = self._session.names()
+            members = Members.of(self._session, names) if names else Members.none(self._session)
+        else:
+            members = Members.of(self._session, names)
         return drift_report(members, None if arrays is None else list(arrays))
 
     def write_stacked(

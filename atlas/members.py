@@ -89,6 +89,11 @@ class Members:
                 session.require(listed[position])
             return Members(session, ordinals, listed) if loose else Members(session.frozen(), ordinals)
 
+    @staticmethod
+    def none(session: Session) -> Members:
+        """Return no datasets, which is all that an empty store has."""
+        return Members(session.frozen(), np.zeros(0, np.int64))
+
     def __len__(self) -> int:
         return len(self.ordinals)
 

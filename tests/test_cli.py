@@ -309,6 +309,21 @@ def test_the_shell_completes_commands_and_names(store):
 # ── out ──────────────────────────────────────────────────────────────────────────────────────
 
 
+def test_nothing_is_exported_when_a_name_is_wrong(place, tmp_path):
+    with atlas.Atlas.create(place) as store:
+        store.create_dataset("a").set_attribute("k", 1)
+    for names, error in ((["a", "nobody"], KeyError), ("a", ValueError)):
+        with pytest.raises(error, match=r"nobody|single name 'a'"):
+            atlas.export(place, tmp_path / "out", names=names)
+    assert not (tmp_path / "out").exists()
+    missed = CliRunner().invoke(app, ["export", str(place), str(tmp_path / "out"), "nobod*"])
+    assert isinstance(missed.exception, atlas.DatasetNotFound)
+    assert str(missed.exception).startswith("no dataset matches 'nobod*' in ")
+    assert not (tmp_path / "out").exists()
+    report = atlas.export(place, tmp_path / "out", names=["a", "nobody", "a"], on_error="skip")
+    assert (list(report.written), list(report.skipped)) == (["a"], ["nobody"])
+
+
 @pytest.mark.parametrize("form", ["netcdf", "zarr"])
 def test_what_was_exported_comes_back_identical(store, tmp_path, form):
     opened = Atlas.open(store)

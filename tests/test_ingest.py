@@ -23,8 +23,9 @@ import atlas
 from atlas import Atlas
 from atlas.cli import main
 from atlas.errors import StorageError
-from atlas.ingest import append, create
+from atlas.ingest import append, create, find_sources
 from atlas.ingest.journal import Journal
+from atlas.ingest.pool import as_many_as_pay
 
 
 def command(*arguments: object, check: bool = True) -> subprocess.CompletedProcess:
@@ -315,6 +316,15 @@ def test_remarks_outlive_an_interruption(many, place):
     report = create(many, place, workers=1)
     assert "f000" in report.resumed
     assert "inner" in report.remarks[str(many / "f000.nc")]
+
+
+def test_as_many_processes_read_as_their_start_is_worth(many, tmp_path):
+    few = find_sources(many)
+    assert [as_many_as_pay(few, workers) for workers in (1, 2, 4)] == [1, 1, 1]
+    assert [as_many_as_pay(few * 10, workers) for workers in (1, 2, 4, 8)] == [1, 2, 4, 4]
+    with open(tmp_path / "large.nc", "wb") as file:
+        file.truncate(130 << 20)
+    assert as_many_as_pay(find_sources(tmp_path / "large.nc"), 8) == 3
 
 
 def test_a_log_that_cannot_be_written_leaves_no_store(netcdf, place, tmp_path):

@@ -204,6 +204,16 @@ def test_one_ragged_array_has_the_names_that_cf_uses(uneven, reads):
     assert ragged["label"][3:9].values.tolist() == ["1-0", "1-1", "1-2", "1-3", "1-4", "3-0"]
 
 
+def test_arrays_that_are_called_like_the_counts_are_told_apart(place):
+    with Atlas.create(place) as store:
+        for i, size in enumerate((2, 3)):
+            xr.Dataset({"t": ("z", np.arange(size)), "rowsize": ("z", np.arange(size))}).atlas.write(store, f"s{i}")
+    with pytest.raises(ValueError, match=r"'rowsize' of their own.*variables="):
+        store.open_as_many_xarray_dataset(["s0", "s1"], on_shape="ragged")
+    alone = store.open_as_many_xarray_dataset(["s0", "s1"], on_shape="ragged", variables=["t"])
+    assert alone["rowsize"].values.tolist() == [2, 3]
+
+
 def test_all_temperatures_of_all_argo_profiles_are_one_call(shared_data, tmp_path):
     files = sorted((shared_data / "argo").rglob("*.nc"))[::40]
     ingest.create(files, tmp_path / "argo")
@@ -316,3 +326,9 @@ def test_a_report_says_which_datasets_disagree_and_in_what(uneven):
     assert "t: presence: present in 4 (s0, …); none in 1 (odd)" in text
     assert uneven.drift_report(["s0"]).ok
     assert len(str(uneven.drift_report())) < 6000
+
+
+def test_a_store_without_datasets_has_no_drift(place):
+    report = Atlas.create(place).drift_report()
+    assert report.ok
+    assert str(report) == "0 datasets, 0 differences"

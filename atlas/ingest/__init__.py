@@ -66,7 +66,7 @@ def create(
         Chunk shape by variable, or cells along a dimension by its name; the chunks that the files have with
         ``"stored"``; every array whole otherwise.
     workers : int, optional
-        Processes that read files; the cores this process may use by default.
+        Processes that read files, at most; the cores this process may use by default. Few small files are read by one.
     progress : callable, optional
         Called with (done, total, name) after every file.
     overwrite : bool

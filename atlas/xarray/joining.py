@@ -47,6 +47,11 @@ class _Joined:
         self._samples = {dims: "obs" if len(uneven) == 1 else "_".join(["obs", *dims]) for dims in uneven}
         self._extents = {dims: self._extent(dims) for dims in uneven} if wish.on_shape == "ragged" else {}
         self._counted = self._counts()
+        for name in self._counted.keys() & layouts.keys():
+            raise InvalidArgument(
+                f"the datasets have an array {name!r} of their own, as on_shape='ragged' calls the numbers of cells; "
+                "leave it out with variables=, or use on_shape='pad'"
+            )
 
     def _is_uneven(self, layout: Trait) -> bool:
         return any(len(self._sizes[dim]) > 1 for dim in layout.values[0].dims)
