@@ -182,6 +182,20 @@ def test_files_in_and_out_speak_json(files, place, tmp_path, terminal):
     assert len(json.loads(terminal("export", place, tmp_path / "out", "--json"))["written"]) == 5
 
 
+def test_floats_show_the_digits_that_they_have(tmp_path, terminal):
+    with atlas.Atlas.create(tmp_path / "s") as store:
+        view = store.create_dataset("a")
+        view.define_array("t", "float32", ["x"], [2])
+        view.write_array("t", [0], np.array([22.235, -1.1], "f4"))
+        view.set_array_attribute("t", "k", np.float32(0.1))
+    assert terminal("read", tmp_path / "s", "a", "t").splitlines() == ["x,t", "0,22.235", "1,-1.1"]
+    shown = terminal("show", tmp_path / "s", "a")
+    assert "t:k = 0.1 ;" in shown
+    assert "min -1.1, max 22.235" in shown
+    described = json.loads(terminal("show", tmp_path / "s", "a", "--json"))
+    assert described["variables"]["t"]["attributes"] == {"k": 0.1}
+
+
 def test_reading_cells(store, tmp_path, terminal):
     rows = list(
         csv.reader(io.StringIO(terminal("read", store, "R13857_002", "TEMP", "--start", "0,10", "--shape", "1,2")))
@@ -301,6 +315,10 @@ def test_nothing_is_exported_when_a_name_is_wrong(place, tmp_path):
     for names, error in ((["a", "nobody"], KeyError), ("a", ValueError)):
         with pytest.raises(error, match=r"nobody|single name 'a'"):
             atlas.export(place, tmp_path / "out", names=names)
+    assert not (tmp_path / "out").exists()
+    missed = CliRunner().invoke(app, ["export", str(place), str(tmp_path / "out"), "nobod*"])
+    assert isinstance(missed.exception, atlas.DatasetNotFound)
+    assert str(missed.exception).startswith("no dataset matches 'nobod*' in ")
     assert not (tmp_path / "out").exists()
     report = atlas.export(place, tmp_path / "out", names=["a", "nobody", "a"], on_error="skip")
     assert (list(report.written), list(report.skipped)) == (["a"], ["nobody"])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import atlas
-from atlas import kernels, worker
+from atlas import catalog, kernels, worker
 from atlas.kernels import native
 
 
@@ -100,6 +100,33 @@ def test_a_read_within_one_chunk_makes_no_plan(place, monkeypatch):
     assert view.read_array("t", [3, 5], [1, 7]).tobytes() == expected[3:4, 5:12].tobytes()
     with pytest.raises(AssertionError, match="a plan was made"):
         view.read_array("t", [19, 0], [2, 1])
+
+
+def test_names_are_looked_up_once_in_each_state_of_the_store(place, monkeypatch):
+    names = build(place, 12)
+    store = atlas.Atlas.open(place)
+    looked_up = []
+
+    def seek(names):
+        looked_up.append(len(names))
+        return real(names)
+
+    real = catalog.seek
+    monkeypatch.setattr(catalog, "seek", seek)
+    for start in ([0, 0], [3, 0]):
+        store.read_array_across_stacked("t", list(names), start, [20, 30])
+    assert looked_up == [12]
+    store.read_array_across_stacked("t", names[::-1])
+    assert looked_up == [12, 12]
+    store.open_dataset(names[0]).set_attribute("k", 1)
+    looked_up.clear()
+    store.flush()
+    store.read_array_across_stacked("t", names)
+    assert 12 in looked_up
+    monkeypatch.setattr(catalog, "_REMEMBERED_NAMES", 30)
+    for few in range(9, 12):
+        store.read_array_across_stacked("t", names[:few])
+    assert sum(map(len, store._session.snapshot.root.catalog._lists)) <= 30
 
 
 def python_calls(store: atlas.Atlas, names: list[str]) -> int:

@@ -37,11 +37,14 @@ def run(
 
     Read back, they are what the store holds. Files are called like their datasets.
     """
+    from atlas.errors import DatasetNotFound
     from atlas.exporting import export
     from atlas.store import Atlas
 
     source = Atlas.open(store, mode="r")
     names = chosen(source, glob, where, confirm)
+    if not names and len(source):
+        raise DatasetNotFound(f"no dataset matches {glob!r} in {store}")
     with terminal.progress("writing files") as advance:
         report = export(source, directory, names, format, on_error, overwrite, workers, advance)
     if as_json:

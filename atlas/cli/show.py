@@ -65,7 +65,8 @@ def _dump(description: dict[str, Any]) -> str:
         for key, value in variable["attributes"].items():
             lines += _entry("    ", f"{name}:{key}", value)
         if variable["statistics"] is not None:
-            text = ", ".join(f"{key} {_shown(item)}" for key, item in variable["statistics"].items())
+            said = {key: terminal.of_type(item, variable["dtype"]) for key, item in variable["statistics"].items()}
+            text = ", ".join(f"{key} {_shown(item)}" for key, item in said.items())
             lines += _wrapped(text, "    // ", "    //   ")
     if description["attributes"]:
         lines += ["", "// global attributes:"]

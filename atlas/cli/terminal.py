@@ -24,7 +24,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, np.ndarray):
-        return [plain(item) for item in (value if value.dtype.kind in "Mm" else value.tolist())]
+        return [plain(item) for item in (value if value.dtype.kind in "Mmf" else value.tolist())]
+    if isinstance(value, (np.float16, np.float32)):
+        return plain(float(str(value)))  # no more digits than it has
     if isinstance(value, np.generic):
         times = value.dtype.kind in "Mm"
         return plain(value.item()) if not times else None if np.isnat(value) else str(value)
@@ -33,6 +35,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, complex):
         return [plain(value.real), plain(value.imag)]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def of_type(value: Any, dtype: str) -> Any:
+    """Return a float that is a cell of some type as one of that type, which shows no more digits than it has."""
+    import numpy as np
+
+    return np.dtype(dtype).type(value) if isinstance(value, float) and dtype in ("float16", "float32") else value
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str] = ()) -> None:
