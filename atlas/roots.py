@@ -66,9 +66,7 @@ def load_root(storage: Storage) -> Root:
         advice = "Atlas.repair brings its root back" if is_lost(storage) else "Atlas.create makes one"
         if not storage.is_local:
             advice += ", Atlas.repair brings one back whose root was deleted"
-        raise StoreNotFound(
-            f"there is no Atlas store at {storage.describe()}: none of {', '.join(ROOT_KEYS)} is there; {advice}"
-        )
+        raise StoreNotFound(f"there is no Atlas store at {storage.describe()}: no root object is there; {advice}")
     return found
 
 
