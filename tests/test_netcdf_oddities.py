@@ -219,7 +219,7 @@ def test_a_reader_that_crashes_costs_its_file_only(tmp_path, monkeypatch):
         return prepare(files, options)
 
     monkeypatch.setattr(pool, "prepare_in_worker", crashing)
-    monkeypatch.setattr(pool, "_FILES_PER_BATCH", 2)
+    monkeypatch.setattr(pool, "_MOST_FILES", 2)
     monkeypatch.setattr(pool, "_FILES_ALONE", 0)
     paths = [tmp_path / f"f{i}.nc" for i in range(7)]
     for path in paths:

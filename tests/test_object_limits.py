@@ -224,5 +224,5 @@ print("read", peak() - before)
     output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     used = {kind: int(size) / 1e6 for kind, size in (line.split() for line in output.splitlines())}
     print(client, used)
-    assert used["write"] < 60
+    assert used["write"] < 85  # 46 on a quiet machine, 68 on a busy one
     assert used["read"] < 40
