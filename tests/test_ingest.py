@@ -10,6 +10,7 @@ import sys
 import tempfile
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -227,6 +228,8 @@ def interrupted(*arguments: object) -> subprocess.CompletedProcess:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # Where the tests run in the background, the interrupt is ignored, and children would inherit that.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         with open(log) as lines:
             fcntl.fcntl(lines, fcntl.F_SETPIPE_SZ, 4096)
