@@ -71,27 +71,28 @@ def encode_rows(schema: ArraySchema, chunks: Cells | Sequence[Cells], config: St
 def _joined(
     payloads: list[Any], pipelines: NDArray[np.uint8], raw: Integers, statistics: StatisticsColumns
 ) -> EncodedRows:
-    seals = _seal(payloads, pipelines)
-    lengths = np.fromiter(map(len, payloads), np.int64, len(payloads))
-    checked, parts = lengths.copy(), payloads
+    sizes = np.fromiter(map(len, payloads), np.int64, len(payloads))
+    seals, parts = _seal(payloads, sizes, pipelines), payloads
+    hashed = np.zeros(len(payloads), np.int64)
+    for row, hashes in seals.items():
+        hashed[row] = hashes.nbytes
     if seals:
-        sizes = {row: hashes.nbytes for row, hashes in seals.items()}
-        checked[list(sizes)] = list(sizes.values())
-        lengths[list(sizes)] += list(sizes.values())
         parts = [part for row, payload in enumerate(payloads) for part in (seals.get(row, b""), payload)]
+    lengths = hashed + sizes
     joined = np.frombuffer(b"".join(parts), np.uint8)
-    checksums = kernels.digests(joined, np.cumsum(lengths) - lengths, checked)
+    checksums = kernels.digests(joined, np.cumsum(lengths) - lengths, np.where(hashed, hashed, lengths))
     return EncodedRows(joined, lengths, raw, pipelines, checksums, statistics)
 
 
-def _seal(payloads: list[Any], pipelines: NDArray[np.uint8]) -> dict[int, NDArray[np.uint64]]:
+def _seal(payloads: list[Any], sizes: Integers, pipelines: NDArray[np.uint8]) -> dict[int, NDArray[np.uint64]]:
     """Mark large payloads that can be used in part as sealed, and return the hashes that stand before each of them."""
-    seals = {}
-    for row in np.flatnonzero((pipelines == RAW) | (pipelines == PACKED)).tolist():
-        if len(payloads[row]) >= SEALED_FROM:
-            seals[row] = kernels.digests(np.frombuffer(payloads[row], np.uint8), *stretches(len(payloads[row])))
-            pipelines[row] |= SEALED
-    return seals
+    usable_in_part = (pipelines == RAW) | (pipelines == PACKED)
+    large = np.flatnonzero(usable_in_part & (sizes >= SEALED_FROM))
+    pipelines[large] |= SEALED
+    return {
+        row: kernels.digests(np.frombuffer(payloads[row], np.uint8), *stretches(len(payloads[row])))
+        for row in large.tolist()
+    }
 
 
 def _in_rows(chunks: Cells | Sequence[Cells]) -> Cells:

@@ -10,6 +10,9 @@ from atlas.kernels.compile import helper
 from atlas.kernels.digest import hash_of
 from atlas.kernels.layout import STRETCH
 from atlas.kernels.memory import i64
+from atlas.kernels.sealed import hashes_size
+
+_hashes_size = helper(hashes_size)
 
 # A guard holds where checked bytes end, the hashes, the payload proper and its length, and then the hash's own room.
 
@@ -25,7 +28,7 @@ def open_payload(guard: Any, payload: Any, length: Any, sealed: Any, checksum: A
     if not sealed:
         state[0] = payload + length
         return payload if hash_of(payload, length, room) == checksum else np.int64(0)
-    size = 8 * ((length + STRETCH + 7) // (STRETCH + 8))
+    size = _hashes_size(length)
     if size >= length or hash_of(payload, size, room) != checksum:
         return np.int64(0)
     state[0] = payload + size
