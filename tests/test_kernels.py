@@ -164,6 +164,18 @@ def test_scatter_never_leaves_its_buffers(case, what):
     assert isinstance(decoded_says, str) == (what in ("out", "geometry", "chunk"))
 
 
+def test_rows_outside_the_table_and_columns_in_pieces_are_refused():
+    tables = tasks([[2]], [[0]], [[2]], [[1]], [0, 2], [0, 0])
+    sizes, out = np.array([2]), np.zeros(9, np.uint8)
+    for row in (-1, 2):
+        assert "not in the table" in refusals(None, np.array([row]), sizes, tables, out, 1)
+    for bad in ({"destination": np.zeros(3, np.int64)}, {"strides": np.ones((2, 1), np.int64)}):
+        with pytest.raises(ValueError, match="differ in length"):
+            scatter_decoded([b"ab"], np.zeros(1, np.uint8), np.zeros(1, np.int64), tables | bad, out, 1)
+    with pytest.raises(ValueError, match="one piece"):
+        scatter_decoded([b"ab"], np.zeros(1, np.uint8), np.zeros(1, np.int64), tables, np.zeros(18, np.uint8)[::2], 1)
+
+
 def test_a_box_outside_its_chunk_is_refused():
     tables = tasks([[2]], [[2]], [[2]], [[2]], [0])
     assert "leaves its chunk" in refusals(None, np.zeros(1, np.int64), np.array([2]), tables, bytes(99), 1)

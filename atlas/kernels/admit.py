@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from atlas.kernels.layout import NEGATIVE, NO_GEOMETRY, OUTSIDE_BUFFER, OUTSIDE_CHUNK, OUTSIDE_OUTPUT
+from atlas.kernels.layout import NEGATIVE, NO_GEOMETRY, NO_ROW, OUTSIDE_BUFFER, OUTSIDE_CHUNK, OUTSIDE_OUTPUT
 from atlas.kernels.memory import f64, i32, i64
 
 
 def admit(
     rows: Any,
     tasks: Any,
+    count: Any,
     offset: Any,
     length: Any,
     size: Any,
@@ -30,6 +31,7 @@ def admit(
 ) -> Any:
     """Return 0, or why some task is refused; all arguments are addresses or integers.
 
+    `rows` are those of columns of `count` values that `tasks` are about.
     Without `offset` (0), every task has a buffer of its own, and `length` has one value per task instead of per row.
     `report` gets two float64: the most cells that a chunk has, and the length of the longest payload. Products are
     taken in float64, where forged extents cannot wrap around; whatever fits into memory is exact.
@@ -37,6 +39,8 @@ def admit(
     most, longest = np.float64(0), np.float64(0)
     for task in range(tasks):
         row = i64(rows)[task]
+        if row < 0 or row >= count:
+            return NO_ROW
         kind = np.int64(i32(geometry)[row])
         if kind < 0 or kind >= kinds:
             return NO_GEOMETRY

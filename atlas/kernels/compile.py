@@ -32,7 +32,7 @@ _log = logging.getLogger("atlas")
 
 # Every kernel, which is alone in the module of its name, and how many arguments it takes.
 KERNELS = {
-    "admit": 16,
+    "admit": 17,
     "digest": 6,
     "pack_rows": 14,
     "scatter": 19,

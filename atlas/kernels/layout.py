@@ -64,8 +64,9 @@ PROBLEMS = {
 }
 
 # What is wrong with a task that must not touch memory.
-NO_GEOMETRY, NEGATIVE, OUTSIDE_CHUNK, OUTSIDE_OUTPUT, OUTSIDE_BUFFER = 1, 2, 3, 4, 5
+NO_ROW, NO_GEOMETRY, NEGATIVE, OUTSIDE_CHUNK, OUTSIDE_OUTPUT, OUTSIDE_BUFFER = 1, 2, 3, 4, 5, 6
 REFUSALS = {
+    NO_ROW: "a task is not in the table",
     NO_GEOMETRY: "a task has no geometry",
     NEGATIVE: "a box has a negative extent",
     OUTSIDE_CHUNK: "a box leaves its chunk",

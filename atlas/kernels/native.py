@@ -15,6 +15,9 @@ from atlas.kernels.layout import BLOCK, GUARD_ROOM, HASH_ROOM, ITEM_SIZES, MAX_A
 
 _buffers = threading.local()
 
+# Finding the address of a smaller chunk takes longer than copying it behind others.
+_ALONE = 32 << 10
+
 # Each chosen axis doubles the boxes of a chunk, and each box begins a block.
 _MOST_BOXES = 1 << MAX_AXES
 
@@ -34,15 +37,24 @@ def _room(name: str, size: int) -> Any:
 
 
 def _address(array: Any) -> int:
+    if not array.flags.c_contiguous:
+        raise ValueError("kernels take arrays in one piece")
     return int(array.__array_interface__["data"][0])
+
+
+_COLUMNS = ("geometry", "destination", "offset", "length", "pipeline", "checksum")
 
 
 def _admit(src: Any, rows: Any, length: Any, tables: Any, boxes: Any, out: Any, item: int) -> tuple[int, int]:
     """Return the most cells of a chunk, and the length of the longest payload, once all tasks may touch memory."""
     report = np.zeros(2)
+    columns = [tables[name] for name in _COLUMNS if name in tables]
+    if len(set(map(len, columns))) > 1 or len(set(map(len, boxes))) > 1:
+        raise ValueError("the columns of the tasks differ in length")
     problem = library["admit"](
         _address(rows),
         len(rows),
+        len(columns[0]),
         0 if src is None else _address(tables["offset"]),
         _address(length),
         0 if src is None else len(src),
@@ -119,8 +131,12 @@ def scatter_decoded(chunks: Any, shuffled: Any, rows: Any, tables: Any, out: Any
     if not len(chunks) == len(shuffled) == len(rows):
         raise ValueError("the columns of the tasks differ in length")
     boxes = _boxes(tables, itemsize)
-    buffers = [np.frombuffer(chunk, np.uint8) for chunk in chunks]
-    places, sizes = np.array([(_address(buffer), len(buffer)) for buffer in buffers], np.int64).reshape(-1, 2).T.copy()
+    sizes = np.fromiter(map(len, chunks), np.int64, len(chunks))
+    if int(sizes.sum()) < _ALONE * len(chunks):
+        joined = np.frombuffer(b"".join(chunks), np.uint8)
+        places = _address(joined) + np.cumsum(sizes) - sizes
+    else:
+        places = np.array([_address(np.frombuffer(chunk, np.uint8)) for chunk in chunks], np.int64)
     _admit(None, rows, sizes, tables, boxes, out, itemsize)
     _scatter(0, rows, (_address(places), 0, 0, 0, _address(shuffled)), tables, boxes, out, itemsize)
 

@@ -7,11 +7,21 @@ from typing import Any
 import numpy as np
 
 from atlas.kernels.bounds import check_rows
-from atlas.kernels.layout import NEGATIVE, NO_GEOMETRY, OUTSIDE_BUFFER, OUTSIDE_CHUNK, OUTSIDE_OUTPUT, REFUSALS
+from atlas.kernels.layout import (
+    NEGATIVE,
+    NO_GEOMETRY,
+    NO_ROW,
+    OUTSIDE_BUFFER,
+    OUTSIDE_CHUNK,
+    OUTSIDE_OUTPUT,
+    REFUSALS,
+)
 
 
 def admit(src: Any, rows: Any, length: Any, tables: Any, boxes: Any, out: Any, item: int) -> tuple[int, int]:
     """Twin of the kernel that looks at tasks before others do them: the same refusals, as ValueError."""
+    if len(rows) and not 0 <= rows.min() <= rows.max() < len(tables["geometry"]):
+        raise ValueError(REFUSALS[NO_ROW])
     geometry, destination = tables["geometry"][rows], tables["destination"][rows]
     extent, start, block, strides = boxes
     if not len(rows):
