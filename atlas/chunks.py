@@ -190,4 +190,7 @@ class Overlap(NamedTuple):
 
 @lru_cache(maxsize=64)
 def _known_overlap(grid: ChunkGrid, selection: Selection) -> Overlap:
-    return grid.find_overlap(selection)
+    found = grid.find_overlap(selection)
+    for table in found:
+        table.flags.writeable = False
+    return found

@@ -34,8 +34,8 @@ _WATCH_SECONDS = 0.5
 # lost in telling them, and in memory that they share.
 _THREADS_UP_TO = 8192
 
-# About what is decoded in the time of such a call.
-_CALL_BYTES = 16 << 10
+# About what is decompressed in the time that such a call takes.
+CALL_BYTES = 16 << 10
 
 _log = logging.getLogger("atlas")
 
@@ -262,7 +262,7 @@ class _Pool:
     def note(self, calls: int, workers: int) -> None:
         """Count chunks that held the interpreter, and start the workers in the background once it is worth it."""
         with self._lock:
-            self._decoded += calls * _CALL_BYTES
+            self._decoded += calls * CALL_BYTES
             if self._decoded < settings().pool_threshold or self._executor is not None or self._starting:
                 return
             self._starting = True

@@ -13,15 +13,13 @@ from atlas.chunks import Integers, Overlap, Selection
 from atlas.codecs import PACKED, RAW, plain
 from atlas.dtypes import DType
 from atlas.errors import CorruptIndex
+from atlas.executor import CALL_BYTES
 from atlas.forks import cached_property
 from atlas.schema import ArraySchema
 from atlas.segment import ArrayIndex
 
 # Packed chunks are decoded about so many times faster than compressed ones.
 _PACKED_SPEED = 4
-
-# Chunks of fewer bytes are decompressed in less time than a call from Python takes.
-_SMALL = 16 << 10
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ class ReadPlan:
     def calls(self) -> int:
         """Chunks for which the call takes longer than what it does."""
         count, size = self.compressed
-        return count if size < count * _SMALL else 0
+        return count if size < count * CALL_BYTES else 0
 
 
 def result_strides(shape: Sequence[int], itemsize: int) -> Integers:

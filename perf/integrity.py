@@ -20,9 +20,8 @@ import xxhash
 import atlas
 from atlas import commitfiles
 from atlas.kernels import native
-from atlas.kernels.layout import SEALED
-from atlas.kernels.sealed import hashes_size
 from atlas.storage import LocalStorage
+from perf.unchecked import taken_as_they_are
 
 
 def field(seed: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -61,10 +60,7 @@ def unchecked(read: Callable[[], Any]) -> Callable[[], Any]:
 
     def without_checks(kernel: Callable[..., None]) -> Callable[..., None]:
         def call(src: Any, rows: Any, tables: dict[str, Any], *rest: Any) -> None:
-            hashes = np.where(tables["pipeline"] & SEALED, hashes_size(tables["length"]), 0)
-            own = {name: table for name, table in tables.items() if name not in ("pipeline", "checksum")}
-            own |= {"offset": tables["offset"] + hashes, "length": tables["length"] - hashes}
-            kernel(src, rows, own, *rest)
+            kernel(src, rows, taken_as_they_are(tables), *rest)
 
         return call
 

@@ -24,6 +24,7 @@ import atlas
 from atlas.codecs import decode_numbers, element_of
 from atlas.kernels import native
 from perf.bench.workloads import WORKLOADS
+from perf.unchecked import taken_as_they_are
 
 DATASETS = 100
 CORES = os.cpu_count() or 1
@@ -73,6 +74,7 @@ def unpacker(store: atlas.Atlas, array: str) -> Callable[[int], None]:
     count = len(columns["offset"])
     tables = columns | {"geometry": np.zeros(count, np.int32), "destination": np.zeros(count, np.int64)}
     tables |= {"chunk_extent": extent, "block_start": extent * 0, "block_extent": extent, "strides": strides}
+    tables = taken_as_they_are(tables)
     outs = [np.zeros(int(extent.prod()) * item, np.uint8) for _ in range(CORES)]
     shares = np.array_split(np.arange(count), CORES)
 
