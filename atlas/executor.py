@@ -139,7 +139,7 @@ def in_order(task: Callable[..., Any], items: Iterable[Any], workers: int) -> It
             ahead.extend(pool.submit(task, item) for item in islice(waiting, 1))
             yield result
     finally:
-        pool.shutdown(wait=True, kill_workers=True)
+        _end(pool)
 
 
 def new_pool(workers: int) -> Any:

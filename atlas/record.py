@@ -142,6 +142,14 @@ def records_behind(storage: Storage, sizes: Mapping[str, int]) -> Iterator[tuple
             yield key, _parsed(data, key)
 
 
+def has_record(storage: Storage) -> bool:
+    """Return whether any commit has left a record: as a file, or, in copies from object stores, behind another."""
+    if any(map(RECORD_NAME.fullmatch, storage.list_dir(DIRECTORY))):
+        return True
+    sizes = {item.key: item.size for item in storage.inventory() if is_file_of_a_commit(item.key)}
+    return any(True for _ in records_behind(storage, sizes))
+
+
 def _place(end: Range, said: bytes) -> Range | None:
     """Return where the record is whose end is there, if it is one, and says so."""
     begin = end.start - int.from_bytes(said[:8], "little")
