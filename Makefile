@@ -23,7 +23,7 @@ torture: $(READY)
 torture-s3: $(READY)
 	OBJECT_FAULTS=all $(BIN)/python -m pytest -q tests/test_object_faults.py
 
-# Every branch of the code that commits, recovers and parses is taken by the tests about it: a quarter of an hour.
+# Which branches of the code that commits, recovers and parses the tests about it take: a quarter of an hour.
 # Not under Ctrl-C, which may be heard while the measuring itself holds a lock.
 coverage: $(READY)
 	$(BIN)/coverage run -m pytest -q --timeout 900 -k "not ctrl_c" $(COVERING)

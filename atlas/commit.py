@@ -26,7 +26,7 @@ from atlas.errors import AtlasError, CorruptRoot, CorruptStore, StorageError, St
 from atlas.layer import Layer, stacked
 from atlas.pending import Pending
 from atlas.reader import Snapshot
-from atlas.record import RECORD_NAME, read_record, record_key
+from atlas.record import RECORD_NAME, is_file_of_a_commit, read_record, record_key
 from atlas.root import ROOT_KEYS, ArrayFiles, Root, encode_root, root_key
 from atlas.roots import (
     CLAIMED_KEY,
@@ -159,7 +159,6 @@ def _is_removed(storage: Storage, key: str) -> bool:
     return True
 
 
-_FILE_NAME = re.compile(r"data-[0-9a-f]{32}\.af|table-[0-9a-f]{32}\.at|" + RECORD_NAME.pattern)
 # A root that was not renamed into its place, and pending changes whose file was not made nameless.
 _BESIDE_NAME = re.compile(r"\.atlas\..*\.tmp-[0-9a-f]{32}|\.atlas\.spill-[0-9a-f]{32}")
 
@@ -205,11 +204,6 @@ def _known_to_newer(storage: Storage, unknown: Sequence[str], root: Root, genera
 def known_files(root: Root) -> set[str]:
     """Return the files that a state refers to, and the records of their commits."""
     return {file.key for file in root.files} | {record_key(commit) for commit in root.commits}
-
-
-def is_file_of_a_commit(key: str) -> bool:
-    """Return whether a file, which may belong to no state, is of the kind that commits write."""
-    return _FILE_NAME.fullmatch(key.rsplit("/", 1)[-1]) is not None and not key.startswith("_damaged/")
 
 
 def strays(storage: Storage, root: Root) -> list[str]:

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from atlas.columnfile import ColumnFile, DataFile
-from atlas.commit import is_file_of_a_commit
 from atlas.errors import CorruptRoot, CorruptStore
 from atlas.examine import check_file, intact_rows, open_index
-from atlas.record import RECORD_NAME, Record, read_record, record_key, records_behind
+from atlas.record import RECORD_NAME, Record, is_file_of_a_commit, read_record, record_key, records_behind
 from atlas.root import ROOT_KEYS, ArrayFiles, Root, decode_root, root_key
 from atlas.roots import load_table
 from atlas.segment import ArrayIndex, SegmentIndex

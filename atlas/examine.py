@@ -61,9 +61,9 @@ def check_file(storage: Storage, file: DataFile, array: str | None) -> ColumnFil
         size = storage.size(file.key)
     except FileNotFoundError:
         raise CorruptIndex(f"{file.key} is gone") from None
-    if size != file.length:
-        if size < file.length:
-            raise CorruptIndex(f"{file.key} is damaged: it is truncated: {size} bytes, not {file.length}")
+    if size < file.length:
+        raise CorruptIndex(f"{file.key} is damaged: it is truncated: {size} bytes, not {file.length}")
+    if size > file.length:
         try:
             record_behind(storage, file.key, file.length, size)
         except CorruptIndex as error:

@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -19,7 +18,7 @@ from atlas import kernels
 from atlas.arena import SegmentGone
 from atlas.config import settings
 from atlas.errors import InvalidArgument
-from atlas.threads import Turn, finish, help_with, insist
+from atlas.threads import insist, take_turns
 
 Task = Callable[[Any, int, int], Any]
 Range = tuple[int, int]
@@ -139,7 +138,7 @@ def in_order(task: Callable[..., Any], items: Iterable[Any], workers: int) -> It
             ahead.extend(pool.submit(task, item) for item in islice(waiting, 1))
             yield result
     finally:
-        pool.shutdown(wait=True, kill_workers=True)
+        _end(pool)
 
 
 def new_pool(workers: int) -> Any:
@@ -188,42 +187,20 @@ _at_work: dict[int, int] = {}
 
 
 def _run_threads(task: Task, job: Any, ranges: Sequence[Range], workers: int) -> list[Any]:
-    """Run ranges in the calling thread and in helping ones, each taking the next as it is done with one."""
-    results: dict[int, Any] = {}
-    errors: dict[int, BaseException] = {}
-    left = list(enumerate(ranges))[::-1]
+    """Run ranges in the calling thread and in helping ones."""
+    results: list[Any] = [None] * len(ranges)
 
-    def take_turns() -> None:
-        while left:
-            try:
-                number, item = left.pop()
-            except IndexError:
-                return
-            try:
-                results[number] = task(job, *item)
-            except BaseException as error:
-                errors[number] = error
-                left.clear()
+    def run_one(number: int) -> None:
+        results[number] = task(job, *ranges[number])
 
-    helping: list[Turn] = []
     # Threads of some other pool may be reading at the same time: together they are not to be more than the cores.
     helpers = max(min(workers - sum(list(_at_work.values())), len(ranges)) - 1, 0)
     _at_work[threading.get_ident()] = 1 + helpers
     try:
-        help_with(take_turns, helpers, helping)
-        take_turns()
+        take_turns(run_one, range(len(ranges)), helpers)
     finally:
-        # No task runs any more when this is left, also by an interrupt.
-        left.clear()
-        insist(partial(finish, helping))
         _at_work.pop(threading.get_ident(), None)
-    for error in errors.values():
-        if not isinstance(error, Exception):
-            raise error
-    if errors:
-        # Ranges are begun in order, so all those before the first that failed have run.
-        raise errors[min(errors)]
-    return [results[number] for number in range(len(ranges))]
+    return results
 
 
 def _settle(futures: Sequence[Future[Any]]) -> None:

@@ -16,7 +16,6 @@ from atlas.commit import (
     GRACE_SECONDS,
     UNFINISHED_SECONDS,
     abandoned,
-    is_file_of_a_commit,
     is_free,
     known_files,
     publish,
@@ -24,6 +23,7 @@ from atlas.commit import (
     sweep,
 )
 from atlas.errors import InvalidArgument
+from atlas.record import is_file_of_a_commit
 from atlas.root import Root
 from atlas.roots import LostRace, load_root, next_state
 from atlas.storage import Storage, Stored

@@ -36,11 +36,17 @@ MAGIC_BEHIND = b"ATLASRT1"
 _BEHIND = 8 + len(MAGIC_BEHIND)
 
 RECORD_NAME = re.compile(r"commit-[0-9a-f]{32}\.ar")
+_FILE_NAME = re.compile(r"data-[0-9a-f]{32}\.af|table-[0-9a-f]{32}\.at|" + RECORD_NAME.pattern)
 
 
 def record_key(commit: str) -> str:
     """Return where the record of a commit is."""
     return f"{DIRECTORY}/commit-{commit}.ar"
+
+
+def is_file_of_a_commit(key: str) -> bool:
+    """Return whether a file, which may belong to no state, is of the kind that commits write."""
+    return _FILE_NAME.fullmatch(key.rsplit("/", 1)[-1]) is not None and not key.startswith("_damaged/")
 
 
 def write_record(writer: DataWriter, root: Root, indexes: Mapping[str, bytes | bytearray]) -> None:
@@ -119,21 +125,35 @@ def read_record(storage: Storage, key: str) -> Record:
 def record_behind(storage: Storage, key: str, length: int, size: int) -> Record:
     """Read the record behind a file of a length, which is all that may be there; raises :class:`CorruptIndex`."""
     _expect(size >= length + _BEHIND, key, "it is cut short, or no record")
-    end = storage.read_range(key, size - _BEHIND, _BEHIND)
-    _expect(end[8:] == MAGIC_BEHIND, key, "it is cut short, or no record")
-    _expect(int.from_bytes(end[:8], "little") == size - _BEHIND - length, key, "its length does not match")
-    return _parsed(storage.read_range(key, length, size - _BEHIND - length), key)
+    end = Range(key, size - _BEHIND, size)
+    place = _place(end, storage.read_range(key, end.start, _BEHIND))
+    _expect(place is not None, key, "it is cut short, or no record")
+    _expect(place == Range(key, length, end.start), key, "its length does not match")
+    return _parsed(storage.read_range(key, length, end.start - length), key)
 
 
 def records_behind(storage: Storage, sizes: Mapping[str, int]) -> Iterator[tuple[str, Record]]:
     """Yield the records that lie behind files, whatever is left of these."""
-    sizes = {key: size for key, size in sizes.items() if size >= _BEHIND}
-    ends = storage.read_ranges([Range(key, size - _BEHIND, size) for key, size in sizes.items()])
-    for (key, size), end in zip(sizes.items(), ends, strict=True):
-        begin = size - _BEHIND - int.from_bytes(end[:8], "little")
-        if end[8:] == MAGIC_BEHIND and begin >= 0:
-            with suppress(CorruptIndex):
-                yield key, record_behind(storage, key, begin, size)
+    ends = [Range(key, size - _BEHIND, size) for key, size in sizes.items() if size >= _BEHIND]
+    places = [place for item in zip(ends, storage.read_ranges(ends), strict=True) if (place := _place(*item))]
+    for number, data in storage.fetch(places, [place.end - place.start for place in places]):
+        key = places[number].key
+        with suppress(CorruptIndex):
+            yield key, _parsed(data, key)
+
+
+def has_record(storage: Storage) -> bool:
+    """Return whether any commit has left a record: as a file, or, in copies from object stores, behind another."""
+    if any(map(RECORD_NAME.fullmatch, storage.list_dir(DIRECTORY))):
+        return True
+    sizes = {item.key: item.size for item in storage.inventory() if is_file_of_a_commit(item.key)}
+    return any(True for _ in records_behind(storage, sizes))
+
+
+def _place(end: Range, said: bytes) -> Range | None:
+    """Return where the record is whose end is there, if it is one, and says so."""
+    begin = end.start - int.from_bytes(said[:8], "little")
+    return Range(end.key, begin, end.start) if said[8:] == MAGIC_BEHIND and begin >= 0 else None
 
 
 def _parsed(data: bytes, key: str) -> Record:

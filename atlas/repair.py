@@ -13,12 +13,13 @@ from functools import partial
 import numpy as np
 
 from atlas.columnfile import DataFile
-from atlas.commit import is_file_of_a_commit, publish, recover, strays
+from atlas.commit import publish, recover, strays
 from atlas.commitfiles import CommitFiles
 from atlas.damage import Damage, FileFound, RepairReport
 from atlas.errors import StoreNotFound
 from atlas.examine import intact_rows
 from atlas.indexes import read_index
+from atlas.record import is_file_of_a_commit
 from atlas.root import ArrayFiles, Root
 from atlas.roots import delete_other_roots, has_root, load_table, next_state
 from atlas.segment import HEADER_LENGTH, SegmentIndex

@@ -23,10 +23,10 @@ from atlas.config import StoreConfig, settings
 from atlas.errors import AtlasError, CommitUnknownError, ConflictError, StorageError, StoreNotFound
 from atlas.indexes import read_index
 from atlas.layer import Layer
-from atlas.record import RECORD_NAME
+from atlas.record import has_record
 from atlas.root import ROOT_KEYS, Root, decode_root, encode_root, root_key
 from atlas.storage import ConditionFailed, Storage
-from atlas.table import DIRECTORY, read_layer
+from atlas.table import read_layer
 
 CLAIMED_KEY = root_key(StoreConfig())
 
@@ -118,14 +118,9 @@ def load_table(storage: Storage, store: str, file: DataFile, slots: int) -> Laye
     return layer
 
 
-def has_records(storage: Storage) -> bool:
-    """Return whether there are records of commits; without a root, they are what is left of a store."""
-    return any(map(RECORD_NAME.fullmatch, storage.list_dir(DIRECTORY)))
-
-
 def is_lost(storage: Storage) -> bool:
     """Return whether a store without a root can be brought back; on object stores that is not looked for."""
-    return storage.is_local and has_records(storage)
+    return storage.is_local and has_record(storage)
 
 
 def has_root(storage: Storage) -> bool:

@@ -11,6 +11,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -109,6 +110,41 @@ help_with = _threads.help
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_threads.after_fork)
+
+
+def take_turns(action: Callable[[Any], object], items: Sequence[Any], helpers: int) -> None:
+    """Do something with every item: in the calling thread and in helping ones, each taking the next in turn.
+
+    When it is left, also by an interrupt, nothing is done any more. After an error no further item is begun.
+    """
+    left = list(enumerate(items))[::-1]
+    errors: dict[int, BaseException] = {}
+
+    def work() -> None:
+        while left:
+            try:
+                number, item = left.pop()
+            except IndexError:
+                return
+            try:
+                action(item)
+            except BaseException as error:
+                errors[number] = error
+                left.clear()
+
+    helping: list[Turn] = []
+    try:
+        help_with(work, helpers, helping)
+        work()
+    finally:
+        left.clear()
+        insist(partial(finish, helping))
+    for error in errors.values():
+        if not isinstance(error, Exception):
+            raise error
+    if errors:
+        # Items are begun in order, so all those before the first that failed have been done.
+        raise errors[min(errors)]
 
 
 class _Ahead:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 import subprocess
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 from objectstore import servers
 from objectstore.place import BUCKET, kinds
+from obstore.store import MemoryStore, S3Store
 
 import atlas
 from atlas import config
-from atlas.storage import open_storage, remote
+from atlas.storage import obstore_client, open_storage, remote
+from atlas.storage.obstore_client import ObstoreClient
 
 CLIENTS = ["s3fs", "obstore"]
 
@@ -98,6 +101,34 @@ def test_the_answer_to_the_end_of_an_upload_may_be_lost(moto, options, parts_of_
         store.flush()
     assert left == []
     np.testing.assert_array_equal(moto.open().open_dataset("x").read_array("large"), data)
+
+
+@pytest.mark.parametrize("steps", range(8))
+def test_a_part_whose_giving_is_cancelled_is_not_in_the_object_twice(steps):
+    """A request that takes too long is cancelled at whatever step it has come to, and made again."""
+
+    async def put() -> bytes:
+        client = ObstoreClient(MemoryStore())
+        upload = await client.begin("x")
+        for number, part in enumerate((b"one", b"two", b"three"), 1):
+            giving = asyncio.ensure_future(client.put_part("x", upload, number, part))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            giving.cancel()
+            await asyncio.gather(giving, return_exceptions=True)
+            await client.put_part("x", upload, number, part)
+        await client.complete("x", upload, ["1", "2", "3"])
+        return (await client.get("x")).data
+
+    assert bytes(asyncio.run(put())) == b"onetwothree"
+
+
+def test_the_handle_that_repeats_uploads_has_the_credentials_of_the_other():
+    def credentials() -> dict[str, str | None]:
+        return {"access_key_id": servers.KEY, "secret_access_key": servers.SECRET, "token": None, "expires_at": None}
+
+    store = S3Store(BUCKET, region="us-east-1", credential_provider=credentials, retry_config={"max_retries": 0})
+    assert obstore_client._patient(store).credential_provider is credentials
 
 
 # --- many keys

@@ -203,6 +203,10 @@ def test_a_copy_on_a_disk_is_whole_and_comes_back_too(moto, tmp_path):
     moto.filesystem().get(f"{BUCKET}/{moto.prefix}/", str(tmp_path / "s"), recursive=True)
     expect(atlas.Atlas.open(tmp_path / "s"), ["a", "b"])
     os.remove(tmp_path / "s" / "atlas.json")
+    with pytest.raises(atlas.StoreNotFound, match="repair brings its root back"):
+        atlas.Atlas.open(tmp_path / "s")
+    with pytest.raises(atlas.StoreAlreadyExists, match="repair"):
+        atlas.Atlas.create(tmp_path / "s")
     assert atlas.Atlas.repair(tmp_path / "s").ok
     with atlas.Atlas.open(tmp_path / "s") as copy:
         expect(copy, ["a", "b"])

@@ -6,15 +6,13 @@ import contextlib
 import errno
 import os
 import stat
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, BinaryIO
 
 from atlas.errors import CorruptStore, ReadOnlyStore, StorageError
 from atlas.storage.base import DataWriter
-from atlas.threads import Turn, finish, help_with, insist
+from atlas.threads import take_turns
 
 _RETIRED = "_retired"
 BUFFER_BYTES = 1 << 20
@@ -62,28 +60,7 @@ def finish_writer(writer: DataWriter) -> None:
 
 def for_each(action: Callable[[Any], None], items: Sequence[Any]) -> None:
     """Do something with every item: many at a time, as the disk takes the syncs of several threads in one go."""
-    waiting, errors = deque(items), deque[BaseException]()
-
-    def work() -> None:
-        while not errors:
-            try:
-                item = waiting.popleft()
-            except IndexError:
-                return
-            try:
-                action(item)
-            except BaseException as error:
-                errors.append(error)
-
-    helping: list[Turn] = []
-    try:
-        help_with(work, min(_SYNCING, len(items) // _SYNCING), helping)
-        work()
-    finally:
-        waiting.clear()
-        insist(partial(finish, helping))
-    if errors:
-        raise errors[0]
+    take_turns(action, items, min(_SYNCING, len(items) // _SYNCING))
 
 
 def make_directories(*paths: str) -> None:

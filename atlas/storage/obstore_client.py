@@ -59,7 +59,7 @@ def _patient(store: Any) -> Any:
     """Return the handle with which uploads in parts are made, whose requests we cannot repeat."""
     if (getattr(store, "retry_config", None) or {}).get("max_retries") != 0:
         return store
-    options = {name: getattr(store, name) for name in ("prefix", "config", "client_options")}
+    options = {name: getattr(store, name) for name in ("prefix", "config", "client_options", "credential_provider")}
     return type(store)(**options, retry_config={"retry_timeout": timedelta(seconds=settings().request_seconds)})
 
 
@@ -84,8 +84,6 @@ class _Upload:
             await self._turn.wait_for(lambda: self._next >= number)
             if self._next == number:
                 await self._hand_over(part)
-                self._next += 1
-                self._turn.notify_all()
 
     async def _hand_over(self, part: Any) -> None:
         taken = asyncio.ensure_future(self._parts.put(part))
@@ -94,7 +92,10 @@ class _Upload:
             if not taken.done():
                 await self.end()
         finally:
-            taken.cancel()
+            # Who gives it may be cancelled just after it was taken, and comes with it again.
+            if not taken.cancel():
+                self._next += 1
+                self._turn.notify_all()
 
     async def end(self) -> None:
         """Wait until the object is there."""

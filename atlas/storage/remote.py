@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
@@ -23,7 +23,7 @@ from atlas.errors import AtlasError, ConflictError, CorruptStore, ReadOnlyStore,
 from atlas.storage import locks
 from atlas.storage.base import ConditionFailed, Pin, Storage, Stored, check_key
 from atlas.storage.cache import RangeCache
-from atlas.storage.client import Client, Found, FsspecClient, NotOffered, Transient, concurrently
+from atlas.storage.client import Client, Found, FsspecClient, NotOffered, Transient, UploadingClient, concurrently
 from atlas.storage.flight import Job, in_flight
 from atlas.storage.ranges import Range, coalesce
 from atlas.storage.s3 import S3Client
@@ -84,7 +84,7 @@ class RemoteStorage(Storage):
         self._known_client = S3Client(filesystem) if "s3" in names else FsspecClient(filesystem)
 
     @property
-    def _client(self) -> Any:
+    def _client(self) -> UploadingClient:
         # Connections and the loop that they belong to are of the process that made them.
         if self._owner != os.getpid():
             old = self._filesystem
@@ -93,7 +93,8 @@ class RemoteStorage(Storage):
                     "an obstore handle is of no use in a forked process; open the store there, or spawn it"
                 )
             self._use(type(old)(*old.storage_args, **old.storage_options))
-        return self._known_client
+        # What only those have that have parts is asked of those only.
+        return cast(UploadingClient, self._known_client)
 
     def __getstate__(self) -> tuple[Any, str, bool]:
         return self._filesystem, self._prefix, self._single_writer
@@ -289,7 +290,7 @@ class RemoteStorage(Storage):
         while more:
             page, more = await self._insist("list", partial(self._client.find, self._prefix, more))
             found += page
-        return list(found)
+        return found
 
     def list_dir(self, prefix: str) -> list[str]:
         """Return the names below a prefix."""
@@ -379,14 +380,13 @@ class RemoteStorage(Storage):
         return self._run(f"replacing {key} of", partial(self._replace, self._place(key), data, version))
 
     async def _replace(self, place: str, data: bytes, version: str | None) -> str:
-        is_bound = version is not None and _honours.get(self._server, True)
-        if version is not None and not is_bound:
+        if version is not None and _honours.get(self._server, True):
+            put_if = partial(self._client.put_if, place, data, version)
+            return await self._insist("conditional_put", put_if, written=len(data))
+        if version is not None:
             await self._expect_version(place, version)
-        if not is_bound:
-            put = partial(self._client.put, place, data)
-            return await self._insist("put", put, written=len(data))
-        put = partial(self._client.put_if, place, data, version)
-        return await self._insist("conditional_put", put, written=len(data))
+        put = partial(self._client.put, place, data)
+        return await self._insist("put", put, written=len(data))
 
     async def _expect_version(self, place: str, version: str) -> None:
         # As good as it gets: whoever does write here although there was to be one writer is seen, as a rule.
@@ -425,17 +425,14 @@ class RemoteStorage(Storage):
         """Remove uploads that were begun before a time, and not completed; return how many."""
         if not self._client.has_parts:
             return 0
-        found = self._run("listing uploads of", partial(self._insist, "list", self._list_unfinished))
+        unfinished = partial(self._client.unfinished, self._prefix)
+        found = self._run("listing uploads of", partial(self._insist, "list", unfinished))
         old = [(path, upload) for path, upload, begun in found if begun < before]
         for path, upload in old:
             give_up = partial(self._client.give_up, path, upload)
             with suppress(FileNotFoundError):
                 self._run("removing an upload of", partial(self._insist, "delete", give_up))
         return len(old)
-
-    async def _list_unfinished(self) -> list[tuple[str, str, float]]:
-        found: list[tuple[str, str, float]] = await self._client.unfinished(self._prefix)
-        return found
 
     def writer_lock(self, timeout: float = 60.0, marks: bool = True) -> AbstractContextManager[bool]:
         """Exclude the other writers of this process, where no condition excludes all others."""

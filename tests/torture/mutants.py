@@ -63,7 +63,7 @@ def _live(module: types.ModuleType) -> Iterator[tuple[str, Any]]:
                 yield member.__qualname__, member
 
 
-FILES, LOCAL = "atlas.storage.files", "atlas.storage.local"
+FILES, LOCAL, THREADS = "atlas.storage.files", "atlas.storage.local", "atlas.threads"
 COMMIT, COMPACTION = "atlas.commit", "atlas.compaction"
 COMMITFILES = "atlas.commitfiles"
 
@@ -166,12 +166,17 @@ POWER = [
 
 # Found where a sync fails, or several threads sync at once.
 SYNCING = [
-    Mutant("a sync that fails in a thread is not heard of", FILES, "        raise errors[0]\n", "        return\n"),
+    Mutant(
+        "a sync that fails in a thread is not heard of",
+        THREADS,
+        "        raise errors[min(errors)]\n",
+        "        return\n",
+    ),
     Mutant(
         "threads that sync are not waited for",
-        FILES,
-        "        insist(partial(finish, helping))\n    if errors",
-        "        pass\n    if errors",
+        THREADS,
+        "        insist(partial(finish, helping))\n    for error",
+        "        pass\n    for error",
     ),
     Mutant(
         "a root whose directory could not be synced is taken for durable",
