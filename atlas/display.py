@@ -1,4 +1,4 @@
-"""Stores and datasets as notebooks show them: bounded in length, and of what is at hand; nothing is read."""
+"""Stores and datasets as notebooks show them, and reasons as reports do: bounded in length; nothing is read."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from atlas.session import Session
 
 _ROWS = 20
 _CHARACTERS = 60
+_LONGEST_REASON = 400
 
 
 def store_html(session: Session) -> str:
@@ -73,3 +74,8 @@ def shortened(value: Any, most: int = _CHARACTERS) -> str:
     """Return a value as text of at most so many characters."""
     text = str(value)
     return text if len(text) <= most else f"{text[: most - 2]} …"
+
+
+def in_one_line(text: str) -> str:
+    """Return a reason as one line of bearable length."""
+    return shortened(" ".join(text.split()), _LONGEST_REASON)

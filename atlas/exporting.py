@@ -17,7 +17,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from atlas.config import choice, settings
-from atlas.display import shortened
+from atlas.display import in_one_line
 from atlas.errors import AtlasError, InvalidArgument
 from atlas.executor import in_order, is_nested
 from atlas.store import Atlas
@@ -30,8 +30,6 @@ _PER_TASK = 16
 
 # What the writers below xarray let out when a dataset is more than their format can say.
 _WRITE_ERRORS = (OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError)
-
-_LONGEST_REASON = 400
 
 Progress = Callable[[int, int, str], None]
 
@@ -202,7 +200,7 @@ def _write(task: _Task, name: str) -> Written:
             shutil.rmtree(place)
         os.replace(beside, place)
     except _WRITE_ERRORS as error:
-        return name, shortened(" ".join(f"{type(error).__name__}: {error}".split()), _LONGEST_REASON)
+        return name, in_one_line(f"{type(error).__name__}: {error}")
     finally:
         if beside.is_dir():
             shutil.rmtree(beside)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from atlas.columns import Column, Integers, cell_value, integer_column, values_column
 from atlas.errors import CorruptStore, InvalidArgument
 from atlas.forks import cached_property
-from atlas.schema import DatasetRecord, Template, split_record
+from atlas.schema import ArraySchema, DatasetRecord, Template, split_record
 
 
 class LazyColumns(Sequence[Column]):
@@ -76,7 +76,14 @@ class Group:
         """Return the record in one row."""
         cells = zip(self.template.slots, self.columns, strict=True)
         values = [cell_value(tag, column.cell(row)) for (_, _, tag), column in cells]
-        return self.template.record([int(column.cell(row)) for column in self.sizes], values)
+        return self.template.record(self._sizes_of(row), values)
+
+    def array(self, row: int, name: str) -> ArraySchema | None:
+        """Return how one row declares an array; ``None`` where it does not."""
+        return self.template.array(name, self._sizes_of(row))
+
+    def _sizes_of(self, row: int) -> list[int]:
+        return [int(column.cell(row)) for column in self.sizes]
 
     def take(self, rows: NDArray[Any]) -> Group:
         """Return the group with these rows only."""
@@ -175,6 +182,10 @@ class Declared:
     def record(self, position: int) -> DatasetRecord:
         """Return what one dataset declares."""
         return self.groups[int(self.group[position])].record(int(self.row[position]))
+
+    def array(self, position: int, name: str) -> ArraySchema | None:
+        """Return how one dataset declares an array; ``None`` where it does not."""
+        return self.groups[int(self.group[position])].array(int(self.row[position]), name)
 
     def take(self, positions: Integers) -> Declared:
         """Return some of the datasets, and only the groups that they have."""

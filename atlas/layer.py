@@ -135,25 +135,14 @@ class Layer:
     def take(self, rows: Integers) -> Layer:
         """Return some rows, in ascending order; nothing is deleted by the result."""
         if len(rows) == len(self):
-            return self if not len(self.deleted) else self._replaced(deleted=_nothing())
+            return self if not len(self.deleted) else replace(self, deleted=_nothing())
         names = self.names.keep(rows) if 2 * len(rows) > len(self) else self.names.take(rows)
         declared = self.declared.take(rows)
         return Layer(self.ordinals[rows], names, self.changed.take(rows), declared.group, declared.row, declared.groups)
 
-    def _replaced(self, ordinals: Integers | None = None, deleted: Integers | None = None) -> Layer:
-        return Layer(
-            self.ordinals if ordinals is None else ordinals,
-            self.names,
-            self.changed,
-            self.group,
-            self.row,
-            self.groups,
-            self.deleted if deleted is None else deleted,
-        )
-
     def renumbered(self, ordinals: Integers) -> Layer:
         """Return the layer with other ordinals, as ascending as its own."""
-        return self._replaced(ordinals=ordinals)
+        return replace(self, ordinals=ordinals)
 
     def changed_in(self, generation: int) -> Layer:
         """Return the layer as if all its rows had changed in one generation."""
@@ -161,7 +150,7 @@ class Layer:
 
     def deleting(self, deleted: Integers) -> Layer:
         """Return the layer that takes these ordinals of older ones away."""
-        return self._replaced(deleted=distinct(deleted))
+        return replace(self, deleted=distinct(deleted))
 
     # ── as text ──────────────────────────────────────────────────────────────────────────────
 

@@ -339,7 +339,7 @@ class Pending:
         if number >= 0:
             batch = self.batch_of(number)
             arrays = record.arrays if batch is not None else self.blocks
-            found = {array: self.array(name, array) for array in arrays}
+            found = {array: self.numbered_array(number, array) for array in arrays}
             if batch is not None:
                 self.created[name] = batch.sequence + number - batch.first
             self.arrays[name] = {array: pending for array, pending in found.items() if pending is not None}
@@ -374,8 +374,8 @@ class Pending:
 
     def numbered_array(self, number: int, array: str) -> PendingArray | None:
         """Return what is pending for an array of a dataset of the name table."""
-        record = self.batch_record(number)
-        schema = None if record is None else record.arrays.get(array)
+        batch = self.batch_of(number)
+        schema = None if batch is None else batch.declared.array(number - batch.first, array)
         result = None if schema is None else PendingArray(schema, reset=True)
         for block in self.blocks.get(array, ()):
             place = int(np.searchsorted(block.ids, number))

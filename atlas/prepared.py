@@ -87,8 +87,9 @@ class Draft:
 
     def part(self, name: str) -> DatasetRecord:
         """Return what is declared of one array."""
-        attributes = {array: own for array, own in self.record.array_attributes.items() if array == name}
-        return DatasetRecord({name: self.record.arrays[name]}, {}, attributes)
+        attributes = self.record.array_attributes
+        own = {name: attributes[name]} if name in attributes else {}
+        return DatasetRecord({name: self.record.arrays[name]}, {}, own)
 
     def array_fill_value(self, name: str) -> Any:
         """Return the declared fill value."""
@@ -272,12 +273,9 @@ def _by_array(encoded: Sequence[tuple[EncodedRows, list[Place]]]) -> tuple[list[
     dataset = np.array([place.dataset for place in places], np.int64)
     number = np.array([place.chunk for place in places], np.int64)
     order = np.lexsort((number, dataset, array))
-    ends, lengths = np.cumsum(columns["length"])[order], columns["length"][order]
-    joined = memoryview(b"".join(part.payloads.data for part in parts))
-    spans = zip((ends - lengths).tolist(), ends.tolist(), strict=True)
-    payloads = b"".join(joined[begin:end] for begin, end in spans)
-    columns["offset"] = np.empty_like(ends)
-    columns["offset"][order] = np.cumsum(lengths) - lengths
+    payloads = Texts(np.concatenate([part.payloads for part in parts]), np.cumsum(columns["length"])).take(order)
+    columns["offset"] = np.empty_like(payloads.ends)
+    columns["offset"][order] = payloads.ends - payloads.lengths
     edges = np.flatnonzero(np.diff(array[order])) + 1
     found: list[Chunks] = []
     for name, rows in zip(codes, np.split(order, edges), strict=True):
@@ -287,7 +285,7 @@ def _by_array(encoded: Sequence[tuple[EncodedRows, list[Place]]]) -> tuple[list[
             wanted = types.pop()
             own |= {bound: own[bound].astype(wanted) for bound in ("minimum", "maximum")}
         found += _alike(name, dataset[rows], number[rows], own)
-    return found, payloads
+    return found, payloads.data.tobytes()
 
 
 def _alike(array: str, dataset: Integers, number: Integers, columns: dict[str, NDArray[Any]]) -> Iterator[Chunks]:
@@ -333,7 +331,7 @@ def add_prepared(
         failed: dict[str, AtlasError] = {}
         kept = _acceptable(session, names, prepared.declared, replace, failed)
         if kept:
-            _add(session, [(position, str(names[position])) for position in kept], prepared)
+            _add(session, [(position, str(names[position])) for position in kept], prepared, replace)
     return failed
 
 
@@ -379,14 +377,15 @@ def _clash(session: Session, template: Template) -> TypeMismatch | None:
     return None
 
 
-def _add(session: Session, named: Sequence[tuple[int, str]], prepared: Prepared) -> None:
+def _add(session: Session, named: Sequence[tuple[int, str]], prepared: Prepared, replace: bool) -> None:
     pending, root = session.pending, session.snapshot.root
     first = pending.heap.append(prepared.payloads)
-    # The merged schema is left as it is where datasets make room: wider than it need be is all that it can be.
     listed = [name for _, name in named]
     names = Names.of(listed)
-    for i in np.flatnonzero(are_known(session, names)).tolist():
-        pending.delete(listed[i], root)
+    if replace:
+        # The merged schema is left as it is where datasets make room: wider than it need be is all that it can be.
+        for i in np.flatnonzero(are_known(session, names)).tolist():
+            pending.delete(listed[i], root)
     positions = np.array([position for position, _ in named])
     ids = np.full(len(prepared.declared), -1, np.int64)
     ids[positions] = pending.create_batch(names, prepared.declared.take(positions), root)

@@ -226,6 +226,11 @@ class Template:
             layout += [(array.name, key, tag) for key, tag in array.attributes]
         return layout
 
+    def array(self, name: str, sizes: Iterable[int]) -> ArraySchema | None:
+        """Return the schema of one array of a dataset with these dimension sizes; ``None`` if it has no such array."""
+        place = self.positions.get(name)
+        return None if place is None else self.arrays[place].resolve(dict(zip(self.dims, sizes, strict=True)))
+
     def record(self, sizes: Iterable[int], values: Iterable[Any]) -> DatasetRecord:
         """Return the record of a dataset with these dimension sizes and attribute values."""
         by_dim = dict(zip(self.dims, (int(size) for size in sizes), strict=True))

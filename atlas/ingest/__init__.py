@@ -13,13 +13,14 @@ from typing import Any, Literal
 
 from atlas import __version__
 from atlas.config import choice, settings
+from atlas.display import in_one_line
 from atlas.errors import AtlasError, DatasetAlreadyExists, StoreAlreadyExists
 from atlas.ingest.chunking import Chunking
 from atlas.ingest.journal import Journal, stamp
 from atlas.ingest.pool import batches, finished
 from atlas.ingest.report import IngestReport, Log
 from atlas.ingest.sources import PATTERNS, Naming, find_sources
-from atlas.ingest.work import Finished, Options, Source, in_one_line
+from atlas.ingest.work import Finished, Options, Source
 from atlas.prepared import Prepared, add_prepared
 from atlas.storage.locks import LOCK_NAME
 from atlas.store import Atlas

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from atlas.config import StoreConfig
-from atlas.display import shortened
+from atlas.display import in_one_line
 from atlas.errors import AtlasError, MissingDependency
 from atlas.ingest.alike import Decoder, RawFile, read_raw
 from atlas.ingest.chunking import Chunking
@@ -24,8 +24,6 @@ _FILE_ERRORS = (
     *(OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
     *(AssertionError, EOFError, MemoryError, ImportError, struct.error),
 )
-
-_LONGEST_REASON = 400
 
 
 class Source(NamedTuple):
@@ -176,8 +174,3 @@ def _remarks(source: Source, options: Options) -> dict[str, str]:
     return (
         {source.name: f"its groups are not read: {shown}; reading={{'group': …}} (--group) reads one"} if groups else {}
     )
-
-
-def in_one_line(text: str) -> str:
-    """Return a reason as one line of bearable length."""
-    return shortened(" ".join(text.split()), _LONGEST_REASON)
