@@ -37,9 +37,11 @@ class Drift:
     @property
     def groups(self) -> list[tuple[Any, list[str]]]:
         """Each value with the names of its datasets, the most common one first; ``None`` where there is none."""
-        return [
-            (value, self._members.take(np.flatnonzero(self._trait.codes == code)).names) for code, value in self._order
-        ]
+        order = self._order
+        names: dict[int, list[str]] = {code: [] for code, _ in order}
+        for name, code in zip(self._members.names, self._trait.codes.tolist(), strict=True):
+            names[code].append(name)
+        return [(value, names[code]) for code, value in order]
 
     @property
     def outliers(self) -> list[str]:
@@ -48,13 +50,10 @@ class Drift:
 
     @property
     def _order(self) -> list[tuple[int, Any]]:
-        counts = [(code, int(np.count_nonzero(self._trait.codes == code))) for code in self._codes]
-        ranked = sorted(counts, key=lambda item: -item[1])
-        return [(code, None if code < 0 else self._trait.values[code]) for code, _ in ranked]
-
-    @property
-    def _codes(self) -> list[int]:
-        return [*range(len(self._trait.values)), *([-1] if len(self._trait.absent) else [])]
+        counts = np.bincount(self._trait.codes + 1)  # those that have none come first
+        codes = (np.flatnonzero(counts) - 1).tolist()
+        ranked = sorted(codes, key=lambda code: (-counts[code + 1], code < 0))
+        return [(code, None if code < 0 else self._trait.values[code]) for code in ranked]
 
     def __str__(self) -> str:
         where = self.aspect if self.array is None else f"{self.array}: {self.aspect}"

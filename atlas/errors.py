@@ -95,6 +95,7 @@ class ShapeMismatch(AtlasError, ValueError):
     """Datasets that cannot be stacked because their shapes or types differ."""
 
 
+# NotImplementedError is what scripts of the older package catch.
 class UnsupportedDataType(AtlasError, NotImplementedError, TypeError):
     """A NumPy data type that Atlas cannot store."""
 

@@ -240,11 +240,7 @@ class Many(Datasets):
         >>> store.drift_report()[0].outliers
         ['c']
         """
-        if names is None:
-            names = self._session.names()
-            members = Members.of(self._session, names) if names else Members.none(self._session)
-        else:
-            members = Members.of(self._session, names)
+        members = Members.all(self._session) if names is None else Members.of(self._session, names)
         return drift_report(members, None if arrays is None else list(arrays))
 
     def write_stacked(

@@ -90,9 +90,11 @@ class Members:
             return Members(session, ordinals, listed) if loose else Members(session.frozen(), ordinals)
 
     @staticmethod
-    def none(session: Session) -> Members:
-        """Return no datasets, which is all that an empty store has."""
-        return Members(session.frozen(), np.zeros(0, np.int64))
+    def all(session: Session) -> Members:
+        """Return all datasets that there are; unlike others, a store may have none."""
+        with session.lock:
+            names = session.names()
+            return Members.of(session, names) if names else Members(session.frozen(), np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.ordinals)

@@ -128,15 +128,15 @@ class Atlas(Exchange):
                 )
             if there and not overwrite:
                 raise _already_there(storage)
-            later = overwrite == "at flush" and there and _is_intact(storage)
-            if later:
-                root = emptied(load_root(storage), layout)
+            replaced = _intact_root(storage) if overwrite == "at flush" and there else None
+            if replaced is not None:
+                root = emptied(replaced, layout)
             else:
                 root = overwrite_root(storage, layout) if there else _create_root(storage, layout, overwrite)
             if interrupted:
                 recover(storage, load_root(storage), interrupted)
         session = Session(storage, root, on_type_mismatch, "a", workers, executor, pending_bytes)
-        session.pending.layout = layout if later else None
+        session.pending.layout = None if replaced is None else layout
         return Atlas(session)
 
     @staticmethod
@@ -416,9 +416,8 @@ def _create_root(storage: Storage, layout: StoreConfig, overwrite: Any) -> Root:
         return overwrite_root(storage, layout)
 
 
-def _is_intact(storage: Storage) -> bool:
+def _intact_root(storage: Storage) -> Root | None:
     try:
-        load_root(storage)
+        return load_root(storage)
     except CorruptRoot:
-        return False
-    return True
+        return None

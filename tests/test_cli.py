@@ -189,11 +189,20 @@ def test_floats_show_the_digits_that_they_have(tmp_path, terminal):
         view.write_array("t", [0], np.array([22.235, -1.1], "f4"))
         view.set_array_attribute("t", "k", np.float32(0.1))
     assert terminal("read", tmp_path / "s", "a", "t").splitlines() == ["x,t", "0,22.235", "1,-1.1"]
+    assert json.loads(terminal("read", tmp_path / "s", "a", "t", "--json")) == [22.235, -1.1]
     shown = terminal("show", tmp_path / "s", "a")
     assert "t:k = 0.1 ;" in shown
     assert "min -1.1, max 22.235" in shown
     described = json.loads(terminal("show", tmp_path / "s", "a", "--json"))
     assert described["variables"]["t"]["attributes"] == {"k": 0.1}
+
+
+def test_a_single_cell_is_no_list(tmp_path, terminal):
+    cells = {"f": np.float32(1.1), "d": 1.5, "s": "text", "t": np.datetime64("2024-01-01", "s")}
+    with atlas.Atlas.create(tmp_path / "s") as store:
+        xr.Dataset(cells).atlas.write(store, "a")
+    found = {name: json.loads(terminal("read", tmp_path / "s", "a", name, "--json")) for name in cells}
+    assert found == {"f": 1.1, "d": 1.5, "s": "text", "t": "2024-01-01T00:00:00"}
 
 
 def test_reading_cells(store, tmp_path, terminal):

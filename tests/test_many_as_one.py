@@ -328,6 +328,12 @@ def test_a_report_says_which_datasets_disagree_and_in_what(uneven):
     assert len(str(uneven.drift_report())) < 6000
 
 
+def test_a_report_on_what_nobody_has_says_so(fleet):
+    report = fleet.drift_report(["s00", "s01"], arrays=["nope"])
+    assert report[0].groups == [(None, ["s00", "s01"])]
+    assert str(report).splitlines() == ["2 datasets, 1 differences", "  nope: presence: none in 2 (s00, …)"]
+
+
 def test_a_store_without_datasets_has_no_drift(place):
     report = Atlas.create(place).drift_report()
     assert report.ok

@@ -102,9 +102,8 @@ def _lines(cells: Any, start: Sequence[int] | None, before: tuple[str, ...]) -> 
     import numpy as np
 
     first = [0] * cells.ndim if start is None else start
-    # Short floats as text of their own: as Python's they would seem to have twice as many digits.
-    is_short = cells.dtype.kind == "f" and cells.dtype.itemsize < 8
-    values = cells.astype(str) if cells.dtype.kind in "Mm" or is_short else cells
+    as_text = cells.dtype.kind in "Mm" or cells.dtype.name in terminal.SHORT_FLOATS
+    values = cells.astype(str) if as_text else cells
     for position, value in zip(np.ndindex(cells.shape), values.reshape(-1).tolist(), strict=True):
         text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
         yield [*before, *(at + offset for at, offset in zip(position, first, strict=True)), text]

@@ -31,7 +31,7 @@ def run(
     value; they and NaN do not count as smallest or largest.
     """
     if array is None and (where or confirm):
-        raise typer.BadParameter("it goes with an ARRAY", param_hint="--where")
+        raise typer.BadParameter("it goes with an ARRAY", param_hint="--where" if where else "--confirm")
     from atlas.store import Atlas
 
     source = Atlas.open(store, mode="r")

@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+# Floats that would seem to have twice as many digits, were they shown as Python's.
+SHORT_FLOATS = ("float16", "float32")
+
 
 def as_json(value: Any) -> str:
     """Return a value as JSON; NaN, the infinities and missing times become null."""
@@ -24,10 +27,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, np.ndarray):
-        return [plain(item) for item in (value if value.dtype.kind in "Mmf" else value.tolist())]
-    if isinstance(value, (np.float16, np.float32)):
-        return plain(float(str(value)))  # no more digits than it has
+        if not value.ndim:
+            return plain(value[()])
+        as_cells = value.dtype.kind in "Mm" or value.dtype.name in SHORT_FLOATS
+        return [plain(item) for item in (value if as_cells else value.tolist())]
     if isinstance(value, np.generic):
+        if value.dtype.name in SHORT_FLOATS:
+            return plain(float(str(value)))
         times = value.dtype.kind in "Mm"
         return plain(value.item()) if not times else None if np.isnat(value) else str(value)
     if isinstance(value, bytes):
@@ -41,7 +47,7 @@ def of_type(value: Any, dtype: str) -> Any:
     """Return a float that is a cell of some type as one of that type, which shows no more digits than it has."""
     import numpy as np
 
-    return np.dtype(dtype).type(value) if isinstance(value, float) and dtype in ("float16", "float32") else value
+    return np.dtype(dtype).type(value) if isinstance(value, float) and dtype in SHORT_FLOATS else value
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str] = ()) -> None:

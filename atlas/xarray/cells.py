@@ -72,6 +72,8 @@ def _is_utf8(cell: bytes) -> bool:
 
 def is_missing(cell: Any) -> bool:
     """Return whether a cell is None, NaN or one of pandas' missing values."""
+    if isinstance(cell, (str, bytes)):  # most cells are
+        return False
     if cell is None or (isinstance(cell, float) and cell != cell):
         return True
     return type(cell).__name__ in ("NAType", "NaTType")

@@ -75,7 +75,7 @@ def _as_asked(name: str, variable: Any, options: Mapping[str, Any]) -> Any:
         wanted = options["decode_times"] if wanted is None else wanted
         return _encoded_times(name, variable) if wanted is False else variable
     if options["mask_and_scale"] is False and any(variable.encoding.get(key) is not None for key in _PACKING):
-        variable = _packed(name, variable)
+        variable = _packed(variable)
     elif not _is_marked(variable):
         return variable
     return _decode(name, variable, options)
@@ -131,7 +131,7 @@ def _encoded_times(name: str, variable: Any) -> Any:
     return conventions.encode_cf_variable(loaded, name=name)
 
 
-def _packed(name: str, variable: Any) -> Any:
+def _packed(variable: Any) -> Any:
     array = PackedArray(variable._data.array, variable.encoding)
     encoding = {"preferred_chunks": variable.encoding.get("preferred_chunks", {})}
     return lazy_variable(variable.dims, array, {**variable.attrs, **array.attrs}, encoding)
