@@ -101,7 +101,7 @@ class Settings:
     fetch_requests : int
         ``ATLAS_FETCH_REQUESTS``. Requests to an object store that are made at the same time.
     flight_bytes : int
-        ``ATLAS_FLIGHT_BYTES``. How much of what is fetched may be on its way, or wait to be decoded.
+        ``ATLAS_FLIGHT_BYTES``. How much may be under way to or from an object store, or wait to be decoded or put.
     part_bytes : int
         ``ATLAS_PART_BYTES``. Objects of twice this size or more are put in parts of it, at least 5 MiB.
     request_seconds : int

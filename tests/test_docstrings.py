@@ -26,7 +26,7 @@ MODULES = sorted(
 
 def asked(name: str) -> set[str]:
     """Return what the docstring of a name must have."""
-    thing = getattr(import_module("atlas"), name.split(".")[1], None)
+    thing = getattr(atlas, name.split(".")[1])
     if inspect.isclass(thing) and name.count(".") == 1:
         # Calls make these; how is nobody's business.
         return ASKED - {"PR01"} - ({"EX01"} if issubclass(thing, Exception) else set())

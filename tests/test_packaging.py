@@ -169,6 +169,12 @@ def test_imports_run_one_way():
             assert imported_rooms(path) - {"__version__"} <= allowed | doors, path
 
 
+def test_the_readme_says_what_every_room_is_for():
+    _, table = (ROOT / "README.md").read_text().split("## The package")
+    rooms = re.findall(r"`(\w+)/?`", "".join(re.findall(r"^\|(.*?)\|", table, re.MULTILINE)))
+    assert sorted(rooms) == sorted(ORDER)
+
+
 def test_the_public_surface_is_documented():
     for name in atlas.__all__:
         assert hasattr(atlas, name)
