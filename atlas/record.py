@@ -146,7 +146,9 @@ def has_record(storage: Storage) -> bool:
     """Return whether any commit has left a record: as a file, or, in copies from object stores, behind another."""
     if any(map(RECORD_NAME.fullmatch, storage.list_dir(DIRECTORY))):
         return True
-    sizes = {item.key: item.size for item in storage.inventory() if is_file_of_a_commit(item.key)}
+    # What else is in a directory, which may be no store at all, is only listed.
+    keys = (f"{directory}/{name}" for directory in storage.list_dir("") for name in storage.list_dir(directory))
+    sizes = {key: storage.size(key) for key in keys if is_file_of_a_commit(key)}
     return any(True for _ in records_behind(storage, sizes))
 
 

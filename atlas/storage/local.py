@@ -120,8 +120,9 @@ class LocalStorage(Storage):
         place = os.path.join(self._path, *check_key(prefix).split("/")) if prefix else self._path
         with translated(place, "listing"):
             try:
-                # Nothing of the store's is behind a link.
-                return [] if prefix and os.path.islink(place) else sorted(os.listdir(place))
+                # Nothing of the store's is behind a link; and where no store is, most of what is asked about are files.
+                is_other = prefix and not stat.S_ISDIR(os.lstat(place).st_mode)
+                return [] if is_other else sorted(os.listdir(place))
             except (FileNotFoundError, NotADirectoryError):
                 return []
             except PermissionError:
