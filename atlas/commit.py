@@ -46,9 +46,10 @@ _log = logging.getLogger("atlas")
 # How long a retired file outlives its replacement where nobody can tell whether it is still read.
 GRACE_SECONDS = 15 * 60
 
-# How old an object is that belongs to no commit under way, where no lock tells of those; a commit that takes
-# half as long begins anew.
+# How old an object is that belongs to no commit under way, where no lock tells of those; a commit may take half as
+# long, so that none of its objects is as old while it may still refer to them.
 UNFINISHED_SECONDS = 24 * 60 * 60
+_LONGEST_SECONDS = UNFINISHED_SECONDS // 2
 
 # With more retired files than this the root of a store whose garbage nobody collects would grow and grow.
 _MOST_RETIRED = 1000
@@ -292,8 +293,8 @@ def _commit_onto(storage: Storage, base: Root, snapshot: Snapshot, pending: Pend
         root = replace(successor, catalog=catalog, arrays=arrays)
         files.write_record(root, replaced + merged)
         files.make_durable()
-        if time.monotonic() - began > UNFINISHED_SECONDS / 2 and not storage.is_local:
-            raise StorageError(f"putting data took {UNFINISHED_SECONDS // 7200} hours; flush more often")
+        if time.monotonic() - began > _LONGEST_SECONDS and not storage.is_local:
+            raise StorageError(f"putting data took {_LONGEST_SECONDS // 3600} hours; flush more often")
         # From here on the root may refer to them. Were it not replaced after all, the next
         # writer finds the lock's mark and removes them.
         files.keep()

@@ -428,6 +428,8 @@ def test_an_old_file_that_cannot_be_removed_stays_noted(place, monkeypatch):
     assert list((place / "_retired").iterdir())
     change(place, "a", 2)
     assert not (place / "_retired").exists()
+    # What has gone is not noted any more, but for the record of the commit before.
+    assert len(Atlas.open(place)._session.snapshot.root.retired) == 1
 
 
 def test_a_damaged_store_can_be_replaced(place):

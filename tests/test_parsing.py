@@ -6,14 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import fsspec
+import msgpack
 import numpy as np
 import pytest
+import xxhash
 import zstandard
 from torture.forging import Forgery
 from torture.scenes import build, fill_dataset, state_of
 
 import atlas
-from atlas import columnfile, datafiles, roots, table
+from atlas import columnfile, datafiles, record, roots, table
 from atlas.columns import Column, Texts
 from atlas.groups import Group, LazyColumns
 from atlas.root import decode_root
@@ -111,6 +113,82 @@ def test_an_array_without_files_has_nothing_to_lose(tmp_path: Path):
     before = state_of(tmp_path / "s")
     assert atlas.Atlas.repair(tmp_path / "s").ok
     assert state_of(tmp_path / "s") == before
+
+
+def a_record(behind: bytes = b"", **head: object) -> bytes:
+    """Return a record of one index, sealed, whatever its head says."""
+    packed = msgpack.packb({"object": "atlas.json", "root": b"", "indexes": [["t/x", 4]]} | head)
+    rest = len(packed).to_bytes(8, "little") + packed + behind
+    return record.MAGIC + xxhash.xxh3_64_intdigest(rest).to_bytes(8, "little") + rest
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "it is no record"),
+        (record.MAGIC, "its hash does not match"),
+        (b"ATLASRC2" + a_record(b"four")[8:], "it is no record"),
+        (a_record(b"four") + b"!", "its hash does not match"),
+        (a_record(b"four", object="atlas.txt"), "its head is malformed"),
+        (a_record(b"four", object=["atlas.json"]), "damaged"),
+        (a_record(b"four", root="text"), "its head is malformed"),
+        (a_record(b"four", indexes=[[3, 4]]), "its head is malformed"),
+        (a_record(b"four", indexes=[["t/x", -4]]), "its head is malformed"),
+        (a_record(b"f", indexes=[["t/x", True]]), "its head is malformed"),
+        (a_record(b"four", indexes=3), "damaged"),
+        (a_record(b"four", indexes=[["t/x"]]), "damaged"),
+        (a_record(b"three"), "its parts do not add up"),
+        (a_record(b"two"), "its parts do not add up"),
+    ],
+)
+def test_records_that_make_no_sense(tmp_path: Path, data: bytes, said: str):
+    (tmp_path / "commit.ar").write_bytes(data)
+    with pytest.raises(
+        atlas.CorruptIndex, match=f"record commit.ar is damaged: .*{said}" if said != "damaged" else said
+    ):
+        record.read_record(LocalStorage(str(tmp_path)), "commit.ar")
+
+
+def test_a_record_of_one_index(tmp_path: Path):
+    (tmp_path / "commit.ar").write_bytes(a_record(b"four"))
+    found = record.read_record(LocalStorage(str(tmp_path)), "commit.ar")
+    assert (found.object, {key: bytes(index) for key, index in found.indexes.items()}) == (
+        "atlas.json",
+        {"t/x": b"four"},
+    )
+
+
+def behind(data: bytes, length: int | None = None) -> bytes:
+    """Return what says that a record of a length ends here."""
+    return (len(data) if length is None else length).to_bytes(8, "little") + record.MAGIC_BEHIND
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        (a_record(b"four") + behind(a_record(b"four")), None),
+        (a_record(b"four"), "it is cut short, or no record"),
+        (behind(b""), "it is cut short, or no record"),
+        (b"x", "it is cut short, or no record"),
+        (a_record(b"four") + behind(b"", 1), "its length does not match"),
+        (a_record(b"four") + behind(b"", len(a_record(b"four")) + 1), "its length does not match"),
+        (a_record(b"four") + behind(b"", 1 << 63), "it is cut short, or no record"),
+        (b"x" * 9 + behind(b"x" * 9), "it is no record"),
+    ],
+)
+def test_only_a_record_may_be_behind_a_file(tmp_path: Path, after: bytes, said: str | None):
+    """And what is left of a file says of what it is the record, whatever else is in its place."""
+    (tmp_path / "file").write_bytes(b"before" + after)
+    storage, size = LocalStorage(str(tmp_path)), 6 + len(after)
+    (tmp_path / "short").write_bytes(b"ATLASRT1" * 2)
+    others = [key for key, _ in record.records_behind(storage, {"file": size, "short": 16})]
+    if said is None:
+        assert record.record_behind(storage, "file", 6, size).object == "atlas.json"
+        assert others == ["file"]
+    else:
+        with pytest.raises(atlas.CorruptIndex, match=said):
+            record.record_behind(storage, "file", 6, size)
+        assert others == []
 
 
 def test_one_chunk_in_two_files(tmp_path: Path, monkeypatch):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import resource
 import threading
+import time
+from itertools import count
+from types import SimpleNamespace
 
 import fsspec
 import numpy as np
@@ -33,6 +36,16 @@ def add(store: atlas.Atlas, name: str) -> None:
     view.write_array("t", [0], np.arange(4, dtype="int32"))
 
 
+def objects(url: str) -> set[str]:
+    """Return the names of what is there."""
+    return {name.rsplit("/", 1)[-1] for name in fsspec.filesystem("memory").find(url)}
+
+
+def garbage(store: atlas.Atlas) -> list[str]:
+    """Return what no state ever referred to."""
+    return store.gc(grace=1e9, unfinished=0, dry_run=True).removed
+
+
 def before_next(monkeypatch, module, act) -> None:
     """Let something happen just before a module's next commit begins."""
     real = module.next_state
@@ -59,9 +72,12 @@ def flush_more(url: str, name: str) -> None:
 def test_data_that_took_half_a_day_to_put_may_be_gone_and_is_not_relied_on(url, monkeypatch):
     store = atlas.Atlas.create(url)
     add(store, "a")
-    monkeypatch.setattr(commit, "UNFINISHED_SECONDS", -1)
-    with pytest.raises(atlas.StorageError, match="flush more often"):
+    hours = count(step=12)
+    clock = SimpleNamespace(time=time.time, monotonic=lambda: next(hours) * 3601)
+    monkeypatch.setattr(commit, "time", clock)
+    with pytest.raises(atlas.StorageError, match="took 12 hours; flush more often"):
         store.flush()
+    assert objects(url) == {"atlas.json"}, "what was put is taken back"
     assert atlas.Atlas.open(url).list_datasets() == []
     monkeypatch.undo()
     store.flush()
@@ -82,7 +98,9 @@ def test_many_replaced_objects_go_without_anybody_asking(url, monkeypatch):
     assert atlas.Atlas.open(url).open_dataset("a").read_array("t").tolist() == [5] * 4
 
 
-def test_a_store_with_a_damaged_root_is_overwritten_on_an_object_store(url):
+@pytest.mark.parametrize("meta_format", ["json", "msgpack"])
+def test_a_store_with_a_damaged_root_is_overwritten_on_an_object_store(url, meta_format):
+    """Whichever names the roots of the old store and of the new one have."""
     with atlas.Atlas.create(url, meta_format="msgpack") as store:
         add(store, "a")
     for name in fsspec.filesystem("memory").ls(url, detail=False):
@@ -90,7 +108,7 @@ def test_a_store_with_a_damaged_root_is_overwritten_on_an_object_store(url):
             fsspec.filesystem("memory").pipe_file(name, b"junk")
     with pytest.raises(atlas.CorruptRoot):
         atlas.Atlas.open(url)
-    with atlas.Atlas.create(url, overwrite=True) as store:
+    with atlas.Atlas.create(url, meta_format=meta_format, overwrite=True) as store:
         add(store, "b")
     assert atlas.Atlas.open(url).list_datasets() == ["b"]
 
@@ -115,6 +133,18 @@ def test_who_compacts_while_another_commits_begins_anew(url, monkeypatch):
     store = atlas.Atlas.open(url)
     assert len(store._session.snapshot.root.arrays["t"].files) == 1
     assert store.verify().ok
+    assert garbage(store) == [], "what was put in vain is taken back"
+
+
+def test_who_flushes_while_another_commits_begins_anew(url, monkeypatch):
+    store = atlas.Atlas.create(url)
+    add(store, "a")
+    before_next(monkeypatch, commit, lambda: flush_more(url, "b"))
+    store.flush()
+    store = atlas.Atlas.open(url)
+    assert store.list_datasets() == ["b", "a"]
+    assert store.verify().ok
+    assert garbage(store) == [], "what was put in vain is taken back"
 
 
 def test_who_is_always_slower_than_others_gives_up_at_last(url, monkeypatch):
