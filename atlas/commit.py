@@ -32,6 +32,7 @@ from atlas.roots import (
     CLAIMED_KEY,
     LostRace,
     Race,
+    create_root,
     delete_other_roots,
     emptied,
     load_root,
@@ -62,7 +63,8 @@ def overwrite_root(storage: Storage, config: StoreConfig) -> Root:
         old = load_root(storage)
         recorded = old.commits
     except StoreNotFound:
-        pass
+        # Who was faster has taken his store away again.
+        return create_root(storage, config)
     except CorruptRoot:
         if not storage.is_local:
             old = replace(old, config=StoreConfig())

@@ -9,9 +9,8 @@ import fsspec
 import msgpack
 import numpy as np
 import pytest
-import xxhash
 import zstandard
-from torture.forging import Forgery
+from torture.forging import Forgery, sealed_record, with_head
 from torture.scenes import build, fill_dataset, state_of
 
 import atlas
@@ -115,47 +114,8 @@ def test_an_array_without_files_has_nothing_to_lose(tmp_path: Path):
     assert state_of(tmp_path / "s") == before
 
 
-def a_record(behind: bytes = b"", **head: object) -> bytes:
-    """Return a record of one index, sealed, whatever its head says."""
-    packed = msgpack.packb({"object": "atlas.json", "root": b"", "indexes": [["t/x", 4]]} | head)
-    rest = len(packed).to_bytes(8, "little") + packed + behind
-    return record.MAGIC + xxhash.xxh3_64_intdigest(rest).to_bytes(8, "little") + rest
-
-
-@pytest.mark.parametrize(
-    ("data", "said"),
-    [
-        (b"", "it is no record"),
-        (record.MAGIC, "its hash does not match"),
-        (b"ATLASRC2" + a_record(b"four")[8:], "it is no record"),
-        (a_record(b"four") + b"!", "its hash does not match"),
-        (a_record(b"four", object="atlas.txt"), "its head is malformed"),
-        (a_record(b"four", object=["atlas.json"]), "damaged"),
-        (a_record(b"four", root="text"), "its head is malformed"),
-        (a_record(b"four", indexes=[[3, 4]]), "its head is malformed"),
-        (a_record(b"four", indexes=[["t/x", -4]]), "its head is malformed"),
-        (a_record(b"f", indexes=[["t/x", True]]), "its head is malformed"),
-        (a_record(b"four", indexes=3), "damaged"),
-        (a_record(b"four", indexes=[["t/x"]]), "damaged"),
-        (a_record(b"three"), "its parts do not add up"),
-        (a_record(b"two"), "its parts do not add up"),
-    ],
-)
-def test_records_that_make_no_sense(tmp_path: Path, data: bytes, said: str):
-    (tmp_path / "commit.ar").write_bytes(data)
-    with pytest.raises(
-        atlas.CorruptIndex, match=f"record commit.ar is damaged: .*{said}" if said != "damaged" else said
-    ):
-        record.read_record(LocalStorage(str(tmp_path)), "commit.ar")
-
-
-def test_a_record_of_one_index(tmp_path: Path):
-    (tmp_path / "commit.ar").write_bytes(a_record(b"four"))
-    found = record.read_record(LocalStorage(str(tmp_path)), "commit.ar")
-    assert (found.object, {key: bytes(index) for key, index in found.indexes.items()}) == (
-        "atlas.json",
-        {"t/x": b"four"},
-    )
+A_HEAD = msgpack.packb({"object": "atlas.json", "root": b"", "indexes": []})
+A_RECORD = sealed_record(with_head(A_HEAD))
 
 
 def behind(data: bytes, length: int | None = None) -> bytes:
@@ -166,13 +126,13 @@ def behind(data: bytes, length: int | None = None) -> bytes:
 @pytest.mark.parametrize(
     ("after", "said"),
     [
-        (a_record(b"four") + behind(a_record(b"four")), None),
-        (a_record(b"four"), "it is cut short, or no record"),
+        (A_RECORD + behind(A_RECORD), None),
+        (A_RECORD, "it is cut short, or no record"),
         (behind(b""), "it is cut short, or no record"),
         (b"x", "it is cut short, or no record"),
-        (a_record(b"four") + behind(b"", 1), "its length does not match"),
-        (a_record(b"four") + behind(b"", len(a_record(b"four")) + 1), "its length does not match"),
-        (a_record(b"four") + behind(b"", 1 << 63), "it is cut short, or no record"),
+        (A_RECORD + behind(b"", 1), "its length does not match"),
+        (A_RECORD + behind(b"", len(A_RECORD) + 1), "its length does not match"),
+        (A_RECORD + behind(b"", 1 << 63), "it is cut short, or no record"),
         (b"x" * 9 + behind(b"x" * 9), "it is no record"),
     ],
 )
@@ -203,6 +163,23 @@ def test_one_chunk_in_two_files(tmp_path: Path, monkeypatch):
     store = atlas.Atlas.open(tmp_path / "s", workers=1)
     assert len(store._session.snapshot.root.arrays["t"].files) == 2
     assert store.open_dataset("a").read_array("t").tolist() == [0, 0]
+
+
+def test_verify_of_what_no_reader_needs_or_could_read(tmp_path: Path):
+    """A record that is gone, and a chunk beyond the array; what there is not is done as well."""
+    place = tmp_path / "s"
+    with atlas.Atlas.create(place) as store:
+        store.create_dataset("without")
+        fill_dataset(store, "a", 1)
+    forgery, done = Forgery(place), []
+    forgery.column("number", [0, 1, 2, 9], "<u8")
+    next((place / "_catalog").iterdir()).unlink()
+    report = atlas.Atlas.open(place).verify(lambda *step: done.append(step))
+    assert [str(problem) for problem in report.problems if problem.chunk == 9] == [
+        "dataset 'a': there is a chunk 9, but array 't' has 4"
+    ]
+    assert "is gone; the store is whole" in str(report.problems[0])
+    assert (done[0][:2], done[-1]) == ((1, 6), (6, 6, "t"))
 
 
 def test_records_of_commits_before_are_no_news_to_verify(tmp_path: Path):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import resource
+import tempfile
 import threading
 import time
+from contextlib import contextmanager
 from itertools import count
 from types import SimpleNamespace
 
@@ -161,6 +163,70 @@ def test_who_is_always_slower_than_others_gives_up_at_last(url, monkeypatch):
     assert settings().commit_seconds > 0
 
 
+def test_who_overwrites_what_has_been_taken_away_again_makes_a_store(url, monkeypatch):
+    real = roots.create_root
+
+    def faster(storage, layout):
+        monkeypatch.setattr(atlas.store, "create_root", real)
+        raise FileExistsError
+
+    monkeypatch.setattr(atlas.store, "create_root", faster)
+    with atlas.Atlas.create(url, meta_format="msgpack", overwrite=True) as store:
+        add(store, "a")
+    assert atlas.Atlas.open(url).list_datasets() == ["a"]
+    assert {"atlas.json", "atlas.msgpack"} <= objects(url), "what creators compete for is there"
+
+
+def test_the_root_is_found_under_whatever_name(url):
+    """A new store has no later state yet; one that was overwritten twice has an older one under the next name."""
+    for meta_format in ("msgpack", "json", "msgpack"):
+        atlas.Atlas.create(url, meta_format=meta_format, overwrite=True)
+        assert atlas.Atlas.open(url).list_datasets() == []
+        for name in ("a", "b"):
+            with atlas.Atlas.open(url) as store:
+                add(store, name)
+        assert atlas.Atlas.open(url).list_datasets() == ["a", "b"]
+    assert store.info()["generation"] == 8
+
+
+@pytest.mark.parametrize("is_readable", [True, False])
+def test_a_commit_whose_answer_is_lost_is_recognised(url, monkeypatch, is_readable):
+    store = atlas.Atlas.create(url)
+    add(store, "a")
+    files = type(fsspec.filesystem("memory"))
+    real = files.pipe_file
+
+    def lose(self, path, value, *args, **kwargs):
+        real(self, path, value, *args, **kwargs)
+        if "atlas." in path:
+            raise OSError(5, "no answer")
+
+    def fail(storage):
+        raise atlas.StorageError("nothing can be read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "pipe_file", lose)
+        if is_readable:
+            store.flush()
+        else:
+            patched.setattr(roots, "load_root", fail)
+            with pytest.raises(atlas.CommitUnknownError, match="nothing can be read; flush again"):
+                store.flush()
+    store.flush()
+    assert atlas.Atlas.open(url).list_datasets() == ["a"]
+    assert atlas.Atlas.open(url).verify().ok
+
+
+def test_an_array_made_anew_without_cells(url):
+    with atlas.Atlas.create(url) as store:
+        add(store, "a")
+    view = store.open_dataset("a")
+    view.delete_array("t")
+    view.define_array("t", "int8", ["x"], [2])
+    store.flush()
+    assert atlas.Atlas.open(url).open_dataset("a").read_array("t").tolist() == [0, 0]
+
+
 # ── local disks ───────────────────────────────────────────────────────────────────────────────
 
 
@@ -212,12 +278,84 @@ def test_a_copy_that_does_not_fit_is_taken_back(tmp_path, monkeypatch):
 
     def copy() -> list[str]:
         monkeypatch.setattr(os, "link", refuse)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
         with pytest.raises(atlas.StorageError, match="too large"):
             LocalStorage(str(tmp_path)).keep_copy("whole", "_damaged/whole")
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
         return os.listdir(tmp_path / "_damaged")
 
     assert in_child(copy) == []
+
+
+def test_a_root_that_appears_meanwhile_is_not_replaced(tmp_path, monkeypatch):
+    storage, real = LocalStorage(str(tmp_path)), LocalStorage._write_beside
+
+    def late(self, place, data):
+        (tmp_path / "root").write_bytes(b"faster")
+        return real(self, place, data)
+
+    monkeypatch.setattr(LocalStorage, "_write_beside", late)
+    with pytest.raises(FileExistsError):
+        storage.create_exclusive("root", b"slower")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"root": b"faster"}
+
+
+def test_what_nobody_else_may_list_is_nothing_of_the_store():
+    def look() -> list[str]:
+        with tempfile.TemporaryDirectory(dir="/tmp") as place:
+            os.mkdir(f"{place}/lost+found", 0o100)
+            os.chmod(place, 0o755)
+            storage = LocalStorage(place)
+            with nobody():
+                within = storage.list_dir("lost+found")
+            os.chmod(place, 0o111)
+            try:
+                with nobody(), pytest.raises(atlas.ReadOnlyStore, match=r"listing .*Permission denied"):
+                    storage.list_dir("")
+            finally:
+                os.chmod(place, 0o700)
+                os.chmod(f"{place}/lost+found", 0o700)
+        return within
+
+    assert in_child(look) == []
+
+
+@contextmanager
+def nobody():
+    """Let this process be one that has no rights of its own."""
+    before = os.geteuid()
+    if not before:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_root_that_is_neither_replaced_nor_readable_is_a_failure(tmp_path, monkeypatch, is_there):
+    place = tmp_path / "s"
+    with atlas.Atlas.create(place) as store:
+        add(store, "a")
+    add(store, "b")
+    kept = (place / "atlas.json").read_bytes()
+
+    def fail(*args: object) -> None:
+        if is_there:
+            (place / "atlas.json").write_bytes(b"half")
+        else:
+            (place / "atlas.json").unlink()
+        raise atlas.StorageError("Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalStorage, "replace", fail)
+        with pytest.raises(atlas.StorageError, match="Input/output"):
+            store.flush()
+    (place / "atlas.json").write_bytes(kept)
+    assert atlas.Atlas.open(place).list_datasets() == ["a"]
+    store.flush()
+    assert atlas.Atlas.open(place).list_datasets() == ["a", "b"]
 
 
 @pytest.mark.parametrize(("recent", "is_ruled_out"), [(("b",), False), (("other", "b"), True), (("mine", "b"), False)])
