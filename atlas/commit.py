@@ -189,18 +189,18 @@ def abandoned(storage: Storage, root: Root, interrupted: bool) -> list[str]:
     needed = _known_to_newer(storage, unknown, root, root.generation + interrupted)
     if needed:
         _log.warning("%s: its root is older than the record of a later commit; repair tells more", storage.describe())
-    return [key for key in unknown if key not in needed]
+    return [key for key in unknown if _name(key) not in needed]
 
 
 def _known_to_newer(storage: Storage, unknown: Sequence[str], root: Root, generation: int) -> set[str]:
-    """Return the files that recorded states of the same store above a generation know."""
+    """Return the names of the files that recorded states of the same store above a generation know."""
     known = set()
     for key in unknown:
-        if RECORD_NAME.fullmatch(key.rsplit("/", 1)[-1]):
+        if RECORD_NAME.fullmatch(_name(key)):
             with suppress(CorruptStore, FileNotFoundError):
                 recorded = read_record(storage, key).root(partial(load_table, storage))
                 if recorded.store == root.store and recorded.generation > generation:
-                    known |= {key, *known_files(recorded)}
+                    known |= {_name(key), *map(_name, known_files(recorded))}
     return known
 
 
@@ -211,14 +211,18 @@ def known_files(root: Root) -> set[str]:
 
 def strays(storage: Storage, root: Root) -> list[str]:
     """Return the files of a store that `root` does not know."""
-    known = known_files(root)
-    aside = {key.rsplit("/", 1)[-1] for key, _, _ in root.retired}
+    # By their names, which no two files share: one that was put aside for readers is at another place.
+    known = {_name(key) for key in (*known_files(root), *(key for key, _, _ in root.retired))}
     return [
         f"{name}/{file}"
         for name in storage.list_dir("")
         for file in storage.list_dir(name)
-        if is_file_of_a_commit(file) and file not in aside and f"{name}/{file}" not in known
+        if is_file_of_a_commit(file) and file not in known
     ]
+
+
+def _name(key: str) -> str:
+    return key.rsplit("/", 1)[-1]
 
 
 def is_free(storage: Storage, entry: tuple[str, int, int], now: int) -> bool:

@@ -68,6 +68,8 @@ class Damage:
     def __init__(self, storage: Storage, interrupted: bool) -> None:
         self.storage = storage
         self.interrupted = interrupted
+        # A repair that was cut off says nothing about the commits that it found.
+        self._was_writing = storage.was_writing()
         self.report = RepairReport()
         self.roots: dict[str, Root | None] = {}
         self._versions: dict[str, str | None] = {}
@@ -167,7 +169,7 @@ class Damage:
             for file in files.files
             if file.commit == root.commit
         ]
-        return not self.interrupted or all(self._is_whole(file, name) for name, file in own)
+        return not self._was_writing or all(self._is_whole(file, name) for name, file in own)
 
     def _is_whole(self, file: DataFile, array: str | None) -> bool:
         try:

@@ -252,7 +252,7 @@ def test_a_thread_that_writes_for_too_long_is_named(tmp_path):
 def test_who_only_looks_and_is_refused_leaves_the_mark_as_it_is(tmp_path):
     for content in (b"", b"w"):
         (tmp_path / locks.LOCK_NAME).write_bytes(content)
-        with pytest.raises(atlas.ConflictError), locks.writer_lock(str(tmp_path), 1, marks=False):
+        with pytest.raises(atlas.ConflictError), locks.writer_lock(str(tmp_path), 1, mark=b""):
             raise atlas.ConflictError("refused")
         assert (tmp_path / locks.LOCK_NAME).read_bytes() == content
 

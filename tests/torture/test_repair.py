@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 import atlas
-from atlas import commitfiles, datafiles
+from atlas import commitfiles, datafiles, repair
 from atlas.record import read_record, record_key
 from atlas.storage import LocalStorage
 from torture import flips
 from torture.forging import sealed_record, with_head
-from torture.scenes import build, cells, fill_dataset, state_of
+from torture.scenes import build, cells, fill_dataset, in_child, state_of
 
 ENCODINGS = [(fmt, compression) for fmt in ("json", "msgpack") for compression in ("none", "zstd", "lz4")]
 
@@ -387,6 +387,31 @@ def test_of_a_commit_that_was_cut_off_the_one_before_is_brought_back(table_bytes
     (copy / newest).write_bytes(whole)
     atlas.Atlas.repair(copy)
     assert state_of(copy) == states[1]
+
+
+@pytest.mark.parametrize("moment", ["write_record", "keep", "publish"])
+@pytest.mark.parametrize("loss", ["table", "data"])
+def test_a_repair_that_was_cut_off_is_begun_again_from_the_same_commit(loss, moment, tmp_path: Path, monkeypatch):
+    """Its mark is not that of a writer: a commit of which a file is damaged is not taken for one that was cut off."""
+    monkeypatch.setattr(commitfiles, "INLINE_BYTES", 0)
+    monkeypatch.setattr(datafiles, "MERGE_BELOW", 0)
+    place = tmp_path / "s"
+    build(place)
+    right, root = state_of(place), atlas.Atlas.open(place)._session.snapshot.root
+    file = root.catalog.tables[-1] if loss == "table" else root.arrays["t"].files[-1]
+    assert file.commit == root.commit
+    flip(place / file.key, -20)
+    root_of(place).unlink()
+
+    def cut_off() -> None:
+        owner = repair if moment == "publish" else commitfiles.CommitFiles
+        monkeypatch.setattr(owner, moment, lambda *args: os._exit(9))
+        atlas.Atlas.repair(place)
+
+    assert in_child(cut_off) == "killed"
+    assert atlas.Atlas.repair(place).ok
+    assert state_of(place) == right
+    assert atlas.Atlas.open(place).verify().ok
 
 
 @pytest.mark.parametrize(
