@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from types import SimpleNamespace
 
 import fsspec
 import numpy as np
 import pytest
+from hypothesis import given as examples
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from torture.scenes import in_child
 
 import atlas
-from atlas import commit, compaction, heap, roots
+from atlas import commit, compaction, heap, roots, spill
 from atlas.catalog import Catalog
 from atlas.config import StoreConfig, settings
 from atlas.conflicts import Attempt
@@ -390,17 +394,12 @@ def test_what_waits_is_read_back_whole_or_not_at_all(tmp_path):
     assert waiting.append(b"second") == 5
     assert waiting.spilled == 5
     assert waiting.read(0, 11) == b"firstsecond"
-    kept = os.dup(waiting._file)
-    os.ftruncate(kept, 2)
+    file = waiting._shared.descriptor
+    os.ftruncate(file, 2)
     with pytest.raises(atlas.StorageError, match="cut short"):
         waiting.read(0, 11)
-    # Nor is it taken over by a child then, which would leave half a copy.
-    waiting._owner = -1
-    with pytest.raises(atlas.StorageError, match="cut short"):
-        waiting.append(b"third")
-    os.close(kept)
     with open(os.devnull, "wb") as unreadable:
-        os.dup2(unreadable.fileno(), waiting._file)
+        os.dup2(unreadable.fileno(), file)
     with pytest.raises(atlas.StorageError, match="reading pending changes back: Bad file"):
         waiting.read(0, 5)
 
@@ -417,11 +416,52 @@ def test_what_failed_half_way_is_not_kept(tmp_path):
 
 
 def test_large_pieces_go_to_the_file_as_they_are(tmp_path, monkeypatch):
-    monkeypatch.setattr(heap, "PIECE_BYTES", 8)
+    monkeypatch.setattr(spill, "GATHERED_BYTES", 8)
     waiting, pieces = Heap(str(tmp_path), 30), [bytes([i]) * n for i, n in enumerate((3, 4, 9, 2, 20, 1))]
     places = [waiting.append(piece) for piece in pieces]
     assert waiting.spilled
     assert [waiting.read(at, len(piece)) for at, piece in zip(places, pieces, strict=True)] == pieces
+
+
+Step = st.tuples(st.sampled_from([None, "a", "b", "c"]), st.integers(0, 3000)) | st.sampled_from(["rewind", "failed"])
+
+
+@hypothesis_settings(deadline=None)
+@examples(st.lists(Step, max_size=40), st.integers(0, 6000), st.integers(0, 4000), st.integers(0, 4000))
+def test_whatever_waits_and_wherever_it_is_what_was_given(tmp_path_factory, steps, limit, own, more):
+    """Pieces of arrays and of none, with what failed half way taken back, and a disk that is full now and then."""
+    given, marks = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heap, "OWN_BYTES", own)
+        patch.setattr(heap, "MORE_BYTES", more)
+        patch.setattr(heap, "OWN_FILES", 2)
+        waiting = Heap(str(tmp_path_factory.getbasetemp()), limit)
+        for number, step in enumerate(steps):
+            if step == "rewind" and marks:
+                size, count = marks.pop(len(marks) // 2)
+                waiting.rewind(size)
+                given, marks = given[:count], marks[: len(marks) // 2]
+            elif step == "failed":
+                with pytest.MonkeyPatch.context() as full, suppress(atlas.StorageError):
+                    full.setattr(os, "pwrite", refuse)
+                    marks.append((waiting.size, len(given)))
+                    piece = bytes([number]) * 700
+                    given.append((waiting.append(piece, "a"), piece, "a"))
+            elif step != "rewind":
+                array, size = step
+                marks.append((waiting.size, len(given)))
+                piece = bytes([number]) * size
+                given.append((waiting.append(piece, array), piece, array))
+    for offset, piece, array in given:
+        assert waiting.read(offset, len(piece)) == piece
+        found = waiting.filed(array, np.array([offset])) if array and piece else None
+        if found is not None and found[1][0] >= 0:
+            assert os.pread(found[0].descriptor, len(piece), int(found[1][0])) == piece
+    assert waiting._held == sum(part.size for part in waiting._parts if part.spill is None)
+
+
+def refuse(*args):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_place_that_takes_no_files_is_named(tmp_path):

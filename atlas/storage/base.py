@@ -155,6 +155,13 @@ class Storage(ABC):
     def create(self, key: str) -> DataWriter:
         """Begin a new object; fails when there is one."""
 
+    def adopt(self, key: str, descriptor: int, size: int) -> DataWriter | None:
+        """Begin a new object with the first `size` bytes of an open file that has no name, by giving it one.
+
+        ``None`` where that is not possible: then they have to be copied.
+        """
+        return None
+
     def make_directories(self, names: Sequence[str]) -> None:
         """Make directories of data files durably, all by one sync; where there are no directories, nothing is done."""
         return

@@ -171,6 +171,10 @@ class LocalStorage(Storage):
         """Begin a new file."""
         return LocalWriter(self._place(key))
 
+    def adopt(self, key: str, descriptor: int, size: int) -> LocalWriter | None:
+        """Give a file without a name its place."""
+        return LocalWriter.going_on(self._place(key), descriptor, size)
+
     def make_directories(self, names: Sequence[str]) -> None:
         """Make directories of the store."""
         with translated(self._path, "writing to"):
