@@ -12,6 +12,7 @@ import copy
 import importlib
 import io
 import json
+import logging
 import os
 import signal
 import tempfile
@@ -234,6 +235,8 @@ def _pytest(arguments: list[str], *plugins: object) -> int:
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
     os.dup2(silent, 2)
+    # The campaign keeps quiet; there are tests of what is said.
+    logging.getLogger("atlas").setLevel(logging.NOTSET)
     return int(pytest.main(["-x", "-q", "--timeout=0", "-p", "no:cacheprovider", *arguments], list(plugins)))
 
 
