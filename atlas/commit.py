@@ -80,6 +80,17 @@ def overwrite_root(storage: Storage, config: StoreConfig) -> Root:
             return root
 
 
+def discard_root(storage: Storage, root: Root) -> None:
+    """Take a store away that is still what `root` says; a store that others committed to stays."""
+    with storage.writer_lock() as interrupted:
+        if load_root(storage).commit == root.commit:
+            if interrupted:
+                # Without the root, the record of a commit that failed would make this a store that has lost it.
+                recover(storage, root, interrupted)
+            for key in (root_key(root.config),) if storage.is_local else (CLAIMED_KEY, root_key(root.config)):
+                storage.delete(key)
+
+
 def publish(
     storage: Storage, root: Root, base: Root, retired: Sequence[str] = (), recorded: Collection[str] = ()
 ) -> Root:
