@@ -67,6 +67,7 @@ def overwrite_root(storage: Storage, config: StoreConfig) -> Root:
         return create_root(storage, config)
     except CorruptRoot:
         if not storage.is_local:
+            # To which name the damaged one led is not known: the new one is put where every store begins.
             old = replace(old, config=StoreConfig())
             storage.delete_all([key for key in ROOT_KEYS if key != CLAIMED_KEY])
     while True:

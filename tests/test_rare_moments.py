@@ -404,6 +404,17 @@ def test_what_waits_is_read_back_whole_or_not_at_all(tmp_path):
         waiting.read(0, 5)
 
 
+def test_what_waits_is_read_back_in_as_many_pieces_as_the_system_gives(tmp_path, monkeypatch):
+    waiting, real = Heap(str(tmp_path), 0), os.pread
+    for piece in (b"first", b"second", b""):
+        waiting.append(piece)
+    waiting.append(b"third")
+    assert waiting.spilled
+    monkeypatch.setattr(os, "pread", lambda file, length, at: real(file, min(length, 2), at))
+    assert waiting.read(0, 16) == b"firstsecondthird"
+    assert waiting.read(3, 0) == b""
+
+
 def test_what_failed_half_way_is_not_kept(tmp_path):
     waiting = Heap(str(tmp_path), 100)
     waiting.append(b"kept")
