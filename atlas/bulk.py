@@ -289,7 +289,8 @@ def _encode(
     overlap = schema.grid.overlap(box)
     config, workers, heap = session.snapshot.root.config, session.snapshot.workers, session.pending.heap
     if not len(overlap.numbers):
-        return schema, overlap.numbers, HeldRows.put(heap, next(encode_batches([(schema, rows[:0])], config, 1)))
+        encoded = encode_batches([(schema, rows[:0])], config, 1)
+        return schema, overlap.numbers, HeldRows.put(heap, next(encoded), schema.name)
     before = heap.size
     held: list[list[HeldRows]] = []
     try:
@@ -298,7 +299,8 @@ def _encode(
                 (schema, _chunk_rows(session, schema, overlap, i, rows[first:last], names and names[first:last]))
                 for i in range(len(overlap.numbers))
             )
-            held.append([HeldRows.put(heap, encoded) for encoded in encode_batches(_pieces(chunks), config, workers)])
+            done = encode_batches(_pieces(chunks), config, workers)
+            held.append([HeldRows.put(heap, encoded, schema.name) for encoded in done])
     except BaseException:
         heap.rewind(before)
         raise
