@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from atlas.ahead import HeadStart
 from atlas.catalog import Catalog
 from atlas.columnfile import DataFile
 from atlas.config import StoreConfig
@@ -66,6 +67,13 @@ class CommitFiles:
         file_id = uuid.uuid4()
         key = f"{directory}/data-{file_id.hex}.af"
         segment = SegmentWriter(self._begin(key), key, file_id.bytes, self._leaves_record)
+        self._segments.append(segment)
+        return segment
+
+    def take_over(self, start: HeadStart) -> SegmentWriter:
+        """Go on with a data file that was begun ahead."""
+        self._writers.append((start.key, start.writer))
+        segment = start.hand_over()
         self._segments.append(segment)
         return segment
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atlas.ahead import HeadStart
 from atlas.assembly import Written, entry_columns, total_statistics
 from atlas.catalog import Catalog
 from atlas.chunks import Integers
@@ -26,7 +27,7 @@ from atlas.payloads import Read, ReadAhead, copy_payloads, payload_reader
 from atlas.reader import Snapshot
 from atlas.root import ArrayFiles
 from atlas.schema import ArraySchema
-from atlas.segment import CHUNK_COLUMNS, Piece, SegmentIndex, StatisticsColumns
+from atlas.segment import CHUNK_COLUMNS, Piece, SegmentIndex, SegmentWriter, StatisticsColumns
 from atlas.storage import Range
 
 # Files above this size are left alone by a flush; so are those that are so many times larger than what it adds,
@@ -54,12 +55,15 @@ class Target:
         Its directory, and the files it has.
     catalog : Catalog
         The dataset table after the commit.
+    start : HeadStart, optional
+        What was sent of it ahead.
     """
 
     files: CommitFiles
     array: str
     known: ArrayFiles
     catalog: Catalog
+    start: HeadStart | None = None
 
 
 def write_array(snapshot: Snapshot, target: Target, written: Written, heap: Heap) -> tuple[ArrayFiles, list[str]]:
@@ -127,17 +131,34 @@ def write_file(
     reads: Sequence[Read],
 ) -> DataFile:
     """Write a data file with the chunks of a piece; its column ``file`` says which of `reads` has each."""
-    segment = target.files.create(staying.directory)
     columns = dict(piece.columns)
     sources = columns.pop("file")
-    offsets = np.zeros(len(sources), np.int64)
+    segment, offsets = _begin(target, staying.directory, columns, sources == len(reads) - 1)
     for source, rows in _copy_order(target.files.are_fetched, reads, sources, columns):
-        offsets[rows] = copy_payloads(reads[source], columns["offset"][rows], columns["length"][rows], segment)
+        left = rows[offsets[rows] < 0]
+        offsets[left] = copy_payloads(reads[source], columns["offset"][left], columns["length"][left], segment)
     columns["offset"] = offsets
     entries = entry_columns(
         piece.entries, np.diff(piece.starts), piece.reset, [schema.dtype for schema in schemas], found
     )
     return segment.finish(target.array, entries | columns, target.files.origin)
+
+
+def _begin(
+    target: Target, directory: str, columns: Mapping[str, NDArray[Any]], waiting: NDArray[np.bool_]
+) -> tuple[SegmentWriter, Integers]:
+    """Begin a data file, or go on with the one that was begun ahead, and return where chunks are that it has, else -1.
+
+    Of the chunks, those `waiting` are in the heap.
+    """
+    offsets, start = np.full(len(waiting), -1, np.int64), target.start
+    if start is not None:
+        places = start.places(directory, columns["offset"][waiting], columns["length"][waiting])
+        if places is not None:
+            offsets[waiting] = places
+            return target.files.take_over(start), offsets
+        start.drop()
+    return target.files.create(directory), offsets
 
 
 def _copy_order(

@@ -74,6 +74,8 @@ class Heap:
         self._close: Callable[[], object] = lambda: None
         self._owner = os.getpid()
         self.size = 0
+        # How often something was forgotten: an offset that is remembered from before may have been given away anew.
+        self.rewinds = 0
 
     @property
     def spilled(self) -> int:
@@ -104,6 +106,7 @@ class Heap:
             self._pieces.pop()
         self._filed = min(self._filed, size)
         self.size = size
+        self.rewinds += 1
 
     def read(self, offset: int, length: int) -> bytes:
         """Return bytes that were taken, of any number of pieces."""

@@ -1,6 +1,6 @@
 """Where bytes live: the only room that knows about file systems and object stores."""
 
-from atlas.storage.base import ConditionFailed, DataWriter, Pin, Storage, Stored
+from atlas.storage.base import ConditionFailed, DataWriter, EarlyWriter, Pin, Storage, Stored
 from atlas.storage.local import LocalStorage
 from atlas.storage.names import array_directory
 from atlas.storage.ranges import Range, Requests, coalesce
@@ -10,6 +10,7 @@ from atlas.storage.stats import IOStats
 __all__ = [
     "ConditionFailed",
     "DataWriter",
+    "EarlyWriter",
     "IOStats",
     "LocalStorage",
     "Pin",
