@@ -291,7 +291,8 @@ def _encode(
     overlap = schema.grid.overlap(box)
     config, workers, heap = session.snapshot.root.config, session.snapshot.workers, session.pending.heap
     if not len(overlap.numbers):
-        return schema, overlap.numbers, HeldRows.put(heap, next(encode_batches([(schema, rows[:0])], config, 1)))
+        encoded = encode_batches([(schema, rows[:0])], config, 1)
+        return schema, overlap.numbers, HeldRows.put(heap, next(encoded), schema.name)
     before = heap.size
     held: list[list[HeldRows]] = []
     is_whole = names is None or bool((overlap.block_extent == overlap.chunk_extent).all())
@@ -305,8 +306,8 @@ def _encode(
                 for i in range(len(overlap.numbers))
             )
             own: list[HeldRows] = []
-            for encoded in encode_batches(_pieces(chunks), config, workers):
-                own.append(HeldRows.put(heap, encoded))
+            for done in encode_batches(_pieces(chunks), config, workers):
+                own.append(HeldRows.put(heap, done, schema.name))
                 if sender is not None:
                     sender.take(own[-1].columns["offset"], own[-1].columns["length"])
             held.append(own)

@@ -89,8 +89,8 @@ class Atlas(Exchange):
         executor : {"serial", "threads", "processes"}, optional
             How large reads run; chosen by size when not given.
         pending_bytes : int, optional
-            How much of what waits for a flush is kept in memory, 512 MiB by default; the rest waits in
-            a file without a name.
+            How much of what waits for a flush may be in memory, 512 MiB by default; the rest waits in files
+            without names, and so do arrays that have much to say.
 
         Returns
         -------

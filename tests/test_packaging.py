@@ -62,6 +62,7 @@ ORDER = [
     "where",
     "selection",
     "encoding",
+    "spill",
     "heap",
     "payloads",
     "ahead",

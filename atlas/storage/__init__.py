@@ -2,6 +2,7 @@
 
 from atlas.storage.base import ConditionFailed, DataWriter, EarlyWriter, Pin, Storage, Stored
 from atlas.storage.local import LocalStorage
+from atlas.storage.locks import REPAIRING, WRITING
 from atlas.storage.names import array_directory
 from atlas.storage.ranges import Range, Requests, coalesce
 from atlas.storage.source import open_storage
@@ -12,6 +13,8 @@ __all__ = [
     "DataWriter",
     "EarlyWriter",
     "IOStats",
+    "REPAIRING",
+    "WRITING",
     "LocalStorage",
     "Pin",
     "Range",
