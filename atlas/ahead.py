@@ -23,6 +23,9 @@ from atlas.payloads import copy_payloads
 from atlas.segment import SegmentWriter
 from atlas.storage import EarlyWriter, Storage
 
+# Chunks of a dataset that may lie apart from each other in a file on an object store.
+MOST_CHUNKS_APART = 64
+
 # What was begun so long ago is begun anew: a day later it would be taken for what a dead writer left.
 _STALE_SECONDS = 60 * 60
 
@@ -186,5 +189,5 @@ class Sender:
     @property
     def _is_worth_it(self) -> bool:
         expected = self._bytes / self._rows * self._count
-        lies_together = self._chunks == 1 or expected >= settings().fetch_bytes
+        lies_together = self._chunks == 1 or (self._chunks <= MOST_CHUNKS_APART and expected >= settings().fetch_bytes)
         return lies_together and expected * self._chunks >= _FEWEST_PARTS * settings().part_bytes

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.ahead import HeadStart
+from atlas.ahead import MOST_CHUNKS_APART, HeadStart
 from atlas.assembly import Written, entry_columns, total_statistics
 from atlas.catalog import Catalog
 from atlas.chunks import Integers
@@ -49,9 +49,6 @@ MERGE_AT_ONCE = 8
 
 # The source of chunks that already are where they are to be.
 _IN_PLACE = -1
-
-# Chunks of a dataset that may lie apart from each other in a file on an object store.
-MOST_CHUNKS_APART = 64
 
 
 @dataclass(frozen=True)
@@ -222,7 +219,7 @@ def _copy_order(
         yield source, np.flatnonzero(sources == source)
     if len(apart) == len(reads):
         return
-    left = np.flatnonzero(~np.isin(sources, list(apart)))
+    left = np.flatnonzero((sources != _IN_PLACE) & ~np.isin(sources, list(apart)))
     order = left[np.lexsort((sources[left], numbers[left]))]
     edges = np.flatnonzero(np.diff(numbers[order]) | np.diff(sources[order])) + 1
     for rows in np.split(order, edges):
