@@ -78,7 +78,7 @@ _COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
 
 # Changes that nobody can tell from outside, and why.
 EQUIVALENT = {
-    "table = np.full(len(pending.table.alive), -1, np.int64) -> 2": "numbers of datasets that are gone are not looked up",
+    "table = np.full(len(pending.table.alive), -1, np.int64) -> 2": "datasets that are gone are not looked up",
     "is_plain = pending.attempt is None and pending.layout is None "
     "-> pending.attempt is None or pending.layout is None": (
         "where a condition guards the root, building on a state that is not the newest costs a lost race, and no more"
