@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Callable
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,7 +40,7 @@ KERNELS = {
 }
 
 # Nothing is ever called through Numba, so it need not make wrappers for that.
-_OPTIONS = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+OPTIONS = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 _DIGEST_LENGTH = 8
 
@@ -50,7 +49,7 @@ def helper(function: Function) -> Function:
     """Make a function part of the kernels that call it."""
     from numba import njit
 
-    return njit(**_OPTIONS)(function)  # type: ignore[no-any-return]
+    return njit(**OPTIONS)(function)  # type: ignore[no-any-return]
 
 
 class Library:
@@ -78,18 +77,19 @@ class Library:
                 self._link(_cached() or _build())
 
     def _link(self, code: bytes) -> None:
-        binding = _binding()
+        binding = llvm()
         machine = binding.Target.from_triple(binding.get_process_triple()).create_target_machine()
         # The engine owns the machine code, and lives as long as the process.
         self._engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
         self._engine.add_object_file(binding.object_file.ObjectFileRef.from_data(code))
         self._engine.finalize_object()
         self._functions = {
-            name: _callable(self._engine.get_function_address(_symbol(name)), count) for name, count in KERNELS.items()
+            name: _callable(self._engine.get_function_address(symbol(name)), count) for name, count in KERNELS.items()
         }
 
 
-def _binding() -> Any:
+def llvm() -> Any:
+    """Return LLVM, ready for this machine."""
     from llvmlite import binding
 
     binding.initialize_native_target()
@@ -97,7 +97,8 @@ def _binding() -> Any:
     return binding
 
 
-def _symbol(name: str) -> str:
+def symbol(name: str) -> str:
+    """Return what a kernel is called in the object file."""
     return f"atlas_kernel_{name}"
 
 
@@ -134,7 +135,7 @@ def _sources_digest() -> str:
 
 def _place() -> Path:
     """Return the object file's place, named by all that its content depends on."""
-    binding = _binding()
+    binding = llvm()
     processor = (binding.get_process_triple(), binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten())
     digest = xxhash.xxh3_64_hexdigest(repr((processor, binding.llvm_version_info)).encode())
     return cache_directory() / f"kernels-{_sources_digest()}-{digest}.o"
@@ -164,8 +165,10 @@ def _cached() -> bytes | None:
 
 def _build() -> bytes:
     """Compile the kernels, and keep the object file where that is possible."""
+    from atlas.kernels.build import compile_kernels
+
     began = time.perf_counter()
-    code = _compile()
+    code = compile_kernels()
     _log.info("compiled the kernels in %.1f s", time.perf_counter() - began)
     try:
         _keep(_place(), xxhash.xxh3_64_digest(code) + code)
@@ -185,31 +188,6 @@ def _keep(place: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(beside)
         raise
-
-
-def _compile() -> bytes:
-    from numba import njit, types
-
-    binding = _binding()
-    whole = None
-    for name, count in KERNELS.items():
-        function = getattr(import_module(f"atlas.kernels.{name}"), name)
-        signature = types.int64(*[types.int64] * count)
-        compiled = njit(signature, **_OPTIONS)(function)
-        mangled = compiled.overloads[signature.args].fndesc.llvm_func_name
-        module = binding.parse_assembly(compiled.inspect_llvm(signature.args).replace(mangled, _symbol(name)))
-        if whole is None:
-            whole = module
-        else:
-            whole.link_in(module)
-    machine = binding.Target.from_triple(binding.get_process_triple()).create_target_machine(
-        cpu=binding.get_host_cpu_name(),
-        features=binding.get_host_cpu_features().flatten(),
-        opt=3,
-        reloc="pic",
-        codemodel="default",
-    )
-    return bytes(machine.emit_object(whole))
 
 
 library = Library()
