@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -175,6 +175,11 @@ def decode_attribute(tag: str, value: Any) -> Any:
         return array if tag.endswith("[]") else array[0]
     except (AtlasError, TypeError, ValueError, OverflowError, binascii.Error) as error:
         raise InvalidArgument(f"bad attribute value {value!r} of type {tag!r}: {error}") from None
+
+
+def decode_attributes(attributes: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
+    """Return attributes as users set them."""
+    return {key: decode_attribute(tag, value) for key, (tag, value) in attributes.items()}
 
 
 def _decode_element(element: str, value: Any) -> Any:

@@ -116,6 +116,13 @@ class Catalog:
             self._ordinals[name] = known
         return known
 
+    def learn(self, names: Sequence[str]) -> None:
+        """Look names up at once that are soon asked for one by one; as many as are remembered."""
+        wanted = names[:_REMEMBERED]
+        if len(self._ordinals) + len(wanted) > _REMEMBERED:
+            self._ordinals.clear()
+        self._ordinals.update(zip(wanted, self.find(wanted).tolist(), strict=True))
+
     def __contains__(self, name: str) -> bool:
         return self.ordinal(name) >= 0
 

@@ -23,10 +23,15 @@ from atlas.columns import Column, Texts
 from atlas.errors import CorruptIndex, InvalidArgument
 from atlas.storage import DataWriter
 
-# Columns above this size stay uncompressed: they are used where they were read to.
+# Columns above this size stay uncompressed: they are used where they were read to. Below the other one, compressing
+# takes more time than all else that is done to them, and gains some bytes at most.
 COMPRESS_BELOW = 4 << 20
+COMPRESS_FROM = 256
 
 _LEVEL = 3
+
+# So few cells are looked at sooner one by one than by NumPy.
+_SHORT = 64
 
 # Rows that are believed of any file, and bytes of one text repeated.
 _FREE_ROWS = 16 << 20
@@ -137,7 +142,7 @@ def encode_column(name: str, values: Any) -> tuple[dict[str, Any], Any]:
         dtype, encoding, data = "bytes", *_text_bytes(cells, rows)
     else:
         dtype, encoding, data = cells.dtype.str, *_number_bytes(cells, rows)
-    if encoding == "raw" and 64 < len(data) <= COMPRESS_BELOW:
+    if encoding == "raw" and COMPRESS_FROM <= len(data) <= COMPRESS_BELOW:
         packed = compress_zstd(data, _LEVEL)
         if len(packed) < len(data):
             encoding, data = "zstd", packed
@@ -154,16 +159,35 @@ def _text_bytes(cells: Texts, rows: int) -> tuple[str, bytes]:
 
 def _number_bytes(cells: NDArray[Any], rows: int) -> tuple[str, bytes]:
     cells = np.ascontiguousarray(cells)
-    if len(cells) and rows > 1:
-        bits = cells.view(f"V{cells.itemsize}")
-        if (bits == bits[0]).all():
-            return "constant", cells[:1].tobytes()
-    # First and step are signed.
-    if rows > 2 and cells.dtype.kind == "u" and int(cells.max()) < 1 << 63:
-        steps = np.diff(cells.astype(np.int64))
-        if (steps == steps[0]).all():
-            return "range", np.array([cells[0], steps[0]], "<i8").tobytes()
+    if len(cells) and rows > 1 and _is_constant(cells):
+        return "constant", cells[:1].tobytes()
+    if rows > 2 and cells.dtype.kind == "u" and (step := _step(cells)) is not None:
+        return "range", np.array([cells[0], step], "<i8").tobytes()
     return "raw", cells.tobytes()
+
+
+def _is_constant(cells: NDArray[Any]) -> bool:
+    """Whether all cells are the same bits."""
+    if len(cells) <= _SHORT:
+        data = cells.tobytes()
+        return data == data[: cells.itemsize] * len(cells)
+    bits = cells.view(f"V{cells.itemsize}")
+    return bool((bits == bits[0]).all())
+
+
+def _step(cells: NDArray[Any]) -> int | None:
+    """Return by how much each unsigned number is above the one before it, if by the same and it can be said signed."""
+    if len(cells) <= _SHORT:
+        values = cells.tolist()
+        step = values[1] - values[0]
+        is_range = (
+            step and max(values) < 1 << 63 and values == [*range(values[0], values[0] + step * len(values), step)]
+        )
+        return step if is_range else None
+    if int(cells.max()) >= 1 << 63:
+        return None
+    steps = np.diff(cells.astype(np.int64))
+    return int(steps[0]) if (steps == steps[0]).all() else None
 
 
 class Area(Protocol):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from atlas.attributes import check_key, decode_attribute, encode_attribute
+from atlas.attributes import check_key, decode_attributes, encode_attribute
 from atlas.display import dataset_html
 from atlas.errors import ArrayNotFound
-from atlas.schema import ArraySchema, Attributes, DatasetRecord
+from atlas.schema import ArraySchema, DatasetRecord
 from atlas.session import Session
 from atlas.statistics import fill_statistics
 
@@ -223,7 +223,7 @@ class Described:
         {'lat': 48.5}
         """
         with self._session.lock:
-            return _decoded(self._record().attributes)
+            return decode_attributes(self._record().attributes)
 
     def set_array_attribute(self, array: str, key: str, value: Any, dtype: str | None = None) -> None:
         """Set an attribute of one array, by the next flush.
@@ -299,13 +299,9 @@ class Described:
         """
         with self._session.lock:
             record = self._record()
-            return _decoded(record.array_attributes.get(array, {})) if self._find(array) else {}
+            return decode_attributes(record.array_attributes.get(array, {})) if self._find(array) else {}
 
     def _merge_attribute(self, array: str | None, key: str, tag: str) -> None:
         known = self._session.merged_schema().add_attribute(array, key, tag)
         if known is not None:
             self._session.mismatch(f"attribute {key!r}" + (f" of array {array!r}" if array else ""), known, tag)
-
-
-def _decoded(attributes: Attributes) -> dict[str, Any]:
-    return {key: decode_attribute(tag, value) for key, (tag, value) in attributes.items()}

@@ -98,9 +98,22 @@ def _claimed_root(storage: Storage) -> Root | None:
     return root
 
 
+# States that are in use, by place and bytes: opened again, as loops over names do, they are not decoded again.
+_states: WeakValueDictionary[tuple[str, str, bytes], Root] = WeakValueDictionary()
+
+
 def _decoded(storage: Storage, objects: Mapping[str, tuple[bytes, str | None]]) -> dict[str, Root]:
     load = partial(load_table, storage)
-    return {key: replace(decode_root(data, key, load), version=version) for key, (data, version) in objects.items()}
+    if not storage.is_local:  # others are what they are by their options, too
+        return {key: replace(decode_root(data, key, load), version=v) for key, (data, v) in objects.items()}
+    found = {}
+    for key, (data, _) in objects.items():
+        place = storage.describe(), key, data
+        root = _states.get(place)
+        if root is None:
+            root = _states[place] = decode_root(data, key, load)
+        found[key] = root
+    return found
 
 
 # Table files that are in use, so that those which a commit leaves alone are not read again.

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from xarray.testing import assert_identical
 
 import atlas
-from atlas import Atlas, reader
+from atlas import Atlas, reader, roots
+from atlas.xarray import shelf
 from atlas.xarray.engine import AtlasBackendEntrypoint
 
 
@@ -291,6 +292,68 @@ def test_all_datasets_are_a_tree(stored):
     assert list(groups) == ["/", "/a", "/b"]
     assert_identical(groups["/a"].load(), sample())
     assert list(xr.open_groups(stored, engine="atlas", group="b")) == ["/"]
+
+
+def stations(place, count: int) -> dict[str, xr.Dataset]:
+    """Datasets whose coordinates differ, the last of them in length."""
+    found = {}
+    with Atlas.create(place) as store:
+        for i in range(count):
+            size = 5 if i == count - 1 else 4
+            times = pd.date_range(f"{2000 + i}-01-01", periods=size, unit="ns")
+            names = np.array([f"p{i}-{k}" for k in range(size)], object)
+            found[f"d{i}"] = xr.Dataset(
+                {"v": ("time", np.arange(size) + i)}, {"time": times, "place": ("place", names)}
+            )
+            found[f"d{i}"].atlas.write(store, f"d{i}")
+    return found
+
+
+def test_coordinates_of_a_tree_are_read_together(place, monkeypatch):
+    expected = stations(place, 30)
+    reads = []
+    read = shelf.read_list
+    monkeypatch.setattr(shelf, "read_list", lambda *asked: reads.append(asked[1:3]) or read(*asked))
+    tree = xr.open_datatree(place, engine="atlas")
+    assert sorted((array, len(names)) for array, names in reads) == [("place", 30), ("time", 30)]
+    for name, ds in expected.items():
+        assert_identical(tree[name].to_dataset().load(), ds)
+        assert tree[name].indexes["time"].equals(ds.indexes["time"])
+    lazy = xr.open_datatree(place, engine="atlas", create_default_indexes=False)
+    assert len(reads) == 2, "nothing is read before it is used"
+    assert lazy["d7/time"].values.tolist() == expected["d7"]["time"].values.tolist()
+    assert lazy["d7/time"][1:3].values.tolist() == expected["d7"]["time"][1:3].values.tolist()
+    travelled = pickle.loads(pickle.dumps(lazy["d8"].to_dataset()))
+    assert_identical(travelled.load(), expected["d8"].drop_indexes(["time", "place"]))
+
+
+def test_coordinates_that_are_damaged_are_named_by_whom_they_belong_to(place):
+    expected = stations(place, 3)
+    (file,) = (place / "time").glob("*.af")
+    found = Atlas.open(place).open_dataset("d1")
+    assert found.read_array("time") is not None
+    index = Atlas.open(place)._session.snapshot.index("time")
+    data = bytearray(file.read_bytes())
+    data[int(index.columns["offset"][index.locate_one(1, 0)])] ^= 0xFF
+    file.write_bytes(data)
+    tree = xr.open_datatree(place, engine="atlas", create_default_indexes=False)
+    assert tree["d0/time"].values.tolist() == expected["d0"]["time"].values.tolist()
+    with pytest.raises(atlas.CorruptStore, match="'d1'"):
+        tree["d1/time"].load()
+
+
+def test_a_store_that_is_open_is_not_decoded_again(place, monkeypatch):
+    stations(place, 3)
+    decodings = []
+    decode = roots.decode_root
+    monkeypatch.setattr(roots, "decode_root", lambda *of: decodings.append(of[1]) or decode(*of))
+    for name in ("d0", "d1", "d2"):
+        ds = xr.open_dataset(place, engine="atlas", group=name)
+    assert len(decodings) == 1
+    with Atlas.open(place) as store:
+        store.open_dataset("d2").set_attribute("changed", True)
+    assert "changed" not in ds.attrs
+    assert xr.open_dataset(place, engine="atlas", group="d2").attrs["changed"], "what changed is"
 
 
 def test_many_stores_are_opened_as_one(tmp_path):

@@ -6,6 +6,7 @@ import json
 import pickle
 import subprocess
 import sys
+import time
 
 import dask
 import numpy as np
@@ -103,11 +104,34 @@ def test_the_engine_and_the_accessor(s3, environment):
         ds = xr.open_dataset(s3.url, engine="atlas", group="s1")
     assert kinds(made) == {"GET": 5}  # the root; of each coordinate the index, and its cells
     xr.testing.assert_identical(ds.load(), station(1))
+    with s3.recording() as made:
+        tree = xr.open_datatree(s3.url, engine="atlas")
+    assert kinds(made) == {"GET": 5}, "coordinates of all datasets are read together"
+    xr.testing.assert_identical(tree["s2"].to_dataset().load(), station(2))
     lazy = xr.open_dataset(s3.url, engine="atlas", group="s2", chunks={})
     assert dask.is_dask_collection(lazy["t"].data)
     np.testing.assert_array_equal(lazy["t"].sum("time"), station(2)["t"].sum("time"))
     stack = s3.open().open_as_many_xarray_dataset(["s0", "s2"])
     np.testing.assert_array_equal(stack["t"], [station(0)["t"], station(2)["t"]])
+
+
+def test_coordinates_do_not_wait_for_one_another(moto, tmp_path):
+    """Each is two requests, its index and its cells: in turn, eight of them would take sixteen times the latency."""
+    wide = xr.Dataset(coords={f"x{i}": np.arange(3.0) + i for i in range(8)})
+    with moto.create() as store:
+        wide.atlas.write(store, "wide")
+    fresh = moto.open()
+    moto.proxy.latency = 0.2
+    begun = time.perf_counter()
+    ds = xr.open_dataset(fresh, engine="atlas", group="wide")
+    assert time.perf_counter() - begun < 8 * moto.proxy.latency
+    fresh = moto.open()
+    begun = time.perf_counter()
+    whole = fresh.open_as_xarray_dataset("wide")
+    assert time.perf_counter() - begun < 8 * moto.proxy.latency
+    moto.proxy.latency = 0.0
+    xr.testing.assert_identical(ds, wide)
+    xr.testing.assert_identical(whole, wide)
 
 
 def test_a_lazy_dataset_travels(s3, environment):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import fsspec
 import numpy as np
 import pytest
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from torture.forging import Forgery
 from torture.scenes import build, fill_dataset, state_of
 
@@ -213,3 +217,32 @@ def test_a_root_that_cannot_be_put_in_its_place_is_not_there(tmp_path: Path, mon
     assert "old data files could not be put aside" in caplog.text
     assert "more" in atlas.Atlas.open(tmp_path / "s")
     assert atlas.Atlas.open(tmp_path / "s").verify().ok
+
+
+numbers = st.one_of(
+    st.lists(st.integers(0, 2**64 - 1), max_size=80),
+    st.builds(lambda value, count: [value] * count, st.integers(0, 2**64 - 1), st.integers(0, 80)),
+    st.builds(
+        lambda first, step, count: [n for n in range(first, first + step * count, step) if 0 <= n < 2**64],
+        st.integers(0, 2**64 - 1),
+        st.integers(-(2**33), 2**33).filter(bool),
+        st.integers(0, 80),
+    ),
+)
+
+
+@given(cells=numbers)
+def test_columns_of_any_length_come_back_and_take_no_room_for_what_is_regular(cells: list[int]):
+    column = np.array(cells, "<u8")
+    entry, data = columnfile.encode_column("numbers", column)
+    assert columnfile._decode(entry["dtype"], entry["encoding"], data, len(cells)).tolist() == cells
+    steps = {after - before for before, after in itertools.pairwise(cells)}
+    if len(cells) > 2 and len(steps) == 1 and max(cells) < 2**63:
+        assert entry["encoding"] == ("constant" if steps == {0} else "range")
+
+
+@given(cells=arrays("f4", st.integers(0, 80)))
+def test_columns_of_floats_come_back_to_the_bit(cells: np.ndarray):
+    entry, data = columnfile.encode_column("floats", cells)
+    found = columnfile._decode(entry["dtype"], entry["encoding"], data, len(cells))
+    assert found.tobytes() == cells.tobytes()

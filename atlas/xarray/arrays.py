@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,14 +15,19 @@ from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from atlas.dtypes import fill_cell, parse_dtype
+from atlas.dtypes import fill_cell
+from atlas.schema import ArraySchema, DatasetRecord
 from atlas.session import version_token
 from atlas.view import DatasetView
 from atlas.xarray import notes
 from atlas.xarray.cells import is_date_type, restored, restored_dtype, with_gaps
+from atlas.xarray.shelf import Shelf
 
 # What selects cells along an axis, as xarray's outer indexers have it.
 Key = int | slice | NDArray[Any]
+
+# About what a cell of text takes, of which NumPy only knows where it is.
+_TEXT_BYTES = 32
 
 
 class LazyArray(BackendArray, ABC):  # type: ignore[misc]
@@ -144,14 +150,22 @@ def _runs(key: Key, size: int, chunk: int) -> list[tuple[int, int, Any, Any]]:
 class StoredArray(LazyArray):
     """An array of one dataset."""
 
-    def __init__(self, view: DatasetView, array: str) -> None:
-        meta = notes.array_meta(view, array)
-        self._view, self._array = view, array
-        self.shape, self.grid = tuple(meta["shape"]), tuple(max(n, 1) for n in meta["chunk_shape"])
-        self._original, self._marker = (view.get_array_attribute(array, key) for key in (notes.DTYPE, notes.MISSING))
-        stored = parse_dtype(meta["dtype"])
-        self.dtype = restored_dtype(stored.numpy, self._original)
-        self._fill = fill_cell(stored, view.array_fill_value(array))
+    def __init__(self, view: DatasetView, schema: ArraySchema, attributes: Mapping[str, Any]) -> None:
+        self._view, self._array = view, schema.name
+        self.shape, self.grid = tuple(schema.shape), tuple(max(n, 1) for n in schema.chunk_shape)
+        self._original, self._marker = attributes.get(notes.DTYPE), attributes.get(notes.MISSING)
+        self.dtype = restored_dtype(schema.dtype.numpy, self._original)
+        self._fill = fill_cell(schema.dtype, schema.fill)
+        self._shelf: Shelf | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The others stay here.
+        return self.__dict__ | {"_shelf": None}
+
+    def read_with(self, shelf: Shelf) -> None:
+        """Have the array read together with the others of a shelf."""
+        if shelf.add(self._view.name, self._array, math.prod(self.shape) * max(self.dtype.itemsize, _TEXT_BYTES)):
+            self._shelf = shelf
 
     @property
     def holds_dates(self) -> bool:
@@ -160,7 +174,10 @@ class StoredArray(LazyArray):
 
     def read_box(self, start: Sequence[int], shape: Sequence[int]) -> NDArray[Any]:
         """Return the cells of a box, text and dates as they came in."""
-        cells = self._view.read_array(self._array, start, shape)
+        whole = self._shelf is not None and tuple(shape) == self.shape
+        cells = self._shelf.take(self._view.name, self._array) if self._shelf is not None and whole else None
+        if cells is None:
+            cells = self._view.read_array(self._array, start, shape)
         assert cells is not None
         if self._marker is not None:
             cells = with_gaps(cells, self._marker, self._fill, start, self.shape)
@@ -170,12 +187,14 @@ class StoredArray(LazyArray):
         return version_token(self._view._session), self._view.name, self._array
 
 
-def settled(view: DatasetView) -> DatasetView:
-    """Return a view of a dataset that nothing changes any more, unless there are pending changes of it."""
+def settled(view: DatasetView) -> tuple[DatasetView, DatasetRecord]:
+    """Return what a dataset declares, and a view that nothing changes any more, unless there are pending changes."""
     session = view._session
     with session.lock:
-        is_pending = view.name in session.pending.records or session.pending.number(view.name) >= 0
-        return view if is_pending else DatasetView(session.frozen(), view.name)
+        if view.name in session.pending.records or session.pending.number(view.name) >= 0:
+            return view, session.record(view.name).copy()
+        frozen = session.frozen()
+        return DatasetView(frozen, view.name), frozen.record(view.name)
 
 
 class Variable(xr.Variable):  # type: ignore[misc]

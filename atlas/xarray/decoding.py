@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from xarray import conventions
+from xarray.coding.times import TIME_UNITS
 
 from atlas.xarray import notes
 from atlas.xarray.arrays import LazyArray, StoredArray, Variable, lazy_variable
@@ -53,6 +54,8 @@ def decoded(
         return _referring(cells), others, {c for c in coords if cells[c].dims == (c,)}
     if options.decode_coords == "all":
         cells = _referring(cells)
+    elif not any("coordinates" in told for told in (attrs, *(variable.attrs for variable in cells.values()))):
+        return cells, dict(attrs), coords
     # What attributes say of coordinates is told with stand-ins: text would be looked into, for the sake of dates.
     told, others, found = conventions.decode_cf_variables(
         {name: xr.Variable((), 0, variable.attrs, variable.encoding) for name, variable in cells.items()},
@@ -101,7 +104,8 @@ def _holds_dates(variable: Any) -> bool:
 
 def _is_marked(variable: Any) -> bool:
     units = variable.attrs.get("units")
-    return not MARKS.isdisjoint(variable.attrs) or (isinstance(units, str) and variable.dtype.kind in "iuf")
+    is_of_time = isinstance(units, str) and (units in TIME_UNITS or "since" in units)
+    return not MARKS.isdisjoint(variable.attrs) or (is_of_time and variable.dtype.kind in "iuf")
 
 
 def _decode(name: str, variable: Any, options: Mapping[str, Any]) -> Any:

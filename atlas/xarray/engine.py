@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,15 @@ from xarray.backends import BackendEntrypoint
 
 from atlas.errors import InvalidArgument
 from atlas.root import ROOT_KEYS
+from atlas.session import FrozenSession
 from atlas.store import Atlas
 from atlas.view import DatasetView
-from atlas.xarray import notes
 from atlas.xarray.decoding import Decoding, decoded
-from atlas.xarray.reading import dataset_encoding, lazy_variables
+from atlas.xarray.reading import Stored
+from atlas.xarray.shelf import Shelf
+
+# Datasets that are looked up at once.
+_BATCH = 4096
 
 
 class AtlasBackendEntrypoint(BackendEntrypoint):  # type: ignore[misc]
@@ -74,22 +78,23 @@ class AtlasBackendEntrypoint(BackendEntrypoint):  # type: ignore[misc]
         options = Decoding(mask_and_scale, decode_times, decode_coords, use_cftime, decode_timedelta)
         store = _store(filename_or_obj, storage_options)
         view = store.open_dataset(_only(store) if group is None else group.strip("/"))
-        return _dataset(view, options, drop_variables)
+        return _Opening(options, drop_variables).dataset(view)
 
     def open_groups_as_dict(
         self,
         filename_or_obj: Any,
         *,
+        drop_variables: str | Iterable[str] | None = None,
+        concat_characters: Any = True,
         group: str | None = None,
         storage_options: dict[str, Any] | None = None,
         **options: Any,
     ) -> dict[str, xr.Dataset]:
         """Open all datasets, or one, as the groups below an empty root; see :meth:`open_dataset`."""
-        store = _store(filename_or_obj, storage_options)
+        store, opening = _store(filename_or_obj, storage_options), _Opening(Decoding(**options), drop_variables)
         if group is not None and group.strip("/"):
-            return {"/": self.open_dataset(store, group=group, **options)}
-        found = {f"/{name}": self.open_dataset(store, group=name, **options) for name in store.list_datasets()}
-        return {"/": xr.Dataset(), **found}
+            return {"/": opening.dataset(store.open_dataset(group.strip("/")))}
+        return {"/": xr.Dataset(), **{f"/{view.name}": opening.dataset(view) for view in _views(store)}}
 
     def open_datatree(self, filename_or_obj: Any, **options: Any) -> xr.DataTree:
         """Open all datasets as the children of an empty root; see :meth:`open_groups_as_dict`."""
@@ -100,6 +105,14 @@ def _store(source: Any, storage_options: dict[str, Any] | None) -> Atlas:
     return source if isinstance(source, Atlas) else Atlas.open(source, mode="r", storage_options=storage_options)
 
 
+def _views(store: Atlas) -> Iterator[DatasetView]:
+    """Yield a view of every dataset."""
+    names, catalog = store.list_datasets(), store._session.snapshot.root.catalog
+    for first in range(0, len(names), _BATCH):
+        catalog.learn(names[first : first + _BATCH])
+        yield from map(store.open_dataset, names[first : first + _BATCH])
+
+
 def _only(store: Atlas) -> str:
     names = store.list_datasets()
     if len(names) != 1:
@@ -108,20 +121,36 @@ def _only(store: Atlas) -> str:
     return names[0]
 
 
-def _dataset(view: DatasetView, options: Decoding, drop_variables: str | Iterable[str] | None) -> xr.Dataset:
-    dropped = {drop_variables} if isinstance(drop_variables, str) else set(drop_variables or ())
-    stored = {name: variable for name, variable in lazy_variables(view).items() if name not in dropped}
-    coords = notes.coordinate_names(view) - dropped
-    variables, attrs, coords = decoded(stored, notes.user_attributes(view.attributes()), coords, options)
-    for name, variable in variables.items():
-        _tell_fill(variable, view.array_fill_value(name))
-    index = {name: variable for name, variable in variables.items() if name in coords}
-    data = {name: variable for name, variable in variables.items() if name not in coords}
-    # Without indexes: xarray makes them, if they are wanted, and reads their coordinates for that.
-    ds = xr.Dataset(data, xr.Coordinates(index, indexes={}), attrs)
-    ds.encoding = dataset_encoding(view)
-    ds.set_close(_nothing_to_close)
-    return ds
+class _Opening:
+    """Opens datasets, one or many, with the same options."""
+
+    def __init__(self, decoding: Decoding, drop_variables: str | Iterable[str] | None) -> None:
+        self._decoding = decoding
+        self._dropped = {drop_variables} if isinstance(drop_variables, str) else set(drop_variables or ())
+        self._shelf: Shelf | None = None
+
+    def dataset(self, view: DatasetView) -> xr.Dataset:
+        """Return a dataset without indexes: xarray makes them, if they are wanted, and reads coordinates for that."""
+        found = Stored(view, self._dropped)
+        self._read_together(found)
+        variables, attrs, coords = decoded(found.variables, found.attrs, found.coords, self._decoding)
+        for name, variable in variables.items():
+            _tell_fill(variable, found.schemas[name].fill)
+        index = {name: variable for name, variable in variables.items() if name in coords}
+        data = {name: variable for name, variable in variables.items() if name not in coords}
+        ds = xr.Dataset(data, xr.Coordinates(index, indexes={}), attrs)
+        ds.encoding = found.encoding
+        ds.set_close(_nothing_to_close)
+        return ds
+
+    def _read_together(self, found: Stored) -> None:
+        if not isinstance(found.session, FrozenSession):
+            return  # pending changes are seen when they are read
+        if self._shelf is None or self._shelf.session is not found.session:
+            self._shelf = Shelf(found.session)
+        for name in found.coords:
+            if found.schemas[name].dims == (name,):
+                found.arrays[name].read_with(self._shelf)
 
 
 def _nothing_to_close() -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from atlas.dtypes import DType, fill_cell, parse_dtype
+from atlas.dtypes import DType, fill_cell
 from atlas.errors import AtlasError, DataTypeError, InvalidArgument
 
 if TYPE_CHECKING:
+    from atlas.schema import ArraySchema
     from atlas.view import DatasetView
 
 COORDS = "_pyatlas_coords"
@@ -110,11 +111,16 @@ def user_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 def coordinate_names(view: DatasetView) -> set[str]:
     """Return which arrays of a dataset are coordinates."""
-    marker, arrays = view.get_attribute(COORDS), view.list_arrays()
+    dims = {array: array_meta(view, array)["dimension_names"] for array in view.list_arrays()}
+    return coordinates_among(dims, view.get_attribute(COORDS), view.name)
+
+
+def coordinates_among(dims: Mapping[str, Sequence[str]], marker: Any, name: str) -> set[str]:
+    """Return which arrays are coordinates, given the dimensions of each, and the marker of their dataset."""
     if isinstance(marker, str):
-        return marked_coordinates(marker, f"dataset {view.name!r}") & set(arrays)
+        return marked_coordinates(marker, f"dataset {name!r}") & dims.keys()
     # Not written from xarray: an array along a dimension of its own name is that dimension's coordinate.
-    return {array for array in arrays if array_meta(view, array)["dimension_names"] == [array]}
+    return {array for array, along in dims.items() if list(along) == [array]}
 
 
 def marked_coordinates(marker: str, what: str) -> set[str]:
@@ -132,11 +138,10 @@ def array_meta(view: DatasetView, array: str) -> dict[str, Any]:
     return meta
 
 
-def variable_attributes(view: DatasetView, array: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def variable_attributes(schema: ArraySchema, stored: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return attributes and encoding of an array as xarray has them."""
-    stored = view.array_attributes(array)
     attrs, text = user_attributes(stored), stored.get(ENCODING)
-    dtype, fill = parse_dtype(array_meta(view, array)["dtype"]), view.array_fill_value(array)
+    dtype, fill = schema.dtype, schema.fill
     if fill is not None and (EXPLICIT_FILL in stored or not is_default_fill(dtype, fill)):
         attrs["_FillValue"] = fill_cell(dtype, fill)
     return attrs, encoding_from(text) if text else {}

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from typing import TYPE_CHECKING, Any
 
+from atlas.attributes import decode_attributes
 from atlas.errors import MissingDependency
+from atlas.threads import take_turns
 from atlas.xarray import notes
+from atlas.xarray.shelf import AT_ONCE
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from atlas.store import Atlas
     from atlas.view import DatasetView
+    from atlas.xarray.arrays import StoredArray
 
 
 def import_xarray() -> Any:
@@ -33,41 +38,58 @@ def import_xarray() -> Any:
 def open_as_xarray_dataset(store: Atlas, name: str) -> xr.Dataset:
     """Return a dataset; arrays of more than one chunk come back lazily, as dask arrays of those chunks."""
     xarray = import_xarray()
-    view = store.open_dataset(name)
-    coords = notes.coordinate_names(view)
-    variables = {array: _variable(variable) for array, variable in lazy_variables(view).items()}
+    found = Stored(store.open_dataset(name))
+    chunks = {array: lazy.encoding.pop("preferred_chunks", {}) for array, lazy in found.variables.items()}
+    whole = {
+        array: lazy
+        for array, lazy in found.variables.items()
+        if all(chunks[array][dim] >= size for dim, size in lazy.sizes.items())
+    }
+    # Several at once where each is a request or two.
+    helpers = 0 if found.session.storage.is_local else min(len(whole), AT_ONCE) - 1
+    take_turns(xarray.Variable.load, list(whole.values()), helpers)
+    variables = {
+        array: lazy if array in whole else lazy.chunk(chunks[array]) for array, lazy in found.variables.items()
+    }
     ds = xarray.Dataset(
-        {array: variable for array, variable in variables.items() if array not in coords},
-        {array: variable for array, variable in variables.items() if array in coords},
-        notes.user_attributes(view.attributes()),
+        {array: variable for array, variable in variables.items() if array not in found.coords},
+        {array: variable for array, variable in variables.items() if array in found.coords},
+        found.attrs,
     )
-    ds.encoding = dataset_encoding(view)
+    ds.encoding = found.encoding
     return ds
 
 
-def _variable(lazy: Any) -> Any:
-    chunks = lazy.encoding.pop("preferred_chunks", {})
-    if all(chunks[dim] >= size for dim, size in lazy.sizes.items()):
-        return lazy.load()
-    return lazy.chunk(chunks)
+class Stored:
+    """One dataset as it is stored.
 
+    Attributes
+    ----------
+    session : Session
+    schemas : dict of str to ArraySchema
+    arrays : dict of str to StoredArray
+    variables : dict of str to xarray.Variable
+        Every array as a variable that is read when it is used.
+    coords : set of str
+        Which of them are coordinates.
+    attrs, encoding : dict
+        Of the dataset as a whole.
+    """
 
-def lazy_variables(view: DatasetView) -> dict[str, Any]:
-    """Return every array of a dataset as a variable that is read when it is used."""
-    from atlas.xarray.arrays import StoredArray, lazy_variable, settled
+    def __init__(self, view: DatasetView, without: Container[str] = ()) -> None:
+        from atlas.xarray.arrays import StoredArray, lazy_variable, settled
 
-    view = settled(view)
-    return {
-        array: lazy_variable(
-            notes.array_meta(view, array)["dimension_names"],
-            StoredArray(view, array),
-            *notes.variable_attributes(view, array),
-        )
-        for array in view.list_arrays()
-    }
-
-
-def dataset_encoding(view: DatasetView) -> dict[str, Any]:
-    """Return what xarray noted of the dataset as a whole."""
-    text = view.get_attribute(notes.ENCODING)
-    return {} if text is None else {key: set(value) for key, value in json.loads(text).items()}
+        view, record = settled(view)
+        self.session = view._session
+        self.schemas = {name: schema for name, schema in record.arrays.items() if name not in without}
+        self.arrays: dict[str, StoredArray] = {}
+        self.variables: dict[str, Any] = {}
+        for name, schema in self.schemas.items():
+            stored = decode_attributes(record.array_attributes.get(name, {}))
+            array = self.arrays[name] = StoredArray(view, schema, stored)
+            self.variables[name] = lazy_variable(schema.dims, array, *notes.variable_attributes(schema, stored))
+        attributes = decode_attributes(record.attributes)
+        dims = {name: schema.dims for name, schema in self.schemas.items()}
+        self.coords = notes.coordinates_among(dims, attributes.get(notes.COORDS), view.name)
+        self.attrs, text = notes.user_attributes(attributes), attributes.get(notes.ENCODING)
+        self.encoding = {} if text is None else {key: set(value) for key, value in json.loads(text).items()}
