@@ -2,20 +2,25 @@
 
 Numba optimises every helper by itself, then again within each of its callers, and makes machine code of all that. Twice
 the time, for kernels that are a twentieth slower.
+
+``python -m atlas.kernels.build DIRECTORY`` writes the object file that an installation brings; without a directory, it
+is compiled into the user's cache.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from numba import njit, types
 from numba.core import config
 from numba.core.compiler_lock import global_compiler_lock
 
-from atlas.kernels.compile import KERNELS, OPTIONS, llvm, symbol
+from atlas.kernels.compile import KERNELS, OPTIONS, install, library, llvm, symbol
 
 
 def compile_kernels() -> bytes:
@@ -57,3 +62,10 @@ def _module_of(name: str, count: int) -> Any:
     compiled = njit(signature, **OPTIONS)(function)
     mangled = compiled.overloads[signature.args].fndesc.llvm_func_name
     return llvm().parse_assembly(compiled.inspect_llvm(signature.args).replace(mangled, symbol(name)))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        install(Path(sys.argv[1]))
+    else:
+        library.load()

@@ -5,6 +5,8 @@ object file with llvmlite a twentieth of that. So all kernels are compiled into 
 in the user's cache directory, and a process that finds it there never imports Numba. Kernels take
 addresses and integers only and return an integer, so calling them needs no Numba either. ctypes
 releases the GIL around a call: threads run kernels side by side.
+
+An installation may bring its own object file, see :mod:`atlas.kernels.build`.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -74,7 +77,7 @@ class Library:
         """Load the kernels, compiling them first where this machine never did."""
         with self._lock:
             if not self._functions:
-                self._link(_cached() or _build())
+                self._link(_installed() or _cached() or _build())
 
     def _link(self, code: bytes) -> None:
         binding = llvm()
@@ -141,12 +144,46 @@ def _place() -> Path:
     return cache_directory() / f"kernels-{_sources_digest()}-{digest}.o"
 
 
-def may_be_cached() -> bool:
-    """Return whether kernels of this release were compiled here before, without loading anything."""
+def may_be_compiled() -> bool:
+    """Return whether kernels of this release came with it or were compiled here before, without loading anything."""
     try:
-        return any(cache_directory().glob(f"kernels-{_sources_digest()}-*.o"))
+        return _installed_place().exists() or any(cache_directory().glob(f"kernels-{_sources_digest()}-*.o"))
     except (OSError, RuntimeError):
         return False  # it cannot be looked at, or the user has no home
+
+
+def _installed_place() -> Path:
+    return Path(__file__).parent / f"kernels-{_sources_digest()}.o"
+
+
+def abilities() -> set[str]:
+    """Return what machine code may make use of here."""
+    binding = llvm()
+    architecture = binding.get_process_triple().partition("-")[0]
+    return {sys.platform, architecture, *(name for name, has in binding.get_host_cpu_features().items() if has)}
+
+
+def _installed() -> bytes | None:
+    """Return the object file that this installation brought, where all that it makes use of is there."""
+    try:
+        data = _whole(_installed_place().read_bytes())
+    except OSError:
+        return None
+    needs, _, code = (data or b"").partition(b"\n")
+    return code if needs and set(needs.decode().split()) <= abilities() else None
+
+
+def install(directory: Path) -> None:
+    """Write an object file that an installation on this machine may bring, compiled anew where none is cached."""
+    from atlas.kernels.build import compile_kernels
+
+    data = " ".join(sorted(abilities())).encode() + b"\n" + (_cached() or compile_kernels())
+    (directory / _installed_place().name).write_bytes(xxhash.xxh3_64_digest(data) + data)
+
+
+def _whole(data: bytes) -> bytes | None:
+    digest, content = data[:_DIGEST_LENGTH], data[_DIGEST_LENGTH:]
+    return content if xxhash.xxh3_64_digest(content) == digest else None
 
 
 def _cached() -> bytes | None:
@@ -156,11 +193,9 @@ def _cached() -> bytes | None:
             # Machine code is only taken from a file that nobody else can write.
             if hasattr(os, "geteuid") and (state.st_uid not in (os.geteuid(), 0) or state.st_mode & 0o022):
                 return None
-            data = file.read()
+            return _whole(file.read())
     except (OSError, RuntimeError):
         return None  # not there, not readable, or the user has no home
-    digest, code = data[:_DIGEST_LENGTH], data[_DIGEST_LENGTH:]
-    return code if xxhash.xxh3_64_digest(code) == digest else None
 
 
 def _build() -> bytes:
