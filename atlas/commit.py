@@ -32,6 +32,7 @@ from atlas.roots import (
     CLAIMED_KEY,
     LostRace,
     Race,
+    create_root,
     delete_other_roots,
     emptied,
     load_root,
@@ -46,9 +47,10 @@ _log = logging.getLogger("atlas")
 # How long a retired file outlives its replacement where nobody can tell whether it is still read.
 GRACE_SECONDS = 15 * 60
 
-# How old an object is that belongs to no commit under way, where no lock tells of those; a commit that takes
-# half as long begins anew.
+# How old an object is that belongs to no commit under way, where no lock tells of those; a commit may take half as
+# long, so that none of its objects is as old while it may still refer to them.
 UNFINISHED_SECONDS = 24 * 60 * 60
+_LONGEST_SECONDS = UNFINISHED_SECONDS // 2
 
 # With more retired files than this the root of a store whose garbage nobody collects would grow and grow.
 _MOST_RETIRED = 1000
@@ -61,7 +63,8 @@ def overwrite_root(storage: Storage, config: StoreConfig) -> Root:
         old = load_root(storage)
         recorded = old.commits
     except StoreNotFound:
-        pass
+        # Who was faster has taken his store away again.
+        return create_root(storage, config)
     except CorruptRoot:
         if not storage.is_local:
             old = replace(old, config=StoreConfig())
@@ -186,18 +189,18 @@ def abandoned(storage: Storage, root: Root, interrupted: bool) -> list[str]:
     needed = _known_to_newer(storage, unknown, root, root.generation + interrupted)
     if needed:
         _log.warning("%s: its root is older than the record of a later commit; repair tells more", storage.describe())
-    return [key for key in unknown if key not in needed]
+    return [key for key in unknown if _name(key) not in needed]
 
 
 def _known_to_newer(storage: Storage, unknown: Sequence[str], root: Root, generation: int) -> set[str]:
-    """Return the files that recorded states of the same store above a generation know."""
+    """Return the names of the files that recorded states of the same store above a generation know."""
     known = set()
     for key in unknown:
-        if RECORD_NAME.fullmatch(key.rsplit("/", 1)[-1]):
+        if RECORD_NAME.fullmatch(_name(key)):
             with suppress(CorruptStore, FileNotFoundError):
                 recorded = read_record(storage, key).root(partial(load_table, storage))
                 if recorded.store == root.store and recorded.generation > generation:
-                    known |= {key, *known_files(recorded)}
+                    known |= {_name(key), *map(_name, known_files(recorded))}
     return known
 
 
@@ -208,14 +211,18 @@ def known_files(root: Root) -> set[str]:
 
 def strays(storage: Storage, root: Root) -> list[str]:
     """Return the files of a store that `root` does not know."""
-    known = known_files(root)
-    aside = {key.rsplit("/", 1)[-1] for key, _, _ in root.retired}
+    # By their names, which no two files share: one that was put aside for readers is at another place.
+    known = {_name(key) for key in (*known_files(root), *(key for key, _, _ in root.retired))}
     return [
         f"{name}/{file}"
         for name in storage.list_dir("")
         for file in storage.list_dir(name)
-        if is_file_of_a_commit(file) and file not in aside and f"{name}/{file}" not in known
+        if is_file_of_a_commit(file) and file not in known
     ]
+
+
+def _name(key: str) -> str:
+    return key.rsplit("/", 1)[-1]
 
 
 def is_free(storage: Storage, entry: tuple[str, int, int], now: int) -> bool:
@@ -281,7 +288,7 @@ def _commit_onto(storage: Storage, base: Root, snapshot: Snapshot, pending: Pend
         changed = pending.changed_arrays()
         arrays = with_directories(storage, current.arrays, changed)
         for name, loose in changed.items():
-            target = Target(files, name, arrays[name], after)
+            target = Target(files, name, arrays[name], after, pending.starts.of(name))
             # Not named: what is gathered of one array would stay in memory with that of the next.
             arrays[name], superseded = write_array(
                 snapshot, target, gather(pending, name, loose, ordinals, after), pending.heap
@@ -292,8 +299,8 @@ def _commit_onto(storage: Storage, base: Root, snapshot: Snapshot, pending: Pend
         root = replace(successor, catalog=catalog, arrays=arrays)
         files.write_record(root, replaced + merged)
         files.make_durable()
-        if time.monotonic() - began > UNFINISHED_SECONDS / 2 and not storage.is_local:
-            raise StorageError(f"putting data took {UNFINISHED_SECONDS // 7200} hours; flush more often")
+        if time.monotonic() - began > _LONGEST_SECONDS and not storage.is_local:
+            raise StorageError(f"putting data took {_LONGEST_SECONDS // 3600} hours; flush more often")
         # From here on the root may refer to them. Were it not replaced after all, the next
         # writer finds the lock's mark and removes them.
         files.keep()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from atlas.ahead import HeadStart
 from atlas.catalog import Catalog
 from atlas.columnfile import DataFile
 from atlas.config import StoreConfig
@@ -15,6 +16,7 @@ from atlas.layer import Layer, joined
 from atlas.record import append_record, record_key, write_record
 from atlas.root import Root, root_key
 from atlas.segment import SegmentWriter
+from atlas.spill import Spill
 from atlas.storage import DataWriter, Storage
 from atlas.table import DIRECTORY, write_table
 
@@ -26,6 +28,10 @@ TABLE_RATIO = 4
 # On object stores a root that is not plain JSON takes two requests to find; with this much in it there is no third
 # for a table file until some ten thousands of datasets.
 INLINE_BYTES_FAR = 1 << 20
+
+
+def _data_key(directory: str, file_id: uuid.UUID) -> str:
+    return f"{directory}/data-{file_id.hex}.af"
 
 
 class CommitFiles:
@@ -61,11 +67,34 @@ class CommitFiles:
 
     def create(self, directory: str) -> SegmentWriter:
         """Begin a new data file."""
+        self._make_room()
+        file_id = uuid.uuid4()
+        key = _data_key(directory, file_id)
+        return self._segment(self._begin(key), key, file_id)
+
+    def take_over(self, directory: str, spill: Spill) -> SegmentWriter | None:
+        """Make a file of pending chunks a data file that is gone on with, where that is possible; tried once."""
+        self._make_room()
+        spill.is_taken = True
+        key = _data_key(directory, spill.file_id)
+        writer = self._storage.adopt(key, spill.descriptor, spill.end)
+        if writer is None:
+            return None
+        self._writers.append((key, writer))
+        return self._segment(writer, key, spill.file_id)
+
+    def _make_room(self) -> None:
         if self._storage.must_finish([writer for _, writer in self._writers[self._finished :]]):
             self._finish()
-        file_id = uuid.uuid4()
-        key = f"{directory}/data-{file_id.hex}.af"
-        segment = SegmentWriter(self._begin(key), key, file_id.bytes, self._leaves_record)
+
+    def _segment(self, writer: DataWriter, key: str, file_id: uuid.UUID) -> SegmentWriter:
+        self._segments.append(SegmentWriter(writer, key, file_id.bytes, self._leaves_record))
+        return self._segments[-1]
+
+    def complete(self, start: HeadStart) -> SegmentWriter:
+        """Go on with a data file that was begun ahead."""
+        self._writers.append((start.key, start.writer))
+        segment = start.hand_over()
         self._segments.append(segment)
         return segment
 

@@ -52,14 +52,14 @@ def _copy_array(session: Session, source: str, schema: ArraySchema) -> PendingAr
         result.chunks |= stored_chunks(snapshot, schema, ordinal, numbers.astype(np.int64), session.pending.heap)
     if pending is not None:
         # Cells that wait are replaced by later writes, never changed; two chunks of a file share no payload.
-        result.chunks |= {n: _again(c) if isinstance(c, Held) else c for n, c in pending.chunks.items()}
+        result.chunks |= {n: _again(c, schema.name) if isinstance(c, Held) else c for n, c in pending.chunks.items()}
     return result
 
 
-def _again(chunk: Held) -> Held:
+def _again(chunk: Held, array: str) -> Held:
     """Put the payload of a pending chunk into the heap once more."""
     own, heap = chunk.rows.one(chunk.row), chunk.rows.heap
-    offset = heap.append(heap.read(int(own["offset"][0]), int(own["length"][0])))
+    offset = heap.append(heap.read(int(own["offset"][0]), int(own["length"][0])), array)
     return Held(HeldRows(heap, 1, own | {"offset": np.array([offset])}), 0)
 
 
@@ -93,7 +93,7 @@ def stored_chunks(
             payload = reads[number](int(columns["offset"][i]), int(columns["length"][i]))
         if not is_whole(payload, int(columns["pipeline"][i]), int(columns["checksum"][i])):
             raise _damaged(snapshot, schema, int(numbers[i]), "its checksum does not match")
-        columns["offset"][i] = heap.append(payload)
+        columns["offset"][i] = heap.append(payload, schema.name)
     held = _with_statistics(snapshot, schema, numbers, columns, heap)
     return {number: Held(held, row) for row, number in enumerate(numbers.tolist())}
 

@@ -14,7 +14,6 @@ from atlas.errors import CorruptRoot, CorruptStore
 from atlas.examine import check_file, intact_rows, open_index
 from atlas.record import RECORD_NAME, Record, is_file_of_a_commit, read_record, record_key, records_behind
 from atlas.root import ROOT_KEYS, ArrayFiles, Root, decode_root, root_key
-from atlas.roots import load_table
 from atlas.segment import ArrayIndex, SegmentIndex
 from atlas.storage import Storage
 from atlas.table import DIRECTORY, read_layer
@@ -69,6 +68,8 @@ class Damage:
     def __init__(self, storage: Storage, interrupted: bool) -> None:
         self.storage = storage
         self.interrupted = interrupted
+        # A repair that was cut off says nothing about the commits that it found.
+        self._was_writing = storage.was_writing()
         self.report = RepairReport()
         self.roots: dict[str, Root | None] = {}
         self._versions: dict[str, str | None] = {}
@@ -82,7 +83,8 @@ class Damage:
         self.arrays = {
             name: [self._look(file, name) for file in files.files] for name, files in self.root.arrays.items()
         }
-        self._require_tables()
+        for table in self.tables:
+            _index_of(table)
         for name in self.arrays:
             self._find_lost(name)
         self._describe()
@@ -167,7 +169,7 @@ class Damage:
             for file in files.files
             if file.commit == root.commit
         ]
-        return not self.interrupted or all(self._is_whole(file, name) for name, file in own)
+        return not self._was_writing or all(self._is_whole(file, name) for name, file in own)
 
     def _is_whole(self, file: DataFile, array: str | None) -> bool:
         try:
@@ -198,18 +200,7 @@ class Damage:
             return None
 
     def _load_table(self, store: str, file: DataFile, slots: int) -> Any:
-        found = self._look(file, None)
-        if found.index is None:
-            return load_table(self.storage, store, file, slots)
-        return read_layer(found.index, slots)
-
-    def _require_tables(self) -> None:
-        for table in self.tables:
-            if table.index is None:
-                raise CorruptRoot(
-                    f"{table.problem}, and its copy in {record_key(table.file.commit)} is damaged, too: "
-                    "what the datasets are cannot be brought back"
-                )
+        return read_layer(_index_of(self._look(file, None)), slots)
 
     def _find_lost(self, array: str) -> None:
         files = self.arrays[array]
@@ -265,3 +256,13 @@ class Damage:
         yield from self.tables
         for files in self.arrays.values():
             yield from files
+
+
+def _index_of(table: FileFound) -> ColumnFile:
+    """Return what is left of a table file, without which nothing says what any chunk is."""
+    if table.index is None:
+        raise CorruptRoot(
+            f"{table.problem}, and its copy in {record_key(table.file.commit)} is damaged, too: "
+            "what the datasets are cannot be brought back"
+        )
+    return table.index

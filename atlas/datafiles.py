@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atlas.ahead import MOST_CHUNKS_APART, HeadStart
 from atlas.assembly import Written, entry_columns, total_statistics
 from atlas.catalog import Catalog
 from atlas.chunks import Integers
@@ -26,7 +27,15 @@ from atlas.payloads import Read, ReadAhead, copy_payloads, payload_reader
 from atlas.reader import Snapshot
 from atlas.root import ArrayFiles
 from atlas.schema import ArraySchema
-from atlas.segment import CHUNK_COLUMNS, Piece, SegmentIndex, StatisticsColumns
+from atlas.segment import (
+    ALIGNMENT,
+    CHUNK_COLUMNS,
+    HEADER_LENGTH,
+    Piece,
+    SegmentIndex,
+    SegmentWriter,
+    StatisticsColumns,
+)
 from atlas.storage import Range
 
 # Files above this size are left alone by a flush; so are those that are so many times larger than what it adds,
@@ -38,8 +47,8 @@ MERGE_ALWAYS = 256 << 10
 # On object stores, where reading what is taken in costs requests, so many are waited for.
 MERGE_AT_ONCE = 8
 
-# Chunks of a dataset that may lie apart from each other in a file on an object store.
-MOST_CHUNKS_APART = 64
+# The source of chunks that already are where they are to be.
+_IN_PLACE = -1
 
 
 @dataclass(frozen=True)
@@ -54,12 +63,15 @@ class Target:
         Its directory, and the files it has.
     catalog : Catalog
         The dataset table after the commit.
+    start : HeadStart, optional
+        What was sent of it ahead.
     """
 
     files: CommitFiles
     array: str
     known: ArrayFiles
     catalog: Catalog
+    start: HeadStart | None = None
 
 
 def write_array(snapshot: Snapshot, target: Target, written: Written, heap: Heap) -> tuple[ArrayFiles, list[str]]:
@@ -92,7 +104,7 @@ def write_array(snapshot: Snapshot, target: Target, written: Written, heap: Heap
         found = newest_statistics([*stored_statistics(tail), (new.entries, totals)], merged.entries)
     reads = [payload_reader(snapshot.storage, file) for file in known[kept:]]
     staying = ArrayFiles(target.known.directory, known[:kept])
-    file = write_file(target, staying, merged, found, schemas, [*reads, heap.read])
+    file = write_file(target, staying, merged, found, schemas, reads, heap)
     return replace(staying, files=(*staying.files, file)), [file.key for file in known[kept:]]
 
 
@@ -125,12 +137,20 @@ def write_file(
     found: StatisticsColumns,
     schemas: Sequence[ArraySchema],
     reads: Sequence[Read],
+    heap: Heap | None = None,
 ) -> DataFile:
-    """Write a data file with the chunks of a piece; its column ``file`` says which of `reads` has each."""
-    segment = target.files.create(staying.directory)
+    """Write a data file with the chunks of a piece; its column ``file`` says which of `reads` has each, or the heap."""
     columns = dict(piece.columns)
-    sources = columns.pop("file")
+    sources = np.array(columns.pop("file"))
     offsets = np.zeros(len(sources), np.int64)
+    segment = None
+    if heap is not None:
+        waiting = np.flatnonzero((sources == len(reads)) & (columns["length"] > 0))
+        segment = _completed(target, staying.directory, waiting, columns, offsets)
+        segment = segment or _adopted(target, staying.directory, heap, waiting, columns, offsets)
+        reads = [*reads, heap.read]
+        sources[offsets > 0] = _IN_PLACE
+    segment = segment or target.files.create(staying.directory)
     for source, rows in _copy_order(target.files.are_fetched, reads, sources, columns):
         offsets[rows] = copy_payloads(reads[source], columns["offset"][rows], columns["length"][rows], segment)
     columns["offset"] = offsets
@@ -138,6 +158,46 @@ def write_file(
         piece.entries, np.diff(piece.starts), piece.reset, [schema.dtype for schema in schemas], found
     )
     return segment.finish(target.array, entries | columns, target.files.origin)
+
+
+def _completed(
+    target: Target, directory: str, rows: Integers, columns: Mapping[str, NDArray[Any]], offsets: Integers
+) -> SegmentWriter | None:
+    """Go on with the data file that was begun on an object store, if all of it is wanted; note what it has."""
+    if target.start is None:
+        return None
+    places = target.start.places(directory, columns["offset"][rows], columns["length"][rows])
+    if places is None:
+        target.start.drop()
+        return None
+    offsets[rows[places >= 0]] = places[places >= 0]
+    return target.files.complete(target.start)
+
+
+def _adopted(
+    target: Target,
+    directory: str,
+    heap: Heap,
+    rows: Integers,
+    columns: Mapping[str, NDArray[Any]],
+    offsets: Integers,
+) -> SegmentWriter | None:
+    """Begin a data file with the one that the heap has of the array, if all of it is wanted; note what it has."""
+    found = heap.filed(target.array, columns["offset"][rows])
+    if found is None:
+        return None
+    spill, places = found
+    rows, places = rows[places >= 0], places[places >= 0]
+    order = np.argsort(places)
+    ends = (places + columns["length"][rows])[order]
+    gaps = np.append(places[order], spill.end) - np.append(HEADER_LENGTH, ends)
+    # What was replaced since would stay in it, and may not.
+    if not ((gaps >= 0) & (gaps < ALIGNMENT)).all():
+        return None
+    segment = target.files.take_over(directory, spill)
+    if segment is not None:
+        offsets[rows] = places
+    return segment
 
 
 def _copy_order(
@@ -159,7 +219,7 @@ def _copy_order(
         yield source, np.flatnonzero(sources == source)
     if len(apart) == len(reads):
         return
-    left = np.flatnonzero(~np.isin(sources, list(apart)))
+    left = np.flatnonzero((sources != _IN_PLACE) & ~np.isin(sources, list(apart)))
     order = left[np.lexsort((sources[left], numbers[left]))]
     edges = np.flatnonzero(np.diff(numbers[order]) | np.diff(sources[order])) + 1
     for rows in np.split(order, edges):

@@ -16,7 +16,7 @@ from atlas.config import StoreConfig
 from atlas.kernels.layout import SEALED, SEALED_FROM
 from atlas.kernels.sealed import stretches
 from atlas.schema import ArraySchema
-from atlas.segment import StatisticsColumns
+from atlas.segment import ALIGNED_FROM, ALIGNMENT, StatisticsColumns
 from atlas.statistics import row_statistics, text_statistics
 from atlas.text import encoded_cells, pack_texts
 from atlas.threads import map_ahead
@@ -26,6 +26,8 @@ BATCH_BYTES = 1 << 20
 
 # Larger chunks are encoded one by one: for them a call is nothing.
 _ROWS_BELOW = 64 << 10
+
+_ZEROS = bytes(ALIGNMENT)
 
 # Memory that was touched before is several times faster.
 _kept = threading.local()
@@ -39,13 +41,14 @@ class EncodedRows(NamedTuple):
     Attributes
     ----------
     payloads : (bytes,) uint8
-        Back to back.
-    length, raw_length, checksum : (n,) integers
+        Back to back, but for zeros that have large ones begin at multiples of 8.
+    offset, length, raw_length, checksum : (n,) integers
     pipeline : (n,) uint8
     statistics : StatisticsColumns
     """
 
     payloads: NDArray[np.uint8]
+    offset: Integers
     length: Integers
     raw_length: Integers
     pipeline: NDArray[np.uint8]
@@ -76,12 +79,15 @@ def _joined(
     hashed = np.zeros(len(payloads), np.int64)
     for row, hashes in seals.items():
         hashed[row] = hashes.nbytes
-    if seals:
-        parts = [part for row, payload in enumerate(payloads) for part in (seals.get(row, b""), payload)]
     lengths = hashed + sizes
+    gaps = -lengths % ALIGNMENT if lengths.max(initial=0) >= ALIGNED_FROM else np.zeros_like(lengths)
+    if seals or gaps.any():
+        pads = [_ZEROS[:gap] for gap in gaps.tolist()]
+        parts = [part for row, payload in enumerate(payloads) for part in (seals.get(row, b""), payload, pads[row])]
     joined = np.frombuffer(b"".join(parts), np.uint8)
-    checksums = kernels.digests(joined, np.cumsum(lengths) - lengths, np.where(hashed, hashed, lengths))
-    return EncodedRows(joined, lengths, raw, pipelines, checksums, statistics)
+    offsets = np.cumsum(lengths + gaps) - (lengths + gaps)
+    checksums = kernels.digests(joined, offsets, np.where(hashed, hashed, lengths))
+    return EncodedRows(joined, offsets, lengths, raw, pipelines, checksums, statistics)
 
 
 def _seal(payloads: list[Any], sizes: Integers, pipelines: NDArray[np.uint8]) -> dict[int, NDArray[np.uint64]]:

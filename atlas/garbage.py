@@ -26,7 +26,7 @@ from atlas.errors import InvalidArgument
 from atlas.record import is_file_of_a_commit
 from atlas.root import Root
 from atlas.roots import LostRace, load_root, next_state
-from atlas.storage import Storage, Stored
+from atlas.storage import WRITING, Storage, Stored
 
 _PROBE = re.compile(r"_probe/[0-9a-f]{32}")
 
@@ -67,7 +67,7 @@ def collect(storage: Storage, grace: float | None, unfinished: float | None, dry
 
 def _collect_locally(storage: Storage, dry_run: bool) -> GarbageReport:
     """Remove what the next writer would: the lock says that no commit is under way, and pins who reads."""
-    with storage.writer_lock(marks=not dry_run) as interrupted:
+    with storage.writer_lock(mark=b"" if dry_run else WRITING) as interrupted:
         root = load_root(storage)
         sizes = {item.key: item for item in storage.inventory()}
         retired = [key for key, *_ in root.retired]

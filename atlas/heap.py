@@ -1,56 +1,47 @@
-"""Encoded chunks that wait for a flush: in memory up to a limit, beyond it in a file that has no name.
+"""Encoded chunks that wait for a flush: in memory up to a limit, beyond it in files that have no name.
 
-The file is made unlinked (``O_TMPFILE`` where the system has it) in the store's own directory, so it
-needs room where the data will go, and nothing of it is ever seen or left behind.
+What waits of an array goes, once it is much, to a file of that array alone, which the flush completes and gives a
+name. The rest goes to one that all share, when memory is full.
 """
 
 from __future__ import annotations
 
-import errno
-import os
+import math
 import tempfile
-import uuid
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
-from weakref import finalize
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from atlas.chunks import Integers
 from atlas.errors import StorageError
+from atlas.segment import ALIGNED_FROM, ALIGNMENT
+from atlas.spill import Spill
 
-# How much is read from the file at a time, and how much is gathered before more is written to it.
-PIECE_BYTES = 8 << 20
-
-
-def open_nameless(directory: str) -> int:
-    """Open a new file that goes when it is closed, and is seen by nobody."""
-    flags = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    if hasattr(os, "O_TMPFILE"):
-        try:
-            return os.open(directory, flags | os.O_TMPFILE, 0o600)
-        except OSError as error:
-            # The kernel, or the file system, does not know such files.
-            if error.errno not in (errno.EISDIR, errno.ENOENT, errno.EOPNOTSUPP):
-                raise
-    path = os.path.join(directory, f".atlas.spill-{uuid.uuid4().hex}")
-    descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL | getattr(os, "O_TEMPORARY", 0), 0o600)
-    # Should this process die before the next line, the name is left; another writer may take it away before it does.
-    if not hasattr(os, "O_TEMPORARY"):
-        with suppress(FileNotFoundError):
-            os.unlink(path)
-    return descriptor
+# From so much that waits on, an array has a file of its own, if it is among the first so many; more follows in
+# pieces of such a size.
+OWN_BYTES = 8 << 20
+OWN_FILES = 64
+MORE_BYTES = 1 << 20
 
 
-def _write(file: int, data: Any, position: int) -> int:
-    """Write all of some bytes at a position; return the position behind them."""
-    view = memoryview(data)
-    while len(view):
-        written = os.pwrite(file, view, position)
-        position, view = position + written, view[written:]
-    return position
+class _Part(NamedTuple):
+    """Bytes that follow each other: in memory, or from a position on in a file."""
+
+    size: int
+    array: str | None
+    data: Any
+    spill: Spill | None = None
+    position: int = 0
+
+    def read(self, first: int, size: int) -> Any:
+        """Return some of the bytes."""
+        if self.spill is None:
+            return memoryview(self.data)[first : first + size]
+        return self.spill.read(self.position + first, size)
 
 
 class Heap:
@@ -59,7 +50,7 @@ class Heap:
     Parameters
     ----------
     directory : str or None
-        Where the file goes; ``None`` for the system's directory of temporary files.
+        The store's, where the files go; ``None`` for the system's directory of temporary files.
     limit : int
         Bytes that may be in memory.
     """
@@ -67,113 +58,165 @@ class Heap:
     def __init__(self, directory: str | None, limit: int) -> None:
         self._directory = directory
         self._limit = limit
-        self._pieces: list[Any] = []
         self._starts: list[int] = []
-        self._filed = 0
-        self._file = -1
-        self._close: Callable[[], object] = lambda: None
-        self._owner = os.getpid()
+        self._parts: list[_Part] = []
+        # Where parts begin that are in memory, by array; how large they are together.
+        self._waiting: dict[str | None, list[int]] = {}
+        self._sizes: dict[str | None, int] = {}
+        self._held = 0
+        self._own: dict[str, Spill] = {}
+        self._shared: Spill | None = None
         self.size = 0
+        # How often something was forgotten: an offset that is remembered from before may have been given away anew.
+        self.rewinds = 0
 
     @property
     def spilled(self) -> int:
-        """Bytes that went to the file."""
-        return self._filed
+        """Bytes that went to files."""
+        return sum(part.size for part in self._parts if part.spill is not None)
 
-    def append(self, data: Any) -> int:
+    def append(self, data: Any, array: str | None = None) -> int:
         """Take bytes, which must not change any more, and return their offset.
+
+        Parameters
+        ----------
+        data : bytes-like
+        array : str, optional
+            Whose payloads these are, all of them; they may become its data file.
 
         Raises
         ------
         StorageError
-            If memory is full and the file cannot take more; what was taken before is still there.
+            If memory is full and the files cannot take more; what was taken before is still there.
         """
-        held = self.size - self._filed
-        if held and held + len(data) > (self._limit if self._file < 0 else min(self._limit, PIECE_BYTES)):
-            self._spill()
-        offset = self.size
+        if not len(data):
+            return self.size
+        if self._held and self._held + len(data) > self._limit:
+            self._spill_all()
+        # As in a file, so that what follows each other here may do so there.
+        offset = self.size + (-self.size % ALIGNMENT if len(data) >= ALIGNED_FROM else 0)
         self._starts.append(offset)
-        self._pieces.append(data)
-        self.size += len(data)
+        self._parts.append(_Part(len(data), array, data))
+        self._waiting.setdefault(array, []).append(offset)
+        self._count(array, len(data))
+        self.size = offset + len(data)
+        if array is not None and self._directory is not None and self._sizes[array] >= self._ahead_from(array):
+            # The less is left for the flush to do. What the disk does not take now can wait until memory is full.
+            with suppress(OSError):
+                self._own[array] = self._begun(self._own.get(array))
+                self._spill(self._own[array], [array])
         return offset
+
+    def _ahead_from(self, array: str) -> float:
+        """Return how much of an array goes to its file while there is room in memory."""
+        if array in self._own and self._own[array].is_open:
+            return MORE_BYTES
+        return OWN_BYTES if len(self._own) < OWN_FILES else math.inf
+
+    def _count(self, array: str | None, size: int) -> None:
+        self._sizes[array] = self._sizes.get(array, 0) + size
+        self._held += size
 
     def rewind(self, size: int) -> None:
         """Forget everything from an offset on: what failed half way is not kept."""
         while self._starts and self._starts[-1] >= size:
             self._starts.pop()
-            self._pieces.pop()
-        self._filed = min(self._filed, size)
+            part = self._parts.pop()
+            if part.spill is None:
+                self._waiting[part.array].pop()
+                self._count(part.array, -part.size)
+            else:
+                part.spill.end = part.position
+        if self._starts:
+            part = self._parts[-1]
+            left = min(part.size, size - self._starts[-1])
+            self._parts[-1] = part._replace(size=left)
+            if part.spill is not None:
+                part.spill.end = part.position + left
         self.size = size
+        self.rewinds += 1
 
     def read(self, offset: int, length: int) -> bytes:
         """Return bytes that were taken, of any number of pieces."""
-        return b"".join(self._parts(offset, length))
+        return b"".join(self._views(offset, length))
 
-    def _parts(self, offset: int, length: int) -> Iterator[Any]:
-        end = offset + length
-        if offset < min(self._filed, end):
-            yield self._read_file(offset, min(self._filed, end) - offset)
-        position = max(offset, self._filed)
+    def _views(self, offset: int, length: int) -> Iterator[Any]:
+        position, end = offset, offset + length
         number = max(bisect_right(self._starts, position) - 1, 0)
         while position < end:
-            begin, piece = self._starts[number], self._pieces[number]
-            part = memoryview(piece)[position - begin : end - begin]
-            yield part
-            position += len(part)
+            begin, part = self._starts[number], self._parts[number]
+            if begin > position:
+                # What is left free before an aligned piece.
+                yield bytes(begin - position)
+                position = begin
+            last = min(end, begin + part.size)
+            if position < last:
+                yield part.read(position - begin, last - position)
+                position = last
             number += 1
 
-    def _read_file(self, offset: int, length: int) -> bytes:
-        try:
-            data = os.pread(self._file, length, offset)
-        except OSError as error:
-            raise StorageError(f"reading pending changes back: {error.strerror or error}") from error
-        if len(data) != length:
-            raise StorageError("reading pending changes back: their temporary file was cut short")
-        return data
+    def filed(self, array: str, offsets: Integers) -> tuple[Spill, Integers] | None:
+        """Return the file that an array has for itself, and where payloads are in it; -1 for those that are not."""
+        spill = self._own.get(array)
+        if spill is None or not spill.is_open or spill.is_empty:
+            return None
+        numbers = np.maximum(np.searchsorted(self._starts, offsets, side="right") - 1, 0)
+        is_there = np.array([part.spill is spill for part in self._parts])
+        shifts = np.array([part.position for part in self._parts]) - np.array(self._starts)
+        return spill, np.where(is_there[numbers], offsets + shifts[numbers], -1)
 
-    def _spill(self) -> None:
-        """Move what is in memory to the file; all of it, or nothing."""
+    # ── to files ─────────────────────────────────────────────────────────────────────────────
+
+    def _begun(self, spill: Spill | None) -> Spill:
+        """Return a file that takes more: this one, if it does."""
+        return spill if spill is not None and spill.is_open else Spill(self._directory or tempfile.gettempdir())
+
+    def _spill_all(self) -> None:
+        """Move what is in memory to files."""
+        waiting = [array for array, starts in self._waiting.items() if starts]
+        alone = [array for array in waiting if array in self._own and self._own[array].is_open]
+        shared = [array for array in waiting if array not in alone]
         try:
-            file = self._own_file()
-            position = self._filed
-            for view in self._gathered():
-                position = _write(file, view, position)
+            for array in alone:
+                self._spill(self._own[array], [array])
+            if shared:
+                self._shared = self._begun(self._shared)
+                self._spill(self._shared, shared)
         except OSError as error:
             place = self._directory or tempfile.gettempdir()
             raise StorageError(
                 f"pending changes exceed the {self._limit >> 20} MiB that are kept in memory, and the disk of {place} "
                 f"does not take more: {error.strerror or error}; flush earlier, or raise pending_bytes"
             ) from error
-        self._filed, self._pieces, self._starts = position, [], []
 
-    def _gathered(self) -> Iterator[memoryview]:
-        """Yield what is in memory; small pieces together, for a call each would cost more than a copy."""
-        group: list[Any] = []
-        size = 0
-        for piece in self._pieces:
-            group.append(piece)
-            size += len(piece)
-            if size >= PIECE_BYTES:
-                yield memoryview(piece if len(group) == 1 else b"".join(group))
-                group, size = [], 0
-        yield memoryview(b"".join(group))
+    def _spill(self, spill: Spill, arrays: Sequence[str | None]) -> None:
+        """Move what is in memory of some arrays to a file; all of it, or nothing."""
+        starts = sorted(start for array in arrays for start in self._waiting[array])
+        numbers = [bisect_left(self._starts, start) for start in starts]
+        positions = spill.append(self._parts[number].data for number in numbers)
+        for number, position in zip(numbers, positions, strict=True):
+            self._parts[number] = self._parts[number]._replace(data=None, spill=spill, position=position)
+        for array in arrays:
+            self._waiting[array] = []
+            self._count(array, -self._sizes[array])
+        self._join_from(max(numbers[0] - 1, 0))
 
-    def _own_file(self) -> int:
-        """Return the file; a forked child copies its parent's, which both would otherwise write to."""
-        if self._file >= 0 and self._owner == os.getpid():
-            return self._file
-        descriptor = open_nameless(self._directory or tempfile.gettempdir())
-        try:
-            for offset in range(0, self._filed, PIECE_BYTES):
-                _write(descriptor, self._read_file(offset, min(PIECE_BYTES, self._filed - offset)), offset)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        self._close()
-        self._file, self._owner = descriptor, os.getpid()
-        # The file goes with the heap.
-        self._close = finalize(self, os.close, descriptor)
-        return descriptor
+    def _join_from(self, first: int) -> None:
+        """Make one of parts that follow each other in a file as they do here."""
+        starts, parts = self._starts[first:], self._parts[first:]
+        del self._starts[first:], self._parts[first:]
+        for start, part in zip(starts, parts, strict=True):
+            before = self._parts[-1] if len(self._parts) > first else None
+            distance = start - self._starts[-1] if before is not None else 0
+            if (
+                before is not None
+                and part.spill is before.spill is not None
+                and (part.position - before.position == distance)
+            ):
+                self._parts[-1] = before._replace(size=distance + part.size)
+            else:
+                self._starts.append(start)
+                self._parts.append(part)
 
 
 class Shelf:

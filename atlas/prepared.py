@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgpack
@@ -19,6 +21,7 @@ from atlas.dtypes import as_elements
 from atlas.encoding import EncodedRows, encode_rows
 from atlas.errors import ArrayAlreadyExists, AtlasError, DatasetAlreadyExists, InvalidName, TypeMismatch
 from atlas.groups import Declared, Group
+from atlas.heap import Heap
 from atlas.names import Names
 from atlas.pending import Block
 from atlas.schema import ArraySchema, DatasetRecord, Template, check_name, make_array_schema
@@ -273,7 +276,8 @@ def _by_array(encoded: Sequence[tuple[EncodedRows, list[Place]]]) -> tuple[list[
     dataset = np.array([place.dataset for place in places], np.int64)
     number = np.array([place.chunk for place in places], np.int64)
     order = np.lexsort((number, dataset, array))
-    payloads = Texts(np.concatenate([part.payloads for part in parts]), np.cumsum(columns["length"])).take(order)
+    rooms = [np.diff(np.append(part.offset, len(part.payloads))) for part in parts]
+    payloads = Texts(np.concatenate([part.payloads for part in parts]), np.cumsum(np.concatenate(rooms))).take(order)
     columns["offset"] = np.empty_like(payloads.ends)
     columns["offset"][order] = payloads.ends - payloads.lengths
     edges = np.flatnonzero(np.diff(array[order])) + 1
@@ -379,7 +383,7 @@ def _clash(session: Session, template: Template) -> TypeMismatch | None:
 
 def _add(session: Session, named: Sequence[tuple[int, str]], prepared: Prepared, replace: bool) -> None:
     pending, root = session.pending, session.snapshot.root
-    first = pending.heap.append(prepared.payloads)
+    moved = _put_payloads(pending.heap, prepared)
     listed = [name for _, name in named]
     names = Names.of(listed)
     if replace:
@@ -391,10 +395,25 @@ def _add(session: Session, named: Sequence[tuple[int, str]], prepared: Prepared,
     ids[positions] = pending.create_batch(names, prepared.declared.take(positions), root)
     for chunks in prepared.chunks:
         own = ids[chunks.datasets]
-        columns = chunks.columns | {"offset": chunks.columns["offset"] + first}
+        columns = chunks.columns | {"offset": chunks.columns["offset"] + moved[chunks.array]}
         held = HeldRows(pending.heap, len(columns["offset"]), columns)
         if (own < 0).any():
             rows = np.flatnonzero(np.repeat(own >= 0, len(chunks.numbers)))
             own, held = own[own >= 0], held.take(rows)
         if len(own):
             pending.add_block(Block(chunks.array, own, chunks.numbers, held))
+
+
+def _put_payloads(heap: Heap, prepared: Prepared) -> dict[str, int]:
+    """Put the payloads of each array, which are together, into the heap; return by how much their offsets change."""
+    moved, payloads, before = {}, memoryview(prepared.payloads), heap.size
+    try:
+        for array, chunks in groupby(prepared.chunks, key=attrgetter("array")):
+            columns = [own.columns for own in chunks]
+            begin = min(int(own["offset"].min()) for own in columns)
+            end = max(int((own["offset"] + own["length"]).max()) for own in columns)
+            moved[array] = heap.append(payloads[begin:end], array) - begin
+    except BaseException:
+        heap.rewind(before)
+        raise
+    return moved

@@ -124,7 +124,7 @@ def read_record(storage: Storage, key: str) -> Record:
 
 def record_behind(storage: Storage, key: str, length: int, size: int) -> Record:
     """Read the record behind a file of a length, which is all that may be there; raises :class:`CorruptIndex`."""
-    _expect(size >= length + _BEHIND, key, "it is cut short, or no record")
+    _expect(size > length + _BEHIND, key, "it is cut short, or no record")
     end = Range(key, size - _BEHIND, size)
     place = _place(end, storage.read_range(key, end.start, _BEHIND))
     _expect(place is not None, key, "it is cut short, or no record")
@@ -134,7 +134,7 @@ def record_behind(storage: Storage, key: str, length: int, size: int) -> Record:
 
 def records_behind(storage: Storage, sizes: Mapping[str, int]) -> Iterator[tuple[str, Record]]:
     """Yield the records that lie behind files, whatever is left of these."""
-    ends = [Range(key, size - _BEHIND, size) for key, size in sizes.items() if size >= _BEHIND]
+    ends = [Range(key, size - _BEHIND, size) for key, size in sizes.items() if size > _BEHIND]
     places = [place for item in zip(ends, storage.read_ranges(ends), strict=True) if (place := _place(*item))]
     for number, data in storage.fetch(places, [place.end - place.start for place in places]):
         key = places[number].key
@@ -154,8 +154,8 @@ def has_record(storage: Storage) -> bool:
 
 def _place(end: Range, said: bytes) -> Range | None:
     """Return where the record is whose end is there, if it is one, and says so."""
-    begin = end.start - int.from_bytes(said[:8], "little")
-    return Range(end.key, begin, end.start) if said[8:] == MAGIC_BEHIND and begin >= 0 else None
+    size = int.from_bytes(said[:8], "little")
+    return Range(end.key, end.start - size, end.start) if said[8:] == MAGIC_BEHIND and size < end.start else None
 
 
 def _parsed(data: bytes, key: str) -> Record:

@@ -23,7 +23,7 @@ from atlas.record import is_file_of_a_commit
 from atlas.root import ArrayFiles, Root
 from atlas.roots import delete_other_roots, has_root, load_table, next_state
 from atlas.segment import HEADER_LENGTH, SegmentIndex
-from atlas.storage import Storage
+from atlas.storage import REPAIRING, Storage
 from atlas.table import read_layer
 
 DAMAGED = "_damaged"
@@ -36,7 +36,7 @@ def repair(storage: Storage, dry_run: bool = False) -> RepairReport:
     if dry_run:
         return Damage(storage, storage.was_interrupted()).report
     storage.begin_writing()
-    with storage.writer_lock() as interrupted:
+    with storage.writer_lock(mark=REPAIRING) as interrupted:
         found = Damage(storage, interrupted)
         if found.report.actions:
             _carry_out(found)
@@ -64,6 +64,9 @@ def _carry_out(found: Damage) -> None:
         }
         root = replace(successor, catalog=catalog, arrays=arrays)
         replaced = sorted({file.key for file in old.files} - {file.key for file in root.files})
+        if storage.is_local:
+            # Should this repair be cut off and the root be lost, its record is believed: what it names is there.
+            files.make_durable()
         files.write_record(root, replaced)
         files.make_durable()
         found.report.kept = _keep_replaced(found, root, replaced)

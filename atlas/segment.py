@@ -50,7 +50,7 @@ class SegmentWriter:
     Parameters
     ----------
     writer : DataWriter
-        Where the bytes go.
+        Where the bytes go, or go on.
     key : str
         The file's place in the store.
     file_id : bytes
@@ -63,7 +63,8 @@ class SegmentWriter:
         self._writer = writer
         self._key = key
         self._recorded = recorded
-        writer.write(MAGIC + file_id)
+        if not writer.position:
+            writer.write(MAGIC + file_id)
         # Once the file is finished: its entry in the root, and a copy of its index.
         self.written: tuple[DataFile, bytes | bytearray] | None = None
 

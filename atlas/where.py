@@ -36,7 +36,7 @@ def parse_condition(text: str) -> Condition:
     try:
         tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise InvalidArgument(f"condition {text!r} cannot be understood: {error}") from None
+        raise InvalidArgument(f"condition {text!r} cannot be understood: {getattr(error, 'msg', error)}") from None
     return _condition(tree.body, text)
 
 

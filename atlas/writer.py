@@ -54,11 +54,10 @@ class HeldRows:
     rows: Mapping[str, NDArray[Any]] | Shelf
 
     @staticmethod
-    def put(heap: Heap, encoded: EncodedRows) -> HeldRows:
-        """Put encoded chunks into the heap."""
-        first = heap.append(encoded.payloads.data)
+    def put(heap: Heap, encoded: EncodedRows, array: str) -> HeldRows:
+        """Put encoded chunks of an array into the heap."""
+        offset = heap.append(encoded.payloads.data, array) + encoded.offset
         chunks = {name: getattr(encoded, name) for name in ("length", "raw_length", "pipeline", "checksum")}
-        offset = first + np.cumsum(encoded.length) - encoded.length
         return HeldRows(heap, len(offset), {"offset": offset, **chunks, **encoded.statistics._asdict()})
 
     def shelved(self) -> HeldRows:
@@ -221,29 +220,38 @@ Item = tuple[ArraySchema, Any, Cells]
 def encode_into(heap: Heap, items: Iterable[Item], config: StoreConfig, workers: int) -> list[tuple[Any, Held]]:
     """Encode chunks, given with a key each, and put them into the heap: all of them, or none."""
     before = heap.size
-    groups: list[list[Any]] = []
+    groups: list[tuple[str, list[Any]]] = []
 
     def batches() -> Iterator[tuple[ArraySchema, list[Cells]]]:
-        for schema, keys, cells in in_batches(items):
-            groups.append(keys)
+        for schema, keys, cells in in_batches(items, by_array=True):
+            groups.append((schema.name, keys))
             yield schema, cells
 
     held: list[tuple[Any, Held]] = []
     try:
         for number, encoded in enumerate(encode_batches(batches(), config, workers)):
-            rows = HeldRows.put(heap, encoded)
-            held += [(key, Held(rows, row)) for row, key in enumerate(groups[number])]
+            array, keys = groups[number]
+            rows = HeldRows.put(heap, encoded, array)
+            held += [(key, Held(rows, row)) for row, key in enumerate(keys)]
     except BaseException:
         heap.rewind(before)
         raise
     return held
 
 
-def in_batches(items: Iterable[Item]) -> Iterator[tuple[ArraySchema, list[Any], list[Cells]]]:
-    """Group chunks that are encoded alike: a task for every tiny one would cost more than encoding it."""
+def in_batches(items: Iterable[Item], by_array: bool = False) -> Iterator[tuple[ArraySchema, list[Any], list[Cells]]]:
+    """Group chunks that are encoded alike: a task for every tiny one would cost more than encoding it.
+
+    Parameters
+    ----------
+    items : iterable of (ArraySchema, key, array)
+    by_array : bool
+        Whether those of each array are by themselves.
+    """
     waiting: dict[Any, tuple[ArraySchema, list[Any], list[Cells]]] = {}
     for schema, key, cells in items:
-        kind = (schema.dtype.name, repr(schema.fill), None if schema.dtype.is_text else cells.shape)
+        alike = None if schema.dtype.is_text else cells.shape
+        kind = (schema.name if by_array else None, schema.dtype.name, repr(schema.fill), alike)
         _, keys, chunks = group = waiting.setdefault(kind, (schema, [], []))
         keys.append(key)
         chunks.append(cells)

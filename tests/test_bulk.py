@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import atlas
-from atlas import Atlas, heap
+from atlas import Atlas, datafiles, heap, spill
 from atlas.errors import (
     ArrayNotFound,
     DatasetAlreadyExists,
@@ -294,7 +294,7 @@ def test_a_full_disk_while_spilling_loses_nothing(place, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(heap.os, "pwrite", full)
+        patch.setattr(os, "pwrite", full)
         written = []
         with pytest.raises(StorageError, match="pending_bytes"):
             for name, row in zip(NAMES, data, strict=True):
@@ -339,7 +339,7 @@ def test_a_file_without_a_name_where_there_are_none(tmp_path, monkeypatch, lacki
         monkeypatch.delattr(os, "O_TMPFILE")
     else:
         monkeypatch.setattr(os, "open", refused)
-    file = heap.open_nameless(str(tmp_path))
+    file = spill.open_nameless(str(tmp_path))
     os.pwrite(file, b"kept", 0)
     assert os.pread(file, 9, 0) == b"kept"
     assert list(tmp_path.iterdir()) == []
@@ -352,6 +352,86 @@ def test_a_directory_that_takes_no_file_is_an_error_of_ours(tmp_path):
     with pytest.raises(StorageError, match="No such file"):
         waiting.append(b"b" * 20)
     assert waiting.read(0, 20) == b"a" * 20
+
+
+def data_files(place):
+    return {file.name: file.stat().st_ino for file in place.rglob("*.af")}
+
+
+def failing(code):
+    def call(*args, **kwargs):
+        raise OSError(code, os.strerror(code))
+
+    return call
+
+
+def files_of_pending_chunks(store):
+    return {os.fstat(own.descriptor).st_ino for own in store._session.pending.heap._own.values()}
+
+
+@pytest.mark.parametrize("road", ["together", "one by one"])
+@pytest.mark.parametrize("codec", ["none", "zstd"])
+def test_large_arrays_are_written_once(place, monkeypatch, codec, road):
+    """The file that an array's chunks wait in is the one that the flush gives a name."""
+    monkeypatch.setattr(heap, "OWN_BYTES", 100_000)
+    monkeypatch.setattr(datafiles, "MERGE_BELOW", 0)
+    rng = np.random.default_rng(0)
+    cells = {"a": rng.normal(0, 1, (6, 40, 250)), "b": rng.integers(0, 9000, (6, 40, 250)).astype("i2")}
+    specs = {n: {"dims": ["y", "x"], "chunk_shape": [20, 99], "data": data} for n, data in cells.items()}
+    store = Atlas.create(place, config=atlas.StoreConfig(codec=codec))
+    for flushed in range(2):
+        names = [f"{flushed}-{i}" for i in range(6)]
+        if road == "together":
+            store.create_datasets(names, specs)
+        for i, name in enumerate(names if road == "one by one" else ()):
+            view = store.create_dataset(name)
+            for array, data in cells.items():
+                view.define_array(array, data.dtype.name, ["y", "x"], [40, 250], chunk_shape=[20, 99])
+                view.write_array(array, [0, 0], data[i])
+        if road == "one by one":
+            # What waits as it is goes there as well, once it is encoded.
+            store._session.pending.settle(store._session.snapshot.root.config, 1)
+        waiting = files_of_pending_chunks(store)
+        assert len(waiting) == 2
+        assert len(data_files(place)) == 2 * flushed
+        assert store.open_dataset(names[3]).read_array("a").tobytes() == cells["a"][3].tobytes()
+        store.flush()
+        assert waiting <= set(data_files(place).values())
+    again = Atlas.open(place)
+    assert again.verify().ok
+    for array, data in cells.items():
+        read = again.read_array_across_stacked(array, again.list_datasets())
+        assert read.tobytes() == np.tile(data, (2, 1, 1)).tobytes()
+
+
+@pytest.mark.parametrize(
+    "why", ["a chunk was replaced", "a dataset was deleted", "no links", "the flush failed before"]
+)
+def test_what_cannot_become_a_data_file_is_copied(place, monkeypatch, why):
+    monkeypatch.setattr(heap, "OWN_BYTES", 100_000)
+    data = np.random.default_rng(0).normal(0, 1, (4, 10_000))
+    store = Atlas.create(place)
+    store.create_datasets(list("abcd"), {"v": {"dims": ["x"], "data": data}})
+    waiting = files_of_pending_chunks(store)
+    assert len(waiting) == 1
+    names, expected = list("abcd"), data
+    if why == "a chunk was replaced":
+        expected = np.concatenate([data[:3], data[:1]])
+        store.write_stacked("v", ["d"], data[:1])
+    elif why == "a dataset was deleted":
+        names, expected = list("acd"), data[[0, 2, 3]]
+        store.delete_dataset("b")
+    elif why == "no links":
+        monkeypatch.setattr(os, "link", failing(errno.EXDEV))
+    else:
+        with monkeypatch.context() as patch, pytest.raises(StorageError):
+            patch.setattr(os, "replace", failing(errno.EIO))
+            store.flush()
+    store.flush()
+    assert not waiting & set(data_files(place).values())
+    again = Atlas.open(place)
+    assert again.read_array_across_stacked("v", names).tobytes() == expected.tobytes()
+    assert again.verify().ok
 
 
 MORE_THAN_MEMORY = """

@@ -238,6 +238,54 @@ def test_statistics(store, terminal):
     terminal("stats", store, "--where", "max(TEMP) > 3", status=2)
 
 
+def test_what_was_meant_is_asked(store, terminal):
+    for words, meant in (
+        (["show", store, "R13857_0O1"], "did you mean 'R13857_001'"),
+        (["mv", store, "r13857_002", "x"], "did you mean 'R13857_002'"),
+        (["rm", store, "R13857_001", "R1385_003"], "did you mean 'R13857_003'"),
+        (["read", store, "R13857_001", "TEMPS"], "did you mean 'TEMP'?"),
+        (["stats", store, "temp"], "did you mean 'TEMP'?"),
+        (["bench", store, "PLATFROM"], "did you mean 'PLATFORM'?"),
+        (["show", store, "something else"], "dataset not found: 'something else'"),
+    ):
+        assert terminal(*words, status=1) == ""
+        assert meant in terminal.errors
+        assert len(terminal.errors.splitlines()) == 1
+    terminal("ls", store, "--where", "max(TEMP > 3", status=1)
+    assert terminal.errors.endswith("'(' was never closed\n")
+
+
+def test_times_are_shown_as_times(tmp_path, terminal):
+    ds = xr.Dataset(
+        {"t": ("x", np.array(["2020-01-01", "NaT"], "M8[ns]")), "gap": ("x", np.array([90, 60], "m8[s]"))},
+        attrs={"when": np.datetime64("2021-02-03", "ns"), "parts": {"a": [1]}},
+    )
+    with Atlas.create(tmp_path / "s") as store:
+        ds.atlas.write(store, "a")
+    shown = terminal("show", tmp_path / "s", "a")
+    assert "t:_FillValue = NaT ;" in shown
+    assert "min 2020-01-01T00:00:00.000000000" in shown
+    assert ':parts = "{\\"a\\": [1]}" ;' in shown
+    found = json.loads(terminal("show", tmp_path / "s", "a", "--json"))["variables"]
+    assert found["t"]["statistics"]["min"] == "2020-01-01T00:00:00.000000000"
+    assert found["gap"]["statistics"]["max"] == "90 seconds"
+    row = json.loads(terminal("stats", tmp_path / "s", "t", "--json"))[0]
+    assert (row["cells"], row["missing"], row["max"]) == (2, 1, "2020-01-01T00:00:00.000000000")
+    rows = {row["name"]: row["min"] for row in json.loads(terminal("stats", tmp_path / "s", "--json"))}
+    assert rows["when"] == "2021-02-03T00:00:00.000000000"
+    assert rows["parts"] == '{"a": [1]}'
+    assert "2020-01-01T00:00:00" in terminal("stats", tmp_path / "s")
+
+
+def test_json_is_json_also_where_there_are_no_other_letters(tmp_path):
+    with Atlas.create(tmp_path / "s") as store:
+        store.create_dataset("größe")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "atlas", "ls", str(tmp_path / "s")]
+    assert json.loads(subprocess.check_output([*command, "--json"], env=environment)) == ["größe"]
+    assert subprocess.check_output(command, env=environment) == b"gr\\xf6\\xdfe\n"
+
+
 def test_deleting_by_glob_is_all_or_nothing(store, terminal):
     terminal("rm", store, "R13857_001", "nope", status=1)
     assert len(Atlas.open(store)) == 5

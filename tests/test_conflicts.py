@@ -395,6 +395,20 @@ def test_compaction_leaves_what_a_newer_root_referred_to(place, interrupted, cap
     assert Atlas.open(place).open_dataset("a").read_array("u").tolist() == [0, 1, 2, 3]
 
 
+def test_an_older_root_finds_its_files_where_readers_kept_them(place):
+    """They were put aside when the newer state replaced them, and stay there as long as a root refers to them."""
+    older = (place / "atlas.json").read_bytes()
+    reader = Atlas.open(place, mode="r")
+    with Atlas.open(place) as store:
+        store.open_dataset("a").write_array("t", [0], np.arange(4) + 5)
+    assert list((place / "_retired").iterdir())
+    (place / "atlas.json").write_bytes(older)
+    del reader, store
+    Atlas.open(place).gc()
+    Atlas.open(place).compact()
+    assert Atlas.open(place).open_dataset("a").read_array("t").tolist() == [0, 1, 2, 3]
+
+
 def test_a_new_store_is_not_made_over_one_whose_root_is_lost(place):
     (place / "atlas.json").unlink()
     with pytest.raises(atlas.StoreNotFound, match=r"repair"):
@@ -428,6 +442,8 @@ def test_an_old_file_that_cannot_be_removed_stays_noted(place, monkeypatch):
     assert list((place / "_retired").iterdir())
     change(place, "a", 2)
     assert not (place / "_retired").exists()
+    # What has gone is not noted any more, but for the record of the commit before.
+    assert len(Atlas.open(place)._session.snapshot.root.retired) == 1
 
 
 def test_a_damaged_store_can_be_replaced(place):

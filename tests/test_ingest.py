@@ -19,6 +19,7 @@ import netCDF4
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 
 import atlas
 from atlas import Atlas
@@ -156,6 +157,44 @@ def test_zarr_groups_and_hdf5_files(tmp_path, place, version):
     for name in report.added:
         xr.testing.assert_identical(store.to_xarray(name).compute(), ds)
     assert store.open_dataset("a").array_meta("t")["chunk_shape"] == [1, 3]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("version", "consolidated"), [(2, True), (2, False), (3, True), (3, False)])
+def test_text_and_times_of_zarr_groups(tmp_path, place, version, consolidated):
+    ds = xr.Dataset(
+        {
+            "name": ("x", np.array(["a", "ü", ""], object)),
+            "time": ("x", np.array(["2020-01-01", "NaT", "2021-01-01"], "M8[ns]")),
+            "température": ("x", np.array([0.5, np.nan, 2], "f4"), {"units": "K"}),
+        },
+        {"x": [1, 2, 3]},
+    )
+    ds["température"].encoding = {"dtype": "i2", "scale_factor": 0.5, "_FillValue": -1}
+    ds.to_zarr(tmp_path / "a.zarr", zarr_format=version, consolidated=consolidated)
+    create(tmp_path / "a.zarr", place)
+    with xr.open_dataset(tmp_path / "a.zarr", engine="zarr", consolidated=consolidated) as source:
+        xr.testing.assert_identical(Atlas.open(place).to_xarray("a").compute(), source.load())
+    with xr.open_dataset(place, engine="atlas") as found:
+        xr.testing.assert_identical(found, source)
+    for form in ("netcdf", "zarr"):
+        written = atlas.export(place, tmp_path / form, format=form).written["a"]
+        xr.testing.assert_identical(xr.load_dataset(written, engine=None if form == "netcdf" else form), source)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_groups_within_a_zarr_group_are_found_once(tmp_path, place):
+    """Whatever they are called, and whatever pattern finds them: each group with arrays of its own is a dataset."""
+    root = zarr.open_group(tmp_path / "in" / "all.zarr", mode="w")
+    for group, name in ((root, "a"), (root.create_group("inner.zarr"), "b"), (root.create_group("plain"), "c")):
+        array = group.create_array(name, shape=(8,), chunks=(2,), shards=(4,), dtype="f4", dimension_names=["x"])
+        array[:] = np.arange(8)
+    for pattern in (None, "*", ["*.zarr", "*"]):
+        report = create(tmp_path / "in", place, pattern, overwrite=True, name="path", on_error="skip")
+        assert report.added == ["all", "all.inner", "all.plain"]
+        assert report.skipped == {}, "what a group consists of is no file"
+    found = {name: Atlas.open(place).open_dataset(name).list_arrays() for name in report.added}
+    assert found == {"all": ["a"], "all.inner": ["b"], "all.plain": ["c"]}
 
 
 def test_groups_that_are_not_read_are_told(tmp_path, place):

@@ -7,17 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import fsspec
+import msgpack
 import numpy as np
 import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from torture.forging import Forgery
+from torture.forging import Forgery, sealed_record, with_head
 from torture.scenes import build, fill_dataset, state_of
 
 import atlas
-from atlas import columnfile, datafiles, roots, table
+from atlas import columnfile, datafiles, record, roots, table
 from atlas.columns import Column, Texts
 from atlas.groups import Group, LazyColumns
 from atlas.root import decode_root
@@ -117,6 +118,43 @@ def test_an_array_without_files_has_nothing_to_lose(tmp_path: Path):
     assert state_of(tmp_path / "s") == before
 
 
+A_HEAD = msgpack.packb({"object": "atlas.json", "root": b"", "indexes": []})
+A_RECORD = sealed_record(with_head(A_HEAD))
+
+
+def behind(data: bytes, length: int | None = None) -> bytes:
+    """Return what says that a record of a length ends here."""
+    return (len(data) if length is None else length).to_bytes(8, "little") + record.MAGIC_BEHIND
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        (A_RECORD + behind(A_RECORD), None),
+        (A_RECORD, "it is cut short, or no record"),
+        (behind(b""), "it is cut short, or no record"),
+        (b"x", "it is cut short, or no record"),
+        (A_RECORD + behind(b"", 1), "its length does not match"),
+        (A_RECORD + behind(b"", len(A_RECORD) + 1), "its length does not match"),
+        (A_RECORD + behind(b"", 1 << 63), "it is cut short, or no record"),
+        (b"x" * 9 + behind(b"x" * 9), "it is no record"),
+    ],
+)
+def test_only_a_record_may_be_behind_a_file(tmp_path: Path, after: bytes, said: str | None):
+    """And what is left of a file says of what it is the record, whatever else is in its place."""
+    (tmp_path / "file").write_bytes(b"before" + after)
+    storage, size = LocalStorage(str(tmp_path)), 6 + len(after)
+    (tmp_path / "short").write_bytes(b"ATLASRT1" * 2)
+    others = [key for key, _ in record.records_behind(storage, {"file": size, "short": 16})]
+    if said is None:
+        assert record.record_behind(storage, "file", 6, size).object == "atlas.json"
+        assert others == ["file"]
+    else:
+        with pytest.raises(atlas.CorruptIndex, match=said):
+            record.record_behind(storage, "file", 6, size)
+        assert others == []
+
+
 def test_one_chunk_in_two_files(tmp_path: Path, monkeypatch):
     """The newer file only says that what the older one holds is void."""
     monkeypatch.setattr(datafiles, "MERGE_BELOW", 0)
@@ -129,6 +167,23 @@ def test_one_chunk_in_two_files(tmp_path: Path, monkeypatch):
     store = atlas.Atlas.open(tmp_path / "s", workers=1)
     assert len(store._session.snapshot.root.arrays["t"].files) == 2
     assert store.open_dataset("a").read_array("t").tolist() == [0, 0]
+
+
+def test_verify_of_what_no_reader_needs_or_could_read(tmp_path: Path):
+    """A record that is gone, and a chunk beyond the array; what there is not is done as well."""
+    place = tmp_path / "s"
+    with atlas.Atlas.create(place) as store:
+        store.create_dataset("without")
+        fill_dataset(store, "a", 1)
+    forgery, done = Forgery(place), []
+    forgery.column("number", [0, 1, 2, 9], "<u8")
+    next((place / "_catalog").iterdir()).unlink()
+    report = atlas.Atlas.open(place).verify(lambda *step: done.append(step))
+    assert [str(problem) for problem in report.problems if problem.chunk == 9] == [
+        "dataset 'a': there is a chunk 9, but array 't' has 4"
+    ]
+    assert "is gone; the store is whole" in str(report.problems[0])
+    assert (done[0][:2], done[-1]) == ((1, 6), (6, 6, "t"))
 
 
 def test_records_of_commits_before_are_no_news_to_verify(tmp_path: Path):

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
+import tempfile
 import threading
+import time
+from contextlib import contextmanager, suppress
+from itertools import count
+from types import SimpleNamespace
 
 import fsspec
 import numpy as np
 import pytest
+from hypothesis import given as examples
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from torture.scenes import in_child
 
 import atlas
-from atlas import commit, compaction, heap, roots
+from atlas import commit, compaction, heap, roots, spill
 from atlas.catalog import Catalog
 from atlas.config import StoreConfig, settings
 from atlas.conflicts import Attempt
@@ -31,6 +40,16 @@ def add(store: atlas.Atlas, name: str) -> None:
     view = store.create_dataset(name)
     view.define_array("t", "int32", ["x"], [4])
     view.write_array("t", [0], np.arange(4, dtype="int32"))
+
+
+def objects(url: str) -> set[str]:
+    """Return the names of what is there."""
+    return {name.rsplit("/", 1)[-1] for name in fsspec.filesystem("memory").find(url)}
+
+
+def garbage(store: atlas.Atlas) -> list[str]:
+    """Return what no state ever referred to."""
+    return store.gc(grace=1e9, unfinished=0, dry_run=True).removed
 
 
 def before_next(monkeypatch, module, act) -> None:
@@ -59,9 +78,12 @@ def flush_more(url: str, name: str) -> None:
 def test_data_that_took_half_a_day_to_put_may_be_gone_and_is_not_relied_on(url, monkeypatch):
     store = atlas.Atlas.create(url)
     add(store, "a")
-    monkeypatch.setattr(commit, "UNFINISHED_SECONDS", -1)
-    with pytest.raises(atlas.StorageError, match="flush more often"):
+    hours = count(step=12)
+    clock = SimpleNamespace(time=time.time, monotonic=lambda: next(hours) * 3601)
+    monkeypatch.setattr(commit, "time", clock)
+    with pytest.raises(atlas.StorageError, match="took 12 hours; flush more often"):
         store.flush()
+    assert objects(url) == {"atlas.json"}, "what was put is taken back"
     assert atlas.Atlas.open(url).list_datasets() == []
     monkeypatch.undo()
     store.flush()
@@ -82,7 +104,9 @@ def test_many_replaced_objects_go_without_anybody_asking(url, monkeypatch):
     assert atlas.Atlas.open(url).open_dataset("a").read_array("t").tolist() == [5] * 4
 
 
-def test_a_store_with_a_damaged_root_is_overwritten_on_an_object_store(url):
+@pytest.mark.parametrize("meta_format", ["json", "msgpack"])
+def test_a_store_with_a_damaged_root_is_overwritten_on_an_object_store(url, meta_format):
+    """Whichever names the roots of the old store and of the new one have."""
     with atlas.Atlas.create(url, meta_format="msgpack") as store:
         add(store, "a")
     for name in fsspec.filesystem("memory").ls(url, detail=False):
@@ -90,7 +114,7 @@ def test_a_store_with_a_damaged_root_is_overwritten_on_an_object_store(url):
             fsspec.filesystem("memory").pipe_file(name, b"junk")
     with pytest.raises(atlas.CorruptRoot):
         atlas.Atlas.open(url)
-    with atlas.Atlas.create(url, overwrite=True) as store:
+    with atlas.Atlas.create(url, meta_format=meta_format, overwrite=True) as store:
         add(store, "b")
     assert atlas.Atlas.open(url).list_datasets() == ["b"]
 
@@ -115,6 +139,18 @@ def test_who_compacts_while_another_commits_begins_anew(url, monkeypatch):
     store = atlas.Atlas.open(url)
     assert len(store._session.snapshot.root.arrays["t"].files) == 1
     assert store.verify().ok
+    assert garbage(store) == [], "what was put in vain is taken back"
+
+
+def test_who_flushes_while_another_commits_begins_anew(url, monkeypatch):
+    store = atlas.Atlas.create(url)
+    add(store, "a")
+    before_next(monkeypatch, commit, lambda: flush_more(url, "b"))
+    store.flush()
+    store = atlas.Atlas.open(url)
+    assert store.list_datasets() == ["b", "a"]
+    assert store.verify().ok
+    assert garbage(store) == [], "what was put in vain is taken back"
 
 
 def test_who_is_always_slower_than_others_gives_up_at_last(url, monkeypatch):
@@ -129,6 +165,70 @@ def test_who_is_always_slower_than_others_gives_up_at_last(url, monkeypatch):
     store.flush()
     assert atlas.Atlas.open(url).list_datasets() == ["b", "a"]
     assert settings().commit_seconds > 0
+
+
+def test_who_overwrites_what_has_been_taken_away_again_makes_a_store(url, monkeypatch):
+    real = roots.create_root
+
+    def faster(storage, layout):
+        monkeypatch.setattr(atlas.store, "create_root", real)
+        raise FileExistsError
+
+    monkeypatch.setattr(atlas.store, "create_root", faster)
+    with atlas.Atlas.create(url, meta_format="msgpack", overwrite=True) as store:
+        add(store, "a")
+    assert atlas.Atlas.open(url).list_datasets() == ["a"]
+    assert {"atlas.json", "atlas.msgpack"} <= objects(url), "what creators compete for is there"
+
+
+def test_the_root_is_found_under_whatever_name(url):
+    """A new store has no later state yet; one that was overwritten twice has an older one under the next name."""
+    for meta_format in ("msgpack", "json", "msgpack"):
+        atlas.Atlas.create(url, meta_format=meta_format, overwrite=True)
+        assert atlas.Atlas.open(url).list_datasets() == []
+        for name in ("a", "b"):
+            with atlas.Atlas.open(url) as store:
+                add(store, name)
+        assert atlas.Atlas.open(url).list_datasets() == ["a", "b"]
+    assert store.info()["generation"] == 8
+
+
+@pytest.mark.parametrize("is_readable", [True, False])
+def test_a_commit_whose_answer_is_lost_is_recognised(url, monkeypatch, is_readable):
+    store = atlas.Atlas.create(url)
+    add(store, "a")
+    files = type(fsspec.filesystem("memory"))
+    real = files.pipe_file
+
+    def lose(self, path, value, *args, **kwargs):
+        real(self, path, value, *args, **kwargs)
+        if "atlas." in path:
+            raise OSError(5, "no answer")
+
+    def fail(storage):
+        raise atlas.StorageError("nothing can be read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "pipe_file", lose)
+        if is_readable:
+            store.flush()
+        else:
+            patched.setattr(roots, "load_root", fail)
+            with pytest.raises(atlas.CommitUnknownError, match="nothing can be read; flush again"):
+                store.flush()
+    store.flush()
+    assert atlas.Atlas.open(url).list_datasets() == ["a"]
+    assert atlas.Atlas.open(url).verify().ok
+
+
+def test_an_array_made_anew_without_cells(url):
+    with atlas.Atlas.create(url) as store:
+        add(store, "a")
+    view = store.open_dataset("a")
+    view.delete_array("t")
+    view.define_array("t", "int8", ["x"], [2])
+    store.flush()
+    assert atlas.Atlas.open(url).open_dataset("a").read_array("t").tolist() == [0, 0]
 
 
 # ── local disks ───────────────────────────────────────────────────────────────────────────────
@@ -156,7 +256,7 @@ def test_a_thread_that_writes_for_too_long_is_named(tmp_path):
 def test_who_only_looks_and_is_refused_leaves_the_mark_as_it_is(tmp_path):
     for content in (b"", b"w"):
         (tmp_path / locks.LOCK_NAME).write_bytes(content)
-        with pytest.raises(atlas.ConflictError), locks.writer_lock(str(tmp_path), 1, marks=False):
+        with pytest.raises(atlas.ConflictError), locks.writer_lock(str(tmp_path), 1, mark=b""):
             raise atlas.ConflictError("refused")
         assert (tmp_path / locks.LOCK_NAME).read_bytes() == content
 
@@ -182,12 +282,84 @@ def test_a_copy_that_does_not_fit_is_taken_back(tmp_path, monkeypatch):
 
     def copy() -> list[str]:
         monkeypatch.setattr(os, "link", refuse)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
         with pytest.raises(atlas.StorageError, match="too large"):
             LocalStorage(str(tmp_path)).keep_copy("whole", "_damaged/whole")
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
         return os.listdir(tmp_path / "_damaged")
 
     assert in_child(copy) == []
+
+
+def test_a_root_that_appears_meanwhile_is_not_replaced(tmp_path, monkeypatch):
+    storage, real = LocalStorage(str(tmp_path)), LocalStorage._write_beside
+
+    def late(self, place, data):
+        (tmp_path / "root").write_bytes(b"faster")
+        return real(self, place, data)
+
+    monkeypatch.setattr(LocalStorage, "_write_beside", late)
+    with pytest.raises(FileExistsError):
+        storage.create_exclusive("root", b"slower")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"root": b"faster"}
+
+
+def test_what_nobody_else_may_list_is_nothing_of_the_store():
+    def look() -> list[str]:
+        with tempfile.TemporaryDirectory(dir="/tmp") as place:
+            os.mkdir(f"{place}/lost+found", 0o100)
+            os.chmod(place, 0o755)
+            storage = LocalStorage(place)
+            with nobody():
+                within = storage.list_dir("lost+found")
+            os.chmod(place, 0o111)
+            try:
+                with nobody(), pytest.raises(atlas.ReadOnlyStore, match=r"listing .*Permission denied"):
+                    storage.list_dir("")
+            finally:
+                os.chmod(place, 0o700)
+                os.chmod(f"{place}/lost+found", 0o700)
+        return within
+
+    assert in_child(look) == []
+
+
+@contextmanager
+def nobody():
+    """Let this process be one that has no rights of its own."""
+    before = os.geteuid()
+    if not before:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_root_that_is_neither_replaced_nor_readable_is_a_failure(tmp_path, monkeypatch, is_there):
+    place = tmp_path / "s"
+    with atlas.Atlas.create(place) as store:
+        add(store, "a")
+    add(store, "b")
+    kept = (place / "atlas.json").read_bytes()
+
+    def fail(*args: object) -> None:
+        if is_there:
+            (place / "atlas.json").write_bytes(b"half")
+        else:
+            (place / "atlas.json").unlink()
+        raise atlas.StorageError("Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalStorage, "replace", fail)
+        with pytest.raises(atlas.StorageError, match="Input/output"):
+            store.flush()
+    (place / "atlas.json").write_bytes(kept)
+    assert atlas.Atlas.open(place).list_datasets() == ["a"]
+    store.flush()
+    assert atlas.Atlas.open(place).list_datasets() == ["a", "b"]
 
 
 @pytest.mark.parametrize(("recent", "is_ruled_out"), [(("b",), False), (("other", "b"), True), (("mine", "b"), False)])
@@ -222,17 +394,12 @@ def test_what_waits_is_read_back_whole_or_not_at_all(tmp_path):
     assert waiting.append(b"second") == 5
     assert waiting.spilled == 5
     assert waiting.read(0, 11) == b"firstsecond"
-    kept = os.dup(waiting._file)
-    os.ftruncate(kept, 2)
+    file = waiting._shared.descriptor
+    os.ftruncate(file, 2)
     with pytest.raises(atlas.StorageError, match="cut short"):
         waiting.read(0, 11)
-    # Nor is it taken over by a child then, which would leave half a copy.
-    waiting._owner = -1
-    with pytest.raises(atlas.StorageError, match="cut short"):
-        waiting.append(b"third")
-    os.close(kept)
     with open(os.devnull, "wb") as unreadable:
-        os.dup2(unreadable.fileno(), waiting._file)
+        os.dup2(unreadable.fileno(), file)
     with pytest.raises(atlas.StorageError, match="reading pending changes back: Bad file"):
         waiting.read(0, 5)
 
@@ -249,11 +416,52 @@ def test_what_failed_half_way_is_not_kept(tmp_path):
 
 
 def test_large_pieces_go_to_the_file_as_they_are(tmp_path, monkeypatch):
-    monkeypatch.setattr(heap, "PIECE_BYTES", 8)
+    monkeypatch.setattr(spill, "GATHERED_BYTES", 8)
     waiting, pieces = Heap(str(tmp_path), 30), [bytes([i]) * n for i, n in enumerate((3, 4, 9, 2, 20, 1))]
     places = [waiting.append(piece) for piece in pieces]
     assert waiting.spilled
     assert [waiting.read(at, len(piece)) for at, piece in zip(places, pieces, strict=True)] == pieces
+
+
+Step = st.tuples(st.sampled_from([None, "a", "b", "c"]), st.integers(0, 3000)) | st.sampled_from(["rewind", "failed"])
+
+
+@hypothesis_settings(deadline=None)
+@examples(st.lists(Step, max_size=40), st.integers(0, 6000), st.integers(0, 4000), st.integers(0, 4000))
+def test_whatever_waits_and_wherever_it_is_what_was_given(tmp_path_factory, steps, limit, own, more):
+    """Pieces of arrays and of none, with what failed half way taken back, and a disk that is full now and then."""
+    given, marks = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heap, "OWN_BYTES", own)
+        patch.setattr(heap, "MORE_BYTES", more)
+        patch.setattr(heap, "OWN_FILES", 2)
+        waiting = Heap(str(tmp_path_factory.getbasetemp()), limit)
+        for number, step in enumerate(steps):
+            if step == "rewind" and marks:
+                size, count = marks.pop(len(marks) // 2)
+                waiting.rewind(size)
+                given, marks = given[:count], marks[: len(marks) // 2]
+            elif step == "failed":
+                with pytest.MonkeyPatch.context() as full, suppress(atlas.StorageError):
+                    full.setattr(os, "pwrite", refuse)
+                    marks.append((waiting.size, len(given)))
+                    piece = bytes([number]) * 700
+                    given.append((waiting.append(piece, "a"), piece, "a"))
+            elif step != "rewind":
+                array, size = step
+                marks.append((waiting.size, len(given)))
+                piece = bytes([number]) * size
+                given.append((waiting.append(piece, array), piece, array))
+    for offset, piece, array in given:
+        assert waiting.read(offset, len(piece)) == piece
+        found = waiting.filed(array, np.array([offset])) if array and piece else None
+        if found is not None and found[1][0] >= 0:
+            assert os.pread(found[0].descriptor, len(piece), int(found[1][0])) == piece
+    assert waiting._held == sum(part.size for part in waiting._parts if part.spill is None)
+
+
+def refuse(*args):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_place_that_takes_no_files_is_named(tmp_path):

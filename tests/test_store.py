@@ -170,6 +170,29 @@ def test_compact_reclaims_and_an_older_reader_goes_on(fleet):
     assert files(fleet) == before, "there is nothing to compact"
 
 
+def test_compact_takes_away_what_is_left_of_arrays_and_does_nothing_twice(place):
+    with Atlas.create(place) as store:
+        for name in ("a", "b"):
+            view = store.create_dataset(name)
+            for array in ("t", "u"):
+                view.define_array(array, "int8", ["x"], [9])
+                view.write_array(array, [0], np.arange(9, dtype="int8"))
+    before = files(place)
+    store.compact()
+    assert files(place) == before, "there is nothing to compact"
+    for name, arrays in (("a", "t"), ("b", "u"), ("a", "u")):
+        store.open_dataset(name).delete_array(arrays)
+    store.flush()
+    size = max(path.stat().st_size for path in (place / "t").iterdir())
+    store.compact()
+    assert not (place / "u").exists()
+    assert max(path.stat().st_size for path in (place / "t").iterdir()) < size
+    before = files(place)
+    store.compact()
+    assert files(place) == before, "nor when one dataset is left"
+    assert store.open_dataset("b").read_array("t").tolist() == list(range(9))
+
+
 def test_compact_leaves_pending_changes_pending(fleet):
     store = Atlas.open(fleet)
     store.delete_dataset("d00")

@@ -26,9 +26,7 @@ OTHERWISE = {
     "test_roundtrip_unsigned[fill_value1-True]": "an encoding that no file can hold comes back as it was given",
     "test_roundtrip_unsigned[255-True]": "the same",
     "test_encoding_unlimited_dims": "every array can grow: unlimited_dims is kept, and is no option",
-    "test_append_write": "a dataset is added whole; store.open_dataset(name) changes it",
-    "test_append_overwrite_values": "the same",
-    "test_append_with_invalid_dim_raises": "the same",
+    "test_append_with_invalid_dim_raises": "all along it is replaced with it; the rest is in test_writing_modes.py",
 }
 
 
@@ -42,9 +40,9 @@ def _what_is_otherwise(request):
 class TestAtlasData(CFEncodedBase):
     engine = "atlas"
 
-    def save(self, dataset, path, **kwargs):
-        with Atlas.create(path) as store:
-            dataset.atlas.write(store, "only", **kwargs)
+    def save(self, dataset, path, mode="w", **kwargs):
+        with Atlas.open(path) if mode == "a" else Atlas.create(path, overwrite=True) as store:
+            dataset.atlas.write(store, "only", mode=mode, **kwargs)
 
     def test_load_async(self) -> None:
         asyncio.run(super().test_load_async())

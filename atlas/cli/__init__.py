@@ -16,6 +16,7 @@ import typer
 
 from atlas import __version__
 from atlas.cli import terminal
+from atlas.cli.hints import hinting
 from atlas.errors import AtlasError
 
 # In the order of the help.
@@ -70,7 +71,7 @@ def _examples(lines: tuple[tuple[str, str], ...]) -> str:
 
 for _name in COMMANDS:
     _module = importlib.import_module(f"atlas.cli.{_name}")
-    app.command(_name, epilog=_examples(_module.EXAMPLES))(_module.run)
+    app.command(_name, epilog=_examples(_module.EXAMPLES))(hinting(_module.run))
 
 
 def main() -> None:
@@ -93,7 +94,7 @@ def _status() -> int:
         hint = getattr(getattr(error, "ctx", None), "command_path", "atlas")
         return _complain(f"{error.format_message()} See {hint} --help.", MISUSED)
     except AtlasError as error:
-        return _complain(str(error), FAILED)
+        return _complain("; ".join([str(error), *getattr(error, "__notes__", ())]), FAILED)
     except OSError as error:  # storage errors are ours: what is left is the terminal, file or pipe
         return _complain(f"cannot write the output: {error}", FAILED)
     except KeyboardInterrupt:

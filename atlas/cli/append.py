@@ -23,12 +23,17 @@ EXAMPLES = (
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Directory of files, or a single file or Zarr group.")]
 Pattern = Annotated[
     list[str] | None,
-    typer.Option(help="Files to take; may be repeated. By default *.nc, *.nc4, *.cdf, *.h5, *.zarr and the like."),
+    typer.Option(
+        metavar="GLOB", help="Files to take; may be repeated. By default *.nc, *.nc4, *.cdf, *.h5, *.zarr and the like."
+    ),
 ]
 Recursive = Annotated[bool, typer.Option(help="Look into subdirectories.")]
 Name = Annotated[
     str,
-    typer.Option(help="Names of datasets: 'stem', 'path', or a text with {stem}, {path}, {parent} or {suffix} in it."),
+    typer.Option(
+        metavar="NAMING",
+        help="Names of datasets: 'stem', 'path', or a text with {stem}, {path}, {parent} or {suffix} in it.",
+    ),
 ]
 Chunk = Annotated[
     list[str] | None,
@@ -42,10 +47,14 @@ OnError = Annotated[
     Literal["raise", "skip"], typer.Option(help="Whether a file that cannot be taken ends it all, or is reported.")
 ]
 Reading = Annotated[bool, typer.Option("--decode-times/--no-decode-times", help="Turn numbers with units into times.")]
-Group = Annotated[str | None, typer.Option(help="Read this group of NetCDF and HDF5 files, not their top level.")]
-Log = Annotated[Path | None, typer.Option(help="Add a line for every file to this file.")]
+Group = Annotated[
+    str | None, typer.Option(metavar="GROUP", help="Read this group of NetCDF and HDF5 files, not their top level.")
+]
+Log = Annotated[Path | None, typer.Option(metavar="FILE", help="Add a line for every file to this file.")]
 Resume = Annotated[bool, typer.Option(help="Keep a journal until all is committed, and go on with one that is there.")]
-Journal = Annotated[Path | None, typer.Option(help="Where the journal is; STORE.ingest beside a local store.")]
+Journal = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Where the journal is; STORE.ingest beside a local store.")
+]
 
 
 def run(

@@ -46,7 +46,9 @@ Where = Annotated[
 ]
 Confirm = Annotated[bool, typer.Option("--confirm", help="Read cells to be certain of --where.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes that work; as many as cores.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Processes that work; by default as many as cores.")
+]
 
 
 def chosen(store: Any, glob: str, where: str | None = None, confirm: bool = False) -> list[str]:

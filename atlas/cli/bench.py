@@ -24,7 +24,7 @@ def run(
         str | None, typer.Argument(metavar="ARRAY", help="All arrays by default.", autocompletion=array_names)
     ] = None,
     glob: Glob = "*",
-    rounds: Annotated[int, typer.Option(min=1, help="Reads, of which the median counts.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Reads, of which the median counts.")] = 5,
     as_json: Json = False,
 ) -> None:
     """Measure how fast this store is read, on this machine.
@@ -32,12 +32,15 @@ def run(
     Of each array: the datasets that have its most common shape, read stacked, as one array; the first time in this
     process, and the median of further times; then one by one. Bytes are those of the cells.
     """
+    from atlas.errors import ArrayNotFound
     from atlas.store import Atlas
 
     began = time.perf_counter()
     source = Atlas.open(store, mode="r")
     opened = time.perf_counter() - began
     names = chosen(source, glob)
+    if array is not None and array not in source.list_arrays():
+        raise ArrayNotFound(f"array not found: no dataset of {store} has {array!r}")
     rows = [_measure(source, each, names, rounds) for each in ([array] if array else source.list_arrays())]
     if as_json:
         print(terminal.as_json({"opening": opened, "arrays": rows}))

@@ -18,8 +18,12 @@ EXAMPLES = (
 
 def run(
     store: Store,
-    grace: Annotated[float | None, typer.Option(min=0, help="Seconds that replaced files are kept; 900.")] = None,
-    unfinished: Annotated[float | None, typer.Option(min=0, help="Seconds that other leftovers are; a day.")] = None,
+    grace: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="How long replaced files are kept; 900 by default.")
+    ] = None,
+    unfinished: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="How long other leftovers are; by default a day.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and do nothing.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -28,12 +28,17 @@ def run(
         typer.Argument(metavar="DATASET", help="Its name, or a glob like 'station_*'.", autocompletion=dataset_names),
     ],
     array: Array,
-    start: Annotated[str | None, typer.Option(help="First cell along each axis: 0,10.")] = None,
-    shape: Annotated[str | None, typer.Option(help="Cells along each axis: 1,5. All by default.")] = None,
+    start: Annotated[
+        str | None, typer.Option(metavar="I,J", help="First cell along each axis, like 0,10; 0 by default.")
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option(metavar="N,M", help="Cells along each axis, like 1,5; all by default.")
+    ] = None,
     where: Where = None,
     confirm: Confirm = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write, .npy or .csv; CSV on stdout without one.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="File to write, .npy or .csv; CSV on stdout without one."),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -18,9 +18,9 @@ EXAMPLES = (
 def run(
     store: Store,
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="DATASET...", help="Datasets to delete.", autocompletion=dataset_names)
+        list[str] | None, typer.Argument(metavar="DATASET", help="Datasets to delete.", autocompletion=dataset_names)
     ] = None,
-    glob: Annotated[str | None, typer.Option(help="Delete those that match, like 'station_*'.")] = None,
+    glob: Annotated[str | None, typer.Option(metavar="GLOB", help="Delete those that match, like 'station_*'.")] = None,
     as_json: Json = False,
 ) -> None:
     """Delete datasets, all or none of them.

@@ -36,10 +36,11 @@ def _describe(view: Any) -> dict[str, Any]:
     for array in view.list_arrays():
         meta = dict(view.array_meta(array))
         dimensions.update(zip(meta["dimension_names"], meta["shape"], strict=True))
+        found = view.array_stats(array)
         variables[array] = meta | {
-            "fill_value": view.array_fill_value(array),
+            "fill_value": terminal.of_type(view.array_fill_value(array), meta["dtype"]),
             "attributes": user_attributes(view.array_attributes(array)),
-            "statistics": view.array_stats(array),
+            "statistics": found and terminal.bounds(found, meta["dtype"]),
         }
     return {
         "name": view.name,
@@ -65,8 +66,9 @@ def _dump(description: dict[str, Any]) -> str:
         for key, value in variable["attributes"].items():
             lines += _entry("    ", f"{name}:{key}", value)
         if variable["statistics"] is not None:
-            said = {key: terminal.of_type(item, variable["dtype"]) for key, item in variable["statistics"].items()}
-            text = ", ".join(f"{key} {_shown(item)}" for key, item in said.items())
+            text = ", ".join(
+                f"{key} {_shown(item)}" for key, item in variable["statistics"].items() if item is not None
+            )
             lines += _wrapped(text, "    // ", "    //   ")
     if description["attributes"]:
         lines += ["", "// global attributes:"]
@@ -92,4 +94,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, str):
         text = json.dumps(value, ensure_ascii=False)
         return text if len(text) <= _LONGEST_TEXT else f'{text[: _LONGEST_TEXT - 4]}…"'
+    if isinstance(value, dict):
+        return _shown(json.dumps(value, ensure_ascii=False))
     return ", ".join(map(_shown, value)) if hasattr(value, "__len__") else str(value)

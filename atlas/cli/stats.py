@@ -45,11 +45,21 @@ def run(
 
 
 def _of_all(store: Any) -> list[dict[str, Any]]:
+    schema = store.merged_schema()
+    types = dict(schema["global_attributes"])
+    for array, entry in schema["arrays"].items():
+        types |= {f"{array}:{key}": dtype for key, dtype in entry["attributes"].items()} | {array: entry["dtype"]}
     return [
-        {"name": name, "datasets": found["present_count"], "min": found["min"], "max": found["max"]}
+        {"name": name, "datasets": found["present_count"], **_bounds(found, types.get(name))}
         for name, found in store.column_summaries().items()
         if not name.rpartition(":")[2].startswith("_")
     ]
+
+
+def _bounds(found: dict[str, Any], dtype: str | None) -> dict[str, Any]:
+    """Return the bounds of a column; those of lists and dictionaries, which are kept as text, without its marker."""
+    said = terminal.bounds(found, dtype)
+    return {key: v.removeprefix(b"json:") if isinstance(v := said[key], bytes) else v for key in ("min", "max")}
 
 
 def _of_each(store: Any, array: str, names: list[str]) -> list[dict[str, Any]]:
@@ -59,8 +69,10 @@ def _of_each(store: Any, array: str, names: list[str]) -> list[dict[str, Any]]:
         raise ArrayNotFound(f"array not found: {array!r}; atlas info lists those that there are")
     rows = []
     for name in names:
-        found = store.open_dataset(name).array_stats(array)
+        view = store.open_dataset(name)
+        found = view.array_stats(array)
         if found is not None:
+            found = terminal.bounds(found, view.array_meta(array)["dtype"])
             row = {"dataset": name, "cells": found["row_count"], "missing": found["null_count"]}
             rows.append(row | {"min": found["min"], "max": found["max"]})
     return rows

@@ -15,7 +15,14 @@ SHORT_FLOATS = ("float16", "float32")
 
 def as_json(value: Any) -> str:
     """Return a value as JSON; NaN, the infinities and missing times become null."""
-    return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    found = plain(value)
+    text = json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        # As stdout would write what it has no character for, it is no JSON.
+        return json.dumps(found, indent=2, allow_nan=False)
+    return text
 
 
 def plain(value: Any) -> Any:
@@ -43,11 +50,22 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def of_type(value: Any, dtype: str) -> Any:
-    """Return a float that is a cell of some type as one of that type, which shows no more digits than it has."""
+def of_type(value: Any, dtype: str | None) -> Any:
+    """Return a value of a type as one that shows it: no more digits than it has, and times, not numbers."""
     import numpy as np
 
-    return np.dtype(dtype).type(value) if isinstance(value, float) and dtype in SHORT_FLOATS else value
+    from atlas.dtypes import parse_dtype
+
+    if isinstance(value, float) and dtype in SHORT_FLOATS:
+        return np.dtype(dtype).type(value)
+    if isinstance(value, int) and dtype is not None and (kind := parse_dtype(dtype).numpy).kind in "Mm":
+        return np.array(value, np.int64).view(kind)[()]
+    return value
+
+
+def bounds(found: Mapping[str, Any], dtype: str | None) -> dict[str, Any]:
+    """Return statistics with the smallest and largest value as :func:`of_type` has them."""
+    return {**found, "min": of_type(found["min"], dtype), "max": of_type(found["max"], dtype)}
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str] = ()) -> None:

@@ -66,9 +66,15 @@ def _found(root: Path, patterns: Sequence[str], recursive: bool) -> Iterator[Pat
     if not root.is_dir():
         raise InvalidArgument(f"there is no file or directory {root}")
     matching = {path for each in patterns for path in (root.rglob(each) if recursive else root.glob(each))}
+    groups: set[Path] = set()
     for path in sorted(matching):
-        if path.is_file() or is_zarr_group(path):
+        if not groups.isdisjoint(path.parents):
+            continue  # a part of a hierarchy that is taken as a whole
+        if is_zarr_group(path):
+            groups.add(path)
             yield from _datasets_of(path)
+        elif path.is_file():
+            yield path
 
 
 def _datasets_of(path: Path) -> list[Path]:

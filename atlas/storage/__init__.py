@@ -1,7 +1,8 @@
 """Where bytes live: the only room that knows about file systems and object stores."""
 
-from atlas.storage.base import ConditionFailed, DataWriter, Pin, Storage, Stored
+from atlas.storage.base import ConditionFailed, DataWriter, EarlyWriter, Pin, Storage, Stored
 from atlas.storage.local import LocalStorage
+from atlas.storage.locks import REPAIRING, WRITING
 from atlas.storage.names import array_directory
 from atlas.storage.ranges import Range, Requests, coalesce
 from atlas.storage.source import open_storage
@@ -10,7 +11,10 @@ from atlas.storage.stats import IOStats
 __all__ = [
     "ConditionFailed",
     "DataWriter",
+    "EarlyWriter",
     "IOStats",
+    "REPAIRING",
+    "WRITING",
     "LocalStorage",
     "Pin",
     "Range",

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.errors import InvalidArgument
+from atlas.storage.locks import WRITING
 from atlas.storage.ranges import Range
 from atlas.storage.stats import IOStats
 
@@ -41,6 +42,18 @@ class DataWriter(Protocol):
 
     def abort(self) -> None:
         """Remove what was written."""
+
+
+class EarlyWriter(DataWriter, Protocol):
+    """Writes an object that is on its way before all of it is written."""
+
+    @property
+    def held(self) -> int:
+        """Bytes that are in memory, about."""
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether something that was sent did not arrive."""
 
 
 class Pin(Protocol):
@@ -154,6 +167,13 @@ class Storage(ABC):
     def create(self, key: str) -> DataWriter:
         """Begin a new object; fails when there is one."""
 
+    def adopt(self, key: str, descriptor: int, size: int) -> DataWriter | None:
+        """Begin a new object with the first `size` bytes of an open file that has no name, by giving it one.
+
+        ``None`` where that is not possible: then they have to be copied.
+        """
+        return None
+
     def make_directories(self, names: Sequence[str]) -> None:
         """Make directories of data files durably, all by one sync; where there are no directories, nothing is done."""
         return
@@ -192,20 +212,36 @@ class Storage(ABC):
     def begin_writing(self) -> None:
         """Refuse to write where commits could be lost; asked before every one."""
 
+    def begin_creating(self, keys: Sequence[str]) -> bool:
+        """Do as :meth:`begin_writing` does, and return whether any of some objects is there.
+
+        Where a lock keeps others out, that is not looked for before it is held.
+        """
+        self.begin_writing()
+        return False
+
+    def create_early(self, key: str) -> EarlyWriter | None:
+        """Begin a new object that is going to be large, and leaves while it is written; ``None`` where none does so."""
+        return None
+
     @property
     def io_stats(self) -> IOStats:
         """The requests that were made; of a local store there are none."""
         return IOStats()
 
     @abstractmethod
-    def writer_lock(self, timeout: float = 60.0, marks: bool = True) -> AbstractContextManager[bool]:
+    def writer_lock(self, timeout: float = 60.0, mark: bytes = WRITING) -> AbstractContextManager[bool]:
         """Exclude every other writer; gives whether the one before may have left something unfinished.
 
-        Without `marks`, what tells the next writer so stays as it is: for who only looks.
+        `mark` tells the next writer what was; without one it is told what it would have been: for who only looks.
         """
 
     def was_interrupted(self) -> bool:
         """Return whether a writer may have left something unfinished, or be at work; asked without the lock."""
+        return False
+
+    def was_writing(self) -> bool:
+        """Return whether what may be unfinished is any commit, not only a repair's."""
         return False
 
     @abstractmethod

@@ -171,6 +171,10 @@ class LocalStorage(Storage):
         """Begin a new file."""
         return LocalWriter(self._place(key))
 
+    def adopt(self, key: str, descriptor: int, size: int) -> LocalWriter | None:
+        """Give a file without a name its place."""
+        return LocalWriter.going_on(self._place(key), descriptor, size)
+
     def make_directories(self, names: Sequence[str]) -> None:
         """Make directories of the store."""
         with translated(self._path, "writing to"):
@@ -242,20 +246,27 @@ class LocalStorage(Storage):
         """Do nothing: the lock keeps writers apart."""
 
     @contextmanager
-    def writer_lock(self, timeout: float = 60.0, marks: bool = True) -> Iterator[bool]:
+    def writer_lock(self, timeout: float = 60.0, mark: bytes = locks.WRITING) -> Iterator[bool]:
         """Exclude every other writer, whether thread, process or handle."""
         with contextlib.ExitStack() as held:
             with translated(self._path, "locking"):
                 make_directories(self._path)
-                interrupted = held.enter_context(locks.writer_lock(self._path, timeout, marks))
+                interrupted = held.enter_context(locks.writer_lock(self._path, timeout, mark))
             yield interrupted
 
     def was_interrupted(self) -> bool:
         """Return whether the lock file has a writer's mark."""
-        try:
-            return self.size(locks.LOCK_NAME) > 0
-        except FileNotFoundError:
-            return False
+        return bool(self._mark())
+
+    def was_writing(self) -> bool:
+        """Return whether the mark is not that of a repair."""
+        return self._mark() == locks.WRITING
+
+    def _mark(self) -> bytes:
+        place = self._place(locks.LOCK_NAME)
+        with translated(place, "looking at"), contextlib.suppress(FileNotFoundError), open_file(place) as file:
+            return file.read(1)
+        return b""
 
     def pin(self, generation: int) -> Pin:
         """Claim the files of a generation."""

@@ -26,6 +26,10 @@ except ImportError:  # a platform without POSIX locks
 
 LOCK_NAME = ".atlas.lock"
 
+# What the lock file holds from when a writer begins until it ends well, so that the next one knows what may be
+# unfinished: any commit, or only that of a repair, which can be told from others.
+WRITING, REPAIRING = b"w", b"r"
+
 # Pins are locks on single bytes of the lock file, one per generation, far behind its content.
 _PIN_BASE = 1 << 40
 
@@ -90,11 +94,11 @@ def thread_lock(place: str, timeout: float) -> Iterator[bool]:
 
 
 @contextmanager
-def writer_lock(directory: str, timeout: float, marks: bool = True) -> Iterator[bool]:
+def writer_lock(directory: str, timeout: float, mark: bytes = WRITING) -> Iterator[bool]:
     """Exclude every other writer of the store in `directory`.
 
-    Yields whether the writer before may have left something unfinished: the lock file holds a byte
-    from when a writer begins until it ends well. Without `marks` it stays as it is: for who only looks.
+    Yields whether the writer before may have left something unfinished. With no `mark` what says so stays as it
+    is: for who only looks. What another writer left stays unfinished while a repair is at work.
     """
     # A flock is not exclusive between the threads that share a descriptor; the thread lock is.
     with thread_lock(os.path.realpath(directory), timeout):
@@ -103,17 +107,17 @@ def writer_lock(directory: str, timeout: float, marks: bool = True) -> Iterator[
             return
         descriptor = _acquire(os.path.join(directory, LOCK_NAME), timeout)
         try:
-            interrupted = os.fstat(descriptor).st_size > 0
-            if marks:
-                os.pwrite(descriptor, b"w", 0)
+            left = os.pread(descriptor, len(WRITING), 0)
+            if mark and left != WRITING:
+                os.pwrite(descriptor, mark, 0)
             try:
-                yield interrupted
+                yield bool(left)
             except (ConflictError, StoreAlreadyExists):
                 # Refused before anything was begun: what there is to clear up was there before.
-                if marks and not interrupted:
+                if mark and not left:
                     _clear(descriptor)
                 raise
-            if marks:
+            if mark:
                 _clear(descriptor)
         finally:
             _close(descriptor)

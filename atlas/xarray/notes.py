@@ -175,7 +175,9 @@ def _encoding_value(value: Any) -> Any:
     if value is str:
         return {"type": "str"}
     if isinstance(value, (np.dtype, type)):
-        return {"dtype": np.dtype(value).str}
+        dtype = np.dtype(value)
+        # What Zarr calls text of any length has no name by which NumPy would know it again.
+        return {"type": "str"} if dtype.kind == "T" else {"dtype": dtype.str}
     if isinstance(value, bytes):
         return {"bytes": value.decode("latin-1")}
     if isinstance(value, np.generic) and value.dtype.kind in "biuf":

@@ -36,7 +36,19 @@ _FD_READS = ("read", "pread", "fstat")
 _AUDITED = ("open", "os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate")
 
 # Calls that need room on the disk; those that free it never fail for the lack of it.
-_TAKES_ROOM = {"create", "write", "pwrite", "fsync", "fdatasync", "mkdir", "rename", "replace", "link", "ftruncate"}
+_TAKES_ROOM = {
+    "create",
+    "create_nameless",
+    "write",
+    "pwrite",
+    "fsync",
+    "fdatasync",
+    "mkdir",
+    "rename",
+    "replace",
+    "link",
+    "ftruncate",
+}
 _TAKES_ROOM |= {"posix_fallocate", "symlink", "truncate"}
 
 _SYNCS = ("fsync", "fdatasync")
@@ -185,13 +197,17 @@ class Disk:
             return int(self._real["open"](path, flags, mode, **kwargs))
         new = bool(flags & os.O_CREAT) and not self._lexists(place)
         changes = new or bool(flags & os.O_TRUNC)
+        call = "create" if new else "truncate" if changes else "open"
+        if flags & getattr(os, "O_TMPFILE", -1) == getattr(os, "O_TMPFILE", 0):
+            # A file of that directory that has no name there; here it has one that no file has.
+            place, call, changes = f"{place}/#{len(self.steps)}", "create_nameless", True
 
         def perform() -> int:
             descriptor = int(self._real["open"](path, flags, mode, **kwargs))
             self._paths[descriptor] = place
             return descriptor
 
-        return int(self._step(Step("create" if new else "truncate" if changes else "open", place, changes), perform))
+        return int(self._step(Step(call, place, changes), perform))
 
     def _lexists(self, place: str) -> bool:
         try:
@@ -203,6 +219,12 @@ class Disk:
     def _close(self, descriptor: int) -> None:
         self._paths.pop(descriptor, None)
         self._real["close"](descriptor)
+
+    def _dup(self, descriptor: int) -> int:
+        copy = int(self._real["dup"](descriptor))
+        if descriptor in self._paths:
+            self._paths[copy] = self._paths[descriptor]
+        return copy
 
     def _write(self, call: str, descriptor: int, data: Any, offset: int | None) -> int:
         place = self._paths.get(descriptor)
@@ -233,11 +255,16 @@ class Disk:
 
         return made
 
+    def _linked(self, source: Any) -> str | None:
+        """Return the place of an open file that is meant by its descriptor."""
+        folder, number = os.path.split(os.fsdecode(source))
+        return self._paths.get(int(number)) if folder == "/proc/self/fd" else None
+
     def _pair_call(self, call: str) -> Callable[..., Any]:
         real = self._real[call]
 
         def made(source: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
-            first, second = self._below(source), self._below(target)
+            first, second = self._linked(source) or self._below(source), self._below(target)
             if second is None:
                 return real(source, target, *args, **kwargs)
             step = Step(call, first or os.fsdecode(source), True, second)
@@ -300,9 +327,9 @@ class Disk:
     def installed(self) -> Iterator[Disk]:
         """Context in which the process's calls come through here."""
         names = (*_PATH_CHANGES, *_PAIR_CHANGES, *_FD_CHANGES, *_FD_WRITES, *_UNUSED, *_PATH_READS, *_FD_READS)
-        self._real = {name: getattr(os, name) for name in (*names, "open", "close") if hasattr(os, name)}
+        self._real = {name: getattr(os, name) for name in (*names, "open", "close", "dup") if hasattr(os, name)}
         self._real["io.open"], self._real["flock"], real_map = io.open, fcntl.flock, mmap.mmap
-        made: dict[str, Any] = {"open": self._open, "close": self._close}
+        made: dict[str, Any] = {"open": self._open, "close": self._close, "dup": self._dup}
         made |= {name: self._path_call(name, True) for name in _PATH_CHANGES}
         made |= {name: self._path_call(name, False) for name in _PATH_READS}
         made |= {name: self._pair_call(name) for name in _PAIR_CHANGES}

@@ -11,6 +11,8 @@ import msgpack
 import numpy as np
 import xxhash
 
+from atlas.record import MAGIC
+
 
 def seal(plain: bytes) -> bytes:
     """Return a JSON root with the checksum that its bytes ask for."""
@@ -135,7 +137,7 @@ class Forgery:
         data = path.read_bytes()
         size = int.from_bytes(data[16:24], "little")
         rest = change(data[24 + size :], msgpack.unpackb(data[24 : 24 + size]))
-        path.write_bytes(data[:8] + xxhash.xxh3_64_intdigest(rest).to_bytes(8, "little") + rest)
+        path.write_bytes(sealed_record(rest))
         (self.place / "atlas.json").unlink()
 
 
@@ -143,3 +145,8 @@ def with_head(head: Any, rest: bytes = b"") -> bytes:
     """Return what a record holds behind its hash."""
     packed = head if isinstance(head, bytes) else msgpack.packb(head)
     return len(packed).to_bytes(8, "little") + packed + rest
+
+
+def sealed_record(rest: bytes) -> bytes:
+    """Return a record with the hash that the rest of it asks for."""
+    return MAGIC + xxhash.xxh3_64_intdigest(rest).to_bytes(8, "little") + rest

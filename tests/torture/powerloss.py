@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 import atlas
-from atlas import commitfiles, datafiles
+from atlas import commitfiles, datafiles, heap
 from torture.disk import Disk, Fault, Step
 from torture.scenes import WHOLE, Share, cells, fill_dataset, state_of
 
@@ -97,9 +97,12 @@ class Model:
         self.live: dict[tuple[Folder, str], Any] = {}
         self.durable: dict[tuple[Folder, str], Any] = {}
         self.pending: list[Change] = []
+        self.nameless: dict[str, File] = {}
 
     def find(self, path: str) -> Any:
         """Return what is at a path now."""
+        if path in self.nameless:
+            return self.nameless[path]
         found: Any = self.top
         for name in path.split("/"):
             found = found if name in ("", ".") else self.live.get((found, name))
@@ -127,6 +130,9 @@ class Model:
     def _create(self, step: Step) -> None:
         folder, name, _ = self._place(step.path)
         self._change((folder, name, File()))
+
+    def _create_nameless(self, step: Step) -> None:
+        self.nameless[step.path] = File()
 
     def _mkdir(self, step: Step) -> None:
         folder, name, found = self._place(step.path)
@@ -376,6 +382,16 @@ def _spill(place: Path) -> None:
             fill_dataset(store, f"spilled{store.row_slots()}", i + 5)
 
 
+def _spill_alone(place: Path) -> None:
+    """Pending changes that wait in files, which become data files."""
+    kept = heap.OWN_BYTES, heap.MORE_BYTES
+    heap.OWN_BYTES = heap.MORE_BYTES = 0
+    try:
+        _spill(place)
+    finally:
+        heap.OWN_BYTES, heap.MORE_BYTES = kept
+
+
 def _side_by_side(place: Path) -> None:
     """So many new arrays that their files and directories are synced by several threads."""
     with atlas.Atlas.open(place, workers=1) as store:
@@ -408,7 +424,18 @@ def _discard(place: Path) -> None:
 
 
 ACTS: Acts = [_create, _discard, _create, _first, _second, _compact, _third]
-ACTS += [_change, _spill, _in_pieces, _in_pieces, _small, _overwrite_elsewhere, _third, _side_by_side, _overwrite]
+ACTS += [
+    _change,
+    _spill,
+    _spill_alone,
+    _in_pieces,
+    _in_pieces,
+    _small,
+    _overwrite_elsewhere,
+    _third,
+    _side_by_side,
+    _overwrite,
+]
 
 
 # ── checking ──────────────────────────────────────────────────────────────────────────────────

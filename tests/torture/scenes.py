@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 import atlas
-from atlas import commitfiles, datafiles
+from atlas import commitfiles, datafiles, heap
 
 DAMAGED = "damaged"
 T = TypeVar("T")
@@ -189,6 +189,14 @@ class SpilledWrites:
         assert self.store.open_dataset("wide").read_array("w")[299] == 299**3
 
 
+class SpilledAlone(SpilledWrites):
+    """The same, each array in a file of its own, which the flush makes its data file."""
+
+    def act(self) -> None:
+        heap.OWN_BYTES = heap.MORE_BYTES = 0
+        super().act()
+
+
 class NamedSpills(SpilledWrites):
     """The same where files cannot be made without a name."""
 
@@ -312,6 +320,7 @@ OPERATIONS: dict[str, Operation] = {
     "rename, copy, resize": Operation(build, prepare_change, flush),
     "many at once": Operation(build, prepare_many, flush),
     "spill": Operation(build, SpilledWrites, SpilledWrites.act, SpilledWrites.check),
+    "spill alone": Operation(build, SpilledAlone, SpilledAlone.act, SpilledAlone.check),
     "spill by name": Operation(build, NamedSpills, NamedSpills.act, NamedSpills.check),
     "compact": Operation(build, _opened, compact),
     "compact under readers": Operation(

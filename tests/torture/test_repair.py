@@ -10,17 +10,16 @@ import sys
 from pathlib import Path
 
 import fsspec
-import msgpack
 import numpy as np
 import pytest
-import xxhash
 
 import atlas
-from atlas import commitfiles, datafiles
-from atlas.record import MAGIC, read_record, record_key
+from atlas import commitfiles, datafiles, repair
+from atlas.record import read_record, record_key
 from atlas.storage import LocalStorage
 from torture import flips
-from torture.scenes import build, cells, fill_dataset, state_of
+from torture.forging import sealed_record, with_head
+from torture.scenes import build, cells, fill_dataset, in_child, state_of
 
 ENCODINGS = [(fmt, compression) for fmt in ("json", "msgpack") for compression in ("none", "zstd", "lz4")]
 
@@ -346,7 +345,9 @@ def test_the_command(tmp_path: Path):
         ({"object": "atlas.json", "root": b""}, b"", ""),
         ({"object": "atlas.json", "root": b"", "indexes": [["a"]]}, b"", ""),
         ({"object": "elsewhere.json", "root": b"", "indexes": []}, b"", "head is malformed"),
+        ({"object": ["atlas.json"], "root": b"", "indexes": []}, b"", ""),
         ({"object": "atlas.json", "root": "", "indexes": []}, b"", "head is malformed"),
+        ({"object": "atlas.json", "root": b"", "indexes": [["a", True]]}, b"1", "head is malformed"),
         ({"object": "atlas.json", "root": b"", "indexes": [[1, 4]]}, b"1234", "head is malformed"),
         ({"object": "atlas.json", "root": b"", "indexes": [["a", 5], ["b", -1]]}, b"1234", "head is malformed"),
         ({"object": "atlas.json", "root": b"", "indexes": [["a", 3]]}, b"1234", "do not add up"),
@@ -355,11 +356,9 @@ def test_the_command(tmp_path: Path):
 )
 def test_a_forged_record_is_refused(head, behind: bytes, said: str, tmp_path: Path):
     """Its hash is right, what it says makes no sense."""
-    packed = head if isinstance(head, bytes) else msgpack.packb(head)
-    rest = len(packed).to_bytes(8, "little") + packed + behind
     key = record_key("0" * 32)
     (tmp_path / key).parent.mkdir()
-    (tmp_path / key).write_bytes(MAGIC + xxhash.xxh3_64_intdigest(rest).to_bytes(8, "little") + rest)
+    (tmp_path / key).write_bytes(sealed_record(with_head(head, behind)))
     with pytest.raises(atlas.CorruptIndex, match=f"{key} is damaged: .*{said}"):
         read_record(LocalStorage(str(tmp_path)), key)
 
@@ -390,12 +389,54 @@ def test_of_a_commit_that_was_cut_off_the_one_before_is_brought_back(table_bytes
     assert state_of(copy) == states[1]
 
 
-def test_without_its_table_a_store_cannot_be_brought_back(tmp_path: Path, monkeypatch):
+@pytest.mark.parametrize("moment", ["write_record", "keep", "publish"])
+@pytest.mark.parametrize("loss", ["table", "data"])
+def test_a_repair_that_was_cut_off_is_begun_again_from_the_same_commit(loss, moment, tmp_path: Path, monkeypatch):
+    """Its mark is not that of a writer: a commit of which a file is damaged is not taken for one that was cut off."""
+    monkeypatch.setattr(commitfiles, "INLINE_BYTES", 0)
+    monkeypatch.setattr(datafiles, "MERGE_BELOW", 0)
+    place = tmp_path / "s"
+    build(place)
+    right, root = state_of(place), atlas.Atlas.open(place)._session.snapshot.root
+    file = root.catalog.tables[-1] if loss == "table" else root.arrays["t"].files[-1]
+    assert file.commit == root.commit
+    flip(place / file.key, -20)
+    root_of(place).unlink()
+
+    def cut_off() -> None:
+        owner = repair if moment == "publish" else commitfiles.CommitFiles
+        monkeypatch.setattr(owner, moment, lambda *args: os._exit(9))
+        atlas.Atlas.repair(place)
+
+    assert in_child(cut_off) == "killed"
+    assert atlas.Atlas.repair(place).ok
+    assert state_of(place) == right
+    assert atlas.Atlas.open(place).verify().ok
+
+
+@pytest.mark.parametrize(
+    ("is_root_lost", "said"), [(False, "what the datasets are cannot be brought back"), (True, "there is no record")]
+)
+def test_without_its_table_a_store_cannot_be_brought_back(is_root_lost, said, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(commitfiles, "INLINE_BYTES", 0)
     place = tmp_path / "s"
     build(place)
     for path in (place / "_catalog").iterdir():
         flip(path, -20)
-    root_of(place).unlink()
-    with pytest.raises(atlas.CorruptRoot):
+    if is_root_lost:
+        root_of(place).unlink()
+    with pytest.raises(atlas.CorruptRoot, match=said):
         atlas.Atlas.repair(place)
+
+
+def test_a_copy_of_another_index_brings_nothing_back(tmp_path: Path):
+    """The record is whole, but what it has is not the index that the root vouches for."""
+    place = flips.small_store(tmp_path / "s")
+    (record,) = (place / "_catalog").glob("*.ar")
+    data = record.read_bytes()
+    size = 24 + int.from_bytes(data[16:24], "little")
+    record.write_bytes(sealed_record(data[16:size] + bytes(len(data) - size)))
+    flip(next((place / "t").iterdir()), -20)
+    (lost,) = atlas.Atlas.repair(place).lost
+    assert (lost.array, lost.chunk) == ("t", -1)
+    assert "there is no copy of its index" in lost.message
