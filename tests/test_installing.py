@@ -1,4 +1,4 @@
-"""What an installation brings: kernels for the machine that it was made on, and what happens where they are of no use."""
+"""What an installation brings: kernels for the machine that it was made on, left alone where they are of no use."""
 
 from __future__ import annotations
 

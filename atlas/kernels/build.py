@@ -1,7 +1,7 @@
 """Compile the kernels: Numba makes LLVM's code of them, which is optimised once, all together.
 
-Numba optimises every helper by itself, then again within each of its callers, and makes machine code of all that: twice the
-time, for kernels that are no faster.
+Numba optimises every helper by itself, then again within each of its callers, and makes machine code of all that:
+twice the time, for kernels that are no faster.
 
 ``python -m atlas.kernels.build DIRECTORY`` writes the object file that an installation brings; without a directory, it
 is compiled into the user's cache.
