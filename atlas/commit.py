@@ -288,7 +288,7 @@ def _commit_onto(storage: Storage, base: Root, snapshot: Snapshot, pending: Pend
         changed = pending.changed_arrays()
         arrays = with_directories(storage, current.arrays, changed)
         for name, loose in changed.items():
-            target = Target(files, name, arrays[name], after)
+            target = Target(files, name, arrays[name], after, pending.starts.of(name))
             # Not named: what is gathered of one array would stay in memory with that of the next.
             arrays[name], superseded = write_array(
                 snapshot, target, gather(pending, name, loose, ordinals, after), pending.heap

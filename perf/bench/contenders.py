@@ -95,6 +95,16 @@ def size(place: Path) -> dict[str, Any]:
     return {"size": sum(files), "files": len(files)}
 
 
+def bring_in(place: Path) -> None:
+    """Have the page cache hold a file, or the files below `place`: those of all contenders may not fit together."""
+    buffer = bytearray(1 << 20)
+    for path in [place] if place.is_file() else place.rglob("*"):
+        if path.is_file():
+            with path.open("rb", buffering=0) as file:
+                while file.readinto(buffer):
+                    pass
+
+
 def remove(place: Path) -> None:
     """Delete a store, if it is there."""
     shutil.rmtree(place, ignore_errors=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from perf.bench.contenders import Contender, remove, size
+from perf.bench.contenders import Contender, bring_in, remove, size
 from perf.bench.process import Worker, WorkerFailed
 from perf.bench.usage import PeakMemory, cpu_seconds
 
@@ -103,6 +103,8 @@ class Runner:
         remove(place)
         place.parent.mkdir(parents=True, exist_ok=True)
         request = source.write_request(place, cell.contender.codec, cell.contender.system.joined)
+        for path in request.get("arrays", {}).values():
+            bring_in(Path(path))
         with cell.contender.start() as worker, ExitStack() as stack:
             worker.ask(self.pace.limit, {"do": "forget"})  # the adapter is imported now
             peak = stack.enter_context(PeakMemory(worker.pid)) if sample else None
@@ -145,7 +147,7 @@ class Runner:
                     running[cell.contender.label] = worker
                     self._open(cell, worker, source, workers)
                     self._warm_up(cell, worker, request, truth)
-            self._rounds("warm", cells, lambda cell: self._again(running[cell.contender.label], request))
+            self._rounds("warm", cells, lambda cell: self._again(cell, running[cell.contender.label], source, request))
         self._rounds("first", cells, lambda cell: self._first(cell, source, workers, request, truth))
         return [cell.record() for cell in cells]
 
@@ -173,7 +175,8 @@ class Runner:
         if wrong:
             raise WorkerFailed(f"unequal: {', '.join(wrong)} is not what was stored")
 
-    def _again(self, worker: Worker, request: dict[str, Any]) -> dict[str, float]:
+    def _again(self, cell: Cell, worker: Worker, source: Source, request: dict[str, Any]) -> dict[str, float]:
+        bring_in(cell.contender.store(source.key))
         before = cpu_seconds(worker.pid)
         seconds = worker.ask(self.pace.limit, request)["seconds"]
         used = cpu_seconds(worker.pid) - before
@@ -183,6 +186,7 @@ class Runner:
     def _first(
         self, cell: Cell, source: Source, workers: int | None, request: dict[str, Any], truth: dict[str, str]
     ) -> dict[str, float]:
+        bring_in(cell.contender.store(source.key))
         with cell.contender.start() as worker:
             self._open(cell, worker, source, workers)
             answer = worker.ask(self.pace.limit, request)
