@@ -42,6 +42,12 @@ class Problem:
         Number of the chunk, or -1 when it concerns the dataset as a whole.
     message : str
         What is wrong, naming the object.
+
+    Examples
+    --------
+    >>> problem = Problem("t", "jan", 0, "chunk 0 of array 't' is damaged")
+    >>> print(problem)
+    chunk 0 of array 't' is damaged
     """
 
     array: str
@@ -62,6 +68,14 @@ class VerifyReport:
     datasets, chunks : int
         How many were read.
     problems : list of Problem
+
+    Examples
+    --------
+    >>> import atlas, xarray as xr
+    >>> with atlas.Atlas.create("fleet") as store:
+    ...     xr.Dataset({"t": ("x", [1.5, 2.5])}).atlas.write(store, "jan")
+    >>> store.verify()
+    VerifyReport(datasets=1, chunks=1, problems=[])
     """
 
     datasets: int = 0
@@ -70,7 +84,13 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
-        """Whether everything is as it was committed."""
+        """Whether everything is as it was committed.
+
+        Examples
+        --------
+        >>> VerifyReport(problems=[Problem("t", "jan", 0, "it is damaged")]).ok
+        False
+        """
         return not self.problems
 
 
