@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, Literal
 
-from atlas.commit import overwrite_root, recover
+from atlas.commit import discard_root, overwrite_root, recover
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice
 from atlas.damage import RepairReport
 from atlas.display import store_html
@@ -13,7 +13,7 @@ from atlas.errors import CorruptRoot, InvalidArgument, StoreAlreadyExists
 from atlas.exchange import Exchange
 from atlas.repair import repair
 from atlas.root import ROOT_KEYS, Root
-from atlas.roots import create_root, discard_root, emptied, has_root, is_lost, load_root
+from atlas.roots import create_root, emptied, has_root, is_lost, load_root
 from atlas.session import Mode, Session, version_token
 from atlas.storage import Storage, open_storage
 
