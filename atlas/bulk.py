@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.across import name_list, read_stacked
+from atlas.ahead import Sender
 from atlas.attributes import check_key, encode_attribute
 from atlas.chunks import Integers, Selection, resolve_selection
 from atlas.columns import Column, integer_column, values_column
@@ -22,6 +23,7 @@ from atlas.pending import Block
 from atlas.schema import ArraySchema, Attributes, DatasetRecord, Template, make_array_schema, split_record
 from atlas.segment import joined_cells
 from atlas.session import Session
+from atlas.storage import array_directory
 from atlas.view import DatasetView
 from atlas.writer import HeldRows
 
@@ -293,18 +295,34 @@ def _encode(
         return schema, overlap.numbers, HeldRows.put(heap, next(encoded), schema.name)
     before = heap.size
     held: list[list[HeldRows]] = []
+    is_whole = names is None or bool((overlap.block_extent == overlap.chunk_extent).all())
+    sender = _sender(session, schema.name, len(rows), len(overlap.numbers)) if is_whole else None
+    # What leaves as it is encoded leaves in the order that files on object stores have.
+    steps = _steps(schema, len(rows)) if sender is None else iter([(0, len(rows))])
     try:
-        for first, last in _steps(schema, len(rows)):
+        for first, last in steps:
             chunks = (
                 (schema, _chunk_rows(session, schema, overlap, i, rows[first:last], names and names[first:last]))
                 for i in range(len(overlap.numbers))
             )
-            done = encode_batches(_pieces(chunks), config, workers)
-            held.append([HeldRows.put(heap, encoded, schema.name) for encoded in done])
+            own: list[HeldRows] = []
+            for done in encode_batches(_pieces(chunks), config, workers):
+                own.append(HeldRows.put(heap, done, schema.name))
+                if sender is not None:
+                    sender.take(own[-1].columns["offset"], own[-1].columns["length"])
+            held.append(own)
     except BaseException:
         heap.rewind(before)
         raise
     return schema, overlap.numbers, _in_order(held, len(overlap.numbers))
+
+
+def _sender(session: Session, array: str, count: int, chunks: int) -> Sender | None:
+    """Return what sends chunks ahead of the flush, where that saves time."""
+    known = session.snapshot.root.arrays
+    taken = {files.directory.casefold() for files in known.values()}
+    directory = known[array].directory if array in known else array_directory(array, taken)
+    return session.pending.starts.sender(array, directory, count, chunks)
 
 
 def _steps(schema: ArraySchema, count: int) -> Iterator[tuple[int, int]]:

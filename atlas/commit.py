@@ -67,6 +67,7 @@ def overwrite_root(storage: Storage, config: StoreConfig) -> Root:
         return create_root(storage, config)
     except CorruptRoot:
         if not storage.is_local:
+            # To which name the damaged one led is not known: the new one is put where every store begins.
             old = replace(old, config=StoreConfig())
             storage.delete_all([key for key in ROOT_KEYS if key != CLAIMED_KEY])
     while True:
@@ -78,6 +79,17 @@ def overwrite_root(storage: Storage, config: StoreConfig) -> Root:
         else:
             delete_other_roots(storage, config)
             return root
+
+
+def discard_root(storage: Storage, root: Root) -> None:
+    """Take a store away that is still what `root` says; a store that others committed to stays."""
+    with storage.writer_lock() as interrupted:
+        if load_root(storage).commit == root.commit:
+            if interrupted:
+                # Without the root, the record of a commit that failed would make this a store that has lost it.
+                recover(storage, root, interrupted)
+            for key in (root_key(root.config),) if storage.is_local else (CLAIMED_KEY, root_key(root.config)):
+                storage.delete(key)
 
 
 def publish(
@@ -288,7 +300,7 @@ def _commit_onto(storage: Storage, base: Root, snapshot: Snapshot, pending: Pend
         changed = pending.changed_arrays()
         arrays = with_directories(storage, current.arrays, changed)
         for name, loose in changed.items():
-            target = Target(files, name, arrays[name], after)
+            target = Target(files, name, arrays[name], after, pending.starts.of(name))
             # Not named: what is gathered of one array would stay in memory with that of the next.
             arrays[name], superseded = write_array(
                 snapshot, target, gather(pending, name, loose, ordinals, after), pending.heap

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from atlas.ahead import HeadStart
 from atlas.catalog import Catalog
 from atlas.columnfile import DataFile
 from atlas.config import StoreConfig
@@ -89,6 +90,13 @@ class CommitFiles:
     def _segment(self, writer: DataWriter, key: str, file_id: uuid.UUID) -> SegmentWriter:
         self._segments.append(SegmentWriter(writer, key, file_id.bytes, self._leaves_record))
         return self._segments[-1]
+
+    def complete(self, start: HeadStart) -> SegmentWriter:
+        """Go on with a data file that was begun ahead."""
+        self._writers.append((start.key, start.writer))
+        segment = start.hand_over()
+        self._segments.append(segment)
+        return segment
 
     @property
     def are_fetched(self) -> bool:

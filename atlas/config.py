@@ -116,6 +116,11 @@ class Settings:
         ``ATLAS_OBJECT_CACHE_BYTES``. About how much it may hold.
     s3_client : str
         ``ATLAS_S3_CLIENT``. What ``s3://`` URLs are opened with: ``"s3fs"``, or ``"obstore"``.
+
+    Examples
+    --------
+    >>> settings().s3_client
+    's3fs'
     """
 
     workers: int

@@ -34,6 +34,13 @@ class RepairReport:
         What was removed because chunks of it were lost, when that was asked for.
     kept : str
         Where the files that were replaced are kept, within the store.
+
+    Examples
+    --------
+    >>> import atlas
+    >>> atlas.Atlas.create("fleet").flush()
+    >>> atlas.Atlas.repair("fleet")
+    RepairReport(actions=[], lost=[], dropped=[], kept='')
     """
 
     actions: list[str] = field(default_factory=list)
@@ -43,7 +50,13 @@ class RepairReport:
 
     @property
     def ok(self) -> bool:
-        """Whether the store is whole: nothing was damaged, or all of it was brought back."""
+        """Whether the store is whole: nothing was damaged, or all of it was brought back.
+
+        Examples
+        --------
+        >>> RepairReport(actions=["bring the state of commit 7 back"]).ok
+        True
+        """
         return not self.lost
 
 

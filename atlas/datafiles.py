@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atlas.ahead import MOST_CHUNKS_APART, HeadStart
 from atlas.assembly import Written, entry_columns, total_statistics
 from atlas.catalog import Catalog
 from atlas.chunks import Integers
@@ -49,9 +50,6 @@ MERGE_AT_ONCE = 8
 # The source of chunks that already are where they are to be.
 _IN_PLACE = -1
 
-# Chunks of a dataset that may lie apart from each other in a file on an object store.
-MOST_CHUNKS_APART = 64
-
 
 @dataclass(frozen=True)
 class Target:
@@ -65,12 +63,15 @@ class Target:
         Its directory, and the files it has.
     catalog : Catalog
         The dataset table after the commit.
+    start : HeadStart, optional
+        What was sent of it ahead.
     """
 
     files: CommitFiles
     array: str
     known: ArrayFiles
     catalog: Catalog
+    start: HeadStart | None = None
 
 
 def write_array(snapshot: Snapshot, target: Target, written: Written, heap: Heap) -> tuple[ArrayFiles, list[str]]:
@@ -144,7 +145,9 @@ def write_file(
     offsets = np.zeros(len(sources), np.int64)
     segment = None
     if heap is not None:
-        segment = _adopted(target, staying.directory, heap, sources == len(reads), columns, offsets)
+        waiting = np.flatnonzero((sources == len(reads)) & (columns["length"] > 0))
+        segment = _completed(target, staying.directory, waiting, columns, offsets)
+        segment = segment or _adopted(target, staying.directory, heap, waiting, columns, offsets)
         reads = [*reads, heap.read]
         sources[offsets > 0] = _IN_PLACE
     segment = segment or target.files.create(staying.directory)
@@ -157,16 +160,29 @@ def write_file(
     return segment.finish(target.array, entries | columns, target.files.origin)
 
 
+def _completed(
+    target: Target, directory: str, rows: Integers, columns: Mapping[str, NDArray[Any]], offsets: Integers
+) -> SegmentWriter | None:
+    """Go on with the data file that was begun on an object store, if all of it is wanted; note what it has."""
+    if target.start is None:
+        return None
+    places = target.start.places(directory, columns["offset"][rows], columns["length"][rows])
+    if places is None:
+        target.start.drop()
+        return None
+    offsets[rows[places >= 0]] = places[places >= 0]
+    return target.files.complete(target.start)
+
+
 def _adopted(
     target: Target,
     directory: str,
     heap: Heap,
-    waiting: NDArray[np.bool_],
+    rows: Integers,
     columns: Mapping[str, NDArray[Any]],
     offsets: Integers,
 ) -> SegmentWriter | None:
     """Begin a data file with the one that the heap has of the array, if all of it is wanted; note what it has."""
-    rows = np.flatnonzero(waiting & (columns["length"] > 0))
     found = heap.filed(target.array, columns["offset"][rows])
     if found is None:
         return None
@@ -203,7 +219,7 @@ def _copy_order(
         yield source, np.flatnonzero(sources == source)
     if len(apart) == len(reads):
         return
-    left = np.flatnonzero(~np.isin(sources, list(apart)))
+    left = np.flatnonzero((sources != _IN_PLACE) & ~np.isin(sources, list(apart)))
     order = left[np.lexsort((sources[left], numbers[left]))]
     edges = np.flatnonzero(np.diff(numbers[order]) | np.diff(sources[order])) + 1
     for rows in np.split(order, edges):

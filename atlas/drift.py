@@ -27,6 +27,15 @@ class Drift:
         The array it concerns; ``None`` for the datasets as a whole.
     aspect : str
         ``"presence"``, ``"dtype"``, ``"dimensions"``, ``"shape"``, ``"fill value"``, or ``"attribute <key>"``.
+
+    Examples
+    --------
+    >>> import atlas
+    >>> store = atlas.Atlas.create("fleet")
+    >>> for name, units in (("a", "K"), ("b", "K"), ("c", "degC")):
+    ...     store.create_dataset(name).set_attribute("units", units)
+    >>> print(store.drift_report()[0])
+    attribute units: K in 2 (a, …); degC in 1 (c)
     """
 
     array: str | None
@@ -36,7 +45,17 @@ class Drift:
 
     @property
     def groups(self) -> list[tuple[Any, list[str]]]:
-        """Each value with the names of its datasets, the most common one first; ``None`` where there is none."""
+        """Each value with the names of its datasets, the most common one first; ``None`` where there is none.
+
+        Examples
+        --------
+        >>> import atlas
+        >>> store = atlas.Atlas.create("fleet")
+        >>> for name, units in (("a", "K"), ("b", "K"), ("c", "degC")):
+        ...     store.create_dataset(name).set_attribute("units", units)
+        >>> store.drift_report()[0].groups
+        [('K', ['a', 'b']), ('degC', ['c'])]
+        """
         order = self._order
         names: dict[int, list[str]] = {code: [] for code, _ in order}
         for name, code in zip(self._members.names, self._trait.codes.tolist(), strict=True):
@@ -45,7 +64,17 @@ class Drift:
 
     @property
     def outliers(self) -> list[str]:
-        """The names of the datasets that do not have the most common value."""
+        """The names of the datasets that do not have the most common value.
+
+        Examples
+        --------
+        >>> import atlas
+        >>> store = atlas.Atlas.create("fleet")
+        >>> for name, units in (("a", "K"), ("b", "K"), ("c", "degC")):
+        ...     store.create_dataset(name).set_attribute("units", units)
+        >>> store.drift_report()[0].outliers
+        ['c']
+        """
         return self._members.take(np.flatnonzero(self._trait.codes != self._order[0][0])).names
 
     @property
@@ -75,6 +104,15 @@ class DriftReport(Sequence[Drift]):
     ----------
     datasets : int
         How many were compared.
+
+    Examples
+    --------
+    >>> import atlas
+    >>> store = atlas.Atlas.create("fleet")
+    >>> for name, units in (("a", "K"), ("b", "K"), ("c", "degC")):
+    ...     store.create_dataset(name).set_attribute("units", units)
+    >>> store.drift_report()
+    <DriftReport of 3 datasets: 1 differences>
     """
 
     def __init__(self, members: Members, drifts: Sequence[Drift]) -> None:
@@ -83,7 +121,17 @@ class DriftReport(Sequence[Drift]):
 
     @property
     def ok(self) -> bool:
-        """Whether there is no difference."""
+        """Whether there is no difference.
+
+        Examples
+        --------
+        >>> import atlas
+        >>> store = atlas.Atlas.create("fleet")
+        >>> for name, units in (("a", "K"), ("b", "K"), ("c", "degC")):
+        ...     store.create_dataset(name).set_attribute("units", units)
+        >>> store.drift_report().ok, store.drift_report(["a", "b"]).ok
+        (False, True)
+        """
         return not self._drifts
 
     def __len__(self) -> int:
@@ -96,7 +144,30 @@ class DriftReport(Sequence[Drift]):
         return iter(self._drifts)
 
     def of(self, array: str | None, aspect: str) -> Drift | None:
-        """Return the difference in one aspect of an array, ``None`` if there is none."""
+        """Return the difference in one aspect of an array, or of the datasets as a whole.
+
+        Parameters
+        ----------
+        array : str or None
+        aspect : str
+            As :class:`Drift` has them.
+
+        Returns
+        -------
+        Drift or None
+            ``None`` if there is none.
+
+        Examples
+        --------
+        >>> import atlas
+        >>> store = atlas.Atlas.create("fleet")
+        >>> for name, units in (("a", "K"), ("b", "K"), ("c", "degC")):
+        ...     store.create_dataset(name).set_attribute("units", units)
+        >>> store.drift_report().of(None, "attribute units").outliers
+        ['c']
+        >>> store.drift_report().of("t", "shape") is None
+        True
+        """
         return next((drift for drift in self._drifts if (drift.array, drift.aspect) == (array, aspect)), None)
 
     def __repr__(self) -> str:

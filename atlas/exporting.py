@@ -45,6 +45,15 @@ class ExportReport:
     skipped : dict of str to str
         Datasets that were left out, and why.
     seconds : float
+
+    Examples
+    --------
+    >>> import atlas, xarray as xr
+    >>> with atlas.Atlas.create("fleet") as store:
+    ...     xr.Dataset({"t": ("x", [1.5, 2.5])}).atlas.write(store, "jan")
+    >>> report = atlas.export("fleet", "files")
+    >>> report.written, report.skipped
+    ({'jan': 'files/jan.nc'}, {})
     """
 
     written: dict[str, str] = field(default_factory=dict)

@@ -45,6 +45,14 @@ class GarbageReport:
         Uploads in parts that were never completed.
     waiting : list of str
         Objects that nothing refers to any more and that are too young to go.
+
+    Examples
+    --------
+    >>> import atlas, xarray as xr
+    >>> with atlas.Atlas.create("fleet") as store:
+    ...     xr.Dataset({"t": ("x", [1.5, 2.5])}).atlas.write(store, "jan")
+    >>> store.gc()
+    GarbageReport(removed=[], bytes=0, uploads=0, waiting=[])
     """
 
     removed: list[str] = field(default_factory=list)

@@ -67,6 +67,8 @@ class Heap:
         self._own: dict[str, Spill] = {}
         self._shared: Spill | None = None
         self.size = 0
+        # How often something was forgotten: an offset that is remembered from before may have been given away anew.
+        self.rewinds = 0
 
     @property
     def spilled(self) -> int:
@@ -132,6 +134,7 @@ class Heap:
             if part.spill is not None:
                 part.spill.end = part.position + left
         self.size = size
+        self.rewinds += 1
 
     def read(self, offset: int, length: int) -> bytes:
         """Return bytes that were taken, of any number of pieces."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from atlas.ahead import HeadStarts
 from atlas.chunks import Integers
 from atlas.columns import distinct
 from atlas.config import StoreConfig
@@ -144,6 +145,8 @@ class Pending:
         Where encoded chunks wait.
     limit : int
         Bytes of cells that wait as they are before they are encoded.
+    starts : HeadStarts
+        Files that chunks in the heap leave to before the flush.
     layout : StoreConfig, optional
         When given, the batch begins a store of this layout in place of the one that is there.
 
@@ -170,8 +173,9 @@ class Pending:
         The last commit that these changes were put in, which failed, or seemed to.
     """
 
-    def __init__(self, heap: Heap, limit: int, layout: StoreConfig | None = None) -> None:
+    def __init__(self, heap: Heap, limit: int, starts: HeadStarts, layout: StoreConfig | None = None) -> None:
         self.heap = heap
+        self.starts = starts
         self.layout = layout
         self.records: dict[str, DatasetRecord] = {}
         self.created: dict[str, int] = {}

@@ -164,14 +164,6 @@ def delete_other_roots(storage: Storage, config: StoreConfig) -> None:
                 storage.delete(key)
 
 
-def discard_root(storage: Storage, root: Root) -> None:
-    """Take a store away that is still what `root` says; a store that others committed to stays."""
-    with storage.writer_lock():
-        if load_root(storage).commit == root.commit:
-            for key in (root_key(root.config),) if storage.is_local else (CLAIMED_KEY, root_key(root.config)):
-                storage.delete(key)
-
-
 def next_state(storage: Storage, root: Root) -> Root:
     """Return the state that follows `root`, without what changes in it."""
     recent = (*root.recent, root.commit)[-(_REMEMBERED_LOCALLY if storage.is_local else _REMEMBERED) :]

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from atlas.ahead import HeadStarts
 from atlas.chunks import Integers, Selection
 from atlas.commit import commit
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice, pending_limit, settings
@@ -129,18 +130,23 @@ class Session:
                 # With no other writer's commit in between, what was pending is all that is new.
                 self.adopt(root, self._merged if root.parent == base else None)
                 # Last: were this interrupted, the next flush would find out that its changes are committed.
-                self.pending = self._nothing_pending()
+                self._replace_pending()
 
     def drop_pending(self) -> None:
         """Forget every pending change, but not that the first flush begins a new store."""
         with self.lock:
-            self.pending = self._nothing_pending(self.pending.layout)
+            self._replace_pending(self.pending.layout)
             self.forget_schema()
+
+    def _replace_pending(self, layout: StoreConfig | None = None) -> None:
+        old, self.pending = self.pending, self._nothing_pending(layout)
+        old.starts.drop()
 
     def _nothing_pending(self, layout: StoreConfig | None = None) -> Pending:
         # Half for cells as they are, half for encoded chunks.
         limit = self._pending_bytes // 2
-        return Pending(Heap(self.storage.local_path, limit), limit, layout)
+        heap = Heap(self.storage.local_path, limit)
+        return Pending(heap, limit, HeadStarts(self.storage, heap), layout)
 
     def forget_schema(self) -> None:
         """Have the merged schema made anew when it is next asked for."""

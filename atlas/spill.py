@@ -103,13 +103,17 @@ class Spill:
 
     def read(self, position: int, length: int) -> bytes:
         """Return bytes of the file."""
-        try:
-            data = os.pread(self.descriptor, length, position)
-        except OSError as error:
-            raise StorageError(f"reading pending changes back: {error.strerror or error}") from error
-        if len(data) != length:
-            raise StorageError("reading pending changes back: their temporary file was cut short")
-        return data
+        pieces, left = [], length
+        while left:
+            # The system may give less than is asked for, and never more than 2 GiB at once.
+            try:
+                pieces.append(os.pread(self.descriptor, left, position + length - left))
+            except OSError as error:
+                raise StorageError(f"reading pending changes back: {error.strerror or error}") from error
+            if not pieces[-1]:
+                raise StorageError("reading pending changes back: their temporary file was cut short")
+            left -= len(pieces[-1])
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     @property
     def is_empty(self) -> bool:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, Literal
 
-from atlas.commit import overwrite_root, recover
+from atlas.commit import discard_root, overwrite_root, recover
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice
 from atlas.damage import RepairReport
 from atlas.display import store_html
 from atlas.errors import CorruptRoot, InvalidArgument, StoreAlreadyExists
 from atlas.exchange import Exchange
 from atlas.repair import repair
-from atlas.root import Root
-from atlas.roots import create_root, discard_root, emptied, has_root, is_lost, load_root
+from atlas.root import ROOT_KEYS, Root
+from atlas.roots import create_root, emptied, has_root, is_lost, load_root
 from atlas.session import Mode, Session, version_token
 from atlas.storage import Storage, open_storage
 
@@ -118,9 +118,9 @@ class Atlas(Exchange):
             raise InvalidArgument(f"config must be a StoreConfig, not {type(layout).__name__}")
         choice(on_type_mismatch, MISMATCH_POLICIES, "on_type_mismatch")
         storage = open_storage(source, prefix, storage_options, single_writer)
-        storage.begin_writing()
+        seen = storage.begin_creating(list(ROOT_KEYS))
         with storage.writer_lock() as interrupted:
-            there = has_root(storage)
+            there = has_root(storage) if storage.is_local else seen
             if not there and not overwrite and is_lost(storage):
                 raise StoreAlreadyExists(
                     f"there is a store at {storage.describe()} whose root is lost; Atlas.repair brings it back, "

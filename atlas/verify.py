@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
+
+from atlas.chunks import Selection
 from atlas.columns import column_values
-from atlas.errors import AtlasError, CorruptIndex, CorruptRoot, CorruptStore
+from atlas.errors import AtlasError, CorruptIndex, CorruptRoot, CorruptStore, StorageError
 from atlas.examine import check_file
 from atlas.reader import Snapshot
 from atlas.record import RECORD_NAME, read_record, record_key
 from atlas.roots import load_root, load_table
 from atlas.schema import ArraySchema
 from atlas.table import DIRECTORY
+
+# A dataset with chunks of an array: its name, its ordinal, what it declares.
+Holder = tuple[str, int, ArraySchema]
+
+# Cells of datasets that are fetched together, where every chunk by itself would be a request.
+_GROUP_BYTES = 64 << 20
 
 # Called with the datasets done, those there are, and the array.
 Progress = Callable[[int, int, str], None]
@@ -33,6 +42,12 @@ class Problem:
         Number of the chunk, or -1 when it concerns the dataset as a whole.
     message : str
         What is wrong, naming the object.
+
+    Examples
+    --------
+    >>> problem = Problem("t", "jan", 0, "chunk 0 of array 't' is damaged")
+    >>> print(problem)
+    chunk 0 of array 't' is damaged
     """
 
     array: str
@@ -53,6 +68,14 @@ class VerifyReport:
     datasets, chunks : int
         How many were read.
     problems : list of Problem
+
+    Examples
+    --------
+    >>> import atlas, xarray as xr
+    >>> with atlas.Atlas.create("fleet") as store:
+    ...     xr.Dataset({"t": ("x", [1.5, 2.5])}).atlas.write(store, "jan")
+    >>> store.verify()
+    VerifyReport(datasets=1, chunks=1, problems=[])
     """
 
     datasets: int = 0
@@ -61,28 +84,42 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
-        """Whether everything is as it was committed."""
+        """Whether everything is as it was committed.
+
+        Examples
+        --------
+        >>> VerifyReport(problems=[Problem("t", "jan", 0, "it is damaged")]).ok
+        False
+        """
         return not self.problems
 
 
 def verify(snapshot: Snapshot, progress: Progress | None = None) -> VerifyReport:
-    """Read and decode every chunk of a committed state; a damaged one hides no other."""
+    """Read and decode every chunk of a committed state; a damaged one hides no other.
+
+    Raises
+    ------
+    StorageError
+        If an object store does not answer.
+    """
     report = VerifyReport()
     _verify_records(snapshot, report)
     # Without the dataset table nothing says what any chunk is.
-    if not _noted(report, "", "", -1, partial(_load_table, snapshot)):
+    if not _noted(snapshot, report, "", "", -1, partial(_load_table, snapshot)):
         return report
     names = snapshot.root.catalog.names()
     arrays = sorted(snapshot.root.arrays)
     report.datasets = len(names)
     for position, array in enumerate(arrays):
         # An index that cannot be trusted says nothing about any of its chunks.
-        usable = _noted(report, array, "", -1, partial(_check_files, snapshot, array))
+        usable = _noted(snapshot, report, array, "", -1, partial(_check_files, snapshot, array))
         holders = _holders(snapshot, array) if usable else []
-        for row, (name, ordinal, schema) in enumerate(holders):
-            _verify_dataset(snapshot, report, schema, name, ordinal)
+        done = 0
+        for group in _groups(snapshot, holders):
+            _verify_group(snapshot, report, group)
+            done += len(group)
             if progress is not None:
-                progress(position * len(names) + row + 1, len(arrays) * len(names), array)
+                progress(position * len(names) + done, len(arrays) * len(names), array)
         if progress is not None and len(holders) < len(names):
             progress((position + 1) * len(names), len(arrays) * len(names), array)
     return report
@@ -94,9 +131,9 @@ def _verify_records(snapshot: Snapshot, report: VerifyReport) -> None:
     wanted = {file.commit for file in root.files if file.commit}
     if wanted and snapshot.storage.is_local:
         wanted.add(root.commit)
-    _noted(report, "", "", -1, partial(_check_for_newer, snapshot))
+    _noted(snapshot, report, "", "", -1, partial(_check_for_newer, snapshot))
     for commit in sorted(wanted):
-        _noted(report, "", "", -1, partial(_check_record, snapshot, commit))
+        _noted(snapshot, report, "", "", -1, partial(_check_record, snapshot, commit))
 
 
 def _check_for_newer(snapshot: Snapshot) -> None:
@@ -149,7 +186,7 @@ def _check_files(snapshot: Snapshot, array: str) -> None:
         check_file(snapshot.storage, file, array)
 
 
-def _holders(snapshot: Snapshot, array: str) -> list[tuple[str, int, ArraySchema]]:
+def _holders(snapshot: Snapshot, array: str) -> list[Holder]:
     """Return the datasets with chunks of an array: most arrays of a store of many belong to few of its datasets."""
     catalog, entries = snapshot.root.catalog, snapshot.index(array).entries
     codes, schemas = catalog.layouts(array, entries)
@@ -158,10 +195,56 @@ def _holders(snapshot: Snapshot, array: str) -> list[tuple[str, int, ArraySchema
     return list(zip(catalog.names_of(live), live.tolist(), owned, strict=True))
 
 
+def _groups(snapshot: Snapshot, holders: list[Holder]) -> Iterator[list[Holder]]:
+    """Split datasets into those that are read together: locally each by itself."""
+    group: list[Holder] = []
+    size = 0
+    for holder in holders:
+        schema = holder[2]
+        own = schema.cells * schema.dtype.itemsize
+        if group and (snapshot.storage.is_local or size + own > _GROUP_BYTES or schema.dtype != group[0][2].dtype):
+            yield group
+            group, size = [], 0
+        group.append(holder)
+        size += own
+    if group:
+        yield group
+
+
+def _verify_group(snapshot: Snapshot, report: VerifyReport, group: list[Holder]) -> None:
+    # Only where something is wrong is it asked for chunk by chunk what that is.
+    if not snapshot.storage.is_local and _is_intact(snapshot, group):
+        index = snapshot.index(group[0][2].name)
+        report.chunks += sum(len(index.numbers_of(ordinal)) for _, ordinal, _ in group)
+        return
+    for name, ordinal, schema in group:
+        _verify_dataset(snapshot, report, schema, name, ordinal)
+
+
+def _is_intact(snapshot: Snapshot, group: list[Holder]) -> bool:
+    schema = group[0][2]
+    index = snapshot.index(schema.name)
+    if schema.cells * schema.dtype.itemsize > _GROUP_BYTES:
+        return False  # all of it may be more than there is memory
+    if any(index.numbers_of(ordinal).max(initial=-1) >= own.grid.count for _, ordinal, own in group):
+        return False
+    wanted = [
+        (own, Selection((0,) * len(own.shape), own.shape), np.array([row]), np.array([ordinal]))
+        for row, (_, ordinal, own) in enumerate(group)
+    ]
+    try:
+        snapshot.read_boxes(schema.name, schema.dtype, wanted)
+    except StorageError:
+        raise
+    except AtlasError:
+        return False
+    return True
+
+
 def _verify_dataset(snapshot: Snapshot, report: VerifyReport, schema: ArraySchema, name: str, ordinal: int) -> None:
     for number in snapshot.index(schema.name).numbers_of(ordinal).tolist():
         report.chunks += 1
-        _noted(report, schema.name, name, number, partial(_read_chunk, snapshot, schema, ordinal, number))
+        _noted(snapshot, report, schema.name, name, number, partial(_read_chunk, snapshot, schema, ordinal, number))
 
 
 def _read_chunk(snapshot: Snapshot, schema: ArraySchema, ordinal: int, number: int) -> None:
@@ -170,11 +253,16 @@ def _read_chunk(snapshot: Snapshot, schema: ArraySchema, ordinal: int, number: i
     snapshot.read_box(schema, ordinal, schema.grid.extent(number))
 
 
-def _noted(report: VerifyReport, array: str, dataset: str, chunk: int, read: Callable[[], None]) -> bool:
+def _noted(
+    snapshot: Snapshot, report: VerifyReport, array: str, dataset: str, chunk: int, read: Callable[[], None]
+) -> bool:
     """Whether something can be read; if not, the report says why."""
     try:
         read()
     except AtlasError as error:
+        if isinstance(error, StorageError) and not snapshot.storage.is_local:
+            # No answer says nothing about the store, and the deadline of a request is no time to wait for every chunk.
+            raise
         owner = f"dataset {dataset!r}: " if dataset else f"array {array!r}: " if array else ""
         report.problems.append(Problem(array, dataset, chunk, f"{owner}{error}"))
         return False

@@ -363,6 +363,23 @@ def test_the_shell_completes_commands_and_names(store):
     assert done.stdout.split() == [f"R13857_{i:03d}" for i in range(1, 6)]
 
 
+def test_bash_completes_what_is_typed(store):
+    """As a shell does it that was told to by ``source <(atlas --show-completion bash)``."""
+    script = """
+    source <(atlas --show-completion bash)
+    COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _atlas_completion atlas
+    printf '%s\\n' "${COMPREPLY[@]}"
+    """
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for words, found in (
+        (["show", str(store), "R13857_003"], ["R13857_003"]),
+        (["read", str(store), "R13857_003", "TE"], ["TEMP"]),
+        (["export", str(store), "out", "--format", "z"], ["zarr"]),
+    ):
+        command = ["bash", "-c", script, "bash", "atlas", *words]
+        assert subprocess.check_output(command, text=True, env=environment).split("\n")[:-1] == found
+
+
 # ── out ──────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -466,6 +466,21 @@ def test_only_an_untouched_new_store_is_discarded(tmp_path):
 # ── readers beside a compaction ───────────────────────────────────────────────────────────────
 
 
+def test_nothing_of_a_new_store_is_left_when_its_first_commit_failed(tmp_path, monkeypatch):
+    """So that it can be begun again, as a failed ingest is."""
+    store = Atlas.create(tmp_path / "s")
+    store.create_dataset("a").define_array("t", "int64", ["x"], [4])
+    store.open_dataset("a").write_array("t", [0], np.arange(4))
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "replace", eio)
+        with pytest.raises(StorageError):
+            store.flush()
+    assert list((tmp_path / "s" / "_catalog").iterdir())
+    store.discard_if_new()
+    assert [path.name for path in (tmp_path / "s").iterdir()] == [".atlas.lock"]
+    assert len(Atlas.create(tmp_path / "s")) == 0
+
+
 def test_a_file_that_is_put_aside_between_being_found_and_being_opened(place, monkeypatch):
     change(place, "a", 1)
     reader = Atlas.open(place, mode="r")

@@ -307,3 +307,41 @@ def test_a_server_without_conditions_is_for_one_writer_only(s3_places):
         write(second, ["d"])
         with pytest.raises(atlas.ConflictError, match="only one may write"):
             second.flush()
+
+
+def test_verifying_takes_no_request_for_each_chunk(moto):
+    with moto.create() as store:
+        write(store, NAMES, ("t", "u"))
+    store = moto.open()
+    with moto.recording() as made:
+        report = store.verify()
+    assert report.ok
+    assert report.chunks == 2 * 20 * 9
+    # Of each file its length, its head, its index, its gaps and its chunks.
+    assert sum(kinds(made).values()) < 15
+
+
+def test_a_chunk_that_is_damaged_is_named_by_verify(moto):
+    with moto.create() as store:
+        write(store, NAMES)
+    (key,) = (key for key in moto.objects() if key.endswith(".af"))
+    path, disk = f"bucket/{moto.prefix}/{key}", moto.filesystem()
+    data = bytearray(disk.cat_file(path))
+    index = moto.open()._session.snapshot.index("t")
+    offset, length = (int(index.columns[name][7]) for name in ("offset", "length"))
+    data[offset + length // 2] ^= 1
+    disk.pipe_file(path, bytes(data))
+    report = moto.open().verify()
+    (problem,) = report.problems
+    assert (problem.array, problem.dataset, problem.chunk) == ("t", "d00", 7)
+    assert report.chunks == 20 * 9
+
+
+def test_a_store_that_does_not_answer_is_not_called_damaged(moto, monkeypatch):
+    with moto.create() as store:
+        write(store, NAMES)
+    store = moto.open()
+    monkeypatch.setenv("ATLAS_REQUEST_SECONDS", "1")
+    config.settings.cache_clear()
+    with moto.proxy.failing(lambda request: "503"), pytest.raises(atlas.StorageError):
+        store.verify()

@@ -308,19 +308,19 @@ def test_small_jobs_are_done_by_numpy_until_kernels_are_there(monkeypatch):
 
     monkeypatch.setattr(kernels, "library", Nothing())
     monkeypatch.setattr(kernels, "_done_by_twins", 0)
-    monkeypatch.setattr(kernels, "may_be_cached", lambda: False)
+    monkeypatch.setattr(kernels, "may_be_compiled", lambda: False)
     assert kernels.pick(kernels.COMPILE_ABOVE // 2) is twins
     assert kernels.pick(kernels.COMPILE_ABOVE // 2) is native
     assert kernels.pick(kernels.COMPILE_ABOVE) is native
     monkeypatch.setattr(kernels, "_done_by_twins", 0)
-    monkeypatch.setattr(kernels, "may_be_cached", lambda: True)
+    monkeypatch.setattr(kernels, "may_be_compiled", lambda: True)
     assert kernels.pick(100) is twins
     assert kernels.pick(kernels.LOAD_ABOVE) is native
 
 
 def test_a_cache_that_cannot_be_looked_at_holds_no_kernels(monkeypatch):
     monkeypatch.setenv("ATLAS_CACHE_DIR", "/" + "x" * 300)
-    assert not compile.may_be_cached()
+    assert not compile.may_be_compiled()
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (40, 1, 30), (1, 1, 500)])

@@ -221,6 +221,14 @@ def test_a_commit_whose_answer_is_lost_is_recognised(url, monkeypatch, is_readab
     assert atlas.Atlas.open(url).verify().ok
 
 
+@pytest.mark.parametrize(("meta_format", "tables"), [("json", 1), ("msgpack", 0)])
+def test_a_root_that_takes_two_requests_holds_more_so_that_there_is_no_third(url, meta_format, tables):
+    with atlas.Atlas.create(url, meta_format=meta_format) as store:
+        store.create_datasets([f"a station with a name that is rather long, {i}" for i in range(3000)])
+    assert len([name for name in objects(url) if name.endswith(".at")]) == tables
+    assert len(atlas.Atlas.open(url)) == 3000
+
+
 def test_an_array_made_anew_without_cells(url):
     with atlas.Atlas.create(url) as store:
         add(store, "a")
@@ -370,14 +378,19 @@ def test_a_commit_did_not_happen_if_another_has_its_number(recent, is_ruled_out)
     assert Attempt(mine, set()).is_ruled_out_by(now) == is_ruled_out
 
 
-def test_a_flush_of_more_arrays_than_files_may_be_open(tmp_path):
+@pytest.mark.parametrize("own", [0, 160])
+def test_a_flush_of_more_arrays_than_files_may_be_open(tmp_path, monkeypatch, own):
+    """Also where what waits of each array has a file of its own, which becomes the data file."""
+    monkeypatch.setattr(heap, "OWN_BYTES", 1)
+    monkeypatch.setattr(heap, "OWN_FILES", own)
+
     def write() -> None:
         store = atlas.Atlas.create(tmp_path / "s", workers=1)
         view = store.create_dataset("a")
         for number in range(160):
             view.define_array(f"t{number}", "int32", ["x"], [1])
             view.write_array(f"t{number}", [0], np.full(1, number, "int32"))
-        limit = len(os.listdir("/proc/self/fd")) + 140
+        limit = len(os.listdir("/proc/self/fd")) + 140 + own
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
         store.flush()
 
@@ -402,6 +415,17 @@ def test_what_waits_is_read_back_whole_or_not_at_all(tmp_path):
         os.dup2(unreadable.fileno(), file)
     with pytest.raises(atlas.StorageError, match="reading pending changes back: Bad file"):
         waiting.read(0, 5)
+
+
+def test_what_waits_is_read_back_in_as_many_pieces_as_the_system_gives(tmp_path, monkeypatch):
+    waiting, real = Heap(str(tmp_path), 0), os.pread
+    for piece in (b"first", b"second", b""):
+        waiting.append(piece)
+    waiting.append(b"third")
+    assert waiting.spilled
+    monkeypatch.setattr(os, "pread", lambda file, length, at: real(file, min(length, 2), at))
+    assert waiting.read(0, 16) == b"firstsecondthird"
+    assert waiting.read(3, 0) == b""
 
 
 def test_what_failed_half_way_is_not_kept(tmp_path):

@@ -28,6 +28,14 @@ class IngestReport:
     resumed : list of str
         Of those added, the ones whose files an earlier, interrupted run had read.
     seconds : float
+
+    Examples
+    --------
+    >>> import atlas, xarray as xr
+    >>> xr.Dataset({"t": ("x", [1.5, 2.5])}).to_netcdf("jan.nc")
+    >>> report = atlas.create(["jan.nc"], "fleet")
+    >>> report.added, report.skipped
+    (['jan'], {})
     """
 
     added: list[str] = field(default_factory=list)

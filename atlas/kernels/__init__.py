@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from atlas.kernels import twins
-from atlas.kernels.compile import library, may_be_cached
+from atlas.kernels.compile import library, may_be_compiled
 
 # NumPy does this much sooner than compiled kernels are loaded (0.05 s) or compiled.
 LOAD_ABOVE = 1 << 20
@@ -40,7 +40,7 @@ def pick(cost: int, compiled: bool = False) -> Any:
     global _done_by_twins
     if not (library.is_loaded or compiled or cost >= COMPILE_ABOVE):
         _done_by_twins += cost
-        if _done_by_twins < COMPILE_ABOVE and (_done_by_twins < LOAD_ABOVE or not may_be_cached()):
+        if _done_by_twins < COMPILE_ABOVE and (_done_by_twins < LOAD_ABOVE or not may_be_compiled()):
             return twins
     from atlas.kernels import native
 

@@ -20,7 +20,7 @@ from atlas.kernels.layout import (
     ORDERED,
     SIGN_LAST,
 )
-from atlas.kernels.memory import f32, f64, i8, i16, i32, i64, u8, u16, u32, u64
+from atlas.kernels.memory import add, f32, f64, i8, i16, i32, i64, sub, u8, u16, u32, u64
 from atlas.kernels.numbers import LIMIT64, as_integer, bits_as_integer, power_of
 from atlas.kernels.predict import inner_of
 
@@ -167,7 +167,7 @@ def _choose_axes(
                     before[a] = _number(src, i - inner[a], element, fill, kind, code, power)
                 if before[a] == _HOLE:
                     continue
-                left = value - before[a]
+                left = sub(value, before[a])
                 c = 1 + a
                 low[c], high[c] = min(low[c], left), max(high[c], left)
                 for b in range(a):
@@ -175,12 +175,12 @@ def _choose_axes(
                         continue
                     corner = _number(src, i - inner[a] - inner[b], element, fill, kind, code, power)
                     if corner != _HOLE:
-                        left = value - before[a] - before[b] + corner
+                        left = add(sub(sub(value, before[a]), before[b]), corner)
                         c = 1 + axes + a * (a - 1) // 2 + b
                         low[c], high[c] = min(low[c], left), max(high[c], left)
         for c in range(candidates):
             if high[c] >= low[c]:
-                bits[c] += math.log2(np.float64(np.uint64(high[c] - low[c])) + 1.0)
+                bits[c] += math.log2(np.float64(np.uint64(sub(high[c], low[c]))) + 1.0)
                 seen[c] += 1
     last = axes - 1
     while last > 0 and extent[last] == 1:

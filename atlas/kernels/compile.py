@@ -5,6 +5,8 @@ object file with llvmlite a twentieth of that. So all kernels are compiled into 
 in the user's cache directory, and a process that finds it there never imports Numba. Kernels take
 addresses and integers only and return an integer, so calling them needs no Numba either. ctypes
 releases the GIL around a call: threads run kernels side by side.
+
+An installation may bring its own object file, see :mod:`atlas.kernels.build`.
 """
 
 from __future__ import annotations
@@ -13,12 +15,12 @@ import contextlib
 import ctypes
 import logging
 import os
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,7 +43,7 @@ KERNELS = {
 }
 
 # Nothing is ever called through Numba, so it need not make wrappers for that.
-_OPTIONS = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+OPTIONS = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 _DIGEST_LENGTH = 8
 
@@ -50,7 +52,7 @@ def helper(function: Function) -> Function:
     """Make a function part of the kernels that call it."""
     from numba import njit
 
-    return njit(**_OPTIONS)(function)  # type: ignore[no-any-return]
+    return njit(**OPTIONS)(function)  # type: ignore[no-any-return]
 
 
 class Library:
@@ -75,21 +77,22 @@ class Library:
         """Load the kernels, compiling them first where this machine never did."""
         with self._lock:
             if not self._functions:
-                self._link(_cached() or _build())
+                self._link(_installed() or _cached() or _build())
 
     def _link(self, code: bytes) -> None:
-        binding = _binding()
+        binding = llvm()
         machine = binding.Target.from_triple(binding.get_process_triple()).create_target_machine()
         # The engine owns the machine code, and lives as long as the process.
         self._engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
         self._engine.add_object_file(binding.object_file.ObjectFileRef.from_data(code))
         self._engine.finalize_object()
         self._functions = {
-            name: _callable(self._engine.get_function_address(_symbol(name)), count) for name, count in KERNELS.items()
+            name: _callable(self._engine.get_function_address(symbol(name)), count) for name, count in KERNELS.items()
         }
 
 
-def _binding() -> Any:
+def llvm() -> Any:
+    """Return LLVM, ready for this machine."""
     from llvmlite import binding
 
     binding.initialize_native_target()
@@ -97,7 +100,8 @@ def _binding() -> Any:
     return binding
 
 
-def _symbol(name: str) -> str:
+def symbol(name: str) -> str:
+    """Return what a kernel is called in the object file."""
     return f"atlas_kernel_{name}"
 
 
@@ -134,18 +138,52 @@ def _sources_digest() -> str:
 
 def _place() -> Path:
     """Return the object file's place, named by all that its content depends on."""
-    binding = _binding()
+    binding = llvm()
     processor = (binding.get_process_triple(), binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten())
     digest = xxhash.xxh3_64_hexdigest(repr((processor, binding.llvm_version_info)).encode())
     return cache_directory() / f"kernels-{_sources_digest()}-{digest}.o"
 
 
-def may_be_cached() -> bool:
-    """Return whether kernels of this release were compiled here before, without loading anything."""
+def may_be_compiled() -> bool:
+    """Return whether kernels of this release came with it or were compiled here before, without loading anything."""
     try:
-        return any(cache_directory().glob(f"kernels-{_sources_digest()}-*.o"))
+        return _installed_place().exists() or any(cache_directory().glob(f"kernels-{_sources_digest()}-*.o"))
     except (OSError, RuntimeError):
         return False  # it cannot be looked at, or the user has no home
+
+
+def _installed_place() -> Path:
+    return Path(__file__).parent / f"kernels-{_sources_digest()}.o"
+
+
+def abilities() -> set[str]:
+    """Return what machine code may make use of here."""
+    binding = llvm()
+    architecture = binding.get_process_triple().partition("-")[0]
+    return {sys.platform, architecture, *(name for name, has in binding.get_host_cpu_features().items() if has)}
+
+
+def _installed() -> bytes | None:
+    """Return the object file that this installation brought, where all that it makes use of is there."""
+    try:
+        data = _whole(_installed_place().read_bytes())
+    except OSError:
+        return None
+    needs, _, code = (data or b"").partition(b"\n")
+    return code if needs and set(needs.decode().split()) <= abilities() else None
+
+
+def install(directory: Path) -> None:
+    """Write an object file that an installation on this machine may bring, compiled anew where none is cached."""
+    from atlas.kernels.build import compile_kernels
+
+    data = " ".join(sorted(abilities())).encode() + b"\n" + (_cached() or compile_kernels())
+    (directory / _installed_place().name).write_bytes(xxhash.xxh3_64_digest(data) + data)
+
+
+def _whole(data: bytes) -> bytes | None:
+    digest, content = data[:_DIGEST_LENGTH], data[_DIGEST_LENGTH:]
+    return content if xxhash.xxh3_64_digest(content) == digest else None
 
 
 def _cached() -> bytes | None:
@@ -155,17 +193,17 @@ def _cached() -> bytes | None:
             # Machine code is only taken from a file that nobody else can write.
             if hasattr(os, "geteuid") and (state.st_uid not in (os.geteuid(), 0) or state.st_mode & 0o022):
                 return None
-            data = file.read()
+            return _whole(file.read())
     except (OSError, RuntimeError):
         return None  # not there, not readable, or the user has no home
-    digest, code = data[:_DIGEST_LENGTH], data[_DIGEST_LENGTH:]
-    return code if xxhash.xxh3_64_digest(code) == digest else None
 
 
 def _build() -> bytes:
     """Compile the kernels, and keep the object file where that is possible."""
+    from atlas.kernels.build import compile_kernels
+
     began = time.perf_counter()
-    code = _compile()
+    code = compile_kernels()
     _log.info("compiled the kernels in %.1f s", time.perf_counter() - began)
     try:
         _keep(_place(), xxhash.xxh3_64_digest(code) + code)
@@ -185,31 +223,6 @@ def _keep(place: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(beside)
         raise
-
-
-def _compile() -> bytes:
-    from numba import njit, types
-
-    binding = _binding()
-    whole = None
-    for name, count in KERNELS.items():
-        function = getattr(import_module(f"atlas.kernels.{name}"), name)
-        signature = types.int64(*[types.int64] * count)
-        compiled = njit(signature, **_OPTIONS)(function)
-        mangled = compiled.overloads[signature.args].fndesc.llvm_func_name
-        module = binding.parse_assembly(compiled.inspect_llvm(signature.args).replace(mangled, _symbol(name)))
-        if whole is None:
-            whole = module
-        else:
-            whole.link_in(module)
-    machine = binding.Target.from_triple(binding.get_process_triple()).create_target_machine(
-        cpu=binding.get_host_cpu_name(),
-        features=binding.get_host_cpu_features().flatten(),
-        opt=3,
-        reloc="pic",
-        codemodel="default",
-    )
-    return bytes(machine.emit_object(whole))
 
 
 library = Library()

@@ -1,4 +1,7 @@
-"""The xxh3-64 of many payloads or names: one call for all, not one for every few bytes."""
+"""The xxh3-64 of many payloads or names: one call for all, not one for every few bytes.
+
+Sums and products wrap around, so they are `add` and `mul`: of Python's operators LLVM is told that they never do.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from atlas.kernels.compile import helper
-from atlas.kernels.memory import differ, either, i64, shl, shr, u8, u32
+from atlas.kernels.memory import add, differ, either, i64, mul, shl, shr, u8
 
 
 def _signed(value: int) -> np.int64:
@@ -55,6 +58,23 @@ def _secret(typing: Any) -> Any:
         return builder.ptrtoint(data, ir.IntType(64))
 
     return types.int64(), generate
+
+
+def _reader(bits: int) -> Any:
+    @intrinsic  # type: ignore[untyped-decorator]
+    def read(typing: Any, address: Any) -> Any:
+        """Return the unsigned number at an address, aligned or not, as int64."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            number = builder.load(builder.inttoptr(args[0], ir.IntType(bits).as_pointer()), align=1)
+            return builder.zext(number, ir.IntType(64)) if bits < 64 else number
+
+        return types.int64(types.int64), generate
+
+    return read
+
+
+_half, _word = _reader(32), _reader(64)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -123,21 +143,21 @@ _stripe, _block = _stripes(1, False), _stripes(_STRIPES, True)
 
 @helper
 def _avalanche(h: Any) -> Any:
-    h = differ(h, shr(h, 37)) * _MIX1
+    h = mul(differ(h, shr(h, 37)), _MIX1)
     return differ(h, shr(h, 32))
 
 
 @helper
 def _older_avalanche(h: Any) -> Any:
-    h = differ(h, shr(h, 33)) * _P2
-    h = differ(h, shr(h, 29)) * _P3
+    h = mul(differ(h, shr(h, 33)), _P2)
+    h = mul(differ(h, shr(h, 29)), _P3)
     return differ(h, shr(h, 32))
 
 
 @helper
 def _mix(data: Any, secret: Any) -> Any:
-    words, keys = i64(data), i64(secret)
-    return _fold(differ(words[0], keys[0]), differ(words[1], keys[1]))
+    first, second = differ(_word(data), _word(secret)), differ(_word(data + 8), _word(secret + 8))
+    return _fold(first, second)
 
 
 @helper
@@ -145,38 +165,38 @@ def _tiny(data: Any, length: Any, secret: Any) -> Any:
     """Hash up to 16 bytes."""
     keys = i64(secret)
     if length > 8:
-        low = differ(i64(data)[0], differ(keys[3], keys[4]))
-        high = differ(i64(data + length - 8)[0], differ(keys[5], keys[6]))
-        return _avalanche(length + _reversed(low) + high + _fold(low, high))
+        low = differ(_word(data), differ(keys[3], keys[4]))
+        high = differ(_word(data + length - 8), differ(keys[5], keys[6]))
+        return _avalanche(add(add(length, _reversed(low)), add(high, _fold(low, high))))
     if length >= 4:
-        first, last = np.int64(u32(data)[0]), np.int64(u32(data + length - 4)[0])
-        h = differ(last + shl(first, 32), differ(keys[1], keys[2]))
-        h = differ(h, differ(either(shl(h, 49), shr(h, 15)), either(shl(h, 24), shr(h, 40)))) * _MIX2
-        h = differ(h, shr(h, 35) + length) * _MIX2
+        first, last = _half(data), _half(data + length - 4)
+        h = differ(add(last, shl(first, 32)), differ(keys[1], keys[2]))
+        h = mul(differ(h, differ(either(shl(h, 49), shr(h, 15)), either(shl(h, 24), shr(h, 40)))), _MIX2)
+        h = mul(differ(h, add(shr(h, 35), length)), _MIX2)
         return differ(h, shr(h, 28))
     if length > 0:
         ends = (np.int64(u8(data)[0]) << 16) + np.int64(u8(data)[length - 1])
         joined = ends + (np.int64(u8(data)[length >> 1]) << 24) + (length << 8)
-        return _older_avalanche(differ(joined, np.int64(u32(secret)[0]) ^ np.int64(u32(secret)[1])))
+        return _older_avalanche(differ(joined, differ(_half(secret), _half(secret + 4))))
     return _older_avalanche(differ(keys[7], keys[8]))
 
 
 @helper
 def _short(data: Any, length: Any, secret: Any) -> Any:
     """Hash 17 to 240 bytes."""
-    h = length * _P1
+    h = mul(length, _P1)
     if length <= 128:
         # From both ends to the middle.
         for i in range((length - 1) // 32, -1, -1):
-            h += _mix(data + 16 * i, secret + 32 * i)
-            h += _mix(data + length - 16 * (i + 1), secret + 32 * i + 16)
+            h = add(h, _mix(data + 16 * i, secret + 32 * i))
+            h = add(h, _mix(data + length - 16 * (i + 1), secret + 32 * i + 16))
         return _avalanche(h)
     for i in range(8):
-        h += _mix(data + 16 * i, secret + 16 * i)
+        h = add(h, _mix(data + 16 * i, secret + 16 * i))
     h = _avalanche(h)
     for i in range(8, length // 16):
-        h += _mix(data + 16 * i, secret + 16 * (i - 8) + 3)
-    return _avalanche(h + _mix(data + length - 16, secret + 136 - 17))
+        h = add(h, _mix(data + 16 * i, secret + 16 * (i - 8) + 3))
+    return _avalanche(add(h, _mix(data + length - 16, secret + 136 - 17)))
 
 
 @helper
@@ -192,9 +212,9 @@ def _long(data: Any, length: Any, secret: Any, sums: Any) -> Any:
     for stripe in range((length - 1 - blocks * _BLOCK) // _STRIPE):
         _stripe(sums, left + stripe * _STRIPE, secret + 8 * stripe)
     _stripe(sums, data + length - _STRIPE, secret + 121)
-    h = length * _P1
+    h = mul(length, _P1)
     for i in range(4):
-        h += _mix(sums + 16 * i, secret + 11 + 16 * i)
+        h = add(h, _mix(sums + 16 * i, secret + 11 + 16 * i))
     return _avalanche(h)
 
 

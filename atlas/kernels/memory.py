@@ -50,7 +50,7 @@ def _operator(build: str) -> Any:
 
 
 # The second operand takes the type of the first. Shifts are logical; their count is below the width.
-add, sub, shl, shr = (_operator(build) for build in ("add", "sub", "shl", "lshr"))
+add, sub, mul, shl, shr = (_operator(build) for build in ("add", "sub", "mul", "shl", "lshr"))
 both, either, differ = _operator("and_"), _operator("or_"), _operator("xor")
 
 

@@ -1,6 +1,6 @@
 """Where bytes live: the only room that knows about file systems and object stores."""
 
-from atlas.storage.base import ConditionFailed, DataWriter, Pin, Storage, Stored
+from atlas.storage.base import ConditionFailed, DataWriter, EarlyWriter, Pin, Storage, Stored
 from atlas.storage.local import LocalStorage
 from atlas.storage.locks import REPAIRING, WRITING
 from atlas.storage.names import array_directory
@@ -11,6 +11,7 @@ from atlas.storage.stats import IOStats
 __all__ = [
     "ConditionFailed",
     "DataWriter",
+    "EarlyWriter",
     "IOStats",
     "REPAIRING",
     "WRITING",

@@ -44,6 +44,18 @@ class DataWriter(Protocol):
         """Remove what was written."""
 
 
+class EarlyWriter(DataWriter, Protocol):
+    """Writes an object that is on its way before all of it is written."""
+
+    @property
+    def held(self) -> int:
+        """Bytes that are in memory, about."""
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether something that was sent did not arrive."""
+
+
 class Pin(Protocol):
     """A reader's claim on the files of one generation."""
 
@@ -199,6 +211,18 @@ class Storage(ABC):
     @abstractmethod
     def begin_writing(self) -> None:
         """Refuse to write where commits could be lost; asked before every one."""
+
+    def begin_creating(self, keys: Sequence[str]) -> bool:
+        """Do as :meth:`begin_writing` does, and return whether any of some objects is there.
+
+        Where a lock keeps others out, that is not looked for before it is held.
+        """
+        self.begin_writing()
+        return False
+
+    def create_early(self, key: str) -> EarlyWriter | None:
+        """Begin a new object that is going to be large, and leaves while it is written; ``None`` where none does so."""
+        return None
 
     @property
     def io_stats(self) -> IOStats:

@@ -102,9 +102,13 @@ class _Upload:
         await asyncio.shield(self._task)
 
     async def stop(self) -> None:
-        """Let it come to nothing."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        """End it early; the client cannot be told to drop the parts, so what they make is there then."""
+        try:
+            await self.give(self._next, None)
+            await self.end()
+        finally:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
 
 class ObstoreClient:
@@ -260,8 +264,10 @@ class ObstoreClient:
             raise StorageError(str(error)) from None
 
     async def give_up(self, path: str, upload: _Upload) -> None:
-        """Let the upload come to nothing."""
-        await upload.stop()
+        """Remove what the upload makes."""
+        with self._translated_for_good(path):
+            await upload.stop()
+        await self.delete([path])
 
     async def unfinished(self, prefix: str) -> list[tuple[str, Any, float]]:
         """Return nothing: it does not list uploads."""

@@ -308,8 +308,11 @@ class RemoteStorage(Storage):
         if not self._client.has_conditions:
             return False
         if self._server not in _honours:
-            _honours[self._server] = self._run("trying a conditional put in", self._try_condition)
+            self._run("trying a conditional put in", self._try_server)
         return _honours[self._server]
+
+    async def _try_server(self) -> None:
+        _honours[self._server] = await self._try_condition()
 
     @property
     def _server(self) -> tuple[str, str]:
@@ -350,9 +353,24 @@ class RemoteStorage(Storage):
                 "commits; if there is only one, say so with single_writer=True (ATLAS_SINGLE_WRITER=1)"
             )
 
+    def begin_creating(self, keys: Sequence[str]) -> bool:
+        """Look for objects while the server is tried."""
+        calls: list[Callable[[], Awaitable[Any]]] = [partial(self._get_if_there, key) for key in keys]
+        if self._client.has_conditions and self._server not in _honours:
+            calls.append(self._try_server)
+        else:
+            self.begin_writing()
+        found = self._run("looking for a store at", lambda: concurrently(calls, settings().fetch_requests))
+        self.begin_writing()
+        return any(answer is not None for answer in found)
+
     def create(self, key: str) -> RemoteWriter:
         """Begin a new object."""
         return RemoteWriter(self, self._place(key))
+
+    def create_early(self, key: str) -> RemoteWriter | None:
+        """Begin a new object that leaves in parts."""
+        return RemoteWriter(self, self._place(key), is_large=True) if self._client.has_parts else None
 
     def must_finish(self, writers: Sequence[Any]) -> bool:
         """Return whether what waits to be put fills the memory that was set aside for it."""

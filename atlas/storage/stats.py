@@ -38,7 +38,13 @@ class IOStats:
 
     @property
     def total(self) -> int:
-        """Requests of all kinds."""
+        """Requests of all kinds.
+
+        Examples
+        --------
+        >>> IOStats({"get": 1, "put": 2}).total
+        3
+        """
         return sum(self.requests.values())
 
     def __sub__(self, before: IOStats) -> IOStats:

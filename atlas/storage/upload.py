@@ -23,10 +23,12 @@ _PARTS_OF_ONE_SIZE = 1000
 class RemoteWriter:
     """Gathers one new object; implements :class:`~atlas.storage.base.DataWriter`."""
 
-    def __init__(self, storage: RemoteStorage, path: str) -> None:
+    def __init__(self, storage: RemoteStorage, path: str, is_large: bool = False) -> None:
         self._storage = storage
         self._path = path
         self._part_bytes = settings().part_bytes
+        # What is little more than a part is put whole, by one request instead of four.
+        self._kept_parts = 1 if is_large else 2
         self._waiting = bytearray()
         self._position = 0
         self._upload: Future[Any] | None = None
@@ -43,12 +45,18 @@ class RemoteWriter:
         """Bytes that are in memory, about."""
         return len(self._waiting) + sum(not part.done() for part in self._sent) * self._size
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether a part that was sent did not arrive."""
+        requests = [part for part in (self._upload, *self._sent) if part is not None and part.done()]
+        return any(part.cancelled() or part.exception() is not None for part in requests)
+
     def write(self, data: Any) -> None:
         """Append bytes; what makes a part of a large object leaves."""
         self._waiting += data
         self._position += len(data)
-        # What is little more than a part is put whole, by one request instead of four.
-        while len(self._waiting) > self._size * (1 if self._sent else 2) and self._storage._client.has_parts:
+        while len(self._waiting) > self._size * self._kept_parts and self._storage._client.has_parts:
+            self._kept_parts = 1
             self._send(bytes(memoryview(self._waiting)[: self._size]))
             del self._waiting[: self._size]
 
