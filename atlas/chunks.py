@@ -114,6 +114,8 @@ class ChunkGrid:
 
     def extent(self, number: int) -> Selection:
         """Return the box of the array that a chunk covers."""
+        if number == 0 and self.chunk_shape == self.shape:
+            return Selection((0,) * len(self.shape), self.shape)
         position = []
         for count in reversed(self.counts):
             number, last = divmod(number, count)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from atlas.conditions import Condition, all_of
 from atlas.config import choice
 from atlas.errors import InvalidArgument
 from atlas.frames import columns_of, to_arrow, to_pandas
 from atlas.many import Many
 from atlas.pruning import array_bounds, attribute_bounds, pruning_index
-from atlas.query import Condition, all_of
 from atlas.root import root_key
 from atlas.selection import Selection, matching
 from atlas.where import parse_condition

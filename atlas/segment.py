@@ -246,8 +246,11 @@ class ArrayIndex:
         if position == len(self.entries) or self.entries[position] != ordinal:
             return -1
         first, last = int(self.starts[position]), int(self.starts[position + 1])
-        row = first + int(np.searchsorted(self.columns["number"][first:last], number))
-        return row if row < last and self.columns["number"][row] == number else -1
+        numbers, row = self.columns["number"], first + number
+        if row >= last or numbers[row] != number:
+            # Chunks before it were never written.
+            row = first + int(np.searchsorted(numbers[first:last], number))
+        return row if row < last and numbers[row] == number else -1
 
     def locate(self, ordinals: Integers, numbers: Integers) -> Integers:
         """Return the row of every (dataset, chunk) pair, -1 where it was never written.

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from atlas.chunks import Selection as Box
 from atlas.columns import Integers
+from atlas.conditions import Condition, SomeCell
 from atlas.facts import Facts, Mask, Truth
 from atlas.forks import cached_property
-from atlas.query import Condition, SomeCell
 from atlas.reader import Snapshot
 
 if TYPE_CHECKING:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 from typing import Any
 
+from atlas.conditions import Compared, Condition, SomeCell, all_of
 from atlas.errors import InvalidArgument
-from atlas.query import Attribute, Cells, Compared, Condition, SomeCell, Statistic, Value, all_of
+from atlas.query import Attribute, Cells, Statistic, Value
 
 _STATISTICS = {"min": "min", "max": "max", "rows": "row_count", "nulls": "null_count"}
 _COMPARISONS = {ast.Gt: ">", ast.GtE: ">=", ast.Lt: "<", ast.LtE: "<=", ast.Eq: "==", ast.NotEq: "!="}

@@ -74,12 +74,13 @@ class _MapCache:
 
     def get(self, path: str, length: int) -> Bytes:
         key = (path, length)
-        with self._lock, translated(path, "reading"):
+        with self._lock:
             identity = _identity(path, length)
             known, found = self._maps.get(key, (None, None))
             # A file that was removed since is still whole behind its map.
             if found is None or identity not in (known, None):
-                found = _map_file(path, length)
+                with translated(path, "reading"):
+                    found = _map_file(path, length)
                 self._maps[key] = identity, found
                 if len(self._maps) > self._capacity:
                     self._maps.popitem(last=False)

@@ -29,7 +29,7 @@ numpydoc_show_class_members = False
 # Types that are our own lead to their page; those of others have theirs elsewhere, and words are words.
 numpydoc.xref.DEFAULT_LINKS.clear()
 numpydoc_xref_param_type = True
-numpydoc_xref_aliases = {name: f"atlas.{name}" for name in atlas.__all__} | {"Condition": "atlas.query.Condition"}
+numpydoc_xref_aliases = {name: f"atlas.{name}" for name in atlas.__all__} | {"Condition": "atlas.conditions.Condition"}
 numpydoc_xref_ignore = "all"
 # Quotes in docstrings are Python's.
 smartquotes = False

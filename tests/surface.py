@@ -29,7 +29,7 @@ OTHERS = [
 PARTS = [
     *(f"Cells.{name}" for name in ("attr", "between", "exists", "isin", "max", "min", "null_count", "row_count")),
     *(f"Value.{name}" for name in ("between", "exists", "isin")),
-    *("Attribute", "Condition", "Statistic"),
+    *("Attribute", "Statistic"),
 ]
 
 
@@ -40,6 +40,7 @@ def public_names() -> Iterator[str]:
     for path in OTHERS:
         module, name = path.rsplit(".", 1)
         yield from with_members(f"atlas.{path}", getattr(import_module(f"atlas.{module}"), name))
+    yield "atlas.conditions.Condition"
     yield from (f"atlas.query.{name}" for name in PARTS)
 
 

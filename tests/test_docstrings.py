@@ -23,8 +23,8 @@ MODULES = sorted(
 )
 
 
-# xarray calls what the engine has; conditions and their parts are explained together, in docs/queries.md.
-ELSEWHERE = ("atlas.xarray.engine.AtlasBackendEntrypoint.", "atlas.query.")
+# xarray calls what the engine has, and explains it.
+ELSEWHERE = "atlas.xarray.engine.AtlasBackendEntrypoint."
 
 
 def asked(name: str) -> set[str]:

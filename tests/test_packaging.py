@@ -58,6 +58,7 @@ ORDER = [
     "frames",
     "literals",
     "facts",
+    "conditions",
     "query",
     "where",
     "selection",
