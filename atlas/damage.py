@@ -15,7 +15,7 @@ from atlas.examine import check_file, intact_rows, open_index
 from atlas.record import RECORD_NAME, Record, is_file_of_a_commit, read_record, record_key, records_behind
 from atlas.root import ROOT_KEYS, ArrayFiles, Root, decode_root, root_key
 from atlas.segment import ArrayIndex, SegmentIndex
-from atlas.storage import Storage
+from atlas.storage import Storage, Stored
 from atlas.table import DIRECTORY, read_layer
 from atlas.verify import Problem
 
@@ -76,9 +76,19 @@ def newer(root: Root, known: Root) -> bool:
 
 
 class Damage:
-    """All that is to be known before anything is changed."""
+    """All that is to be known before anything is changed.
 
-    def __init__(self, storage: Storage, interrupted: bool) -> None:
+    Parameters
+    ----------
+    storage : Storage
+    interrupted : bool
+        Whether a writer may have left something unfinished.
+    listed : list of Stored, optional
+        What is there, if that is known: listing takes long on object stores.
+    """
+
+    def __init__(self, storage: Storage, interrupted: bool, listed: list[Stored] | None = None) -> None:
+        self._listed = listed
         self.storage = storage
         self.interrupted = interrupted
         # A repair that was cut off says nothing about the commits that it found.
@@ -114,16 +124,30 @@ class Damage:
                 self.report.actions.append(f"replace root object {key}: {error}")
 
     def _read_records(self) -> None:
-        for name in filter(RECORD_NAME.fullmatch, self.storage.list_dir(DIRECTORY)):
-            key = f"{DIRECTORY}/{name}"
+        for key in self._record_keys():
             try:
                 self.records[key] = read_record(self.storage, key)
             except CorruptStore:
                 self.damaged_records.append(key)
         if self._is_root_missing:
-            files = [item for item in self.storage.inventory() if is_file_of_a_commit(item.key)]
+            files = [item for item in self._inventory() if is_file_of_a_commit(item.key)]
             self._put = {item.key: item.modified for item in files}
             self.records.update(records_behind(self.storage, {item.key: item.size for item in files}))
+
+    def _record_keys(self) -> list[str]:
+        # Locally one directory is looked at; elsewhere that takes a listing of everything.
+        keys = (
+            [f"{DIRECTORY}/{name}" for name in self.storage.list_dir(DIRECTORY)]
+            if self.storage.is_local
+            else [item.key for item in self._inventory()]
+        )
+        start = f"{DIRECTORY}/"
+        return [key for key in keys if key.startswith(start) and RECORD_NAME.fullmatch(key.removeprefix(start))]
+
+    def _inventory(self) -> list[Stored]:
+        if self._listed is None:
+            self._listed = self.storage.inventory()
+        return self._listed
 
     @property
     def _is_root_missing(self) -> bool:

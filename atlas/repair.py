@@ -31,13 +31,15 @@ DAMAGED = "_damaged"
 
 def repair(storage: Storage, dry_run: bool = False) -> RepairReport:
     """Repair a store; see :meth:`atlas.Atlas.repair`."""
-    if not has_root(storage) and not any(is_file_of_a_commit(item.key) for item in storage.inventory()):
+    listed = None if has_root(storage) else storage.inventory()
+    if listed is not None and not any(is_file_of_a_commit(item.key) for item in listed):
         raise StoreNotFound(f"there is no Atlas store at {storage.describe()}, nor what is left of one")
     if dry_run:
-        return Damage(storage, storage.was_interrupted()).report
+        return Damage(storage, storage.was_interrupted(), listed).report
     storage.begin_writing()
     with storage.writer_lock(mark=REPAIRING) as interrupted:
-        found = Damage(storage, interrupted)
+        # Where a lock kept others out just now, they may have been at work before.
+        found = Damage(storage, interrupted, None if storage.is_local else listed)
         if found.report.actions:
             _carry_out(found)
         elif interrupted:

@@ -257,3 +257,21 @@ print("read", peak() - before)
     print(client, used)
     assert used["write"] < 85  # 46 on a quiet machine, 68 on a busy one
     assert used["read"] < 40
+
+
+def test_a_conflict_that_no_condition_made_is_asked_about_again(moto, options):
+    """S3 says 409 of requests that meet each other, of reads and plain puts as well."""
+    with atlas.Atlas.create(moto.url, **options) as store:
+        store.create_dataset("a").set_attribute("k", 1)
+    left = ["conflict"]
+    with moto.proxy.failing(lambda request: left.pop() if left else ""):
+        store = atlas.Atlas.open(moto.url, **options)
+    assert store.list_datasets() == ["a"]
+    view = store.create_dataset("b")
+    view.define_array("t", "float32", ["x"], [3])
+    view.write_array("t", [0], np.ones(3, "float32"))
+    left = ["conflict"]
+    with moto.proxy.failing(lambda request: left.pop() if left else ""):
+        store.flush()
+    assert left == []
+    assert moto.open().list_datasets() == ["a", "b"]

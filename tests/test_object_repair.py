@@ -54,7 +54,9 @@ def test_a_deleted_root_comes_back(s3, encoding):
             with pytest.raises(atlas.StoreNotFound, match=r"Atlas\.repair"):
                 s3.open()
         before = s3.objects()
-        (said,) = repair(s3, dry_run=True).actions
+        with s3.recording() as made:
+            (said,) = repair(s3, dry_run=True).actions
+        assert kinds(made)["LIST"] == 1
         assert said.startswith("bring the state of commit 2 back from u/data-")
         assert s3.objects() == before
         report = repair(s3)

@@ -149,7 +149,7 @@ class ObstoreClient:
         """Do nothing: the handle is one."""
 
     @contextmanager
-    def _translated(self, path: str) -> Iterator[None]:
+    def _translated(self, path: str, has_condition: bool = False) -> Iterator[None]:
         from obstore import exceptions
 
         try:
@@ -158,8 +158,11 @@ class ObstoreClient:
             if "NoSuchBucket" in str(error):
                 raise StorageError(f"the bucket of {self.root!r} does not exist") from None
             raise FileNotFoundError(path) from None
-        except (exceptions.PreconditionError, exceptions.AlreadyExistsError):
-            raise ConditionFailed(path) from None
+        except (exceptions.PreconditionError, exceptions.AlreadyExistsError) as error:
+            if has_condition:
+                raise ConditionFailed(path) from None
+            # What it calls 409, whatever was asked: two requests have met.
+            raise Transient(in_one_line(error, self._secrets)) from None
         except (exceptions.BaseError, PermissionError, OSError) as error:
             raise self._meaning(error) from None
 
@@ -203,7 +206,7 @@ class ObstoreClient:
     async def put_if(self, path: str, data: Any, version: str) -> str:
         """Put an object by one request with a condition."""
         mode = {"e_tag": version} if version else "create"
-        with self._translated(path):
+        with self._translated(path, has_condition=True):
             answer = await self._store.put_async(path, bytes(data), mode=mode, use_multipart=False)
         return str(answer.get("e_tag") or "")
 

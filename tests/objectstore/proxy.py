@@ -23,6 +23,7 @@ _ERRORS = {
     # Not injected at every request: these are no accidents that may pass.
     "expired": (400, "ExpiredToken"),
     "forbidden": (403, "AccessDenied"),
+    "conflict": (409, "OperationAborted"),
     "500": (500, "InternalError"),
     "lost-500": (500, "InternalError"),
     "501": (501, "NotImplemented"),
