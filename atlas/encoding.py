@@ -13,7 +13,7 @@ from atlas import kernels
 from atlas.chunks import Integers
 from atlas.codecs import PACKED, RAW, SMALLER, element_of, encode, encode_numbers, may_be_packed, packed_limit
 from atlas.config import StoreConfig
-from atlas.kernels.layout import SEALED, SEALED_FROM
+from atlas.kernels.layout import SEALED, SEALED_FROM, STRETCH
 from atlas.kernels.sealed import stretches
 from atlas.schema import ArraySchema
 from atlas.segment import ALIGNED_FROM, ALIGNMENT, StatisticsColumns
@@ -27,7 +27,7 @@ BATCH_BYTES = 1 << 20
 # Larger chunks are encoded one by one: for them a call is nothing.
 _ROWS_BELOW = 64 << 10
 
-_ZEROS = bytes(ALIGNMENT)
+HASH_BYTES = 8
 
 # Memory that was touched before is several times faster.
 _kept = threading.local()
@@ -75,30 +75,26 @@ def _joined(
     payloads: list[Any], pipelines: NDArray[np.uint8], raw: Integers, statistics: StatisticsColumns
 ) -> EncodedRows:
     sizes = np.fromiter(map(len, payloads), np.int64, len(payloads))
-    seals, parts = _seal(payloads, sizes, pipelines), payloads
-    hashed = np.zeros(len(payloads), np.int64)
-    for row, hashes in seals.items():
-        hashed[row] = hashes.nbytes
+    # Large payloads that can be used in part are sealed: the hashes of their stretches stand before them.
+    sealed = ((pipelines == RAW) | (pipelines == PACKED)) & (sizes >= SEALED_FROM)
+    pipelines[sealed] |= SEALED
+    hashed = np.where(sealed, -(-sizes // STRETCH) * HASH_BYTES, 0)
     lengths = hashed + sizes
     gaps = -lengths % ALIGNMENT if lengths.max(initial=0) >= ALIGNED_FROM else np.zeros_like(lengths)
-    if seals or gaps.any():
-        pads = [_ZEROS[:gap] for gap in gaps.tolist()]
-        parts = [part for row, payload in enumerate(payloads) for part in (seals.get(row, b""), payload, pads[row])]
-    joined = np.frombuffer(b"".join(parts), np.uint8)
     offsets = np.cumsum(lengths + gaps) - (lengths + gaps)
-    checksums = kernels.digests(joined, offsets, np.where(hashed, hashed, lengths))
+    parts = payloads
+    if sealed.any() or gaps.any():
+        rooms = zip(hashed.tolist(), payloads, gaps.tolist(), strict=True)
+        parts = [part for before, payload, gap in rooms for part in (bytes(before), payload, bytes(gap))]
+    joined = np.frombuffer(bytearray().join(parts), np.uint8)
+    if sealed.any():
+        hashes = kernels.digests(joined, *stretches((offsets + hashed)[sealed], sizes[sealed]))
+        ends = np.cumsum(hashed[sealed])
+        seals = zip(offsets[sealed].tolist(), (ends - hashed[sealed]).tolist(), ends.tolist(), strict=True)
+        for offset, first, last in seals:
+            joined[offset : offset + last - first] = hashes.view(np.uint8)[first:last]
+    checksums = kernels.digests(joined, offsets, np.where(sealed, hashed, lengths))
     return EncodedRows(joined, offsets, lengths, raw, pipelines, checksums, statistics)
-
-
-def _seal(payloads: list[Any], sizes: Integers, pipelines: NDArray[np.uint8]) -> dict[int, NDArray[np.uint64]]:
-    """Mark large payloads that can be used in part as sealed, and return the hashes that stand before each of them."""
-    usable_in_part = (pipelines == RAW) | (pipelines == PACKED)
-    large = np.flatnonzero(usable_in_part & (sizes >= SEALED_FROM))
-    pipelines[large] |= SEALED
-    return {
-        row: kernels.digests(np.frombuffer(payloads[row], np.uint8), *stretches(len(payloads[row])))
-        for row in large.tolist()
-    }
 
 
 def _in_rows(chunks: Cells | Sequence[Cells]) -> Cells:

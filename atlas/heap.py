@@ -25,7 +25,7 @@ from atlas.spill import Spill
 # pieces of such a size.
 OWN_BYTES = 8 << 20
 OWN_FILES = 64
-MORE_BYTES = 1 << 20
+MORE_BYTES = 512 << 10
 
 
 class _Part(NamedTuple):

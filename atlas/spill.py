@@ -17,8 +17,8 @@ from atlas.errors import StorageError
 from atlas.segment import ALIGNED_FROM, ALIGNMENT, HEADER_LENGTH, MAGIC
 from atlas.storage.files import start_writing
 
-# How much is gathered of small pieces before it is written, for a call each would cost more than a copy.
-GATHERED_BYTES = 1 << 20
+# Smaller pieces are gathered until there is so much, for a call each would cost more than a copy.
+GATHERED_BYTES = 256 << 10
 
 
 def open_nameless(directory: str) -> int:
@@ -62,7 +62,7 @@ class Spill:
         self.file_id = uuid.uuid4()
         self.is_taken = False
         self.end = 0
-        self._write([MAGIC + self.file_id.bytes])
+        self._write(MAGIC + self.file_id.bytes)
 
     @property
     def is_open(self) -> bool:
@@ -73,31 +73,33 @@ class Spill:
         """Write pieces, large ones from multiples of 8 on, and return where each is; all of them, or none."""
         positions, begun, position = [], self.end, self.end
         group: list[Any] = []
-        size = 0
         try:
             for piece in pieces:
                 gap = -position % ALIGNMENT if len(piece) >= ALIGNED_FROM else 0
                 positions.append(position + gap)
                 position += gap + len(piece)
                 group += [bytes(gap), piece] if gap else [piece]
-                size += gap + len(piece)
-                if size >= GATHERED_BYTES:
-                    self._write(group)
-                    group, size = [], 0
-            self._write(group)
+                if position - self.end >= GATHERED_BYTES:
+                    self._write_all(group)
+                    group = []
+            self._write_all(group)
         except BaseException:
             self.end = begun
             raise
         start_writing(self.descriptor, begun, self.end - begun)
         return positions
 
-    def _write(self, group: list[Any]) -> None:
-        large = group if all(len(piece) >= GATHERED_BYTES for piece in group) else [b"".join(group)]
-        for piece in large:
-            view = memoryview(piece)
-            while len(view):
-                written = os.pwrite(self.descriptor, view, self.end)
-                self.end, view = self.end + written, view[written:]
+    def _write_all(self, group: list[Any]) -> None:
+        is_large = bool(group) and len(group[-1]) >= GATHERED_BYTES
+        self._write(b"".join(group[:-1] if is_large else group))
+        if is_large:
+            self._write(group[-1])
+
+    def _write(self, data: Any) -> None:
+        view = memoryview(data)
+        while len(view):
+            written = os.pwrite(self.descriptor, view, self.end)
+            self.end, view = self.end + written, view[written:]
 
     def read(self, position: int, length: int) -> bytes:
         """Return bytes of the file."""

@@ -30,7 +30,8 @@ def stored(tables, payloads, sealed):
     """Add the columns of payloads to a table of tasks; return the file that they are in."""
     file, columns = b"begin", []
     for payload, seal in zip(payloads, sealed, strict=True):
-        hashes = digest(np.frombuffer(payload, np.uint8), *stretches(len(payload))).tobytes() if seal else b""
+        parts = stretches(np.array([0]), np.array([len(payload)]))
+        hashes = digest(np.frombuffer(payload, np.uint8), *parts).tobytes() if seal else b""
         columns.append((len(file), len(hashes + payload), 128 * seal, xxhash.xxh3_64_intdigest(hashes or payload)))
         file += hashes + payload
     for name, column, dtype in zip(

@@ -138,6 +138,7 @@ def behind(data: bytes, length: int | None = None) -> bytes:
         (A_RECORD + behind(b"", len(A_RECORD) + 1), "its length does not match"),
         (A_RECORD + behind(b"", 1 << 63), "it is cut short, or no record"),
         (b"x" * 9 + behind(b"x" * 9), "it is no record"),
+        (A_RECORD[:-1] + b"!" + behind(A_RECORD), "its hash does not match"),
     ],
 )
 def test_only_a_record_may_be_behind_a_file(tmp_path: Path, after: bytes, said: str | None):

@@ -27,7 +27,7 @@ from atlas.config import StoreConfig, settings
 from atlas.conflicts import Attempt
 from atlas.heap import Heap
 from atlas.root import Root
-from atlas.storage import LocalStorage, locks
+from atlas.storage import LocalStorage, files, locks
 
 
 @pytest.fixture
@@ -426,6 +426,37 @@ def test_what_waits_is_read_back_in_as_many_pieces_as_the_system_gives(tmp_path,
     monkeypatch.setattr(os, "pread", lambda file, length, at: real(file, min(length, 2), at))
     assert waiting.read(0, 16) == b"firstsecondthird"
     assert waiting.read(3, 0) == b""
+
+
+def test_what_is_left_free_before_a_large_piece_reads_as_zeros(tmp_path):
+    waiting = Heap(str(tmp_path), 1 << 20)
+    assert (waiting.append(b"abc"), waiting.append(b"x" * 2000)) == (0, 8)
+    assert waiting.read(0, 10) == b"abc" + bytes(5) + b"xx"
+    assert waiting.read(4, 6) == bytes(4) + b"xx"
+
+
+def test_a_file_that_cannot_be_given_a_name_stays_the_callers(tmp_path):
+    with open(tmp_path / "other", "w+b") as file:
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(atlas.StorageError, match="name too long"):
+            files.LocalWriter.going_on(str(tmp_path / ("n" * 300)), file.fileno(), 0)
+        assert os.listdir("/proc/self/fd") == before
+        file.write(b"still open")
+
+
+@pytest.mark.parametrize("can_begin", [True, False])
+def test_the_disk_begins_with_large_files_before_they_are_synced(tmp_path, monkeypatch, can_begin):
+    begun = []
+    real = files._sync_file_range
+    monkeypatch.setattr(
+        files, "_sync_file_range", (lambda *call: begun.append(call) or real(*call)) if can_begin else None
+    )
+    writer = files.LocalWriter(str(tmp_path / "large"))
+    for _ in range(9):
+        writer.write(b"x" * (1 << 20))
+    writer.finish()
+    assert (tmp_path / "large").stat().st_size == 9 << 20
+    assert [call[1:3] for call in begun] == ([(0, 8 << 20)] if can_begin else [])
 
 
 def test_what_failed_half_way_is_not_kept(tmp_path):

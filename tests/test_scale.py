@@ -76,6 +76,22 @@ def test_table_files_stay_few_without_being_rewritten_each_time(place, monkeypat
     assert Atlas.open(place).list_datasets() == [f"station {i:05d}" for i in range(4000)]
 
 
+def test_a_table_file_takes_in_those_that_are_not_much_larger(place, monkeypatch):
+    """And what it says is deleted stays so in the older ones."""
+    monkeypatch.setattr(commitfiles, "INLINE_BYTES", 0)
+    store, sizes = Atlas.create(place), []
+    for turn, count in enumerate((2000, 100, 100, 600)):
+        store.create_datasets([f"{turn}: station {i}" for i in range(count)])
+        if turn:
+            store.delete_dataset(f"0: station {turn}")
+        store.flush()
+        sizes.append(len(Atlas.open(place)._session.snapshot.root.catalog.tables))
+        names = Atlas.open(place).list_datasets()
+        assert names[:2] == ["0: station 0", f"0: station {turn + 1}"]
+    assert sizes == [1, 2, 2, 1]
+    assert len(names) == 2797
+
+
 def test_changes_over_table_files(large):
     store = Atlas.open(large)
     for i in range(0, 3000, 3):

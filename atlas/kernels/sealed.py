@@ -15,10 +15,11 @@ def hashes_size(length: int) -> int:
     return 8 * ((length + STRETCH + 7) // (STRETCH + 8))
 
 
-def stretches(length: int) -> tuple[Any, Any]:
-    """Return offsets and lengths of the stretches of a payload that is to be sealed, (n,) int64."""
-    offsets = np.arange(0, length, STRETCH, dtype=np.int64)
-    return offsets, np.minimum(length - offsets, STRETCH)
+def stretches(begins: Any, sizes: Any) -> tuple[Any, Any]:
+    """Return offsets and lengths of the stretches of payloads that are to be sealed, one behind the other."""
+    counts = -(-sizes // STRETCH)
+    within = STRETCH * (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts))
+    return np.repeat(begins, counts) + within, np.minimum(np.repeat(sizes, counts) - within, STRETCH)
 
 
 def body_of(payload: Any, pipeline: int) -> tuple[Any, int]:

@@ -104,8 +104,8 @@ def open_file(path: str) -> BinaryIO:
 def _find_sync_file_range() -> Callable[[int, int, int, int], int] | None:
     try:
         call = ctypes.CDLL(None).sync_file_range
-    except (AttributeError, OSError, TypeError):
-        return None  # another system
+    except (AttributeError, OSError, TypeError):  # pragma: no cover - another system
+        return None
     call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
     return call
 
