@@ -11,7 +11,7 @@ import numpy as np
 
 from atlas.chunks import Selection
 from atlas.columns import column_values
-from atlas.errors import AtlasError, CorruptIndex, CorruptRoot, CorruptStore, StorageError
+from atlas.errors import AtlasError, CorruptIndex, CorruptRoot, CorruptStore, ReadOnlyStore, StorageError
 from atlas.examine import check_file
 from atlas.reader import Snapshot
 from atlas.record import RECORD_NAME, read_record, record_key
@@ -21,6 +21,9 @@ from atlas.table import DIRECTORY
 
 # A dataset with chunks of an array: its name, its ordinal, what it declares.
 Holder = tuple[str, int, ArraySchema]
+
+# What object stores say that do not answer, or not to everybody.
+_NO_ANSWER = (StorageError, ReadOnlyStore)
 
 # Cells of datasets that are fetched together, where every chunk by itself would be a request.
 _GROUP_BYTES = 64 << 20
@@ -99,8 +102,8 @@ def verify(snapshot: Snapshot, progress: Progress | None = None) -> VerifyReport
 
     Raises
     ------
-    StorageError
-        If an object store does not answer.
+    StorageError, ReadOnlyStore
+        If an object store does not answer, or denies access.
     """
     report = VerifyReport()
     _verify_records(snapshot, report)
@@ -234,7 +237,7 @@ def _is_intact(snapshot: Snapshot, group: list[Holder]) -> bool:
     ]
     try:
         snapshot.read_boxes(schema.name, schema.dtype, wanted)
-    except StorageError:
+    except _NO_ANSWER:
         raise
     except AtlasError:
         return False
@@ -260,7 +263,7 @@ def _noted(
     try:
         read()
     except AtlasError as error:
-        if isinstance(error, StorageError) and not snapshot.storage.is_local:
+        if isinstance(error, _NO_ANSWER) and not snapshot.storage.is_local:
             # No answer says nothing about the store, and the deadline of a request is no time to wait for every chunk.
             raise
         owner = f"dataset {dataset!r}: " if dataset else f"array {array!r}: " if array else ""

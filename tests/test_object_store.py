@@ -337,11 +337,12 @@ def test_a_chunk_that_is_damaged_is_named_by_verify(moto):
     assert report.chunks == 20 * 9
 
 
-def test_a_store_that_does_not_answer_is_not_called_damaged(moto, monkeypatch):
+@pytest.mark.parametrize(("fault", "error"), [("503", atlas.StorageError), ("forbidden", atlas.ReadOnlyStore)])
+def test_a_store_that_does_not_answer_is_not_called_damaged(moto, monkeypatch, fault, error):
     with moto.create() as store:
         write(store, NAMES)
     store = moto.open()
     monkeypatch.setenv("ATLAS_REQUEST_SECONDS", "1")
     config.settings.cache_clear()
-    with moto.proxy.failing(lambda request: "503"), pytest.raises(atlas.StorageError):
+    with moto.proxy.failing(lambda request: fault), pytest.raises(error):
         store.verify()
