@@ -343,6 +343,19 @@ def test_an_ingest_that_was_killed_goes_on_where_it_was(many, netcdf, place, wha
     assert log.read_text().count("\tadded\t") == 300
 
 
+def test_a_journal_that_cannot_be_removed_is_no_failure(many, place, monkeypatch):
+    """What was read is committed; and who comes next is not told that another ingest is at work."""
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "unlink", fail)
+        added = atlas.create(many, place).added
+    assert Atlas.open(place).list_datasets() == added
+    assert atlas.append(many, place, existing="skip").added == []
+
+
 def test_remarks_outlive_an_interruption(many, place):
     with netCDF4.Dataset(many / "f000.nc", "w") as nc:
         nc.createDimension("x", 2)

@@ -257,10 +257,12 @@ class _Run:
                 target.flush()
             except BaseException:
                 # Nothing was committed: a store that was not there before must not be there afterwards.
-                target.discard_if_new()
-                self._remove(made)
-                if journal is not None:
-                    journal.leave()
+                try:
+                    target.discard_if_new()
+                    self._remove(made)
+                finally:
+                    if journal is not None:
+                        journal.leave()
                 raise
             if journal is not None:
                 journal.remove()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from os import SEEK_END
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -112,9 +113,9 @@ class Journal:
         self._file.close()
 
     def remove(self) -> None:
-        """Take it away: everything in it is committed."""
-        self.path.unlink(missing_ok=True)
-        self._file.close()
+        """Take it away: everything in it is committed, and stays so if that fails."""
+        with self._file, suppress(OSError):
+            self.path.unlink(missing_ok=True)
 
 
 def _checksum(parts: tuple[bytes, bytes]) -> int:
