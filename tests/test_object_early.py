@@ -64,7 +64,9 @@ def test_most_of_a_large_block_leaves_before_the_flush(moto, options):
     assert len(store._session.pending.starts.of("t").writer._sent) == 3
     with moto.recording() as flushed:
         store.flush()
-    assert kinds(made + flushed)["CONDITIONAL PUT"] == 4  # two of them, and a put, tried the server
+    # What tries a server is put once in a process.
+    lasting = [request for request in made + flushed if "_probe/" not in request.key]
+    assert kinds(lasting)["CONDITIONAL PUT"] == 2
     assert sum("partNumber" in request.query for request in made + flushed) == 4
     reader = expect(moto, data)
     nothing_is_left_over(moto)
