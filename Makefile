@@ -39,7 +39,7 @@ docs: $(READY)
 demo: $(READY)
 	$(BIN)/python perf/demo.py
 
-# Everything, with all sweeps: hours, resumed where it was interrupted. The headline takes under half an hour.
+# Everything, with all sweeps: hours, resumed where it was interrupted. The headline takes about an hour.
 bench: $(READY)
 	$(BIN)/python -m perf.bench
 
