@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ _Place = tuple[str, str]
 class Shelf:
     """Whole arrays of one state of a store, put there before they are asked for.
 
-    The first of them that is read takes those that follow along: one read for each name of an array, and on object
+    The first of them that is read takes others along: one read for each name of an array, and on object
     stores several at a time. Each is handed out once; whoever asks again reads it alone.
     """
 
@@ -63,9 +62,13 @@ class Shelf:
             return np.array(self._ready.pop(place))
 
     def _next(self, first: _Place) -> Iterator[_Place]:
-        """Yield the array that is wanted, and those behind it that may be wanted next."""
-        size = 0
-        for place in islice(self._sizes, list(self._sizes).index(first), None):
+        """Yield the array that is wanted and those that may be wanted next: behind it, and then those passed over.
+
+        Of one dataset xarray asks in the order of a set, which is another one in every process.
+        """
+        places = list(self._sizes)
+        begin, size = places.index(first), 0
+        for place in places[begin:] + places[:begin]:
             size += self._sizes[place]
             if size > _AHEAD_BYTES:
                 return

@@ -70,6 +70,29 @@ Choose = Callable[[Request], str]
 
 
 @dataclass
+class _Gate:
+    """Lets requests pass by the group."""
+
+    size: int
+    patience: float
+    waiting: list[asyncio.Future[None]] = field(default_factory=list)
+    alone: int = 0
+
+    async def pass_(self) -> None:
+        self.waiting.append(asyncio.get_running_loop().create_future())
+        if len(self.waiting) == self.size:
+            for other in self.waiting:
+                other.set_result(None)
+            self.waiting = []
+        else:
+            mine = self.waiting[-1]
+            await asyncio.wait([mine], timeout=self.patience)
+            if not mine.done():
+                self.waiting.remove(mine)
+                self.alone += 1
+
+
+@dataclass
 class Proxy:
     """Stands before a server on the loopback.
 
@@ -93,6 +116,7 @@ class Proxy:
     port: int = 0
     # Says what happens to a request: the name of a fault, or nothing.
     choose: Choose = field(default=lambda request: "")
+    _gate: _Gate | None = None
     _free_at: float = 0.0
 
     # ── for tests ────────────────────────────────────────────────────────────────────────────
@@ -115,6 +139,16 @@ class Proxy:
             yield
         finally:
             self.choose = before
+
+    @contextmanager
+    def gathering(self, size: int, patience: float = 20.0) -> Iterator[None]:
+        """Hand requests on by the group of `size` that are made at once; fail if some waited in vain for others."""
+        gate = self._gate = _Gate(size, patience)
+        try:
+            yield
+        finally:
+            self._gate = None
+        assert not gate.alone, f"{gate.alone} requests were made without {size - 1} others beside them"
 
     def start(self) -> Proxy:
         """Serve from a thread of this process."""
@@ -172,6 +206,8 @@ class Proxy:
             head = re.sub(rb"(?i)\r\nexpect:[^\r]*", b"", head)
         if self.latency:
             await asyncio.sleep(self.latency)
+        if self._gate:
+            await self._gate.pass_()
         if request.fault == "reset":
             writer.transport.abort()
             return False
