@@ -17,7 +17,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from atlas.config import choice, settings
-from atlas.display import in_one_line
+from atlas.display import reason_of
 from atlas.errors import AtlasError, InvalidArgument
 from atlas.executor import in_order, is_nested
 from atlas.store import Atlas
@@ -209,7 +209,7 @@ def _write(task: _Task, name: str) -> Written:
             shutil.rmtree(place)
         os.replace(beside, place)
     except _WRITE_ERRORS as error:
-        return name, in_one_line(f"{type(error).__name__}: {error}")
+        return name, reason_of(error)
     finally:
         if beside.is_dir():
             shutil.rmtree(beside)
