@@ -195,6 +195,8 @@ def _write_all(task: _Task, names: Sequence[str]) -> list[Written]:
 
 def _write(task: _Task, name: str) -> Written:
     """Write one dataset beside its place, and put it there when it is complete."""
+    from atlas.xarray.filing import as_filed
+
     place = _place(task.target, _SUFFIXES[task.format], name)
     beside = task.scratch / place.name
     try:
@@ -202,9 +204,9 @@ def _write(task: _Task, name: str) -> Written:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if task.format == "netcdf":
-                ds.to_netcdf(beside)
+                as_filed(ds, has_characters=True).to_netcdf(beside)
             else:
-                ds.to_zarr(beside, consolidated=False)
+                as_filed(ds, has_characters=False).to_zarr(beside, consolidated=False)
         if place.is_dir():
             shutil.rmtree(place)
         os.replace(beside, place)

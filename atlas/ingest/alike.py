@@ -272,7 +272,7 @@ def _decoded_together(files: Sequence[RawFile], example: Example) -> dict[str, C
     times = set()
     for name, like in example.raw.variables.items():
         own = [file.cells[name] for file in files]
-        tail = own[0].shape[-1:] if example.is_joined(name) else ()
+        tail = like.shape[-1:] if example.is_joined(name) else ()
         if any(cells.dtype != like.dtype for cells in own) or (tail and any(cells.shape[-1:] != tail for cells in own)):
             return None
         shapes[name] = [cells.shape[: cells.ndim - len(tail)] for cells in own]

@@ -49,6 +49,7 @@ KEPT_ENCODING = (
     "_Unsigned",
     "_Encoding",
     "char_dim_name",
+    "char_dim_size",
     "coordinates",
     *RELATED,
 )

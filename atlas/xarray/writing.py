@@ -181,8 +181,16 @@ def _implied(target: Target, encoding: Mapping[str, Any]) -> dict[str, Any]:
         from xarray.coding.times import infer_datetime_units
 
         return {"units": infer_datetime_units(target.data), "calendar": target.data.flat[0].calendar}
-    as_characters = encoding.get("dtype") == "S1" and target.dtype.kind == "U" and target.original != "bytes"
-    return {"_Encoding": "utf-8"} if as_characters else {}
+    if encoding.get("dtype") != "S1":
+        return {}
+    implied: dict[str, Any] = {}
+    if target.dtype.kind == "U" and target.original != "bytes":
+        implied["_Encoding"] = "utf-8"
+    # How long text may be; of bytes of a fixed width, their type says that.
+    shape = encoding.get("original_shape", ())
+    if "char_dim_name" in encoding and len(shape) == target.data.ndim + 1 and target.data.dtype.kind != "S":
+        implied["char_dim_size"] = int(shape[-1])
+    return implied
 
 
 def _resolve_fill(name: str, dtype: DType, attribute: Any, argument: Any, default: Any) -> Any:
