@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -54,6 +55,8 @@ _LONGEST_SECONDS = UNFINISHED_SECONDS // 2
 
 # With more retired files than this the root of a store whose garbage nobody collects would grow and grow.
 _MOST_RETIRED = 1000
+# Locally so many wait for a reader that stays and stays, before time decides.
+_MOST_WAITING = 10_000
 
 
 def overwrite_root(storage: Storage, config: StoreConfig) -> Root:
@@ -133,7 +136,7 @@ def publish(
 
 def _without_old(storage: Storage, root: Root, now: int) -> tuple[tuple[str, int, int], ...]:
     """Remove what was retired long ago by few requests; return what stays."""
-    old = {entry for entry in root.retired if is_free(storage, entry, now)}
+    old = set(unneeded(storage, root, now))
     storage.delete_all([key for key, *_ in old])
     return tuple(entry for entry in root.retired if entry not in old)
 
@@ -159,10 +162,8 @@ def sweep(storage: Storage, root: Root) -> tuple[tuple[str, int, int], ...]:
     No state refers to a retired file, so it may go before the next one is published. One that cannot be
     removed stays noted, and somebody tries again.
     """
-    now = int(time.time())
-    return tuple(
-        entry for entry in root.retired if not (is_free(storage, entry, now) and _is_removed(storage, entry[0]))
-    )
+    free = set(unneeded(storage, root, int(time.time())))
+    return tuple(entry for entry in root.retired if not (entry in free and _is_removed(storage, entry[0])))
 
 
 def _is_removed(storage: Storage, key: str) -> bool:
@@ -237,10 +238,18 @@ def _name(key: str) -> str:
     return key.rsplit("/", 1)[-1]
 
 
-def is_free(storage: Storage, entry: tuple[str, int, int], now: int) -> bool:
-    """Return whether no reader can need a retired file any more."""
-    _, generation, since = entry
-    return not storage.oldest_pin(generation) or now - since > GRACE_SECONDS
+def unneeded(storage: Storage, root: Root, now: int) -> list[tuple[str, int, int]]:
+    """Return the retired files that no reader can need any more: pins tell, and time where nobody can."""
+    # A pin below one generation is below all later ones.
+    generations = sorted({generation for _, generation, _ in root.retired})
+    pinned = bisect_left(generations, True, key=lambda below: storage.is_pinned(below) is not False)
+    free = set(generations[:pinned])
+    time_decides = len(root.retired) > _MOST_WAITING or storage.is_pinned(1) is None
+    return [
+        (key, generation, since)
+        for key, generation, since in root.retired
+        if generation in free or (time_decides and now - since > GRACE_SECONDS)
+    ]
 
 
 def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int) -> Root:
