@@ -27,6 +27,7 @@ from atlas.config import StoreConfig, settings
 from atlas.conflicts import Attempt
 from atlas.heap import Heap
 from atlas.root import Root
+from atlas.segment import HEADER_LENGTH
 from atlas.storage import LocalStorage, files, locks
 
 
@@ -403,18 +404,39 @@ def test_a_flush_of_more_arrays_than_files_may_be_open(tmp_path, monkeypatch, ow
 
 def test_what_waits_is_read_back_whole_or_not_at_all(tmp_path):
     waiting = Heap(str(tmp_path), 0)
-    waiting.append(b"first")
-    assert waiting.append(b"second") == 5
-    assert waiting.spilled == 5
-    assert waiting.read(0, 11) == b"firstsecond"
+    for piece in (b"first", b"second", b"third"):
+        waiting.append(piece)
+    assert waiting.spilled == 11
+    assert waiting.read(0, 16) == b"firstsecondthird"
     file = waiting._shared.descriptor
-    os.ftruncate(file, 2)
-    with pytest.raises(atlas.StorageError, match="cut short"):
-        waiting.read(0, 11)
+    os.ftruncate(file, HEADER_LENGTH + 2)
+    with pytest.raises(atlas.StorageError, match="the disk has not kept what was written"):
+        waiting.read(0, 5)
     with open(os.devnull, "wb") as unreadable:
         os.dup2(unreadable.fileno(), file)
     with pytest.raises(atlas.StorageError, match="reading pending changes back: Bad file"):
         waiting.read(0, 5)
+
+
+@pytest.mark.parametrize("own", [0, 1 << 30])
+def test_what_the_disk_has_lost_before_the_flush_is_not_committed(tmp_path, monkeypatch, own):
+    """As where writing ahead failed, the flush heard of it, and the system had forgotten the pages when it was tried again."""
+    monkeypatch.setattr(heap, "OWN_BYTES", own)
+    store = atlas.Atlas.create(tmp_path / "s", pending_bytes=0)
+    for name in ("a", "b"):
+        add(store, name)
+        store.create_dataset(f"{name} too").define_array("u", "int32", ["x"], [100_000])
+        store.open_dataset(f"{name} too").write_array("u", [0], np.arange(100_000, dtype="int32") ** 2)
+    waiting = store._session.pending.heap
+    with monkeypatch.context() as failing:
+        failing.setattr(files.LocalWriter, "finish", refuse)
+        with pytest.raises(OSError, match="No space"):
+            store.flush()
+    for file in {*waiting._own.values(), waiting._shared} - {None}:
+        os.pwrite(file.descriptor, bytes(64), HEADER_LENGTH + 512)
+    with pytest.raises(atlas.StorageError, match="has not kept what was written"):
+        store.flush()
+    assert atlas.Atlas.open(tmp_path / "s").list_datasets() == []
 
 
 def test_what_waits_is_read_back_in_as_many_pieces_as_the_system_gives(tmp_path, monkeypatch):
