@@ -1,7 +1,8 @@
 """Files without a name, of what does not wait in memory: nothing of them is ever seen or left behind.
 
 Each is laid out as a data file is, and may be given a name to become one. Nobody syncs it before, so the disk may have
-failed to write something without anybody's hearing of it: what is read back is compared with hashes of what was written.
+failed to write something without anybody's hearing of it: what is read back is compared with the hashes of what was
+written.
 """
 
 from __future__ import annotations

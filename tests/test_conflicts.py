@@ -412,7 +412,7 @@ def test_an_older_root_finds_its_files_where_readers_kept_them(place):
 
 
 @pytest.mark.skipif(not locks.has_ofd_locks, reason="no locks on open file descriptions here")
-@pytest.mark.parametrize("most, is_kept", [(10_000, True), (0, False)])
+@pytest.mark.parametrize(("most", "is_kept"), [(10_000, True), (0, False)])
 def test_a_reader_keeps_its_state_for_however_long(place, monkeypatch, most, is_kept):
     """Unless so many files wait for it that every root is long for it."""
     reader = Atlas.open(place, mode="r")
