@@ -298,10 +298,10 @@ class Catalog:
         for layer, rows in self.live():
             for code, members in layer.members(rows):
                 group = layer.groups[code]
-                for slot, (owner, name, tag) in enumerate(group.template.slots):
-                    if (owner, name) == (array, key):
-                        own = rows[members]
-                        yield tag, layer.ordinals[own], group.columns[slot].take(layer.row[own])
+                slot = group.template.slot_numbers.get((array, key))
+                if slot is not None:
+                    own = rows[members]
+                    yield group.template.slots[slot][2], layer.ordinals[own], group.columns[slot].take(layer.row[own])
 
     # ── changes ──────────────────────────────────────────────────────────────────────────────
 

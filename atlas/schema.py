@@ -233,6 +233,11 @@ class Template:
             layout += [(array.name, key, tag) for key, tag in array.attributes]
         return layout
 
+    @cached_property
+    def slot_numbers(self) -> dict[tuple[str | None, str], int]:
+        """Position of every attribute, by array (or ``None``) and key."""
+        return {(array, key): number for number, (array, key, _) in enumerate(self.slots)}
+
     def definition(self, name: str) -> ArrayTemplate | None:
         """Return how the datasets declare an array; ``None`` if they have no such array."""
         place = self.positions.get(name)
