@@ -121,7 +121,7 @@ def seen(store: Atlas) -> list[Any]:
     return [names, shown, [store.open_dataset(name).attributes() for name in names], len(store)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(histories())
 def test_stacked_writes_are_what_a_loop_of_single_ones_is(history):
     with tempfile.TemporaryDirectory() as place:
@@ -492,7 +492,6 @@ def test_text_without_axes_keeps_its_last_zero(place):
         store.flush()
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1), st.lists(st.floats()))
 def test_columns_on_a_shelf_are_what_they_were(integers, floats):
     kept = {"i": np.array(integers), "f": np.resize(np.array(floats or [0.5]), len(integers))}

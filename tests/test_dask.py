@@ -122,13 +122,14 @@ def test_what_travels_is_small(place):
 
 
 def test_threads_of_another_pool_share_the_cores():
-    running, most, lock = 0, 0, threading.Lock()
+    running, most, lock, together = 0, 0, threading.Lock(), threading.Barrier(1)
 
     def task(job, low, high):
         nonlocal running, most
         with lock:
             running += 1
             most = max(most, running)
+        together.wait(60)
         time.sleep(0.02)
         with lock:
             running -= 1
@@ -143,6 +144,6 @@ def test_threads_of_another_pool_share_the_cores():
     for thread in threads:
         thread.join()
     assert most <= 4 + 3, "four that read, and the helpers of the first"
-    most = 0
+    most, together = 0, threading.Barrier(4)
     read()
     assert most == 4, "alone, a read has all of them again"

@@ -149,7 +149,7 @@ axes = st.one_of(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(first=st.tuples(axes, axes), then=st.tuples(st.slices(5), st.slices(5)), pointwise=st.booleans())
 def test_any_selection_of_a_selection_is_numpys(tmp_path_factory, first, then, pointwise):
     cells = np.arange(49).reshape(7, 7)
