@@ -17,6 +17,11 @@ hypothesis.settings.load_profile("patient")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What forks hundreds of children comes first: each is a copy of this process, which grows from test to test."""
+    items.sort(key=lambda item: "torture" not in item.path.parts)
+
+
 @pytest.fixture
 def shared_data() -> Path:
     """The real data that is handed out beside the repository."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from distributed import Client, LocalCluster
+from test_examples import check_climatology, run
 
 from atlas import Atlas, executor
 
@@ -110,6 +111,11 @@ def test_a_dataset_is_written_from_arrays_of_the_cluster(place, client):
     with Atlas.create(place) as store:
         lazy.atlas.write(store, "d")
     np.testing.assert_array_equal(Atlas.open(place).open_dataset("d").read_array("v").ravel(), np.arange(4000))
+
+
+def test_the_example_runs_on_a_cluster_that_is_there(cluster, place):
+    printed = run("climatology_on_a_cluster.py", place, "--years", 3, "--scheduler", cluster.scheduler_address)
+    check_climatology(printed, place)
 
 
 def test_what_travels_is_small(place):

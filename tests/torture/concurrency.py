@@ -155,6 +155,8 @@ def check_turns(place: Path, rivals: int, turns: int, begin: Callable[..., Calla
     storage = LocalStorage(str(place))
     stops = [begin(partial(take_turns, place, log, b"r")) for _ in range(rivals)]
     try:
+        while log.stat().st_size < rivals:
+            time.sleep(0.001)  # until they are at it
         for _ in range(turns):
             before = log.stat().st_size
             with storage.writer_lock():

@@ -16,7 +16,7 @@ import itertools
 import os
 import random
 import shutil
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -237,11 +237,13 @@ class Model:
     def states(self, limit: int, rng: random.Random) -> Iterator[dict[str, bytes]]:
         """Yield what the disk may hold if the power is cut now."""
         for tree in self.trees(limit, rng):
-            open_files = [file for file in dict.fromkeys(tree.values()) if file.pieces]
+            whole = {path: file.durable for path, file in tree.items() if not file.pieces}
+            torn = [(path, file) for path, file in tree.items() if file.pieces]
+            open_files = list(dict.fromkeys(file for _, file in torn))
             counts = [len(file.pieces) + 1 for file in open_files]
             for kept in _choices(sum(counts), limit, rng):
                 cut = dict(zip(open_files, _split(kept, counts), strict=True))
-                yield {path: file.content(cut.get(file, ())) for path, file in tree.items()}
+                yield whole | {path: file.content(cut[file]) for path, file in torn}
 
     def write_out(self, top: Path) -> None:
         """Make real what a process sees: everything."""
@@ -257,10 +259,10 @@ def _choices(count: int, limit: int, rng: random.Random) -> Iterable[tuple[bool,
     """Return every way to keep some of `count` things, or the extremes and a sample when there are too many."""
     if 2**count <= limit:
         return itertools.product((True, False), repeat=count)
-    chosen = [(True,) * count, (False,) * count]
+    every, none = (True,) * count, (False,) * count
+    chosen = [every, none]
     for i in range(count):
-        chosen.append(tuple(j != i for j in range(count)))
-        chosen.append(tuple(j == i for j in range(count)))
+        chosen += (*every[:i], False, *every[i + 1 :]), (*none[:i], True, *none[i + 1 :])
     chosen += [tuple(rng.random() < 0.5 for _ in range(count)) for _ in range(limit - len(chosen))]
     return chosen
 
@@ -450,8 +452,7 @@ class Checker:
 
     def __init__(self, work: Path) -> None:
         self._work = work
-        self._verdicts: dict[tuple[str, ...], dict[tuple[bytes | None, ...], Any]] = {}
-        self._promised: dict[int, list[Any]] = {}
+        self._verdicts: OrderedDict[tuple[str, ...], dict[tuple[bytes | None, ...], Any]] = OrderedDict()
         self.opened = 0
 
     def state(self, files: dict[str, bytes]) -> Any:
@@ -459,6 +460,8 @@ class Checker:
         for looked_at, known in self._verdicts.items():
             held = tuple(map(files.get, looked_at))
             if held in known:
+                # Whoever reads the next state is likely to look at the same.
+                self._verdicts.move_to_end(looked_at, last=False)
                 return known[held]
         seen, paths = self._open(files)
         self._verdicts.setdefault(paths, {})[tuple(map(files.get, paths))] = seen
@@ -499,16 +502,19 @@ def check(
     """Cut the power after every call from one on, or a share of them; return how many states were looked at."""
     rng = random.Random(7)
     model = model or Model(parts)
-    total, promised = 0, recording.promises[0]
+    total, promised, kept = 0, recording.promises[0], set[int]()
     for number in range(len(recording.calls) + 1):
-        promised = recording.promises.get(number, promised)
+        if number in recording.promises:
+            promised, kept = recording.promises[number], set()
         for files in model.states(limit, rng) if number >= begin and number in share else ():
             total += 1
             seen = checker.state(files)
-            if seen not in promised:
-                call = recording.calls[number - 1] if number else "the beginning"
-                shown = seen if isinstance(seen, str) else [entry[0] for entry in seen or []] or seen
-                raise Violation(f"after call {number}, {call}: {shown}; files: {sorted(files)}")
+            if id(seen) not in kept:
+                if seen not in promised:
+                    call = recording.calls[number - 1] if number else "the beginning"
+                    shown = seen if isinstance(seen, str) else [entry[0] for entry in seen or []] or seen
+                    raise Violation(f"after call {number}, {call}: {shown}; files: {sorted(files)}")
+                kept.add(id(seen))
         if number < len(recording.calls):
             model.apply(recording.calls[number])
     return total
