@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from atlas.dtypes import decode_float, encode_float, parse_dtype, require_utf8, to_float
-from atlas.errors import AtlasError, DataTypeError, InvalidArgument, ValueOutOfRange
+from atlas.dtypes import decode_float, encode_float, from_numpy, parse_dtype, require_utf8, to_float
+from atlas.errors import AtlasError, DataTypeError, InvalidArgument, UnsupportedDataType, ValueOutOfRange
 
 # Element tags, with the limits of the integers.
 _INTEGERS = {
@@ -72,8 +72,7 @@ def _encode_numpy(value: Any, dtype: str | None, what: str) -> tuple[str, Any]:
         tag, cells = _encode_list(array.reshape(-1).tolist(), dtype, what)
         name = tag.removesuffix("[]")
     elif kind in "Mm":
-        name = parse_dtype(array.dtype).name
-        cells = array.astype(parse_dtype(name).numpy).astype("i8").reshape(-1).tolist()
+        name, cells = _times(array, what)
     elif dtype is None and kind in "biuf":
         name = array.dtype.newbyteorder("=").name
         if name not in ("bool", *_INTEGERS, *_FLOATS):
@@ -82,6 +81,18 @@ def _encode_numpy(value: Any, dtype: str | None, what: str) -> tuple[str, Any]:
     else:
         return encode_attribute(array.tolist(), dtype, what)
     return (f"np.{name}[]", cells) if array.ndim else (f"np.{name}", cells[0])
+
+
+def _times(array: Any, what: str) -> tuple[str, list[int]]:
+    """Return the type of times, and their numbers; days and other units coarser than seconds are kept as seconds."""
+    seconds = np.dtype(f"{array.dtype.kind}8[s]")
+    is_of_a_unit = np.datetime_data(array.dtype)[0] != "generic"
+    dtype = seconds if is_of_a_unit and np.can_cast(array.dtype, seconds, "safe") else array.dtype
+    try:
+        found, numbers = from_numpy(dtype), array.astype(dtype).astype("i8")
+    except UnsupportedDataType as error:
+        raise DataTypeError(f"{what}: {error}") from None
+    return found.name, numbers.reshape(-1).tolist()
 
 
 def _element_tag(value: Any, dtype: str | None, what: str) -> str:

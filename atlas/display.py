@@ -76,6 +76,13 @@ def shortened(value: Any, most: int = _CHARACTERS) -> str:
     return text if len(text) <= most else f"{text[: most - 2]} …"
 
 
+def reason_of(error: BaseException) -> str:
+    """Return what an error of another library says, as one line: its kind, and of which variable it speaks."""
+    # xarray notes the variable, and after that shows all of it.
+    where = [note.partition(" with value ")[0] for note in getattr(error, "__notes__", ())]
+    return in_one_line(": ".join([*where, type(error).__name__, str(error)]))
+
+
 def in_one_line(text: str) -> str:
     """Return a reason as one line of bearable length."""
     return shortened(" ".join(text.split()), _LONGEST_REASON)

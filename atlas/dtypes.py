@@ -133,9 +133,9 @@ def from_numpy(dtype: np.dtype[Any]) -> DType:
     UnsupportedDataType
         If Atlas has no such type.
     """
-    native = dtype.newbyteorder("=")
-    if native.kind in "OUST":
+    if dtype.kind in "OUST":
         return DTYPES["string"]
+    native = dtype.newbyteorder("=")
     if native.kind in "Mm":
         unit = np.datetime_data(native)[0]
         name = f"{'datetime64' if native.kind == 'M' else 'timedelta64'}[{unit}]"

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from atlas.config import choice, settings
-from atlas.display import in_one_line
+from atlas.display import reason_of
 from atlas.errors import AtlasError, InvalidArgument
 from atlas.executor import in_order, is_nested
 from atlas.store import Atlas
@@ -195,6 +195,8 @@ def _write_all(task: _Task, names: Sequence[str]) -> list[Written]:
 
 def _write(task: _Task, name: str) -> Written:
     """Write one dataset beside its place, and put it there when it is complete."""
+    from atlas.xarray.filing import as_filed
+
     place = _place(task.target, _SUFFIXES[task.format], name)
     beside = task.scratch / place.name
     try:
@@ -202,14 +204,14 @@ def _write(task: _Task, name: str) -> Written:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if task.format == "netcdf":
-                ds.to_netcdf(beside)
+                as_filed(ds, has_characters=True).to_netcdf(beside)
             else:
-                ds.to_zarr(beside, consolidated=False)
+                as_filed(ds, has_characters=False).to_zarr(beside, consolidated=False)
         if place.is_dir():
             shutil.rmtree(place)
         os.replace(beside, place)
     except _WRITE_ERRORS as error:
-        return name, in_one_line(f"{type(error).__name__}: {error}")
+        return name, reason_of(error)
     finally:
         if beside.is_dir():
             shutil.rmtree(beside)

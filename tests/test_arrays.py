@@ -13,6 +13,8 @@ from hypothesis.extra import numpy as hnp
 
 import atlas
 from atlas import Atlas
+from atlas.dtypes import parse_dtype
+from atlas.text import unpack_text
 
 NUMERIC = [
     *(["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]),
@@ -284,6 +286,20 @@ def test_any_text_comes_back_as_it_is(values, chunk):
                 view.define_array("v", dtype, ["x"], data.shape, [chunk])
                 view.write_array("v", [0], data)
             same(Atlas.open(place).open_dataset("d").read_array("v"), data)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "text", "said"),
+    [
+        ([2, 1], b"a\xc3\xa9", "not UTF-8"),  # one letter over two cells
+        ([1, 1], b"a\xff", "not UTF-8"),
+        ([1, 7], b"aa", "do not add up"),
+        ([1], b"a", "too short"),
+    ],
+)
+def test_a_chunk_of_forged_text_is_refused(lengths, text, said):
+    with pytest.raises(atlas.CorruptChunk, match=said):
+        unpack_text(np.array(lengths, "<u4").tobytes() + text, parse_dtype("string"), (2,))
 
 
 @pytest.mark.parametrize("cell", ["\ud800", "a\udfffb", "\udc80" * 100_000])

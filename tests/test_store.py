@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import errno
 import os
 import pickle
@@ -15,7 +16,7 @@ import pytest
 from conftest import field
 
 import atlas
-from atlas import Atlas, StorageError, session
+from atlas import Atlas, DataTypeError, StorageError, session
 from atlas.codecs import PIPELINES
 from atlas.storage import LocalStorage, local
 
@@ -337,6 +338,13 @@ def test_attribute_hints_and_refusals(place):
         view.set_attribute("k", 2**64)
     with pytest.raises(TypeError):
         view.set_attribute("k", "x", dtype="int8")
+    view.set_attribute("day", np.datetime64("2020-02-29"))
+    view.set_attribute("span", np.array([1, 2], "m8[h]"))
+    assert view.get_attribute("day") == np.datetime64("2020-02-29")
+    assert view.get_attribute("span").tolist() == [datetime.timedelta(hours=1), datetime.timedelta(hours=2)]
+    for odd in (np.datetime64(1, "ps"), np.timedelta64(1, "Y"), np.timedelta64(1)):
+        with pytest.raises(DataTypeError, match="'odd'"):
+            view.set_attribute("odd", odd)
     for odd in (None, {}, [1, "a"], object()):
         with pytest.raises(ValueError):
             view.set_attribute("k", odd)

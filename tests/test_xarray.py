@@ -26,6 +26,7 @@ def sample() -> xr.Dataset:
             "flag": ("lat", np.arange(8) % 2 == 0),
             "label": ("lat", np.array(list("abcdefgh"), dtype=object)),
             "fixed": ("lat", np.array(["a", "bb"] * 4)),
+            "strings": ("lat", np.array(["", "µ", "long" * 9, "d"] * 2, np.dtypes.StringDType())),
             "raw": ("lat", np.array([b"a", b"\xff"] * 4)),
             "lag": ("lat", np.arange(8).astype("m8[ns]")),
             "coarse": ("lat", np.arange(8).astype("M8[s]")),
@@ -100,6 +101,7 @@ def test_dask_blocks_stream_in_and_chunks_come_back_lazily(place, monkeypatch):
     monkeypatch.setattr(DatasetView, "write_array", counting_write)
     monkeypatch.setattr(DatasetView, "read_array", counting_read)
     ds = xr.Dataset({"v": ("x", dask.array.arange(10, chunks=4, dtype="i4")), "w": ("x", np.arange(10))})
+    ds["cell"], ds["text"] = (((), dask.array.from_array(np.array(cell))) for cell in (3.5, "only"))
     with Atlas.create(place) as store:
         store.add_xarray_dataset(ds, "d")
     assert [w for w in writes if w[0] == "v"] == [("v", [0], (4,)), ("v", [4], (4,)), ("v", [8], (2,))]

@@ -46,9 +46,9 @@ def run(
 ) -> None:
     """Make a store from NetCDF, HDF5 or Zarr, one dataset a file.
 
-    The store is there when all files are in it; until then, nothing is. An interrupted run, however it ended,
-    is gone on with by the same command: a journal beside the store (STORE.ingest) holds what was read.
-    Two files whose datasets would have one name are an error.
+    All datasets are there at the end, and none before. A run that fails or is interrupted leaves no new
+    store, one that is killed an empty one at most. However it ended, the same command goes on: a journal beside
+    the store (STORE.ingest) holds what was read. Two files whose datasets would have one name are an error.
     """
     from atlas.ingest import create
 

@@ -20,7 +20,7 @@ from atlas.ingest.journal import Journal, stamp
 from atlas.ingest.pool import batches, finished
 from atlas.ingest.report import IngestReport, Log
 from atlas.ingest.sources import PATTERNS, Naming, find_sources
-from atlas.ingest.work import Finished, Options, Source
+from atlas.ingest.work import LEFT_OUT, Finished, Options, Source
 from atlas.prepared import Prepared, add_prepared
 from atlas.storage.locks import LOCK_NAME
 from atlas.store import Atlas
@@ -110,7 +110,7 @@ def create(
     ['jan']
     """
     run = _Run(store, on_error, "raise", workers, progress, log)
-    sources = find_sources(source, pattern, recursive, name)
+    sources = find_sources(source, pattern, recursive, name, run.unreadable)
     notes = run.notes(journal, resume)
     how, made = _how(chunks, reading), run.missing()
     target = _begun(store, options, overwrite, notes is not None and notes.exists())
@@ -173,7 +173,7 @@ def append(
     ['feb']
     """
     run = _Run(store, on_error, existing, workers, progress, log)
-    sources = find_sources(source, pattern, recursive, name)
+    sources = find_sources(source, pattern, recursive, name, run.unreadable)
     how = _how(chunks, reading)
     target = Atlas.open(store, **options)
     config = target._session.snapshot.root.config
@@ -214,6 +214,11 @@ class _Run:
         self._began = time.monotonic()
         self._report = IngestReport()
 
+    @property
+    def unreadable(self) -> dict[str, str] | None:
+        """Where what cannot be looked at is told; ``None`` if it ends the ingest."""
+        return self._report.skipped if self._skips else None
+
     def notes(self, journal: Any, resume: bool) -> Path | None:
         """Return where the journal is; ``None`` if none is kept."""
         if journal is not None or not resume:
@@ -252,6 +257,8 @@ class _Run:
             try:
                 self._log = log = stack.enter_context(Log(self._log_path))
                 log.write("begun", len(sources), "files", target._session.storage.describe())
+                for path, reason in self._report.skipped.items():
+                    log.write("skipped", Path(path).stem, path, reason)
                 journal = None if notes is None else Journal(notes, f"{__version__} {options}")
                 self._add_all(target, self._wanted(target, sources), options, journal)
                 target.flush()
@@ -292,11 +299,11 @@ class _Run:
     def _add_all(self, target: Atlas, sources: list[Source], options: Options, journal: Journal | None) -> None:
         left = {source.name: source for source in sources}
         if journal is not None:
-            known = {source.name: stamp(source) for source in sources if source.path.exists()}
+            known = {source.name: stamp(source) for source in sources}
             for stamps, result in journal.batches():
                 # A file may be in it twice, or have changed since.
                 pairs = zip(result.names, stamps, strict=True)
-                names = [name if name in left and known.get(name) == of else None for name, of in pairs]
+                names = [name if of and name in left and known[name] == of else None for name, of in pairs]
                 self._add(target, [left.pop(name) for name in names if name is not None], names, result)
                 self._report.resumed += [name for name in names if name is not None]
         for batch, result in finished(batches(list(left.values()), self._workers), options, self._workers):
@@ -326,7 +333,7 @@ class _Run:
                 self._report.skipped[str(source.path)] = reason
                 self._tell("skipped", source, reason)
             else:
-                raise AtlasError(f"{source.path}: {reason}; on_error='skip' (--on-error skip) leaves such files out")
+                raise AtlasError(f"{source.path}: {reason}; {LEFT_OUT}")
 
     def _tell(self, what: str, source: Source, *details: str) -> None:
         self._done += 1

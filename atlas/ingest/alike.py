@@ -9,6 +9,8 @@ declares is the first one's, but for sizes, cells, global attributes, and what d
 from __future__ import annotations
 
 import math
+import re
+import warnings
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -37,6 +39,8 @@ _LARGEST = 4 << 20
 
 _CLASSIC = (b"CDF\x01", b"CDF\x02", b"CDF\x05")
 _HDF5 = b"\x89HDF"
+
+_PASSED_OVER = re.compile(r"WARNING: (variable '.*') has unsupported .*datatype, skipping")
 
 _FINEST = np.dtype("datetime64[ns]")
 
@@ -137,12 +141,15 @@ def _read_classic(path: Path, data: bytes) -> RawFile | None:
 def _read_with_library(path: Path) -> RawFile | None:
     import netCDF4
 
-    with netCDF4.Dataset(path) as source:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        source = netCDF4.Dataset(path)
+    with source:
         source.set_auto_maskandscale(False)
         source.set_auto_chartostring(False)
         attributes = dict(source.__dict__)
         size = sum(variable.size * getattr(variable.dtype, "itemsize", 1) for variable in source.variables.values())
-        if "coordinates" in attributes or source.groups or size > _LARGEST:
+        if "coordinates" in attributes or source.groups or size > _LARGEST or passed_over(told):
             return None
         unlimited = tuple(name for name, dimension in source.dimensions.items() if dimension.isunlimited())
         cells: dict[str, NDArray[Any]] = {}
@@ -154,6 +161,12 @@ def _read_with_library(path: Path) -> RawFile | None:
             cells[name] = own
             layout.append((name, variable.dimensions, own.dtype.str, *map(_hashable, variable.__dict__.items())))
     return RawFile(path, cells, attributes, tuple(layout))
+
+
+def passed_over(told: Sequence[warnings.WarningMessage]) -> list[str]:
+    """Return which variables netCDF4 warned that it leaves out."""
+    found = (_PASSED_OVER.match(str(each.message)) for each in told)
+    return [match[1] for match in found if match]
 
 
 def _is_plain(variable: Any) -> bool:
@@ -259,7 +272,7 @@ def _decoded_together(files: Sequence[RawFile], example: Example) -> dict[str, C
     times = set()
     for name, like in example.raw.variables.items():
         own = [file.cells[name] for file in files]
-        tail = own[0].shape[-1:] if example.is_joined(name) else ()
+        tail = like.shape[-1:] if example.is_joined(name) else ()
         if any(cells.dtype != like.dtype for cells in own) or (tail and any(cells.shape[-1:] != tail for cells in own)):
             return None
         shapes[name] = [cells.shape[: cells.ndim - len(tail)] for cells in own]

@@ -31,13 +31,16 @@ _MAGIC = b"atlas ingest 3\n"
 _FRAME = struct.Struct("<QQQ")
 
 
-def stamp(source: Source) -> list[Any]:
-    """Return what tells whether a file is still the one that was read."""
-    found = source.path.stat()
-    newest = found.st_mtime_ns
-    if source.path.is_dir():
-        newest = max([newest, *(entry.stat().st_mtime_ns for entry in source.path.rglob("*"))])
-    return [source.name, str(source.path.resolve()), found.st_size, newest]
+def stamp(source: Source) -> list[Any] | None:
+    """Return what tells whether a file is still the one that was read; ``None`` if it cannot be looked at."""
+    try:
+        found = source.path.stat()
+        newest = found.st_mtime_ns
+        if source.path.is_dir():
+            newest = max([newest, *(entry.stat().st_mtime_ns for entry in source.path.rglob("*"))])
+        return [source.name, str(source.path.resolve()), found.st_size, newest]
+    except OSError:
+        return None
 
 
 class Journal:

@@ -28,7 +28,10 @@ Batch = list[Source]
 
 
 def _size(source: Source) -> int:
-    return source.path.stat().st_size if source.path.is_file() else _BYTES_PER_BATCH
+    try:
+        return source.path.stat().st_size if source.path.is_file() else _BYTES_PER_BATCH
+    except OSError:
+        return 0  # it will not be read
 
 
 def as_many_as_pay(sources: Sequence[Source], workers: int) -> int:

@@ -20,7 +20,7 @@ class IngestReport:
     skipped : dict of str to str
         Files that were left out, and why.
     remarks : dict of str to str
-        Files of which something was left out: groups within them.
+        Files of which something was left out: groups within them, variables of types that no reader knows.
     existing : list of str
         Datasets that were there already and stayed, with ``existing="skip"``.
     replaced : list of str

@@ -6,21 +6,30 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
-from atlas.errors import DatasetAlreadyExists, InvalidArgument
-from atlas.ingest.work import Source
+from atlas.display import reason_of
+from atlas.errors import AtlasError, DatasetAlreadyExists, InvalidArgument
+from atlas.ingest.work import LEFT_OUT, Source
 
 #: File names that are taken when no pattern is given.
 PATTERNS = ("*.nc", "*.nc4", "*.cdf", "*.netcdf", "*.h5", "*.hdf5", "*.he5", "*.zarr")
 
 Naming = str | Callable[[Path], str]
 
+# Told of each place that cannot be looked at, and why.
+Unreadable = Callable[[Path, Exception], None]
+
 _SHORT = {"stem": "{stem}", "path": "{path}"}
 
 
 def find_sources(
-    source: Any, pattern: str | Sequence[str] | None = None, recursive: bool = True, name: Naming = "stem"
+    source: Any,
+    pattern: str | Sequence[str] | None = None,
+    recursive: bool = True,
+    name: Naming = "stem",
+    unreadable: dict[str, str] | None = None,
 ) -> list[Source]:
     """Return the files of a directory that match, sorted, each with the name of its dataset.
 
@@ -34,6 +43,8 @@ def find_sources(
     name : str or callable
         ``"stem"``, ``"path"``, a text with ``{stem}``, ``{path}``, ``{parent}`` or ``{suffix}`` in it, or a function
         of the path.
+    unreadable : dict of str to str, optional
+        Gets the files and directories that cannot be looked at, and why; they are errors otherwise.
 
     Raises
     ------
@@ -41,25 +52,36 @@ def find_sources(
         If two files claim one name.
     InvalidArgument
         If there is no such file or directory, or nothing matches.
+    AtlasError
+        If one cannot be looked at.
     """
+
+    def tell(path: Path, error: Exception) -> None:
+        reason = reason_of(error)
+        if unreadable is None:
+            raise AtlasError(f"{path}: {reason}; {LEFT_OUT}") from error
+        unreadable[str(path)] = reason
+
     patterns = PATTERNS if pattern is None else (pattern,) if isinstance(pattern, str) else tuple(pattern)
     roots = [source] if isinstance(source, (str, os.PathLike)) else list(source)
     found: list[Source] = []
     for root in map(Path, roots):
-        if not isinstance(source, (str, os.PathLike)) and not root.is_dir():
-            # One of many; should it not be there, that is said of it alone.
-            paths = [root]
-        else:
-            paths = list(_found(root, patterns, recursive))
+        is_one_of_many = not isinstance(source, (str, os.PathLike))
+        try:
+            # One that is not there is then told of alone, when it is read.
+            paths = [root] if is_one_of_many and not root.is_dir() else list(_found(root, patterns, recursive, tell))
+        except OSError as error:
+            tell(root, error)
+            continue
         found += [Source(_name(path, root, name), path) for path in paths]
-    if not found:
+    if not found and not unreadable:
         shown = ", ".join(patterns)
         raise InvalidArgument(f"no file in {', '.join(map(str, roots))} matches {shown}")
     _refuse_twins(found)
     return found
 
 
-def _found(root: Path, patterns: Sequence[str], recursive: bool) -> Iterator[Path]:
+def _found(root: Path, patterns: Sequence[str], recursive: bool, tell: Unreadable) -> Iterator[Path]:
     if root.is_file() or is_zarr_group(root):
         yield from _datasets_of(root)
         return
@@ -70,11 +92,17 @@ def _found(root: Path, patterns: Sequence[str], recursive: bool) -> Iterator[Pat
     for path in sorted(matching):
         if not groups.isdisjoint(path.parents):
             continue  # a part of a hierarchy that is taken as a whole
-        if is_zarr_group(path):
-            groups.add(path)
-            yield from _datasets_of(path)
-        elif path.is_file():
-            yield path
+        try:
+            if is_zarr_group(path):
+                groups.add(path)
+                yield from _datasets_of(path)
+            elif S_ISREG(path.stat().st_mode):
+                yield path
+        except (OSError, ValueError) as error:
+            tell(path, error)
+    # Looking for what matches passes over directories that cannot be listed.
+    for directory, below, _ in os.walk(root, onerror=lambda error: tell(Path(error.filename), error)):
+        below[:] = [name for name in below if recursive and Path(directory, name) not in groups]
 
 
 def _datasets_of(path: Path) -> list[Path]:
@@ -99,10 +127,12 @@ def _zarr_node(path: Path) -> str | None:
     if (path / ".zarray").is_file():
         return "array"
     try:
-        found = json.loads((path / "zarr.json").read_text())["node_type"]
-    except (OSError, ValueError, TypeError, KeyError):
+        found = json.loads((path / "zarr.json").read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    return found if isinstance(found, str) else None
+    except ValueError as error:
+        raise ValueError(f"zarr.json: {error}") from None
+    return str(found.get("node_type")) if isinstance(found, dict) else None
 
 
 def _name(path: Path, root: Path, naming: Naming) -> str:

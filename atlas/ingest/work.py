@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from atlas.config import StoreConfig
-from atlas.display import in_one_line
+from atlas.display import in_one_line, reason_of
 from atlas.errors import AtlasError, MissingDependency
-from atlas.ingest.alike import Decoder, RawFile, read_raw
+from atlas.ingest.alike import Decoder, RawFile, passed_over, read_raw
 from atlas.ingest.chunking import Chunking
 from atlas.prepared import Draft, Lot, Prepared
 from atlas.xarray import import_xarray
@@ -24,6 +24,10 @@ _FILE_ERRORS = (
     *(OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
     *(AssertionError, EOFError, MemoryError, ImportError, struct.error),
 )
+
+
+# What is said of them by an ingest that they end.
+LEFT_OUT = "on_error='skip' (--on-error skip) leaves such files out"
 
 
 class Source(NamedTuple):
@@ -154,23 +158,27 @@ def _alone(source: Source, options: Options) -> Draft | str:
     except AtlasError as error:
         return in_one_line(str(error))
     except _FILE_ERRORS as error:
-        return in_one_line(f"{type(error).__name__}: {error}")
+        return reason_of(error)
     return draft
 
 
 def _remarks(source: Source, options: Options) -> dict[str, str]:
     """Return what of a file is not read."""
-    if "group" in options.reading or not source.path.is_file():
-        return {}
     try:
         import netCDF4
 
-        with netCDF4.Dataset(source.path) as file:
-            groups = list(file.groups)
+        if not source.path.is_file():
+            return {}
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            with netCDF4.Dataset(source.path) as file:
+                groups = [] if "group" in options.reading else list(file.groups)
     except (ImportError, OSError):
         # Other readers of other files know no groups.
         return {}
-    shown = ", ".join(groups)
-    return (
-        {source.name: f"its groups are not read: {shown}; reading={{'group': …}} (--group) reads one"} if groups else {}
-    )
+    remarks = []
+    if groups:
+        remarks.append(f"its groups are not read: {', '.join(groups)}; reading={{'group': …}} (--group) reads one")
+    if options.reading.get("engine", "netcdf4") == "netcdf4":
+        remarks += [f"{name} is not read, being of a type that its reader does not know" for name in passed_over(told)]
+    return {source.name: in_one_line("; ".join(remarks))} if remarks else {}

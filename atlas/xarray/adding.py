@@ -203,7 +203,7 @@ def _common_original(name: str, old: str | None, new: str | None) -> str | None:
         return old
     if kinds[0] == kinds[1] and kinds[0] in ("U", "S"):
         return np.result_type(np.dtype(old), np.dtype(new)).str
-    if set(kinds) == {None, "U"}:
+    if set(kinds) <= {None, "U", "T"}:
         return None
     if set(kinds) == {"b", "S"}:
         return "bytes"

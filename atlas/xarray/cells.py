@@ -28,7 +28,7 @@ def storage_type(name: str, cells: NDArray[Any]) -> tuple[DType, str | None]:
         flat = cells.reshape(-1).tolist()
         return parse_dtype("string" if all(map(_is_utf8, flat)) else "binary"), dtype.str
     try:
-        return from_numpy(dtype), dtype.str if dtype.kind == "U" else None
+        return from_numpy(dtype), {"U": dtype.str, "T": "T"}.get(dtype.kind)
     except UnsupportedDataType as error:
         raise UnsupportedDataType(f"variable {name!r}: {error}") from None
 

@@ -141,6 +141,27 @@ def _packed(variable: Any) -> Any:
     return lazy_variable(variable.dims, array, {**variable.attrs, **array.attrs}, encoding)
 
 
+def encoded(variable: xr.Variable) -> xr.Variable:
+    """Return a variable as a file holds it."""
+    if not forgets_sign(variable.encoding):
+        return conventions.encode_cf_variable(variable)
+    dtype, encoding = np.dtype(variable.encoding["dtype"]), dict(variable.encoding)
+    sign = encoding.pop("_Unsigned")
+    encoding["dtype"] = np.dtype(f"{'u' if dtype.kind == 'i' else 'i'}{dtype.itemsize}")
+    found = conventions.encode_cf_variable(xr.Variable(variable.dims, variable.data, variable.attrs, encoding))
+    return xr.Variable(found.dims, found.data.view(dtype), {**found.attrs, "_Unsigned": sign}, found.encoding)
+
+
+def forgets_sign(encoding: Mapping[Any, Any]) -> bool:
+    """Return whether cells are stored as integers of the other sign, and xarray would not say so in a file.
+
+    It does so only where there is a fill value.
+    """
+    other = {"true": "i", "false": "u"}.get(encoding.get("_Unsigned", ""))
+    has_fill = any(encoding.get(key) is not None for key in ("_FillValue", "missing_value"))
+    return not has_fill and encoding.get("dtype") not in (None, str) and np.dtype(encoding["dtype"]).kind == other
+
+
 class PackedArray(LazyArray):
     """An array as its encoding would have it in a file."""
 
@@ -156,7 +177,7 @@ class PackedArray(LazyArray):
         with warnings.catch_warnings():
             # Said once, of the whole array, when it was written.
             warnings.simplefilter("ignore", xr.SerializationWarning)
-            return conventions.encode_cf_variable(xr.Variable(dims, cells, {}, self._encoding))
+            return encoded(xr.Variable(dims, cells, {}, self._encoding))
 
     def read_box(self, start: Sequence[int], shape: Sequence[int]) -> NDArray[Any]:
         """Return the cells of a box, encoded."""

@@ -49,6 +49,7 @@ KEPT_ENCODING = (
     "_Unsigned",
     "_Encoding",
     "char_dim_name",
+    "char_dim_size",
     "coordinates",
     *RELATED,
 )
@@ -76,7 +77,7 @@ def attribute_key(key: Any) -> str:
     return text
 
 
-def stored_attribute(value: Any) -> Any:
+def stored_attribute(value: Any, what: str) -> Any:
     """Return an attribute as the store takes it; lists, like all else, become JSON behind a marker."""
     if isinstance(value, str):
         text = sanitized(value)
@@ -91,7 +92,7 @@ def stored_attribute(value: Any) -> Any:
     try:
         return _JSON + json.dumps(value.tolist() if isinstance(value, np.ndarray) else value)
     except (TypeError, ValueError):
-        raise DataTypeError(f"attribute value {value!r} of type {type(value).__name__} cannot be stored") from None
+        raise DataTypeError(f"{what}: {value!r} of type {type(value).__name__} cannot be stored") from None
 
 
 def plain_attribute(value: Any) -> Any:

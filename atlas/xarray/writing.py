@@ -65,8 +65,8 @@ class Target:
     ) -> None:
         self.view, self.name = view, name
         self.data: Any = variable.data if is_dask(variable.data) else np.asarray(variable.values)
-        if self.data.dtype.kind == "T":
-            self.data = self.data.astype(object)
+        if hasattr(self.data.dtype, "na_object"):
+            self.data = self.data.astype(object)  # as which its gaps are known
         self.dtype, self.original = storage_type(name, _sample(self.data))
         self.chunk_shape = shape
         if shape is None and is_dask(self.data):
@@ -141,7 +141,7 @@ def write_attributes(
 ) -> None:
     """Write the attributes of a dataset, and what it says of its coordinates and dimensions."""
     for key, value in attributes.items():
-        view.set_attribute(notes.attribute_key(key), notes.stored_attribute(value))
+        view.set_attribute(notes.attribute_key(key), notes.stored_attribute(value, f"attribute {key!r}"))
     if unlimited:
         names = [unlimited] if isinstance(unlimited, str) else sorted(map(str, unlimited))
         view.set_attribute(notes.ENCODING, json.dumps({"unlimited_dims": names}))
@@ -164,7 +164,8 @@ def _define(target: Target, variable: xr.Variable, fill_value: Any, encoding: Ma
         _resolve_fill(name, dtype, explicit, fill_value, None if none_wanted else notes.default_fill(dtype)),
     )
     for key, value in attrs.items():
-        view.set_array_attribute(name, notes.attribute_key(key), notes.stored_attribute(value))
+        stored = notes.stored_attribute(value, f"attribute {key!r} of array {name!r}")
+        view.set_array_attribute(name, notes.attribute_key(key), stored)
     if explicit is not None and notes.is_default_fill(dtype, view.array_fill_value(name)):
         view.set_array_attribute(name, notes.EXPLICIT_FILL, True)
     if target.original is not None:
@@ -180,8 +181,16 @@ def _implied(target: Target, encoding: Mapping[str, Any]) -> dict[str, Any]:
         from xarray.coding.times import infer_datetime_units
 
         return {"units": infer_datetime_units(target.data), "calendar": target.data.flat[0].calendar}
-    as_characters = encoding.get("dtype") == "S1" and target.dtype.kind == "U" and target.original != "bytes"
-    return {"_Encoding": "utf-8"} if as_characters else {}
+    if encoding.get("dtype") != "S1":
+        return {}
+    implied: dict[str, Any] = {}
+    if target.dtype.kind == "U" and target.original != "bytes":
+        implied["_Encoding"] = "utf-8"
+    # How long text may be; of bytes of a fixed width, their type says that.
+    shape = encoding.get("original_shape", ())
+    if "char_dim_name" in encoding and len(shape) == target.data.ndim + 1 and target.data.dtype.kind != "S":
+        implied["char_dim_size"] = int(shape[-1])
+    return implied
 
 
 def _resolve_fill(name: str, dtype: DType, attribute: Any, argument: Any, default: Any) -> Any:
@@ -215,7 +224,7 @@ def _sample(data: Any) -> NDArray[Any]:
     if not is_dask(data):
         return data  # type: ignore[no-any-return]
     if data.dtype.kind in "OS" and data.size:
-        return np.asarray(data.blocks[(0,) * data.ndim].compute())
+        return np.asarray(next(_blocks(data))[1].compute())
     return np.empty(0, data.dtype)
 
 
@@ -248,6 +257,10 @@ def _compute(dask: Any, batch: Sequence[tuple[Target, list[int], Any]]) -> None:
 
 def _blocks(data: Any) -> Iterator[tuple[list[int], Any]]:
     """Yield every block of a dask array with its first index."""
+    if not data.ndim:
+        # A single cell is a block already; asked for blocks of it, dask may answer with the name of a task.
+        yield [], data
+        return
     starts = [[0, *itertools.accumulate(sizes)][:-1] for sizes in data.chunks]
     for position in np.ndindex(*data.numblocks):
         yield [axis[i] for axis, i in zip(starts, position, strict=True)], data.blocks[position]

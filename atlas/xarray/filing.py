@@ -1,0 +1,67 @@
+"""Datasets on their way into files: what xarray would write otherwise than the file had it that they came from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlas.xarray.decoding import encoded, forgets_sign
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def as_filed(ds: xr.Dataset, has_characters: bool) -> xr.Dataset:
+    """Return a dataset as it is to be written, into a file that may have text as arrays of characters."""
+    ds = ds.copy(deep=False)
+    padded = {name: _padded(variable) for name, variable in ds.variables.items()} if has_characters else {}
+    texts = {name: cells for name, cells in padded.items() if cells is not None}
+    ds = ds.drop_indexes([name for name in ds.xindexes if name in texts or forgets_sign(ds.variables[name].encoding)])
+    for name, variable in ds.variables.items():
+        if forgets_sign(variable.encoding):
+            stored = encoded(variable.to_base_variable())
+            variable.data, variable.attrs, variable.encoding = stored.data, stored.attrs, {}
+        _keep_fill(variable)
+        _keep_missing(variable)
+        if name in texts:
+            variable.data = texts[name]
+            if "_Encoding" in variable.encoding:
+                variable.attrs["_Encoding"] = variable.encoding.pop("_Encoding")
+    return ds
+
+
+def _keep_fill(variable: xr.Variable) -> None:
+    """Have no fill value added to floats that had none."""
+    dtype = variable.encoding.get("dtype", variable.dtype)
+    is_told = "_FillValue" in variable.encoding or "_FillValue" in variable.attrs
+    if not is_told and dtype is not str and np.dtype(dtype).kind in "fc":
+        variable.encoding["_FillValue"] = None
+
+
+def _keep_missing(variable: xr.Variable) -> None:
+    """Have missing values that are not the fill value told of as they were; xarray refuses to write several."""
+    fill, missing = variable.encoding.get("_FillValue"), variable.encoding.get("missing_value")
+    values = np.atleast_1d(missing)
+    is_one = len(values) == 1 and (fill is None or fill == values[0] or (fill != fill and values[0] != values[0]))
+    if missing is not None and not is_one:
+        variable.attrs["missing_value"] = variable.encoding.pop("missing_value")
+        if fill is None:
+            variable.encoding["_FillValue"] = values[0]
+
+
+def _padded(variable: xr.Variable) -> NDArray[np.bytes_] | None:
+    """Return text in as many characters as the file had for it; ``None`` where that is not known, or too few."""
+    size, dtype = variable.encoding.get("char_dim_size"), variable.encoding.get("dtype")
+    if size is None or dtype is str or dtype != np.dtype("S1") or variable.dtype.kind not in "OUT":
+        return None
+    charset = variable.encoding.get("_Encoding", "utf-8")
+    cells = [_as_bytes(cell, charset) for cell in variable.values.reshape(-1).tolist()]
+    if not all(isinstance(cell, bytes) and len(cell) <= size for cell in cells):
+        return None
+    return np.array(cells, f"S{size}").reshape(variable.shape)
+
+
+def _as_bytes(cell: Any, charset: str) -> Any:
+    return cell.encode(charset) if isinstance(cell, str) else cell

@@ -1,0 +1,75 @@
+"""What an ingest cannot look at, cannot read, or reads in part: it is told of, never passed over."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import xarray as xr
+
+import atlas
+from atlas import Atlas, ingest
+from atlas.ingest import create, find_sources
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    directory = tmp_path / "files"
+    (directory / "sub").mkdir(parents=True)
+    for name in ("f0", "f1", "sub/f2"):
+        xr.Dataset({"t": ("x", np.arange(3.0))}).to_netcdf(directory / f"{name}.nc")
+    return directory
+
+
+@pytest.mark.parametrize("what", ["directory", "link", "group"])
+def test_what_cannot_be_looked_at_is_told(files, place, tmp_path, monkeypatch, what):
+    bad = files / {"directory": "sub", "link": "gone.nc", "group": "group.zarr"}[what]
+    scandir = os.scandir
+
+    def denied(path: Any = ".") -> Any:
+        if Path(path) == bad:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    if what == "directory":
+        monkeypatch.setattr(os, "scandir", denied)
+    elif what == "link":
+        bad.symlink_to("nowhere.nc")
+    else:
+        bad.mkdir()
+        (bad / "zarr.json").write_text('{"node_type": ')
+    with pytest.raises(atlas.AtlasError, match=f"{bad}.*on_error"):
+        create(files, place)
+    assert not place.exists()
+    report = create(files, place, on_error="skip", log=tmp_path / "log")
+    assert list(report.skipped) == [str(bad)]
+    assert report.added == ["f0", "f1", *([] if what == "directory" else ["f2"])]
+    assert f"skipped\t{bad.stem}\t{bad}\t" in (tmp_path / "log").read_text()
+
+
+def test_a_file_that_goes_away_is_one_that_cannot_be_read(files, place, monkeypatch):
+    gone = files / "f1.nc"
+
+    def find(*arguments: Any) -> Any:
+        found = find_sources(*arguments)
+        gone.unlink()
+        return found
+
+    monkeypatch.setattr(ingest, "find_sources", find)
+    report = create(files, place, on_error="skip")
+    assert (report.added, list(report.skipped)) == (["f0", "f2"], [str(gone)])
+    assert "No such file" in report.skipped[str(gone)]
+
+
+def test_variables_that_the_reader_leaves_out_are_told(tmp_path, place):
+    for i in range(2):
+        with h5py.File(tmp_path / f"f{i}.h5", "w") as file:
+            file["odd"], file["plain"] = np.zeros(2, "V5"), [1, 2]
+    report = create(tmp_path, place)
+    assert [remark.partition(" is")[0] for remark in report.remarks.values()] == ["variable 'odd'"] * 2
+    assert Atlas.open(place).to_xarray("f1")["plain"].values.tolist() == [1, 2]
