@@ -103,7 +103,7 @@ def _in_rows(chunks: Cells | Sequence[Cells]) -> Cells:
         return chunks
     first = chunks[0]
     if first.dtype.hasobject or not first.nbytes:
-        return np.stack(chunks)
+        return np.stack(list(chunks))
     size = len(chunks) * first.nbytes
     memory = getattr(_kept, "memory", None)
     if memory is None or len(memory) < size:
