@@ -249,8 +249,8 @@ class Storage(ABC):
         """Claim the files of a generation for as long as the pin is held."""
 
     @abstractmethod
-    def oldest_pin(self, below: int) -> bool:
-        """Return whether any reader may hold a generation below this one."""
+    def is_pinned(self, below: int) -> bool | None:
+        """Return whether a reader holds a generation below this one; ``None`` where nobody can tell."""
 
     @abstractmethod
     def retire(self, key: str) -> None:

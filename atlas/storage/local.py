@@ -272,8 +272,8 @@ class LocalStorage(Storage):
         """Claim the files of a generation."""
         return locks.pin(self._path, generation)
 
-    def oldest_pin(self, below: int) -> bool:
-        """Return whether any reader may hold an older generation."""
+    def is_pinned(self, below: int) -> bool | None:
+        """Return whether a reader holds an older generation; ``None`` where nobody can tell."""
         return locks.pinned_below(self._path, below)
 
     def retire(self, key: str) -> None:

@@ -462,9 +462,9 @@ class RemoteStorage(Storage):
         """Return an empty claim: readers are protected by a grace period."""
         return locks.NoPin()
 
-    def oldest_pin(self, below: int) -> bool:
-        """Return True: nobody can tell."""
-        return True
+    def is_pinned(self, below: int) -> bool | None:
+        """Return None: nobody can tell."""
+        return None
 
     def retire(self, key: str) -> None:
         """Leave the object where it is; it is removed after the grace period."""
