@@ -217,7 +217,7 @@ def place_of(start: list[int], size: list[int]) -> tuple[slice, ...]:
     return tuple(slice(first, first + n) for first, n in zip(start, size, strict=True))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(histories(), st.sampled_from(["zstd", "lz4", "none"]), st.sampled_from(EXECUTORS))
 def test_any_history_of_writes_reads_back_like_numpy(history, codec, executor):
     shape, chunks, dtype, fill, steps, (begin, extent) = history
@@ -273,7 +273,7 @@ def check_statistics(found, expected: np.ndarray, fill) -> None:
     assert (found["min"], found["max"]) == bounds
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.text(st.characters(codec="utf-8")) | st.binary(max_size=40), min_size=1, max_size=12), st.integers(1, 5)
 )
@@ -329,7 +329,7 @@ def test_input_that_is_no_plain_array(place):
             view.write_array("v", [0], ragged)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(hnp.arrays(np.float64, hnp.array_shapes(max_dims=2, max_side=6)), st.sampled_from([None, 0.0, float("nan")]))
 def test_statistics_of_floats(data, fill):
     with tempfile.TemporaryDirectory() as place:

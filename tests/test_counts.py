@@ -66,14 +66,14 @@ def test_a_few_small_chunks_are_read_without_a_plan(place, monkeypatch):
         raise AssertionError("a plan was made")
 
     monkeypatch.setattr("atlas.reader.plan_reads", unexpected)
-    out = np.empty((8, 10, 20), "f4")
-    assert store.read_array_across_stacked("t", names[:8], [3, 5], [10, 20], out=out) is out
-    assert out.tobytes() == expected[:8].tobytes()
+    out = np.empty((5, 10, 20), "f4")
+    assert store.read_array_across_stacked("t", names[:5], [3, 5], [10, 20], out=out) is out
+    assert out.tobytes() == expected[:5].tobytes()
     assert [row.tobytes() for row in store.read_array_across("t", [names[8], names[0]], [3, 5], [10, 20])] == [
         expected[8].tobytes(),
         expected[0].tobytes(),
     ]
-    for more in (names, [*names[:7], names[0], names[0]]):
+    for more in (names, [*names[:4], names[0], names[0]]):
         with pytest.raises(AssertionError, match="a plan was made"):
             store.read_array_across_stacked("t", more, [3, 5], [10, 20])
 

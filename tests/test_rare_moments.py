@@ -16,7 +16,6 @@ import fsspec
 import numpy as np
 import pytest
 from hypothesis import given as examples
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torture.scenes import in_child
 
@@ -536,7 +535,6 @@ def test_large_pieces_go_to_the_file_as_they_are(tmp_path, monkeypatch):
 Step = st.tuples(st.sampled_from([None, "a", "b", "c"]), st.integers(0, 3000)) | st.sampled_from(["rewind", "failed"])
 
 
-@hypothesis_settings(deadline=None)
 @examples(st.lists(Step, max_size=40), st.integers(0, 6000), st.integers(0, 4000), st.integers(0, 4000))
 def test_whatever_waits_and_wherever_it_is_what_was_given(tmp_path_factory, steps, limit, own, more):
     """Pieces of arrays and of none, with what failed half way taken back, and a disk that is full now and then."""

@@ -16,7 +16,7 @@ import itertools
 import os
 import random
 import shutil
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -238,11 +238,13 @@ class Model:
     def states(self, limit: int, rng: random.Random) -> Iterator[dict[str, bytes]]:
         """Yield what the disk may hold if the power is cut now."""
         for tree in self.trees(limit, rng):
-            open_files = [file for file in dict.fromkeys(tree.values()) if file.pieces]
+            whole = {path: file.durable for path, file in tree.items() if not file.pieces}
+            torn = [(path, file) for path, file in tree.items() if file.pieces]
+            open_files = list(dict.fromkeys(file for _, file in torn))
             counts = [len(file.pieces) + 1 for file in open_files]
             for kept in _choices(sum(counts), limit, rng):
                 cut = dict(zip(open_files, _split(kept, counts), strict=True))
-                yield {path: file.content(cut.get(file, ())) for path, file in tree.items()}
+                yield whole | {path: file.content(cut[file]) for path, file in torn}
 
     def write_out(self, top: Path) -> None:
         """Make real what a process sees: everything."""
@@ -258,10 +260,10 @@ def _choices(count: int, limit: int, rng: random.Random) -> Iterable[tuple[bool,
     """Return every way to keep some of `count` things, or the extremes and a sample when there are too many."""
     if 2**count <= limit:
         return itertools.product((True, False), repeat=count)
-    chosen = [(True,) * count, (False,) * count]
+    every, none = (True,) * count, (False,) * count
+    chosen = [every, none]
     for i in range(count):
-        chosen.append(tuple(j != i for j in range(count)))
-        chosen.append(tuple(j == i for j in range(count)))
+        chosen += (*every[:i], False, *every[i + 1 :]), (*none[:i], True, *none[i + 1 :])
     chosen += [tuple(rng.random() < 0.5 for _ in range(count)) for _ in range(limit - len(chosen))]
     return chosen
 
@@ -470,7 +472,7 @@ class Violation(AssertionError):
 
 
 # Files, and directories whose names were asked for.
-LookedAt = tuple[tuple[str, bool], ...]
+LookedAt = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 class Checker:
@@ -479,8 +481,7 @@ class Checker:
     def __init__(self, work: Path, see: Callable[[Path], Any] = state_of) -> None:
         self._work = work
         self._see = see
-        self._verdicts: dict[LookedAt, dict[tuple[Any, ...], Any]] = {}
-        self._promised: dict[int, list[Any]] = {}
+        self._verdicts: OrderedDict[LookedAt, dict[tuple[Any, ...], Any]] = OrderedDict()
         self.opened = 0
 
     def state(self, files: dict[str, bytes]) -> Any:
@@ -488,6 +489,8 @@ class Checker:
         for looked_at, known in self._verdicts.items():
             held = _found(files, looked_at)
             if held in known:
+                # Whoever reads the next state is likely to look at the same.
+                self._verdicts.move_to_end(looked_at, last=False)
                 return known[held]
         seen, looked_at = self._open(files)
         self._verdicts.setdefault(looked_at, {})[_found(files, looked_at)] = seen
@@ -505,15 +508,16 @@ class Checker:
             except atlas.AtlasError as error:
                 seen = f"{type(error).__name__}: {error}"
         shutil.rmtree(top)
-        looked_at = ((os.path.relpath(step.path, disk.top), step.call in ("listdir", "scandir")) for step in disk.steps)
-        return seen, tuple(dict.fromkeys(looked_at))
+        paths, folders = dict[str, None](), dict[str, None]()
+        for step in disk.steps:
+            (folders if step.call in ("listdir", "scandir") else paths)[os.path.relpath(step.path, disk.top)] = None
+        return seen, (tuple(paths), tuple(folders))
 
 
 def _found(files: dict[str, bytes], looked_at: LookedAt) -> tuple[Any, ...]:
-    return tuple(
-        tuple(sorted(place for place in files if place.startswith(f"{path}/"))) if is_listed else files.get(path)
-        for path, is_listed in looked_at
-    )
+    paths, folders = looked_at
+    listed = (tuple(sorted(path for path in files if path.startswith(f"{folder}/"))) for folder in folders)
+    return (*map(files.get, paths), *listed)
 
 
 def write_out(files: dict[str, bytes], top: Path) -> None:
@@ -536,16 +540,19 @@ def check(
     """Cut the power after every call from one on, or a share of them; return how many states were looked at."""
     rng = random.Random(7)
     model = model or Model(parts)
-    total, promised = 0, recording.promises[0]
+    total, promised, kept = 0, recording.promises[0], set[int]()
     for number in range(len(recording.calls) + 1):
-        promised = recording.promises.get(number, promised)
+        if number in recording.promises:
+            promised, kept = recording.promises[number], set()
         for files in model.states(limit, rng) if number >= begin and number in share else ():
             total += 1
             seen = checker.state(files)
-            if seen not in promised:
-                call = recording.calls[number - 1] if number else "the beginning"
-                shown = seen if isinstance(seen, str) else [entry[0] for entry in seen or []] or seen
-                raise Violation(f"after call {number}, {str(call)[:200]}: {shown}; files: {sorted(files)}")
+            if id(seen) not in kept:
+                if seen not in promised:
+                    call = recording.calls[number - 1] if number else "the beginning"
+                    shown = seen if isinstance(seen, str) else [entry[0] for entry in seen or []] or seen
+                    raise Violation(f"after call {number}, {str(call)[:200]}: {shown}; files: {sorted(files)}")
+                kept.add(id(seen))
         if number < len(recording.calls):
             model.apply(recording.calls[number])
     return total
