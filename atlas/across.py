@@ -18,7 +18,7 @@ Extents = Sequence[int] | None
 BoxOf = Callable[[ArraySchema, str], Selection]
 
 # Up to so many small chunks are read one by one in less time than a plan takes.
-_FEW = 8
+_FEW = 5
 
 
 def read_list(

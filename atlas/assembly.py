@@ -198,7 +198,7 @@ def _add_stored(
     stored = [index.numbers_of(ordinal) for ordinal in ordinals[entries].tolist()]
     numbers = np.setdiff1d(np.concatenate(stored), written)
     for number in numbers.tolist():
-        holders = entries[index.locate(ordinals[entries], np.array([number]))[:, 0] >= 0]
+        holders = entries[index.locate_all(ordinals[entries], np.array([number]))[:, 0] >= 0]
         box = schema.grid.extent(number)
         step = max(1, _READ_BYTES // max(1, box.cells * schema.dtype.itemsize))
         for first in range(0, len(holders), step):

@@ -13,24 +13,46 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atlas.chunks import Shape
 from atlas.columnfile import DataFile
 from atlas.columns import Column, Integers
 from atlas.forks import cached_property
+from atlas.groups import Group
 from atlas.layer import Layer, joined, stacked
 from atlas.names import Sought, seek
-from atlas.schema import ArraySchema, DatasetRecord, Template
+from atlas.schema import ArraySchema, ArrayTemplate, DatasetRecord, Template
 
 MAX_SLOTS = 1 << 31
 
 # Ordinals and records of single datasets that are remembered.
 _REMEMBERED = 1 << 14
 
-# Names of whole reads that are remembered, as more arrays of the same datasets are mostly read next.
+# Names of whole reads that are remembered, and arrays of each.
 _REMEMBERED_NAMES = 1 << 18
+_REMEMBERED_ARRAYS = 8
+
+# Datasets that declare an array alike: its schema, their positions among those asked for, their ordinals.
+Alike = tuple[ArraySchema, Integers, Integers]
 
 
 def _no_tables(file: DataFile, slots: int) -> Layer:
     raise AssertionError("a table without table files reads none")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The datasets of a read, none of which is to be changed.
+
+    Attributes
+    ----------
+    ordinals : (n,) int64
+        -1 where there is no such dataset.
+    arranged : dict
+        By array, what is known of how they declare it.
+    """
+
+    ordinals: Integers
+    arranged: dict[str, list[Alike]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,7 +83,7 @@ class Catalog:
     loaded: dict[DataFile, Layer] = field(default_factory=dict, repr=False, compare=False)
     _ordinals: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     _records: dict[int, DatasetRecord] = field(default_factory=dict, init=False, repr=False)
-    _lists: dict[tuple[str, ...], Integers] = field(default_factory=dict, init=False, repr=False)
+    _lists: dict[tuple[str, ...], Listed] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
@@ -93,13 +115,13 @@ class Catalog:
             found[hits] = ordinals
         return found
 
-    def find_all(self, names: Sequence[str]) -> Integers:
-        """Do the same for names of a read; remembered, so not to be changed."""
+    def listed(self, names: Sequence[str]) -> Listed:
+        """Look the names of a read up; remembered, as more is mostly read of the same datasets next."""
         key = tuple(names)
         known = self._lists.get(key)
         if known is None:
-            known = self.find(key)
-            known.flags.writeable = False
+            known = Listed(self.find(key))
+            known.ordinals.flags.writeable = False
             if sum(map(len, list(self._lists))) + len(key) > _REMEMBERED_NAMES:
                 self._lists.clear()
             if len(key) <= _REMEMBERED_NAMES:
@@ -225,20 +247,42 @@ class Catalog:
         schemas : list of ArraySchema
         """
         codes = np.full(len(ordinals), -1, np.int64)
-        # By the fill's text as well: -0.0 equals 0.0, yet is another fill value.
-        schemas: dict[tuple[ArraySchema, str], int] = {}
+        schemas: list[ArraySchema] = []
+        known: dict[Any, int] = {}
         for layer, positions, rows in self.places(ordinals):
             for code, members in layer.members(rows):
-                template = layer.groups[code].template
-                if array in template.positions:
-                    sizes, inverse = _distinct_sizes(layer, code, array, layer.row[rows[members]])
-                    definition = template.arrays[template.positions[array]]
-                    dims = [dim for dim in template.dims if dim in definition.dims]
-                    resolved = [definition.resolve(dict(zip(dims, row, strict=True))) for row in sizes.tolist()]
-                    keys = [(schema, repr(schema.fill)) for schema in resolved]
-                    numbers = np.array([schemas.setdefault(key, len(schemas)) for key in keys], np.int64)
-                    codes[positions[members]] = numbers[inverse]
-        return codes, [schema for schema, _ in schemas]
+                definition = layer.groups[code].template.definition(array)
+                if definition is None:
+                    continue
+                shapes, inverse = _distinct_shapes(layer.groups[code], definition, layer.row[rows[members]])
+                # By the fill's text: -0.0 equals 0.0, yet is another fill value, and NaN does not equal itself.
+                kind = definition.dtype.name, definition.dims, repr(definition.fill)
+                numbers = np.zeros(len(shapes), np.int64)
+                for i, shape in enumerate(shapes):
+                    chunks = definition.chunks_of(shape)
+                    number = numbers[i] = known.setdefault((kind, shape, chunks), len(schemas))
+                    if number == len(schemas):
+                        schemas.append(definition.with_extents(shape, chunks))
+                codes[positions[members]] = numbers[inverse]
+        return codes, schemas
+
+    def arranged(self, array: str, listed: Listed) -> list[Alike]:
+        """Return the datasets of a read that have an array, by schema."""
+        known = listed.arranged.get(array)
+        if known is None:
+            present = np.flatnonzero(listed.ordinals >= 0)
+            codes, schemas = self.layouts(array, listed.ordinals[present])
+            order = np.argsort(codes, kind="stable")
+            bounds = np.searchsorted(codes[order], np.arange(len(schemas) + 1)).tolist()
+            positions, ordinals = present[order], listed.ordinals[present[order]]
+            known = [
+                (schema, positions[first:last], ordinals[first:last])
+                for schema, first, last in zip(schemas, bounds, bounds[1:], strict=False)
+            ]
+            if len(listed.arranged) >= _REMEMBERED_ARRAYS:
+                listed.arranged.clear()
+            listed.arranged[array] = known
+        return known
 
     def having(self, array: str) -> NDArray[np.bool_]:
         """Return, by ordinal, which datasets have an array."""
@@ -254,10 +298,10 @@ class Catalog:
         for layer, rows in self.live():
             for code, members in layer.members(rows):
                 group = layer.groups[code]
-                for slot, (owner, name, tag) in enumerate(group.template.slots):
-                    if (owner, name) == (array, key):
-                        own = rows[members]
-                        yield tag, layer.ordinals[own], group.columns[slot].take(layer.row[own])
+                slot = group.template.slot_numbers.get((array, key))
+                if slot is not None:
+                    own = rows[members]
+                    yield group.template.slots[slot][2], layer.ordinals[own], group.columns[slot].take(layer.row[own])
 
     # ── changes ──────────────────────────────────────────────────────────────────────────────
 
@@ -284,14 +328,16 @@ class Catalog:
         return Catalog(len(merged), len(merged), (), layer, self.load), moved
 
 
-def _distinct_sizes(layer: Layer, code: int, array: str, rows: NDArray[Any]) -> tuple[Integers, Integers]:
-    group = layer.groups[code]
-    definition = group.template.arrays[group.template.positions[array]]
-    columns = [group.sizes[i] for i, dim in enumerate(group.template.dims) if dim in definition.dims]
+def _distinct_shapes(group: Group, definition: ArrayTemplate, rows: NDArray[Any]) -> tuple[list[Shape], Integers]:
+    """Return the shapes that an array has in some datasets of a group, and which of them each has."""
+    alike = np.zeros(len(rows), np.int64)
+    if definition.shape is not None:
+        return [definition.shape], alike
+    columns = [group.sizes[group.template.dims.index(dim)] for dim in definition.dims]
     if all(column.constant for column in columns):
-        return np.array([[int(column.cells[0]) for column in columns]], np.int64), np.zeros(len(rows), np.int64)
-    sizes = np.stack([np.asarray(column.take(rows).spread()) for column in columns], axis=1)
-    if (sizes == sizes[0]).all():
-        return sizes[:1], np.zeros(len(rows), np.int64)
-    distinct, inverse = np.unique(sizes, axis=0, return_inverse=True)
-    return distinct, inverse.reshape(-1)
+        return [tuple(int(column.cells[0]) for column in columns)], alike
+    shapes = np.stack([np.asarray(column.take(rows).spread()) for column in columns], axis=1)
+    if (shapes == shapes[0]).all():
+        return [tuple(shapes[0].tolist())], alike
+    distinct, inverse = np.unique(shapes, axis=0, return_inverse=True)
+    return list(map(tuple, distinct.tolist())), inverse.reshape(-1)

@@ -58,6 +58,8 @@ def resolve_selection(array_shape: Shape, start: Any, shape: Any, what: str) -> 
     SelectionError
         If the number of axes is wrong or the box leaves the array.
     """
+    if start is None and shape is None:
+        return Selection((0,) * len(array_shape), array_shape)
     try:
         first = (0,) * len(array_shape) if start is None else as_extents(start, "start")
         if shape is None:
@@ -139,36 +141,7 @@ class ChunkGrid:
     def overlap(self, selection: Selection) -> Overlap:
         """Return the chunks that a box touches, and which part of each goes where; not to be changed."""
         touched = math.prod(n // c + 2 for n, c in zip(selection.shape, self.chunk_shape, strict=True))
-        return (_known_overlap if touched <= _REMEMBERED_CHUNKS else ChunkGrid.find_overlap)(self, selection)
-
-    def find_overlap(self, selection: Selection) -> Overlap:
-        """Work out :meth:`overlap`, which remembers those of few chunks."""
-        ndim = len(self.shape)
-        if selection.cells == 0:
-            empty = np.zeros((0, ndim), np.int64)
-            return Overlap(np.zeros(0, np.int64), empty, empty, empty, empty)
-        axes = [self._axis_overlap(axis, selection) for axis in range(ndim)]
-        if not axes:
-            nothing = np.zeros((1, 0), np.int64)
-            return Overlap(np.zeros(1, np.int64), nothing, nothing, nothing, nothing)
-        mesh = np.meshgrid(*[np.arange(len(axis[0])) for axis in axes], indexing="ij")
-        picks = [m.reshape(-1) for m in mesh]
-        columns = [
-            np.stack([axis[part][pick] for axis, pick in zip(axes, picks, strict=True)], axis=1) for part in range(5)
-        ]
-        numbers = np.ravel_multi_index(tuple(columns[0].T), self.counts).astype(np.int64)
-        return Overlap(numbers, *columns[1:])
-
-    def _axis_overlap(self, axis: int, selection: Selection) -> tuple[Integers, Integers, Integers, Integers, Integers]:
-        size, chunk = self.shape[axis], self.chunk_shape[axis]
-        begin = selection.start[axis]
-        end = begin + selection.shape[axis]
-        positions = np.arange(begin // chunk, (end - 1) // chunk + 1, dtype=np.int64)
-        first = positions * chunk
-        extent = np.minimum(first + chunk, size) - first
-        low = np.maximum(begin - first, 0)
-        high = np.minimum(end - first, extent)
-        return positions, extent, low, high - low, first + low - begin
+        return _known_overlap(self, selection) if touched <= _REMEMBERED_CHUNKS else _overlap(self, selection)
 
 
 class Overlap(NamedTuple):
@@ -190,9 +163,47 @@ class Overlap(NamedTuple):
     target_start: Integers
 
 
+def find_overlaps(grids: Sequence[ChunkGrid], selections: Sequence[Selection]) -> tuple[Overlap, Integers]:
+    """Return the chunks that boxes of several arrays touch, one after the other, and how many each box does.
+
+    The arrays have the same rank. Every step is done for all chunks together, since a few steps for every array are
+    what takes the time where many of them are small and unequal.
+    """
+    shape, chunk, start, extent = (
+        np.array(rows, np.int64).reshape(len(grids), -1)
+        for rows in (
+            [grid.shape for grid in grids],
+            [grid.chunk_shape for grid in grids],
+            [box.start for box in selections],
+            [box.shape for box in selections],
+        )
+    )
+    first = start // chunk
+    spans = np.where(extent > 0, (start + extent - 1) // chunk - first + 1, 0)
+    counts = spans.prod(axis=1)
+    owner = np.repeat(np.arange(len(grids)), counts)
+    rest = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    position = np.empty((len(owner), shape.shape[1]), np.int64)
+    for axis in reversed(range(shape.shape[1])):
+        rest, position[:, axis] = np.divmod(rest, spans[owner, axis])
+    position += first[owner]
+    numbers = np.zeros(len(owner), np.int64)
+    for axis, along in enumerate((-(-shape // chunk)).T):
+        numbers = numbers * along[owner] + position[:, axis]
+    begin = position * chunk[owner]
+    size = np.minimum(begin + chunk[owner], shape[owner]) - begin
+    low = np.maximum(start[owner] - begin, 0)
+    high = np.minimum((start + extent)[owner] - begin, size)
+    return Overlap(numbers, size, low, high - low, begin + low - start[owner]), counts
+
+
+def _overlap(grid: ChunkGrid, selection: Selection) -> Overlap:
+    return find_overlaps([grid], [selection])[0]
+
+
 @lru_cache(maxsize=64)
 def _known_overlap(grid: ChunkGrid, selection: Selection) -> Overlap:
-    found = grid.find_overlap(selection)
+    found = _overlap(grid, selection)
     for table in found:
         table.flags.writeable = False
     return found

@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import re
 import time
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -54,6 +55,8 @@ _LONGEST_SECONDS = UNFINISHED_SECONDS // 2
 
 # With more retired files than this the root of a store whose garbage nobody collects would grow and grow.
 _MOST_RETIRED = 1000
+# Locally so many wait for a reader that stays and stays, before time decides.
+_MOST_WAITING = 10_000
 
 
 def overwrite_root(storage: Storage, config: StoreConfig) -> Root:
@@ -133,7 +136,7 @@ def publish(
 
 def _without_old(storage: Storage, root: Root, now: int) -> tuple[tuple[str, int, int], ...]:
     """Remove what was retired long ago by few requests; return what stays."""
-    old = {entry for entry in root.retired if is_free(storage, entry, now)}
+    old = set(unneeded(storage, root, now))
     storage.delete_all([key for key, *_ in old])
     return tuple(entry for entry in root.retired if entry not in old)
 
@@ -159,10 +162,8 @@ def sweep(storage: Storage, root: Root) -> tuple[tuple[str, int, int], ...]:
     No state refers to a retired file, so it may go before the next one is published. One that cannot be
     removed stays noted, and somebody tries again.
     """
-    now = int(time.time())
-    return tuple(
-        entry for entry in root.retired if not (is_free(storage, entry, now) and _is_removed(storage, entry[0]))
-    )
+    free = set(unneeded(storage, root, int(time.time())))
+    return tuple(entry for entry in root.retired if not (entry in free and _is_removed(storage, entry[0])))
 
 
 def _is_removed(storage: Storage, key: str) -> bool:
@@ -185,7 +186,7 @@ def recover(storage: Storage, root: Root, interrupted: bool, gone: Sequence[str]
     must have known stays: an older one was put in its place, and :func:`~atlas.repair.repair` can bring it back.
     """
     # What it made and did not sync is relied on from here on.
-    storage.sync_directories([root_key(root.config)])
+    storage.sync_place()
     for name in storage.list_dir(""):
         # A root of another name was overwritten, and the writer died before it could remove it.
         if _BESIDE_NAME.fullmatch(name) or (name in ROOT_KEYS and name != root_key(root.config)):
@@ -237,10 +238,18 @@ def _name(key: str) -> str:
     return key.rsplit("/", 1)[-1]
 
 
-def is_free(storage: Storage, entry: tuple[str, int, int], now: int) -> bool:
-    """Return whether no reader can need a retired file any more."""
-    _, generation, since = entry
-    return not storage.oldest_pin(generation) or now - since > GRACE_SECONDS
+def unneeded(storage: Storage, root: Root, now: int) -> list[tuple[str, int, int]]:
+    """Return the retired files that no reader can need any more: pins tell, and time where nobody can."""
+    # A pin below one generation is below all later ones.
+    generations = sorted({generation for _, generation, _ in root.retired})
+    pinned = bisect_left(generations, True, key=lambda below: storage.is_pinned(below) is not False)
+    free = set(generations[:pinned])
+    time_decides = len(root.retired) > _MOST_WAITING or storage.is_pinned(1) is None
+    return [
+        (key, generation, since)
+        for key, generation, since in root.retired
+        if generation in free or (time_decides and now - since > GRACE_SECONDS)
+    ]
 
 
 def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int) -> Root:
@@ -276,49 +285,11 @@ def _base(storage: Storage, snapshot: Snapshot, pending: Pending) -> Root:
 def _commit_onto(storage: Storage, base: Root, snapshot: Snapshot, pending: Pending, workers: int) -> Root:
     """Commit pending changes in the place of the state `base`; raises LostRace if that is not the newest any more."""
     pending.recognise(base)
-    current = base
-    if current.commit != snapshot.root.commit:
-        snapshot = Snapshot(storage, current, snapshot.workers, snapshot.mode, before=snapshot)
-    elif pending.layout is None:
-        # The same table, of which this one has read what it needed.
-        current = replace(current, catalog=snapshot.root.catalog)
-    replaced, recorded = [], current.commits
-    # A new store that has begun, although that seemed to fail, must not begin again: others may have added to it.
-    has_begun = pending.attempt is not None and pending.attempt.led_to(current)
-    if pending.layout is None or has_begun:
-        check_conflicts(current, pending.all_seen(current))
-    else:
-        replaced = [file.key for file in current.files]
-        current = emptied(current, pending.layout)
-        snapshot = Snapshot(storage, current, snapshot.workers, snapshot.mode)
-    ordinals = _assign_ordinals(current, pending)
-    pending.settle(current.config, workers)
-    successor, began = next_state(storage, current), time.monotonic()
-    with CommitFiles(storage, successor) as files:
-        after = current.catalog.with_layer(_layer(current, pending, ordinals))
-        catalog, merged = settle(files, after)
-        changed = pending.changed_arrays()
-        arrays = with_directories(storage, current.arrays, changed)
-        for name, loose in changed.items():
-            target = Target(files, name, arrays[name], after, pending.starts.of(name))
-            # Not named: what is gathered of one array would stay in memory with that of the next.
-            arrays[name], superseded = write_array(
-                snapshot, target, gather(pending, name, loose, ordinals, after), pending.heap
-            )
-            merged += superseded
-        # A store that was emptied has another id than the one that its table files were read with.
-        catalog = replace(catalog, load=partial(load_table, storage, successor.store))
-        root = replace(successor, catalog=catalog, arrays=arrays)
-        files.write_record(root, replaced + merged)
-        files.make_durable()
-        if time.monotonic() - began > _LONGEST_SECONDS and not storage.is_local:
-            raise StorageError(f"putting data took {_LONGEST_SECONDS // 3600} hours; flush more often")
-        # From here on the root may refer to them. Were it not replaced after all, the next
-        # writer finds the lock's mark and removes them.
-        files.keep()
-    pending.tried(root, pending.renamed(current))
+    ground = _ground(storage, base, snapshot, pending)
+    files, root, retired = _write_files(storage, ground, pending, workers)
+    pending.tried(root, pending.renamed(ground.root))
     try:
-        root = publish(storage, root, base, replaced + merged, recorded)
+        root = publish(storage, root, base, retired, base.commits)
     except LostRace:
         # The root never will refer to them.
         files.discard()
@@ -331,6 +302,81 @@ def _commit_onto(storage: Storage, base: Root, snapshot: Snapshot, pending: Pend
     if pending.layout is not None:
         delete_other_roots(storage, root.config)
     return root
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """What a commit is put on top of.
+
+    Attributes
+    ----------
+    snapshot : Snapshot
+    root : Root
+        Its state: the newest one, or an empty one in place of that.
+    replaced : list of str
+        The files that are replaced with all that is there.
+    """
+
+    snapshot: Snapshot
+    root: Root
+    replaced: list[str]
+
+
+def _ground(storage: Storage, base: Root, snapshot: Snapshot, pending: Pending) -> _Ground:
+    """Return what pending changes are put on top of; raises ConflictError if others changed the same datasets."""
+    root = base
+    if root.commit != snapshot.root.commit:
+        snapshot = Snapshot(storage, root, snapshot.workers, snapshot.mode, before=snapshot)
+    elif pending.layout is None:
+        # The same table, of which this one has read what it needed.
+        root = replace(root, catalog=snapshot.root.catalog)
+    # A new store that has begun, although that seemed to fail, must not begin again: others may have added to it.
+    has_begun = pending.attempt is not None and pending.attempt.led_to(root)
+    if pending.layout is None or has_begun:
+        check_conflicts(root, pending.all_seen(root))
+        return _Ground(snapshot, root, [])
+    empty = emptied(root, pending.layout)
+    return _Ground(Snapshot(storage, empty, snapshot.workers, snapshot.mode), empty, [file.key for file in root.files])
+
+
+def _write_files(
+    storage: Storage, ground: _Ground, pending: Pending, workers: int
+) -> tuple[CommitFiles, Root, list[str]]:
+    """Write the files of a commit and make them durable; return them, the new state, and the files it does without."""
+    ordinals = _assign_ordinals(ground.root, pending)
+    pending.settle(ground.root.config, workers)
+    successor, began = next_state(storage, ground.root), time.monotonic()
+    with CommitFiles(storage, successor) as files:
+        after = ground.root.catalog.with_layer(_layer(ground.root, pending, ordinals))
+        catalog, merged = settle(files, after)
+        arrays, superseded = _write_arrays(files, ground, pending, ordinals, after)
+        # A store that was emptied has another id than the one that its table files were read with.
+        catalog = replace(catalog, load=partial(load_table, storage, successor.store))
+        root, retired = replace(successor, catalog=catalog, arrays=arrays), [*ground.replaced, *merged, *superseded]
+        files.write_record(root, retired)
+        files.make_durable()
+        if time.monotonic() - began > _LONGEST_SECONDS and not storage.is_local:
+            raise StorageError(f"putting data took {_LONGEST_SECONDS // 3600} hours; flush more often")
+        # From here on the root may refer to them. Were it not replaced after all, the next
+        # writer finds the lock's mark and removes them.
+        files.keep()
+    return files, root, retired
+
+
+def _write_arrays(
+    files: CommitFiles, ground: _Ground, pending: Pending, ordinals: Ordinals, after: Catalog
+) -> tuple[dict[str, ArrayFiles], list[str]]:
+    """Write the new file of each changed array; return the files of all, and those that are in new ones now."""
+    changed, superseded = pending.changed_arrays(), list[str]()
+    arrays = with_directories(ground.snapshot.storage, ground.root.arrays, changed)
+    for name, loose in changed.items():
+        target = Target(files, name, arrays[name], after, pending.starts.of(name))
+        # Not named: what is gathered of one array would stay in memory with that of the next.
+        arrays[name], old = write_array(
+            ground.snapshot, target, gather(pending, name, loose, ordinals, after), pending.heap
+        )
+        superseded += old
+    return arrays, superseded
 
 
 def _assign_ordinals(current: Root, pending: Pending) -> Ordinals:

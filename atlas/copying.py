@@ -83,7 +83,7 @@ def stored_chunks(
     if not len(numbers):
         return {}
     index = snapshot.index(schema.name)
-    rows = index.locate(np.array([ordinal]), numbers)[0]
+    rows = index.locate_all(np.array([ordinal]), numbers)[0]
     columns = {name: index.columns[name][rows].astype(np.int64) for name in ("offset", "length", "raw_length")}
     columns |= {name: index.columns[name][rows] for name in ("pipeline", "checksum")}
     numbered = index.columns["file"][rows].tolist()

@@ -98,17 +98,20 @@ def _joined(
 
 
 def _in_rows(chunks: Cells | Sequence[Cells]) -> Cells:
-    """Return chunks as rows of one C-order array; those of a sequence in memory that this thread uses again."""
-    if isinstance(chunks, np.ndarray):
-        return np.ascontiguousarray(chunks).reshape(chunks.shape)
+    """Return chunks as rows of one C-order array, in memory that this thread uses again if they are not yet."""
+    if isinstance(chunks, np.ndarray) and chunks.flags.c_contiguous:
+        return chunks
     first = chunks[0]
     if first.dtype.hasobject or not first.nbytes:
-        return np.stack(chunks)
+        return np.stack(list(chunks))
     size = len(chunks) * first.nbytes
     memory = getattr(_kept, "memory", None)
     if memory is None or len(memory) < size:
         memory = _kept.memory = np.empty(size, np.uint8)
     rows = memory[:size].view(first.dtype).reshape(len(chunks), *first.shape)
+    if isinstance(chunks, np.ndarray):
+        np.copyto(rows, chunks)
+        return rows
     return np.stack(chunks, out=rows)
 
 

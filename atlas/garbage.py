@@ -16,11 +16,11 @@ from atlas.commit import (
     GRACE_SECONDS,
     UNFINISHED_SECONDS,
     abandoned,
-    is_free,
     known_files,
     publish,
     recover,
     sweep,
+    unneeded,
 )
 from atlas.errors import InvalidArgument
 from atlas.record import is_file_of_a_commit
@@ -79,7 +79,7 @@ def _collect_locally(storage: Storage, dry_run: bool) -> GarbageReport:
         root = load_root(storage)
         sizes = {item.key: item for item in storage.inventory()}
         retired = [key for key, *_ in root.retired]
-        free = [entry[0] for entry in root.retired if is_free(storage, entry, int(time.time()))]
+        free = [key for key, *_ in unneeded(storage, root, int(time.time()))]
         gone = abandoned(storage, root, interrupted)
         report = _report(sizes, [*gone, *free], sorted(set(retired) - set(free)))
         if not dry_run:

@@ -126,13 +126,13 @@ class Heap:
                 self._waiting[part.array].pop()
                 self._count(part.array, -part.size)
             else:
-                part.spill.end = part.position
+                part.spill.forget(part.position)
         if self._starts:
             part = self._parts[-1]
             left = min(part.size, size - self._starts[-1])
             self._parts[-1] = part._replace(size=left)
             if part.spill is not None:
-                part.spill.end = part.position + left
+                part.spill.forget(part.position + left)
         self.size = size
         self.rewinds += 1
 

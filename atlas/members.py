@@ -186,9 +186,9 @@ class Members:
 
     def _columns(self, array: str | None, key: str) -> Iterator[tuple[str, Integers, Column]]:
         for group, positions, rows in self._groups():
-            for slot, (owner, name, tag) in enumerate(group.template.slots):
-                if (owner, name) == (array, key):
-                    yield tag, positions, group.columns[slot].take(rows)
+            slot = group.template.slot_numbers.get((array, key))
+            if slot is not None:
+                yield group.template.slots[slot][2], positions, group.columns[slot].take(rows)
         for position, record in self._records().items():
             if key in _attributes(record, array):
                 tag, value = _attributes(record, array)[key]

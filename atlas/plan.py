@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.chunks import Integers, Overlap, Selection
+from atlas.chunks import Integers, Overlap, Selection, find_overlaps
 from atlas.codecs import PACKED, RAW, plain
 from atlas.dtypes import DType
 from atlas.errors import CorruptIndex
@@ -108,82 +108,67 @@ class ReadPlan:
         return count if size < count * CALL_BYTES else 0
 
 
-def result_strides(shape: Sequence[int], itemsize: int) -> Integers:
-    """Return the byte strides of a C-contiguous result."""
-    sizes = [*shape[1:], itemsize] if shape else []
-    return np.multiply.accumulate(np.array(sizes[::-1], np.int64))[::-1].copy()
-
-
 def plan_reads(index: ArrayIndex, dtype: DType, members: Sequence[Member]) -> ReadPlan:
-    """Return the tasks that read every member's box; members have the same rank and type.
+    """Return the tasks that read every member's box; members, at least one, have the same rank and type.
 
     Raises
     ------
     CorruptIndex
         If a chunk's declared size is not that of its place in the grid.
     """
-    parts = [_plan_member(index, dtype, member) for member in members]
-    sizes = np.cumsum([0] + [len(part.overlap.numbers) for part in parts])
-    rows = _joined([part.rows for part in parts])
-    geometry = _joined([part.geometry + first for part, first in zip(parts, sizes, strict=False)])
+    overlap, counts = _overlaps(members)
+    box_strides = _strides(members, dtype.itemsize)
+    strides = np.repeat(box_strides, counts, axis=0)
+    targets = (overlap.target_start * strides).sum(axis=1)
+    # A row per dataset, and then one per dataset and chunk of its box.
+    member = np.repeat(np.arange(len(members)), [len(each.ordinals) for each in members])
+    positions, ordinals, bases = (
+        np.concatenate([getattr(each, name) for each in members]) for name in ("positions", "ordinals", "bases")
+    )
+    chunks = counts[member]
+    dataset = np.repeat(np.arange(len(member)), chunks)
+    skipped = np.cumsum(counts) - counts
+    geometry = np.arange(len(dataset)) + np.repeat(skipped[member] - (np.cumsum(chunks) - chunks), chunks)
+    rows = index.locate(ordinals, chunks, overlap.numbers[geometry])
+    present = rows >= 0
+    absent = np.unique(dataset[~present])
+    rows, dataset, geometry = rows[present], dataset[present], geometry[present]
     columns = {
-        name: np.ascontiguousarray(index.columns[name][rows]) if index.columns else np.zeros(0, np.int64)
+        name: index.columns[name][rows] if index.columns else np.zeros(0, np.int64)
         for name in ("file", "offset", "length", "raw_length", "pipeline", "checksum")
     }
     columns["geometry"] = geometry.astype(np.int32)
-    columns["destination"] = _joined([part.destinations for part in parts])
-    ndim = len(members[0].schema.shape) if members else 0
+    columns["destination"] = bases[dataset] + targets[geometry]
     plan = ReadPlan(
         columns,
-        chunk_extent=_stacked([part.overlap.chunk_extent for part in parts], ndim),
-        block_start=_stacked([part.overlap.block_start for part in parts], ndim),
-        block_extent=_stacked([part.overlap.block_extent for part in parts], ndim),
-        target_start=_stacked([part.overlap.target_start for part in parts], ndim),
-        strides=_stacked([np.tile(part.strides, (len(part.overlap.numbers), 1)) for part in parts], ndim),
-        owners=_joined([part.owners for part in parts]),
-        numbers=_joined([part.overlap.numbers[part.geometry] for part in parts]),
-        incomplete=_joined([part.incomplete for part in parts]),
+        overlap.chunk_extent,
+        overlap.block_start,
+        overlap.block_extent,
+        overlap.target_start,
+        strides,
+        owners=positions[dataset],
+        numbers=overlap.numbers[geometry],
+        incomplete=positions[absent],
     )
     if not dtype.is_text:
         _check_sizes(plan, dtype.itemsize)
     return plan
 
 
-@dataclass(frozen=True)
-class _Part:
-    overlap: Overlap
-    rows: Integers
-    geometry: Integers
-    destinations: Integers
-    owners: Integers
-    incomplete: Integers
-    strides: Integers
+def _overlaps(members: Sequence[Member]) -> tuple[Overlap, Integers]:
+    """Return the chunks of the members' boxes, and how many each has."""
+    if len(members) > 1:
+        return find_overlaps([member.schema.grid for member in members], [member.selection for member in members])
+    found = members[0].schema.grid.overlap(members[0].selection)
+    return found, np.array([len(found.numbers)])
 
 
-def _plan_member(index: ArrayIndex, dtype: DType, member: Member) -> _Part:
-    overlap = member.schema.grid.overlap(member.selection)
-    strides = result_strides(member.selection.shape, dtype.itemsize)
-    rows = index.locate(member.ordinals, overlap.numbers)
-    present = rows >= 0
-    dataset, geometry = np.nonzero(present)
-    targets = overlap.target_start @ strides if len(strides) else np.zeros(len(overlap.numbers), np.int64)
-    return _Part(
-        overlap,
-        rows[present],
-        geometry,
-        member.bases[dataset] + targets[geometry],
-        member.positions[dataset],
-        member.positions[~present.all(axis=1)],
-        strides,
-    )
-
-
-def _joined(pieces: Sequence[Integers]) -> Integers:
-    return np.concatenate(pieces) if pieces else np.zeros(0, np.int64)
-
-
-def _stacked(pieces: Sequence[Integers], ndim: int) -> Integers:
-    return np.ascontiguousarray(np.concatenate(pieces) if pieces else np.zeros((0, ndim), np.int64))
+def _strides(members: Sequence[Member], itemsize: int) -> Integers:
+    """Return the byte strides of the members' results, which are C-contiguous."""
+    shapes = np.array([member.selection.shape for member in members], np.int64).reshape(len(members), -1)
+    sizes = np.full_like(shapes, itemsize)
+    sizes[:, :-1] = shapes[:, 1:]
+    return np.multiply.accumulate(sizes[:, ::-1], axis=1)[:, ::-1]
 
 
 def _check_sizes(plan: ReadPlan, itemsize: int) -> None:

@@ -35,6 +35,9 @@ _ALIGNMENT = 64
 # Up to this size, planning the read of a chunk costs more than decoding all of it.
 _SMALL_CHUNK = 1 << 20
 
+# Chunks of text up to this size are looked at for whether another dataset has the same.
+_REPEATED_TEXT = 4096
+
 # Datasets that declare an array alike: its schema, the box, their positions among those asked for, their ordinals.
 Wanted = tuple[ArraySchema, Selection, Integers, Integers]
 
@@ -139,10 +142,9 @@ class Snapshot(Indexed):
         plans = self._plans(array, dtype, wanted, bases)
         buffer = np.empty(int(sizes[0]), np.uint8) if total == 1 else self._allocate(int(padded.sum()), plans)
         results: list[Any] = [None] * total
-        for _schema, selection, positions, _ in wanted:
+        for _, selection, positions, _ in wanted:
             for position in positions.tolist():
-                flat = buffer[bases[position] : bases[position] + sizes[position]]
-                results[position] = flat.view(dtype.numpy).reshape(selection.shape)
+                results[position] = np.ndarray(selection.shape, dtype.numpy, buffer, bases[position])
         self._fill_and_run(array, dtype, plans, buffer, results)
         return results
 
@@ -315,37 +317,49 @@ class Snapshot(Indexed):
         return results
 
     def _read_text(self, array: str, dtype: DType, plan: ReadPlan, results: list[NDArray[Any]]) -> None:
+        boxes = _text_places(plan)
+        # What many datasets say alike is unpacked once.
+        seen: dict[Any, NDArray[Any]] = {}
         for rows, data, offsets in self._payloads(array, plan.columns):
             view = memoryview(data)  # type: ignore[arg-type]
-            columns = (plan.columns[n][rows].tolist() for n in ("length", "raw_length", "pipeline", "checksum"))
+            columns = (
+                plan.columns[n][rows].tolist() for n in ("length", "raw_length", "pipeline", "checksum", "geometry")
+            )
             # Lists, since taking single numbers from arrays is slow.
-            numbers = zip(rows.tolist(), offsets.tolist(), *columns, strict=True)
-            for row, offset, length, raw, pipeline, checksum in numbers:
-                payload = view[offset : offset + length]
-                try:
-                    self._place_text(dtype, plan, row, payload, raw, pipeline, checksum, results)
-                except CorruptChunk as error:
-                    raise self._named(CorruptChunk(str(error), row), array, plan) from None
+            numbers = zip(rows.tolist(), plan.owners[rows].tolist(), offsets.tolist(), *columns, strict=True)
+            for row, owner, offset, length, raw, pipeline, checksum, at in numbers:
+                shape, source, target = boxes[at]
+                key = bytes(view[offset : offset + length]), raw, pipeline, checksum, shape
+                cells = seen.get(key)
+                if cells is None:
+                    try:
+                        cells = _text_cells(dtype, *key)
+                    except CorruptChunk as error:
+                        raise self._named(CorruptChunk(str(error), row), array, plan) from None
+                    if raw <= _REPEATED_TEXT:
+                        seen[key] = cells
+                results[owner][target] = cells[source]
 
-    @staticmethod
-    def _place_text(
-        dtype: DType,
-        plan: ReadPlan,
-        row: int,
-        payload: memoryview,
-        raw: int,
-        pipeline: int,
-        checksum: int,
-        results: list[NDArray[Any]],
-    ) -> None:
-        if not is_whole(payload, pipeline, checksum):
-            raise CorruptChunk("its checksum does not match")
-        at = plan.columns["geometry"][row]
-        cells = unpack_text(bytes(decode(payload, pipeline, raw, 1)), dtype, tuple(plan.chunk_extent[at].tolist()))
-        extent = plan.block_extent[at]
-        source = tuple(map(slice, plan.block_start[at], plan.block_start[at] + extent))
-        target = tuple(map(slice, plan.target_start[at], plan.target_start[at] + extent))
-        results[plan.owners[row]][target] = cells[source]
+
+def _text_places(plan: ReadPlan) -> list[tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]]:
+    """Return, for each row of a plan's geometry, a chunk's shape, the cells wanted of it, and where they go."""
+    tables = plan.chunk_extent, plan.block_start, plan.target_start, plan.block_extent
+    return [
+        (
+            tuple(shape),
+            tuple(slice(first, first + size) for first, size in zip(start, extent, strict=True)),
+            tuple(slice(first, first + size) for first, size in zip(target, extent, strict=True)),
+        )
+        for shape, start, target, extent in zip(*(table.tolist() for table in tables), strict=True)
+    ]
+
+
+def _text_cells(
+    dtype: DType, payload: bytes, raw: int, pipeline: int, checksum: int, shape: tuple[int, ...]
+) -> NDArray[Any]:
+    if not is_whole(payload, pipeline, checksum):
+        raise CorruptChunk("its checksum does not match")
+    return unpack_text(bytes(decode(payload, pipeline, raw, 1)), dtype, shape)
 
 
 class _DamagedChunk(CorruptChunk):

@@ -119,6 +119,9 @@ def _keep_replaced(found: Damage, root: Root, replaced: list[str]) -> str:
     """Give everything that is about to go a second name; return the directory, or nothing when there is nothing."""
     keys = replaced + found.damaged_records
     keys += [key for key, there in found.roots.items() if there is None or found.from_record]
+    # Where a record tells more than the root does, it may be that of a repair that was cut off, and replaced them.
+    named = {file.key for there in found.roots.values() if there is not None for file in there.files}
+    keys += sorted(named - {file.key for file in root.files})
     if found.from_record and found.storage.is_local:
         # What belongs to commits that nothing is known of any more.
         keys += sorted({*strays(found.storage, found.root)} & {*strays(found.storage, root)})

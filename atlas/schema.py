@@ -158,10 +158,17 @@ class ArrayTemplate:
     def resolve(self, sizes: Mapping[str, int]) -> ArraySchema:
         """Return the schema for a dataset whose dimensions have these sizes."""
         shape = tuple(sizes[d] for d in self.dims) if self.shape is None else self.shape
+        return self.with_extents(shape, self.chunks_of(shape))
+
+    def chunks_of(self, shape: Shape) -> Shape:
+        """Return the chunk shape in a dataset where the array has this shape."""
+        return tuple(max(n, 1) for n in shape) if self.chunk_shape is None else self.chunk_shape
+
+    def with_extents(self, shape: Shape, chunk_shape: Shape) -> ArraySchema:
+        """Return the schema of this shape and chunk shape."""
         if math.prod(shape) > MAX_CELLS:
             raise CorruptRoot(f"array {self.name!r} cannot have the shape {list(shape)}")
-        chunks = tuple(max(n, 1) for n in shape) if self.chunk_shape is None else self.chunk_shape
-        return ArraySchema(self.name, self.dtype, self.dims, shape, chunks, self.fill)
+        return ArraySchema(self.name, self.dtype, self.dims, shape, chunk_shape, self.fill)
 
     def to_json(self) -> dict[str, Any]:
         """Return the template as the root object keeps it."""
@@ -226,10 +233,20 @@ class Template:
             layout += [(array.name, key, tag) for key, tag in array.attributes]
         return layout
 
+    @cached_property
+    def slot_numbers(self) -> dict[tuple[str | None, str], int]:
+        """Position of every attribute, by array (or ``None``) and key."""
+        return {(array, key): number for number, (array, key, _) in enumerate(self.slots)}
+
+    def definition(self, name: str) -> ArrayTemplate | None:
+        """Return how the datasets declare an array; ``None`` if they have no such array."""
+        place = self.positions.get(name)
+        return None if place is None else self.arrays[place]
+
     def array(self, name: str, sizes: Iterable[int]) -> ArraySchema | None:
         """Return the schema of one array of a dataset with these dimension sizes; ``None`` if it has no such array."""
-        place = self.positions.get(name)
-        return None if place is None else self.arrays[place].resolve(dict(zip(self.dims, sizes, strict=True)))
+        found = self.definition(name)
+        return None if found is None else found.resolve(dict(zip(self.dims, sizes, strict=True)))
 
     def record(self, sizes: Iterable[int], values: Iterable[Any]) -> DatasetRecord:
         """Return the record of a dataset with these dimension sizes and attribute values."""

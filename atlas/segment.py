@@ -252,25 +252,40 @@ class ArrayIndex:
             row = first + int(np.searchsorted(numbers[first:last], number))
         return row if row < last and numbers[row] == number else -1
 
-    def locate(self, ordinals: Integers, numbers: Integers) -> Integers:
-        """Return the row of every (dataset, chunk) pair, -1 where it was never written.
+    def locate(self, ordinals: Integers, counts: Integers, numbers: Integers) -> Integers:
+        """Return the rows of chunks, -1 where one was never written.
+
+        Parameters
+        ----------
+        ordinals : (n,) of datasets
+        counts : (n,) how many chunks of each are looked for
+        numbers : (m,) which ones, those of one dataset after those of the other
+
+        Returns
+        -------
+        (m,) int64
+        """
+        if not len(self.entries):
+            return np.full(len(numbers), -1, np.int64)
+        entry = np.minimum(np.searchsorted(self.entries, ordinals), len(self.entries) - 1)
+        known = np.repeat(self.entries[entry] == ordinals, counts)
+        if self.dense:
+            rows = np.repeat(self.starts[entry], counts) + numbers
+            return np.where(known & (rows < np.repeat(self.starts[entry + 1], counts)), rows, -1)
+        span, keys = self._keys
+        wanted = np.repeat(entry * span, counts) + np.minimum(numbers, span - 1)
+        rows = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        return np.where(known & (keys[rows] == wanted), rows, -1)
+
+    def locate_all(self, ordinals: Integers, numbers: Integers) -> Integers:
+        """Return the row of each of some chunks of every dataset, -1 where it was never written.
 
         Returns
         -------
         (len(ordinals), len(numbers)) int64
         """
-        if not len(self.entries):
-            return np.full((len(ordinals), len(numbers)), -1, np.int64)
-        position = np.minimum(np.searchsorted(self.entries, ordinals), len(self.entries) - 1)
-        found = self.entries[position] == ordinals
-        first, last = self.starts[position], self.starts[position + 1]
-        if self.dense:
-            rows = first[:, None] + numbers[None, :]
-            return np.where(found[:, None] & (rows < last[:, None]), rows, -1)
-        span, keys = self._keys
-        wanted = position[:, None] * span + np.minimum(numbers, span - 1)[None, :]
-        rows = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-        return np.where(found[:, None] & (keys[rows] == wanted), rows, -1)
+        counts = np.full(len(ordinals), len(numbers))
+        return self.locate(ordinals, counts, np.tile(numbers, len(ordinals))).reshape(len(ordinals), len(numbers))
 
     @cached_property
     def _keys(self) -> tuple[int, Integers]:

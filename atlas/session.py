@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.ahead import HeadStarts
+from atlas.catalog import Alike, Listed
 from atlas.chunks import Integers, Selection
 from atlas.commit import commit
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice, pending_limit, settings
@@ -310,28 +311,21 @@ class Session:
 
     def resolve(
         self, array: str, names: list[str]
-    ) -> tuple[
-        Snapshot, list[tuple[ArraySchema, Integers, Integers]], dict[int, tuple[ArraySchema, PendingArray | None]]
-    ]:
+    ) -> tuple[Snapshot, list[Alike], dict[int, tuple[ArraySchema, PendingArray | None]]]:
         """Look the names up: what is committed, by schema, and what pending changes override, by position."""
         if not isinstance(array, str):
             raise ArrayNotFound(f"array not found: {array!r}; array names are strings")
         with self.lock:
             snapshot, catalog = self.snapshot, self.snapshot.root.catalog
-            ordinals = catalog.find_all(names)
+            listed = catalog.listed(names)
             overlays: dict[int, tuple[ArraySchema, PendingArray | None]] = {}
             if self.pending:
-                ordinals = ordinals.copy()
-                self._overlay(array, names, ordinals, overlays)
-            for position in np.flatnonzero(ordinals < 0).tolist():
+                listed = Listed(listed.ordinals.copy())
+                self._overlay(array, names, listed.ordinals, overlays)
+            for position in np.flatnonzero(listed.ordinals < 0).tolist():
                 if position not in overlays and not self.exists(names[position]):
                     raise DatasetNotFound(f"dataset not found: {names[position]!r} in {self.storage.describe()}")
-        known = np.flatnonzero(ordinals >= 0)
-        codes, schemas = catalog.layouts(array, ordinals[known])
-        layout = []
-        for code, schema in enumerate(schemas):
-            positions = known[codes == code]
-            layout.append((schema, positions, ordinals[positions]))
+        layout = catalog.arranged(array, listed)
         if not layout and not overlays and array not in self.merged_schema().arrays:
             raise ArrayNotFound(f"array not found: {array!r} in {self.storage.describe()}")
         return snapshot, layout, overlays

@@ -1,6 +1,8 @@
 """Files without a name, of what does not wait in memory: nothing of them is ever seen or left behind.
 
-Each is laid out as a data file is, and may be given a name to become one.
+Each is laid out as a data file is, and may be given a name to become one. Nobody syncs it before, so the disk may have
+failed to write something without anybody's hearing of it: what is read back is compared with the hashes of what was
+written.
 """
 
 from __future__ import annotations
@@ -8,10 +10,13 @@ from __future__ import annotations
 import errno
 import os
 import uuid
-from collections.abc import Iterable
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 from weakref import finalize
+
+import xxhash
 
 from atlas.errors import StorageError
 from atlas.segment import ALIGNED_FROM, ALIGNMENT, HEADER_LENGTH, MAGIC
@@ -19,6 +24,8 @@ from atlas.storage.files import start_writing
 
 # Smaller pieces are gathered until there is so much, for a call each would cost more than a copy.
 GATHERED_BYTES = 256 << 10
+# So much has a hash at most, and is read together.
+_BLOCK_BYTES = 1 << 20
 
 
 def open_nameless(directory: str) -> int:
@@ -49,8 +56,6 @@ class Spill:
     descriptor : int
     file_id : uuid.UUID
         What a data file of these bytes is called after.
-    end : int
-        How far it is written.
     is_taken : bool
         Whether a commit has made it a data file, or tried to: nothing is added any more.
     """
@@ -61,8 +66,16 @@ class Spill:
         self._process = os.getpid()
         self.file_id = uuid.uuid4()
         self.is_taken = False
-        self.end = 0
+        # The blocks that it was written in: where each ends, and its hash; and the one that was read last.
+        self._ends: list[int] = []
+        self._hashes: list[int] = []
+        self._read = -1, b""
         self._write(MAGIC + self.file_id.bytes)
+
+    @property
+    def end(self) -> int:
+        """How far it is written."""
+        return self._ends[-1] if self._ends else 0
 
     @property
     def is_open(self) -> bool:
@@ -84,7 +97,7 @@ class Spill:
                     group = []
             self._write_all(group)
         except BaseException:
-            self.end = begun
+            self.forget(begun)
             raise
         start_writing(self.descriptor, begun, self.end - begun)
         return positions
@@ -96,24 +109,47 @@ class Spill:
             self._write(group[-1])
 
     def _write(self, data: Any) -> None:
-        view = memoryview(data)
+        view = memoryview(data).cast("B")
         while len(view):
-            written = os.pwrite(self.descriptor, view, self.end)
-            self.end, view = self.end + written, view[written:]
+            block, view = view[:_BLOCK_BYTES], view[_BLOCK_BYTES:]
+            end = begin = self.end
+            while end < begin + len(block):
+                end += os.pwrite(self.descriptor, block[end - begin :], end)
+            self._hashes.append(xxhash.xxh3_64_intdigest(block))
+            self._ends.append(end)
+
+    def forget(self, end: int) -> None:
+        """Have what follows go over what is behind a position, but for the rest of a block."""
+        blocks = bisect_left(self._ends, end) + 1
+        del self._ends[blocks:], self._hashes[blocks:]
+        self._read = -1, b""
 
     def read(self, position: int, length: int) -> bytes:
         """Return bytes of the file."""
-        pieces, left = [], length
-        while left:
-            # The system may give less than is asked for, and never more than 2 GiB at once.
+        end, pieces = position + length, []
+        for number in range(bisect_right(self._ends, position), bisect_left(self._ends, end) + 1):
+            begin = self._ends[number - 1]
+            pieces.append(memoryview(self._block(number))[max(position - begin, 0) : end - begin])
+        return b"".join(pieces)
+
+    def _block(self, number: int) -> bytes:
+        if self._read[0] != number:
+            data = b"".join(self._pieces(*self._ends[number - 1 : number + 1]))
+            if xxhash.xxh3_64_intdigest(data) != self._hashes[number]:
+                raise StorageError("reading pending changes back: the disk has not kept what was written")
+            # Small chunks are read one by one.
+            self._read = number, data
+        return self._read[1]
+
+    def _pieces(self, begin: int, end: int) -> Iterator[bytes]:
+        # The system may give less than is asked for.
+        while begin < end:
             try:
-                pieces.append(os.pread(self.descriptor, left, position + length - left))
+                piece = os.pread(self.descriptor, end - begin, begin)
             except OSError as error:
                 raise StorageError(f"reading pending changes back: {error.strerror or error}") from error
-            if not pieces[-1]:
-                raise StorageError("reading pending changes back: their temporary file was cut short")
-            left -= len(pieces[-1])
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            yield piece
+            begin = begin + len(piece) if piece else end
 
     @property
     def is_empty(self) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -36,21 +39,28 @@ def pack_texts(cells: Sequence[bytes], counts: NDArray[np.int64]) -> list[bytes]
 
 
 def unpack_text(data: bytes, dtype: DType, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Inverse of :func:`pack_text`; raises :class:`CorruptChunk` when the cells do not add up."""
-    count = int(np.prod(shape, dtype=np.int64))
+    """Inverse of :func:`pack_texts`, for one chunk; raises :class:`CorruptChunk` when the cells do not add up."""
+    count = math.prod(shape)
     if len(data) < 4 * count:
         raise CorruptChunk("it is too short for its cells")
-    lengths = np.frombuffer(data, "<u4", count).astype(np.int64)
-    ends = np.cumsum(lengths) + 4 * count
-    if (int(ends[-1]) if count else 0) != len(data):
+    lengths = struct.unpack_from(f"<{count}I", data)
+    body: Any = data[4 * count :]
+    if sum(lengths) != len(body):
         raise CorruptChunk("its cells do not add up")
     cells = np.empty(count, object)
     try:
-        pairs = zip((ends - lengths).tolist(), ends.tolist(), strict=True)
-        if dtype.kind == "U":
-            cells[:] = [data[first:last].decode("utf-8") for first, last in pairs]
-        else:
-            cells[:] = [data[first:last] for first, last in pairs]
+        cells[:] = _cut(body, lengths, dtype.kind == "U")
     except UnicodeDecodeError:
         raise CorruptChunk("a cell is not UTF-8") from None
     return cells.reshape(shape)
+
+
+def _cut(body: bytes, lengths: Sequence[int], is_text: bool) -> list[Any]:
+    """Return the cells of these lengths that stand one behind the other."""
+    if is_text and body.isascii():
+        text = body.decode("ascii")
+        if len(text) == len(lengths) and 0 not in lengths:
+            return list(text)  # flags: a letter each
+        return [text[first:last] for first, last in pairwise(accumulate(lengths, initial=0))]
+    pieces = [body[first:last] for first, last in pairwise(accumulate(lengths, initial=0))]
+    return [piece.decode("utf-8") for piece in pieces] if is_text else pieces

@@ -3,13 +3,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from objectstore import Place, places
 
 import atlas
 
+# A machine may stop for as long as it likes: what takes long has not failed.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What forks hundreds of children comes first: each is a copy of this process, which grows from test to test."""
+    items.sort(key=lambda item: "torture" not in item.path.parts)
 
 
 @pytest.fixture

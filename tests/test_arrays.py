@@ -13,6 +13,8 @@ from hypothesis.extra import numpy as hnp
 
 import atlas
 from atlas import Atlas
+from atlas.dtypes import parse_dtype
+from atlas.text import unpack_text
 
 NUMERIC = [
     *(["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]),
@@ -215,7 +217,7 @@ def place_of(start: list[int], size: list[int]) -> tuple[slice, ...]:
     return tuple(slice(first, first + n) for first, n in zip(start, size, strict=True))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(histories(), st.sampled_from(["zstd", "lz4", "none"]), st.sampled_from(EXECUTORS))
 def test_any_history_of_writes_reads_back_like_numpy(history, codec, executor):
     shape, chunks, dtype, fill, steps, (begin, extent) = history
@@ -271,7 +273,7 @@ def check_statistics(found, expected: np.ndarray, fill) -> None:
     assert (found["min"], found["max"]) == bounds
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.text(st.characters(codec="utf-8")) | st.binary(max_size=40), min_size=1, max_size=12), st.integers(1, 5)
 )
@@ -284,6 +286,20 @@ def test_any_text_comes_back_as_it_is(values, chunk):
                 view.define_array("v", dtype, ["x"], data.shape, [chunk])
                 view.write_array("v", [0], data)
             same(Atlas.open(place).open_dataset("d").read_array("v"), data)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "text", "said"),
+    [
+        ([2, 1], b"a\xc3\xa9", "not UTF-8"),  # one letter over two cells
+        ([1, 1], b"a\xff", "not UTF-8"),
+        ([1, 7], b"aa", "do not add up"),
+        ([1], b"a", "too short"),
+    ],
+)
+def test_a_chunk_of_forged_text_is_refused(lengths, text, said):
+    with pytest.raises(atlas.CorruptChunk, match=said):
+        unpack_text(np.array(lengths, "<u4").tobytes() + text, parse_dtype("string"), (2,))
 
 
 @pytest.mark.parametrize("cell", ["\ud800", "a\udfffb", "\udc80" * 100_000])
@@ -313,7 +329,7 @@ def test_input_that_is_no_plain_array(place):
             view.write_array("v", [0], ragged)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(hnp.arrays(np.float64, hnp.array_shapes(max_dims=2, max_side=6)), st.sampled_from([None, 0.0, float("nan")]))
 def test_statistics_of_floats(data, fill):
     with tempfile.TemporaryDirectory() as place:

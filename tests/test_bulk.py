@@ -121,7 +121,7 @@ def seen(store: Atlas) -> list[Any]:
     return [names, shown, [store.open_dataset(name).attributes() for name in names], len(store)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(histories())
 def test_stacked_writes_are_what_a_loop_of_single_ones_is(history):
     with tempfile.TemporaryDirectory() as place:
@@ -438,22 +438,23 @@ MORE_THAN_MEMORY = """
 import resource, sys
 import numpy as np
 import atlas
-limit = 700 << 20
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+limit = used + (256 << 20)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 rng = np.random.default_rng(0)
 block = rng.integers(0, 2**62, (16, 65536))
 with atlas.Atlas.create(sys.argv[1], pending_bytes=32 << 20, workers=1) as store:
-    for i in range(120):
+    for i in range(50):
         names = [f"{i:03d}-{j:02d}" for j in range(16)]
         store.create_datasets(names, {"v": {"dims": ["x"], "data": block + i}})
-    assert store._session.pending.heap.size > 900 << 20
+    assert store._session.pending.heap.size > 384 << 20
 """
 
 
 def test_writing_more_than_memory(tmp_path):
     subprocess.run([sys.executable, "-c", MORE_THAN_MEMORY, tmp_path / "s"], check=True)
     block = np.random.default_rng(0).integers(0, 2**62, (16, 65536))
-    assert (Atlas.open(tmp_path / "s").open_dataset("119-15").read_array("v") == block[15] + 119).all()
+    assert (Atlas.open(tmp_path / "s").open_dataset("049-15").read_array("v") == block[15] + 49).all()
 
 
 # ── many small commits ───────────────────────────────────────────────────────────────────────────
@@ -492,7 +493,6 @@ def test_text_without_axes_keeps_its_last_zero(place):
         store.flush()
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1), st.lists(st.floats()))
 def test_columns_on_a_shelf_are_what_they_were(integers, floats):
     kept = {"i": np.array(integers), "f": np.resize(np.array(floats or [0.5]), len(integers))}

@@ -163,7 +163,7 @@ class Twin:
                         assert (column["min"][row], column["max"][row]) == (expected["min"], expected["max"])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(STEPS)
 @example([("create together", "b"), ("delete", "b"), ("create together", "b")])
 def test_a_store_is_what_dictionaries_say_after_any_changes(steps):

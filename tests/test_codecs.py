@@ -42,7 +42,7 @@ def test_every_pipeline_has_a_golden_payload():
     assert {pipeline for pipeline, _, _ in GOLDEN} == set(codecs.PIPELINES) - {codecs.PACKED}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data(), st.sampled_from([row for row in GOLDEN if row[0] not in (0, 32)]))
 def test_damage_is_refused_or_harmless(data, golden):
     pipeline, text, raw = golden
@@ -54,7 +54,7 @@ def test_damage_is_refused_or_harmless(data, golden):
         assert len(codecs.decode(bytes(damaged), pipeline, len(raw), 4)) == len(raw)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=200), st.sampled_from([*codecs.PIPELINES, 16, 33, 255]), st.integers(0, 300))
 def test_junk_is_refused_or_of_the_right_length(junk, pipeline, length):
     with suppress(CorruptChunk):

@@ -5,15 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import atlas
 from atlas import Atlas, StorageError, commit, worker
-from atlas.storage import LocalStorage, local
+from atlas.storage import LocalStorage, local, locks
 
 
 @pytest.fixture
@@ -407,6 +409,26 @@ def test_an_older_root_finds_its_files_where_readers_kept_them(place):
     Atlas.open(place).gc()
     Atlas.open(place).compact()
     assert Atlas.open(place).open_dataset("a").read_array("t").tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.skipif(not locks.has_ofd_locks, reason="no locks on open file descriptions here")
+@pytest.mark.parametrize(("most", "is_kept"), [(10_000, True), (0, False)])
+def test_a_reader_keeps_its_state_for_however_long(place, monkeypatch, most, is_kept):
+    """Unless so many files wait for it that every root is long for it."""
+    reader = Atlas.open(place, mode="r")
+    monkeypatch.setattr(commit, "_MOST_WAITING", most)
+    for day in range(3):
+        clock = SimpleNamespace(time=lambda day=day: time.time() + day * 86400, monotonic=time.monotonic)
+        monkeypatch.setattr(commit, "time", clock)
+        with Atlas.open(place) as store:
+            store.open_dataset("a").write_array("t", [0], np.arange(4) + day)
+        Atlas.open(place).compact()
+        Atlas.open(place).gc()
+    if is_kept:
+        assert reader.open_dataset("a").read_array("t").tolist() == [0, 1, 2, 3]
+    else:
+        with pytest.raises(atlas.SnapshotExpired):
+            reader.open_dataset("a").read_array("t")
 
 
 def test_a_new_store_is_not_made_over_one_whose_root_is_lost(place):

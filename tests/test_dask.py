@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from distributed import Client, LocalCluster
+from test_examples import check_climatology, run
 
 from atlas import Atlas, executor
 
@@ -112,6 +113,11 @@ def test_a_dataset_is_written_from_arrays_of_the_cluster(place, client):
     np.testing.assert_array_equal(Atlas.open(place).open_dataset("d").read_array("v").ravel(), np.arange(4000))
 
 
+def test_the_example_runs_on_a_cluster_that_is_there(cluster, place):
+    printed = run("climatology_on_a_cluster.py", place, "--years", 3, "--scheduler", cluster.scheduler_address)
+    check_climatology(printed, place)
+
+
 def test_what_travels_is_small(place):
     with Atlas.create(place) as store:
         names = [f"sensor-{i:05d}" for i in range(20_000)]
@@ -122,13 +128,14 @@ def test_what_travels_is_small(place):
 
 
 def test_threads_of_another_pool_share_the_cores():
-    running, most, lock = 0, 0, threading.Lock()
+    running, most, lock, together = 0, 0, threading.Lock(), threading.Barrier(1)
 
     def task(job, low, high):
         nonlocal running, most
         with lock:
             running += 1
             most = max(most, running)
+        together.wait(60)
         time.sleep(0.02)
         with lock:
             running -= 1
@@ -143,6 +150,6 @@ def test_threads_of_another_pool_share_the_cores():
     for thread in threads:
         thread.join()
     assert most <= 4 + 3, "four that read, and the helpers of the first"
-    most = 0
+    most, together = 0, threading.Barrier(4)
     read()
     assert most == 4, "alone, a read has all of them again"

@@ -19,7 +19,7 @@ def test_every_length_is_hashed_like_the_library_does(loops):
     assert loops.digest(DATA, offsets, lengths).tolist() == expected
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=400), st.data())
 def test_any_bytes_hash_alike(data, more):
     offset = more.draw(st.integers(0, len(data)))

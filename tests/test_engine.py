@@ -149,7 +149,7 @@ axes = st.one_of(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(first=st.tuples(axes, axes), then=st.tuples(st.slices(5), st.slices(5)), pointwise=st.booleans())
 def test_any_selection_of_a_selection_is_numpys(tmp_path_factory, first, then, pointwise):
     cells = np.arange(49).reshape(7, 7)
@@ -442,7 +442,7 @@ def test_encoding_is_taken_as_to_netcdf_takes_it(place):
 def test_dask_arrays_stream_through_bounded_memory(place):
     code = f"""
 import resource, dask.array as da, xarray as xr, atlas
-ramp = da.arange(96 << 20, chunks=1 << 20).reshape(96, 1 << 20)
+ramp = da.arange(48 << 20, chunks=1 << 20).reshape(48, 1 << 20)
 ds = xr.Dataset({{"a": (("t", "x"), ramp), "b": (("t", "x"), ramp + 1)}})
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 with atlas.Atlas.create({str(place)!r}, pending_bytes=64 << 20) as store:
@@ -450,9 +450,9 @@ with atlas.Atlas.create({str(place)!r}, pending_bytes=64 << 20) as store:
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert int(done.stdout) < 600, done.stderr  # MiB, of 1,536
+    assert int(done.stdout) < 400, done.stderr  # MiB, of 768
     ds = xr.open_dataset(place, engine="atlas", chunks={})
-    assert (ds["b"] - ds["a"]).isel(t=[0, 95], x=[0, -1]).values.tolist() == [[1, 1], [1, 1]]
+    assert (ds["b"] - ds["a"]).isel(t=[0, 47], x=[0, -1]).values.tolist() == [[1, 1], [1, 1]]
 
 
 def test_words_say_what_cannot_be_written(place):

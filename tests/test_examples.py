@@ -54,26 +54,22 @@ def test_argo_profiles_become_pictures(shared_data, tmp_path):
 # ── a climatology ────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fixture(params=["directory", "object store"])
-def shared_place(request, tmp_path):
-    """A place that several processes reach, and how they are told to."""
-    if request.param == "directory":
-        return str(tmp_path / "store"), {}
-    moto = request.getfixturevalue("moto")
-    return moto.url, {
+def test_processes_fill_one_store_and_a_cluster_computes_its_climatology(moto, monkeypatch):
+    """On an object store; in a directory, on a cluster that is there already, in test_dask.py."""
+    environment = {
         "AWS_ACCESS_KEY_ID": servers.KEY,
         "AWS_SECRET_ACCESS_KEY": servers.SECRET,
         "AWS_DEFAULT_REGION": servers.REGION,
         "AWS_ENDPOINT_URL": moto.options["endpoint_url"],
     }
-
-
-def test_processes_fill_one_store_and_a_cluster_computes_its_climatology(shared_place, monkeypatch):
-    place, environment = shared_place
-    printed = run("climatology_on_a_cluster.py", place, "--years", 3, **environment)
-    assert printed.startswith("36 months written by 4 tasks\n")
+    printed = run("climatology_on_a_cluster.py", moto.url, "--years", 3, **environment)
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
+    check_climatology(printed, moto.url)
+
+
+def check_climatology(printed: str, place: str | Path) -> None:
+    assert printed.startswith("36 months written by 4 tasks\n")
     store = Atlas.open(place)
     months = [name for name in store.list_datasets() if name != "climatology"]
     assert sorted(months) == [f"{year}-{month:02d}" for year in (1991, 1992, 1993) for month in range(1, 13)]

@@ -128,7 +128,7 @@ def written(cells: dict, path: Path, form: str) -> None:
             note[...] = cells["note"]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(profiles(), min_size=2, max_size=3), st.sampled_from(["NETCDF3_CLASSIC", "NETCDF4"]))
 def test_whatever_files_hold_they_come_out_the_same(tmp_path_factory, collection, form):
     place = tmp_path_factory.mktemp("files")
@@ -187,7 +187,7 @@ def declarations(draw: st.DrawFn) -> tuple:
     return form, draw(st.integers(0, 3)), draw(st.lists(st.tuples(kinds, dims, st.integers(0, 3)), max_size=5))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(declarations(), st.integers(0, 2**32))
 def test_classic_files_are_read_as_the_library_reads_them(tmp_path, declared, seed):
     form, records, variables = declared

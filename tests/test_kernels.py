@@ -65,7 +65,7 @@ def boxes(draw):
     return chunks, tables, np.zeros(step * count + 5, np.uint8), itemsize
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(boxes(), st.data())
 def test_decoded_chunks_are_scattered_as_numpy_does(case, data):
     chunks, tables, out, itemsize = case
@@ -76,7 +76,7 @@ def test_decoded_chunks_are_scattered_as_numpy_does(case, data):
     assert ours.tobytes() == theirs.tobytes()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(boxes(), st.data())
 def test_stored_chunks_are_scattered_as_numpy_does_and_no_damage_gets_out(case, data):
     chunks, tables, out, itemsize = case
@@ -142,7 +142,7 @@ def refusals(src, rows, length, tables, out, itemsize):
     return found[0]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(boxes(), st.sampled_from(["src", "out", "offset", "geometry", "chunk", "nothing"]))
 def test_scatter_never_leaves_its_buffers(case, what):
     chunks, tables, out, itemsize = case
@@ -182,7 +182,7 @@ def test_a_box_outside_its_chunk_is_refused():
     assert "leaves its chunk" in refusals(None, np.zeros(1, np.int64), np.array([2]), tables, bytes(99), 1)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.binary(max_size=4000), st.sampled_from([1, 2, 4, 8, 16]))
 def test_shuffle_does_what_numpy_does(data, itemsize):
     source = np.frombuffer(data[: len(data) // itemsize * itemsize], np.uint8)
@@ -198,7 +198,7 @@ def unshuffled(data: bytes, pipeline: int, itemsize: int) -> bytes:
     return np.frombuffer(data, np.uint8).reshape(itemsize, -1).T.tobytes()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.binary(max_size=2000) | st.builds(lambda b, n: b * n, st.binary(min_size=1, max_size=16), st.integers(1, 200)),
     st.sampled_from([1, 2, 4, 8, 16]),

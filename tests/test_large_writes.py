@@ -19,7 +19,7 @@ def everything_is_large(monkeypatch):
     monkeypatch.setattr(writer, "_ENCODE_ABOVE", 0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(TYPES), st.sampled_from(["zstd", "lz4", "none"]), st.integers(0, 2**32), st.data())
 def test_overlapping_writes_are_what_numpy_says(tmp_path_factory, dtype, codec, seed, data):
     rng = np.random.default_rng(seed)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import http.server
-import json
 import logging
 import os
 import pickle
@@ -174,10 +173,7 @@ def test_the_command_line(moto):
         command = [sys.executable, "-m", "atlas", *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
-    assert run("ls", moto.url).split() == ["a", "b"]
     run("mv", moto.url, "b", "c")
-    assert json.loads(run("gc", moto.url, "--grace", "0", "--json"))["waiting"] == []
-    assert "no damage found" in run("verify", moto.url)
     assert run("ls", moto.url).split() == ["a", "c"]
 
 

@@ -120,7 +120,7 @@ def whole(cells: np.ndarray) -> tuple[slice, ...]:
     return tuple(slice(0, n) for n in cells.shape)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(chunks(), st.data())
 def test_kernels_and_twins_write_and_read_the_same(chunk, data):
     cells, fill = chunk
@@ -142,7 +142,7 @@ def test_kernels_and_twins_write_and_read_the_same(chunk, data):
             assert unpacked(loops, payload, cells, part) == np.ascontiguousarray(cells[part]).tobytes()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(chunks(), st.sampled_from(["zstd", "lz4", "none"]))
 def test_what_the_encoder_writes_comes_back(chunk, codec):
     cells, fill = chunk
@@ -265,7 +265,7 @@ def test_repetitive_numbers_go_to_the_codec_that_is_good_at_them():
     assert not other or len(payload) < 0.7 * len(other)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.sampled_from(sorted(GOLDEN)), st.data())
 def test_damage_is_told_or_changes_values_alike(name, data):
     cells, text = GOLDEN[name]
@@ -290,7 +290,7 @@ def test_damage_is_told_or_changes_values_alike(name, data):
         assert isinstance(answers[0], str)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=300), st.sampled_from(sorted(GOLDEN)), st.integers(0, 3), st.sampled_from([0, 1, 2, 3, 4, 7]))
 def test_junk_is_refused_or_fills_the_output(junk, name, kind, flags):
     cells, _ = GOLDEN[name]

@@ -185,6 +185,9 @@ def test_verify_of_what_no_reader_needs_or_could_read(tmp_path: Path):
     ]
     assert "is gone; the store is whole" in str(report.problems[0])
     assert (done[0][:2], done[-1]) == ((1, 6), (6, 6, "t"))
+    fsspec.filesystem("memory").put(str(place), f"/{tmp_path.name}/copy", recursive=True)
+    far = atlas.Atlas.open(f"memory://{tmp_path.name}/copy").verify()
+    assert [problem.chunk for problem in far.problems if problem.dataset == "a"] == [9], "where they are read together"
 
 
 def test_records_of_commits_before_are_no_news_to_verify(tmp_path: Path):

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torture import concurrency
 
 import atlas
 from atlas import Atlas, arena, config, executor, worker
 from atlas.forks import cached_property
-from atlas.storage import locks, open_storage
+from atlas.storage import locks
 
 SHAPE = (40, 50, 24)
 NAMES = [f"d{i}" for i in range(60)]
@@ -41,8 +42,10 @@ def big(tmp_path_factory) -> Path:
     executor.shutdown()
 
 
-def shared_memory() -> set[str]:
-    return set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+def semaphores(pid: int) -> list[str]:
+    """What a process has in /dev/shm."""
+    there = os.listdir("/dev/shm") if os.path.isdir("/dev/shm") else []
+    return [name for name in there if f"-{pid}-" in name]
 
 
 def run_script(text: str, *arguments: object, wait: bool = True) -> subprocess.Popen:
@@ -292,7 +295,6 @@ def test_exit_with_results_alive_is_silent(big):
 
 @needs_memfd
 def test_kill_9_of_the_coordinator_leaves_nothing(big):
-    before = shared_memory()
     process = run_script(
         """
         import sys, atlas
@@ -309,14 +311,15 @@ def test_kill_9_of_the_coordinator_leaves_nothing(big):
     )
     workers = [int(pid) for pid in process.stdout.readline().split()]
     assert len(workers) == 2
+    assert semaphores(process.pid)
     time.sleep(0.1)
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and (shared_memory() - before or any(map(alive, workers))):
-        time.sleep(0.1)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and (semaphores(process.pid) or any(map(alive, workers))):
+        time.sleep(0.02)
     assert not any(map(alive, workers))
-    assert shared_memory() - before == set()
+    assert semaphores(process.pid) == []
 
 
 def test_the_process_that_removes_semaphores_is_there_before_the_first(tmp_path):
@@ -348,45 +351,28 @@ def alive(pid: int) -> bool:
         return False
 
 
-WRITER = """
-    import sys, itertools, numpy as np, atlas
-    store = atlas.Atlas.open(sys.argv[1])
-    print("ready", flush=True)
-    for i in itertools.count(int(sys.argv[2])):
-        for name in ("a", "b"):
-            for array in ("u", "v"):
-                store.open_dataset(name).write_array(array, [0], np.full(1000, i, np.int64))
-            store.open_dataset(name).set_attribute("turn", i)
-        store.flush()
-        if i % 3 == 0:
-            store.compact()
-"""
+def generation(place: Path) -> int:
+    return Atlas.open(place, mode="r", workers=1).info()["generation"]
 
 
 def test_kill_9_during_flush_and_compact_leaves_one_whole_state(tmp_path):
-    with Atlas.create(tmp_path / "s") as store:
-        for name in ("a", "b"):
-            view = store.create_dataset(name)
-            for array in ("u", "v"):
-                view.define_array(array, "int64", ["x"], [1000])
-                view.write_array(array, [0], np.zeros(1000, np.int64))
-            view.set_attribute("turn", 0)
-    del store, view  # a view keeps its snapshot's files
+    concurrency.turning_store(tmp_path / "s")
     rng = np.random.default_rng(0)
-    turn = 0
     for _ in range(12):
-        process = run_script(WRITER, tmp_path / "s", turn + 1, wait=False)
-        process.stdout.readline()
-        time.sleep(rng.uniform(0.001, 0.15))
-        process.kill()
-        process.communicate()
+        before = generation(tmp_path / "s")
+        writer = concurrency.start(lambda: concurrency.turn(tmp_path / "s"))
+        try:
+            while generation(tmp_path / "s") == before:
+                time.sleep(0.005)
+            time.sleep(rng.uniform(0, 0.1))
+        finally:
+            os.kill(writer, signal.SIGKILL)
+            os.waitpid(writer, 0)
         store = Atlas.open(tmp_path / "s")
-        seen = {store.open_dataset(n).get_attribute("turn") for n in ("a", "b")}
-        for array in ("u", "v"):
-            seen |= set(np.unique(store.read_array_across_stacked(array, ["a", "b"])).tolist())
+        seen = {store.open_dataset(name).get_attribute("turn") for name in concurrency.NAMES}
+        for array in concurrency.ARRAYS:
+            seen |= set(np.unique(store.read_array_across_stacked(array, concurrency.NAMES)).tolist())
         assert len(seen) == 1, seen
-        turn = max(turn, seen.pop())
-    assert turn > 0
     store.open_dataset("a").set_attribute("after", True)
     store.flush()
     store.compact()
@@ -395,42 +381,3 @@ def test_kill_9_during_flush_and_compact_leaves_one_whole_state(tmp_path):
         Path(file.key).name for files in store._session.snapshot.root.arrays.values() for file in files.files
     )
     assert not [name for name in left if ".tmp-" in name]
-
-
-def test_two_processes_commit_disjoint_datasets(tmp_path):
-    Atlas.create(tmp_path / "s")
-    text = """
-        import sys, atlas
-        store = atlas.Atlas.open(sys.argv[1])
-        for i in range(20):
-            store.create_dataset(f"{sys.argv[2]}{i}").set_attribute("k", i)
-            store.flush()
-    """
-    both = [run_script(text, tmp_path / "s", who, wait=False) for who in "ab"]
-    for process in both:
-        _, err = process.communicate(timeout=60)
-        assert process.returncode == 0, err
-    assert sorted(Atlas.open(tmp_path / "s").list_datasets()) == sorted(f"{w}{i}" for w in "ab" for i in range(20))
-
-
-def test_a_dead_lock_holder_never_blocks(tmp_path):
-    Atlas.create(tmp_path / "s")
-    process = run_script(
-        """
-        import sys, time
-        from atlas.storage import open_storage
-        with open_storage(sys.argv[1]).writer_lock():
-            print("held", flush=True)
-            time.sleep(100)
-        """,
-        tmp_path / "s",
-        wait=False,
-    )
-    assert process.stdout.readline() == "held\n"
-    storage = open_storage(tmp_path / "s")
-    with pytest.raises(atlas.ConflictError, match="another process"), storage.writer_lock(timeout=0.05):
-        pass
-    process.kill()
-    process.communicate()
-    with storage.writer_lock(timeout=5):
-        pass

@@ -16,17 +16,18 @@ import fsspec
 import numpy as np
 import pytest
 from hypothesis import given as examples
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torture.scenes import in_child
 
 import atlas
-from atlas import commit, compaction, heap, roots, spill
+from atlas import commit, compaction, heap, roots, spill, verify
 from atlas.catalog import Catalog
 from atlas.config import StoreConfig, settings
 from atlas.conflicts import Attempt
 from atlas.heap import Heap
+from atlas.reader import Snapshot
 from atlas.root import Root
+from atlas.segment import HEADER_LENGTH
 from atlas.storage import LocalStorage, files, locks
 
 
@@ -398,23 +399,76 @@ def test_a_flush_of_more_arrays_than_files_may_be_open(tmp_path, monkeypatch, ow
     assert atlas.Atlas.open(tmp_path / "s").open_dataset("a").read_array("t159").tolist() == [159]
 
 
+# ── verify, where a request for each chunk would take long ────────────────────────────────────
+
+
+@pytest.mark.parametrize("together", [64 << 20, 0])
+def test_verify_names_a_damaged_chunk_however_many_are_read_together(url, monkeypatch, together):
+    monkeypatch.setattr(verify, "_GROUP_BYTES", together)
+    with atlas.Atlas.create(url) as store:
+        for name in ("a", "b"):
+            add(store, name)
+    (key,) = (key for key in fsspec.filesystem("memory").find(url) if key.endswith(".af"))
+    data = bytearray(fsspec.filesystem("memory").cat_file(key))
+    data[HEADER_LENGTH] ^= 1
+    fsspec.filesystem("memory").pipe_file(key, bytes(data))
+    report = atlas.Atlas.open(url).verify()
+    assert [(problem.array, problem.dataset, problem.chunk) for problem in report.problems] == [("t", "a", 0)]
+    assert report.chunks == 2
+
+
+@pytest.mark.parametrize(("together", "read"), [(64 << 20, "read_boxes"), (0, "read_box")])
+def test_verify_does_not_call_damaged_what_gives_no_answer(url, monkeypatch, together, read):
+    monkeypatch.setattr(verify, "_GROUP_BYTES", together)
+    with atlas.Atlas.create(url) as store:
+        add(store, "a")
+
+    def fail(*args):
+        raise atlas.StorageError("no answer")
+
+    monkeypatch.setattr(Snapshot, read, fail)
+    with pytest.raises(atlas.StorageError, match="no answer"):
+        atlas.Atlas.open(url).verify()
+
+
 # ── what waits for a flush ────────────────────────────────────────────────────────────────────
 
 
 def test_what_waits_is_read_back_whole_or_not_at_all(tmp_path):
     waiting = Heap(str(tmp_path), 0)
-    waiting.append(b"first")
-    assert waiting.append(b"second") == 5
-    assert waiting.spilled == 5
-    assert waiting.read(0, 11) == b"firstsecond"
+    for piece in (b"first", b"second", b"third"):
+        waiting.append(piece)
+    assert waiting.spilled == 11
+    assert waiting.read(0, 16) == b"firstsecondthird"
     file = waiting._shared.descriptor
-    os.ftruncate(file, 2)
-    with pytest.raises(atlas.StorageError, match="cut short"):
-        waiting.read(0, 11)
+    os.ftruncate(file, HEADER_LENGTH + 2)
+    with pytest.raises(atlas.StorageError, match="the disk has not kept what was written"):
+        waiting.read(0, 5)
     with open(os.devnull, "wb") as unreadable:
         os.dup2(unreadable.fileno(), file)
     with pytest.raises(atlas.StorageError, match="reading pending changes back: Bad file"):
         waiting.read(0, 5)
+
+
+@pytest.mark.parametrize("own", [0, 1 << 30])
+def test_what_the_disk_has_lost_before_the_flush_is_not_committed(tmp_path, monkeypatch, own):
+    """As where writing ahead failed, a flush heard of it, and the pages are not in memory when the next one comes."""
+    monkeypatch.setattr(heap, "OWN_BYTES", own)
+    store = atlas.Atlas.create(tmp_path / "s", pending_bytes=0)
+    for name in ("a", "b"):
+        add(store, name)
+        store.create_dataset(f"{name} too").define_array("u", "int32", ["x"], [100_000])
+        store.open_dataset(f"{name} too").write_array("u", [0], np.arange(100_000, dtype="int32") ** 2)
+    waiting = store._session.pending.heap
+    with monkeypatch.context() as failing:
+        failing.setattr(files.LocalWriter, "finish", refuse)
+        with pytest.raises(OSError, match="No space"):
+            store.flush()
+    for file in {*waiting._own.values(), waiting._shared} - {None}:
+        os.pwrite(file.descriptor, bytes(64), HEADER_LENGTH + 512)
+    with pytest.raises(atlas.StorageError, match="has not kept what was written"):
+        store.flush()
+    assert atlas.Atlas.open(tmp_path / "s").list_datasets() == []
 
 
 def test_what_waits_is_read_back_in_as_many_pieces_as_the_system_gives(tmp_path, monkeypatch):
@@ -481,7 +535,6 @@ def test_large_pieces_go_to_the_file_as_they_are(tmp_path, monkeypatch):
 Step = st.tuples(st.sampled_from([None, "a", "b", "c"]), st.integers(0, 3000)) | st.sampled_from(["rewind", "failed"])
 
 
-@hypothesis_settings(deadline=None)
 @examples(st.lists(Step, max_size=40), st.integers(0, 6000), st.integers(0, 4000), st.integers(0, 4000))
 def test_whatever_waits_and_wherever_it_is_what_was_given(tmp_path_factory, steps, limit, own, more):
     """Pieces of arrays and of none, with what failed half way taken back, and a disk that is full now and then."""

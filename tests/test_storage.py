@@ -505,27 +505,27 @@ def test_pins_are_seen_from_everywhere(here):
     first, second = here.pin(4), here.pin(4)
     later = here.pin(9)
     for below, held in ((0, False), (4, False), (5, True), (9, True)):
-        assert here.oldest_pin(below) is held
-        assert in_child(lambda b=below, h=held: here.oldest_pin(b) is not h) == 0
+        assert here.is_pinned(below) is held
+        assert in_child(lambda b=below, h=held: here.is_pinned(b) is not h) == 0
     first.release()
     first.release()
-    assert here.oldest_pin(5)
+    assert here.is_pinned(5)
     del second
     gc.collect()
-    assert not here.oldest_pin(9)
-    assert here.oldest_pin(10)
+    assert not here.is_pinned(9)
+    assert here.is_pinned(10)
     later.release()
-    assert not here.oldest_pin(10)
+    assert not here.is_pinned(10)
 
 
 @needs_pins
 def test_pins_die_with_their_process(here):
     other = holder("pin = s.pin(3)\nprint('held', flush=True)\ntime.sleep(60)", here.local_path)
-    assert here.oldest_pin(4)
+    assert here.is_pinned(4)
     other.kill()
     other.wait()
     other.stdout.close()
-    assert not here.oldest_pin(4)
+    assert not here.is_pinned(4)
 
 
 @needs_pins
@@ -533,17 +533,17 @@ def test_pins_die_with_their_process(here):
 def test_a_childs_copy_of_a_pin_is_not_the_childs_to_release(here):
     pin = here.pin(2)
     assert in_child(lambda: pin.release() or 0) == 0
-    assert here.oldest_pin(3)
+    assert here.is_pinned(3)
     assert in_child(lambda: own_pin(here)) == 0
     pin.release()
-    assert not here.oldest_pin(3)
+    assert not here.is_pinned(3)
 
 
 def own_pin(store: Storage) -> int:
     pin = store.pin(1)
-    seen = store.oldest_pin(2)
+    seen = store.is_pinned(2)
     pin.release()
-    return 0 if seen and not store.oldest_pin(2) else 1
+    return 0 if seen and not store.is_pinned(2) else 1
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="cannot count descriptors")
@@ -569,11 +569,11 @@ def test_pins_follow_the_store_not_the_path(here):
     os.rename(here.local_path, here.local_path + ".old")
     with here.writer_lock():
         pass
-    assert not here.oldest_pin(5)
+    assert not here.is_pinned(5)
     new = here.pin(1)
-    assert here.oldest_pin(5)
+    assert here.is_pinned(5)
     old.release()
-    assert here.oldest_pin(5)
+    assert here.is_pinned(5)
     new.release()
 
 
@@ -589,23 +589,23 @@ def test_a_pin_dropped_by_the_collector_in_the_middle_of_another(here, monkeypat
 
     monkeypatch.setattr(locks.PinBoard, "_set", collect_first)
     last = here.pin(3)
-    assert not here.oldest_pin(2)
-    assert here.oldest_pin(3)
+    assert not here.is_pinned(2)
+    assert here.is_pinned(3)
     kept.release()
     last.release()
-    assert not here.oldest_pin(9)
+    assert not here.is_pinned(9)
 
 
 def test_where_there_are_no_pins_somebody_may_be_reading(here, monkeypatch):
     monkeypatch.setattr(locks, "has_ofd_locks", False)
     here.pin(1).release()
-    assert here.oldest_pin(1)
+    assert here.is_pinned(1) is None
 
 
 def test_without_a_lock_file_pins_hold_nothing(tmp_path):
     store = LocalStorage(str(tmp_path))
     store.pin(1).release()
-    assert store.oldest_pin(2)
+    assert store.is_pinned(2) is None
     assert os.listdir(tmp_path) == []
 
 

@@ -183,6 +183,10 @@ class Storage(ABC):
         return len(writers) >= _MOST_OPEN
 
     @abstractmethod
+    def sync_place(self) -> None:
+        """Make the store's own entries durable, and the directories above it."""
+
+    @abstractmethod
     def sync_directories(self, keys: Sequence[str]) -> None:
         """Make the directory entries of new objects durable."""
 
@@ -249,8 +253,8 @@ class Storage(ABC):
         """Claim the files of a generation for as long as the pin is held."""
 
     @abstractmethod
-    def oldest_pin(self, below: int) -> bool:
-        """Return whether any reader may hold a generation below this one."""
+    def is_pinned(self, below: int) -> bool | None:
+        """Return whether a reader holds a generation below this one; ``None`` where nobody can tell."""
 
     @abstractmethod
     def retire(self, key: str) -> None:

@@ -329,10 +329,10 @@ def pin(directory: str, generation: int) -> ReaderPin | NoPin:
         return NoPin()
 
 
-def pinned_below(directory: str, generation: int) -> bool:
-    """Return whether a reader may hold a generation below this one."""
+def pinned_below(directory: str, generation: int) -> bool | None:
+    """Return whether a reader holds a generation below this one; ``None`` where nobody can tell."""
     if not has_ofd_locks:
-        return True
+        return None
     if generation <= 0:
         return False  # a length of 0 would mean "to the end"
     try:
@@ -340,5 +340,5 @@ def pinned_below(directory: str, generation: int) -> bool:
             # Through its own open file description, so that pins of this process count too.
             probe = fcntl.fcntl(file, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, _PIN_BASE, generation))
     except OSError:
-        return True
+        return None
     return bool(struct.unpack("hhqqi4x", probe)[0] != fcntl.F_UNLCK)

@@ -376,6 +376,9 @@ class RemoteStorage(Storage):
         """Return whether what waits to be put fills the memory that was set aside for it."""
         return super().must_finish(writers) or sum(writer.held for writer in writers) > settings().flight_bytes
 
+    def sync_place(self) -> None:
+        """Do nothing: a put is durable when it returns."""
+
     def sync_directories(self, keys: Sequence[str]) -> None:
         """Do nothing: a put is durable when it returns."""
 
@@ -462,9 +465,9 @@ class RemoteStorage(Storage):
         """Return an empty claim: readers are protected by a grace period."""
         return locks.NoPin()
 
-    def oldest_pin(self, below: int) -> bool:
-        """Return True: nobody can tell."""
-        return True
+    def is_pinned(self, below: int) -> bool | None:
+        """Return None: nobody can tell."""
+        return None
 
     def retire(self, key: str) -> None:
         """Leave the object where it is; it is removed after the grace period."""

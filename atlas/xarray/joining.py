@@ -109,7 +109,7 @@ class _Joined:
         if not members.is_settled or rows.codings is not None or len(layout.values) > 1:
             return False
         index = members.session.snapshot.index(rows.array)
-        found = index.locate(members.ordinals, np.arange(layout.values[0].grid.count))
+        found = index.locate_all(members.ordinals, np.arange(layout.values[0].grid.count))
         if (found < 0).any():
             return bool((found < 0).all())
         columns = (index.columns[name][found] for name in ("checksum", "length", "raw_length", "pipeline"))

@@ -69,7 +69,8 @@ class Rows:
         """Return the same box of every dataset as a row each."""
         session, names = self.members.session, self.members.names
         if self.is_alike:
-            return self._finished(read_stacked(session, self.array, names, start, shape, None, "raise"), start)
+            rows = read_stacked(session, self.array, names, start, shape, None, "raise")
+            return self._finished(rows, start, self._gaps())
         result = np.full((len(names), *shape), self.fill, self.dtype)
         for positions, rows in self._alike(lambda schema: _cut(schema, start, shape), start):
             box: tuple[Any, ...] = tuple(map(slice, rows.shape[1:]))
@@ -91,15 +92,28 @@ class Rows:
         """Read a box of every dataset at once; yield the rows of those that declare the array alike."""
         members = self.members
         parts = read_parts(members.session, self.array, members.names, lambda schema, _: box_of(schema))
-        layout = members.layout(self.array)
+        layout, gaps = members.layout(self.array), self._gaps()
         for code in range(len(layout.values)):
             positions = np.flatnonzero(layout.codes == code)
             rows = np.stack([part for part in map(parts.__getitem__, positions.tolist()) if part is not None])
-            yield positions, self.take(positions)._finished(rows, start)
+            own = gaps and (gaps[0].take(positions), gaps[1].take(positions))
+            yield positions, self.take(positions)._finished(rows, start, own)
 
-    def _finished(self, rows: NDArray[Any], start: Sequence[int]) -> NDArray[Any]:
-        if self.has_gaps:
-            rows = self._with_gaps(rows, start)
+    def _gaps(self) -> tuple[Trait, Trait] | None:
+        """Return where text is missing in each dataset, and how it declares the array; ``None`` if none is missing."""
+        return (
+            (self.members.attribute(self.array, notes.MISSING), self.members.layout(self.array))
+            if self.has_gaps
+            else None
+        )
+
+    def _finished(self, rows: NDArray[Any], start: Sequence[int], gaps: tuple[Trait, Trait] | None) -> NDArray[Any]:
+        if gaps is not None:
+            markers, layout = gaps
+            for position in np.flatnonzero(markers.codes >= 0).tolist():
+                schema, marker = layout.values[layout.codes[position]], markers.values[markers.codes[position]]
+                # Indexed with an ellipsis, a row of a stack of scalars is still a view.
+                with_gaps(rows[position, ...], marker, fill_cell(schema.dtype, schema.fill), start, schema.shape)
         if isinstance(self.original, Trait):
             for position, code in enumerate(self.original.codes.tolist()):
                 original = None if code < 0 else self.original.values[code]
@@ -114,14 +128,6 @@ class Rows:
             if own.any():
                 result[own] = decoded_cells(rows[own], attrs)
         return result
-
-    def _with_gaps(self, rows: NDArray[Any], start: Sequence[int]) -> NDArray[Any]:
-        markers, layout = self.members.attribute(self.array, notes.MISSING), self.members.layout(self.array)
-        for position in np.flatnonzero(markers.codes >= 0).tolist():
-            schema, marker = layout.values[layout.codes[position]], markers.values[markers.codes[position]]
-            # Indexed with an ellipsis, a row of a stack of scalars is still a view.
-            with_gaps(rows[position, ...], marker, fill_cell(schema.dtype, schema.fill), start, schema.shape)
-        return rows
 
 
 def _cut(schema: ArraySchema, start: Sequence[int], shape: Sequence[int]) -> Selection:

@@ -12,6 +12,9 @@ from perf.bench.targets import target_rows
 
 WIN = "◀"
 
+# What begins the message of a system that cannot do a work at all.
+NO_PLACE = "NotImplementedError: "
+
 
 def report(results: dict[str, Any]) -> str:
     """Return the whole report."""
@@ -20,7 +23,7 @@ def report(results: dict[str, Any]) -> str:
     for workload, datasets in collections(records):
         mine = select(records, workload=workload, datasets=datasets, sweep=None)
         title = f"{workload}, {datasets:,} datasets" if datasets else workload
-        parts += [f"## {title}", table(*summary(mine)), "### Spread", table(*spread(mine))]
+        parts += [f"## {title}", table(*summary(mine)), *left_out(mine), "### Spread", table(*spread(mine))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -65,7 +68,10 @@ def summary(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
     timed = columns(records)
     head = ["system", "codec", *(title for title, _, _ in timed), "MB", "files", "peak MB", "CPU s"]
     rows = []
+    unable = {system for systems in lacking(records).values() for system in systems}
     for system, codec in contenders(records):
+        if system in unable:
+            continue
         mine = {r["operation"]: r for r in select(records, system=system, codec=codec)}
         cells = [
             time_cell(mine.get(operation), ours(select(records, operation=operation)), what)
@@ -81,6 +87,21 @@ def summary(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
         ]
         rows.append([f"**{system}**" if system == OURS[0] else system, codec, *cells])
     return head, rows
+
+
+def lacking(records: Sequence[Record]) -> dict[str, list[str]]:
+    """Return the systems whose model has no place for a workload, by what they say of it."""
+    found: dict[str, list[str]] = {}
+    for system in dict.fromkeys(r["system"] for r in records):
+        errors = [r.get("error", "") for r in select(records, system=system)]
+        if all(NO_PLACE in error for error in errors):
+            found.setdefault(errors[0].rpartition(NO_PLACE)[2], []).append(system)
+    return found
+
+
+def left_out(records: Sequence[Record]) -> list[str]:
+    """Say which systems have no row in the table, and why."""
+    return [f"Not in the table: {', '.join(systems)}; {reason}." for reason, systems in lacking(records).items()]
 
 
 def contenders(records: Sequence[Record]) -> list[tuple[str, str]]:
@@ -142,5 +163,6 @@ def highlights(results: dict[str, Any]) -> str:
         parts += [
             f"**{workload}**" if workload == ARGO else f"**{workload}, {datasets:,} datasets**",
             table(*summary(mine)),
+            *left_out(mine),
         ]
     return "\n\n".join(parts)

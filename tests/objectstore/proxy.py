@@ -155,7 +155,7 @@ class Proxy:
         ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self.serve(ready)), daemon=True, name="proxy")
         self._thread.start()
-        ready.wait(10)
+        ready.wait(60)
         return self
 
     def stop(self) -> None:

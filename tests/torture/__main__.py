@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from torture import (
@@ -45,18 +46,21 @@ def run_powerloss(work: Path, share: Share) -> str:
     states, opened = in_child(lambda: powerloss.check_scenario(work, 3, 64, share=share))
     after, opened_after = in_child(lambda: powerloss.check_kills(work, 1, 16, share=share))
     failed = in_child(lambda: powerloss.check_lost_syncs(work, 1, 16, share=share))
+    repaired = in_child(lambda: powerloss.check_repairs(work, 1, 16, share=share))
     # Shares are not equal.
     assert states + after >= share.size(1_000_000) // (1 if share == WHOLE else 2)
     return (
         f"{states + after:,} states of the disk, {opened + opened_after:,} of them different to a reader; "
-        f"{failed:,} after a sync that failed"
+        f"{failed:,} after a sync that failed; {repaired:,} in a repair"
     )
 
 
 def run_mutants(work: Path, share: Share) -> str:
     """Take every sync away, swap every order."""
-    chosen = list(share.of(mutants.POWER + mutants.SYNCING))
-    alive = mutants.survivors(chosen, lambda: mutants.hunt_power(work))
+    hunted = [(mutant, mutants.hunt_power) for mutant in mutants.POWER + mutants.SYNCING]
+    hunted += [(mutant, mutants.hunt_repairing) for mutant in mutants.REPAIRING]
+    chosen = list(share.of(hunted))
+    alive = [name for mutant, hunt in chosen for name in mutants.survivors([mutant], partial(hunt, work))]
     assert not alive, alive
     return f"{len(chosen)} mutants, no survivor"
 

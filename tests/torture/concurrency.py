@@ -22,6 +22,7 @@ from torture.scenes import in_child
 
 NAMES = ["a", "b", "c"]
 ARRAYS = ["u", "v"]
+COMMITS = 6
 
 
 def start(action: Callable[[], Any], quiet: bool = False) -> int:
@@ -68,9 +69,14 @@ def turn(place: Path) -> None:
 
 
 def read_turns(place: Path, reads: int, seed: int) -> None:
-    """Read; every read must be of one generation, and of none before the last one seen."""
+    """Read; every read must be of one generation, and of none before the last one seen.
+
+    Where commits are slow, reads go on for a while until there were some.
+    """
     rng, store, last = np.random.default_rng(seed), atlas.Atlas.open(place, mode="r", workers=1), 0
-    for _ in range(reads):
+    for number in range(100 * reads):
+        if number >= reads and last >= COMMITS:
+            return
         if rng.random() < 0.3:
             store.refresh()
         if rng.random() < 0.05:
@@ -149,6 +155,8 @@ def check_turns(place: Path, rivals: int, turns: int, begin: Callable[..., Calla
     storage = LocalStorage(str(place))
     stops = [begin(partial(take_turns, place, log, b"r")) for _ in range(rivals)]
     try:
+        while log.stat().st_size < rivals:
+            time.sleep(0.001)  # until they are at it
         for _ in range(turns):
             before = log.stat().st_size
             with storage.writer_lock():
@@ -202,13 +210,13 @@ def check_forks(place: Path, forks: int) -> None:
 
 def commit_one(place: Path, name: str) -> None:
     # Whatever the parent's threads were doing, the child must not wait for them for ever.
-    faulthandler.dump_traceback_later(20, exit=True)
+    faulthandler.dump_traceback_later(60, exit=True)
     with atlas.Atlas.open(place, workers=1) as store:
         store.create_dataset(name).set_attribute("pid", os.getpid())
 
 
 def check_stale_locks(place: Path, kills: int) -> float:
-    """Kill a writer at any moment; return the longest that the next one had to wait."""
+    """Kill a writer at any moment; return the longest that the next one took: would it wait, it failed."""
     turning_store(place)
     rng, longest = np.random.default_rng(1), 0.0
     for _ in range(kills):

@@ -106,7 +106,7 @@ def index_target(seeds: Seeds, changes: Mutations, choice: int) -> None:
     index = open_index(np.frombuffer(area, np.uint8), forged, array)
     if isinstance(index, SegmentIndex):
         merged = ArrayIndex.merge([forged], [index])
-        merged.locate(merged.entries, np.arange(3))
+        merged.locate_all(merged.entries, np.arange(3))
     else:
         layer = read_layer(index, seeds.slots)
         layer.names.tolist()

@@ -65,7 +65,7 @@ def _live(module: types.ModuleType) -> Iterator[tuple[str, Any]]:
 
 FILES, LOCAL, THREADS = "atlas.storage.files", "atlas.storage.local", "atlas.threads"
 COMMIT, COMPACTION = "atlas.commit", "atlas.compaction"
-COMMITFILES = "atlas.commitfiles"
+COMMITFILES, REPAIR = "atlas.commitfiles", "atlas.repair"
 
 POWER = [
     Mutant("directories are never synced", FILES, "        os.fsync(descriptor)\n", "        pass\n"),
@@ -100,6 +100,7 @@ POWER = [
         "            sync_directory(self._path)\n            sync_ancestors",
         "            sync_ancestors",
     ),
+    Mutant("what a creator made is not synced", LOCAL, "            self.sync_place()\n", ""),
     Mutant(
         "the directories above are left to chance",
         LOCAL,
@@ -127,7 +128,7 @@ POWER = [
     Mutant(
         "what a dead writer made is relied on unsynced",
         COMMIT,
-        "    storage.sync_directories([root_key(root.config)])\n",
+        "    storage.sync_place()\n",
         "",
     ),
     Mutant(
@@ -140,10 +141,10 @@ POWER = [
     Mutant(
         "the root is published before its data files are durable",
         COMMIT,
-        "        files.write_record(root, replaced + merged)\n        files.make_durable()\n",
-        "        files.write_record(root, replaced + merged)\n"
+        "        files.write_record(root, retired)\n        files.make_durable()\n",
+        "        files.write_record(root, retired)\n"
         "        for _, writer in files._writers:\n            writer._file.flush()\n"
-        "        publish(storage, replace(successor, catalog=catalog, arrays=arrays), base, replaced + merged)\n"
+        "        publish(storage, root, load_root(storage), retired)\n"
         "        files.make_durable()\n",
     ),
     Mutant(
@@ -161,6 +162,28 @@ POWER = [
         "        for _, writer in files._writers:\n            writer._file.flush()\n"
         "        publish(storage, replace(successor, catalog=catalog, arrays=arrays), current, retired)\n"
         "        files.make_durable()\n        files.keep()\n",
+    ),
+]
+
+# Found where the power is cut in a repair.
+REPAIRING = [
+    Mutant(
+        "the record of a repair is there before its files",
+        REPAIR,
+        "            files.make_durable()\n        files.write_record",
+        "            pass\n        files.write_record",
+    ),
+    Mutant(
+        "what a repair writes is not synced",
+        REPAIR,
+        "        files.make_durable()\n        found.report.kept",
+        "        found.report.kept",
+    ),
+    Mutant(
+        "copies of what a repair replaces are not synced",
+        LOCAL,
+        "                self._copy(source, place)\n            sync_parent(place)\n",
+        "                self._copy(source, place)\n",
     ),
 ]
 
@@ -205,9 +228,14 @@ def hunt_power(work: Path) -> None:
     """Look for what a power cut could break, quickly."""
     hunt_syncing(work)
     powerloss.check_scenario(work, 1, 8)
-    powerloss.check_kills(work, 1, 4, ("create", "flush of one array"))
+    powerloss.check_kills(work, 1, 4, ("create", "create where another was killed", "flush of one array"))
+
+
+def hunt_repairing(work: Path) -> None:
+    """Look for what a power cut in a repair could break."""
+    powerloss.check_repairs(work, 1, 1)
 
 
 def hunt_syncing(work: Path) -> None:
     """Look for what a sync that fails could break, or one that nobody waits for."""
-    powerloss.check_lost_syncs(work, 1, 1, ["flush side by side"])
+    powerloss.check_lost_syncs(work, 1, 1, ["flush side by side", "flush of what was written ahead"])

@@ -16,7 +16,7 @@ import itertools
 import os
 import random
 import shutil
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,8 +26,9 @@ import numpy as np
 
 import atlas
 from atlas import commitfiles, datafiles, heap
+from atlas.storage.files import sync_directory
 from torture.disk import Disk, Fault, Step
-from torture.scenes import WHOLE, Share, cells, fill_dataset, state_of
+from torture.scenes import DAMAGED, WHOLE, Share, State, cells, fill_dataset, seen_at, state_of
 
 # ── the disk ──────────────────────────────────────────────────────────────────────────────────
 
@@ -237,11 +238,13 @@ class Model:
     def states(self, limit: int, rng: random.Random) -> Iterator[dict[str, bytes]]:
         """Yield what the disk may hold if the power is cut now."""
         for tree in self.trees(limit, rng):
-            open_files = [file for file in dict.fromkeys(tree.values()) if file.pieces]
+            whole = {path: file.durable for path, file in tree.items() if not file.pieces}
+            torn = [(path, file) for path, file in tree.items() if file.pieces]
+            open_files = list(dict.fromkeys(file for _, file in torn))
             counts = [len(file.pieces) + 1 for file in open_files]
             for kept in _choices(sum(counts), limit, rng):
                 cut = dict(zip(open_files, _split(kept, counts), strict=True))
-                yield {path: file.content(cut.get(file, ())) for path, file in tree.items()}
+                yield whole | {path: file.content(cut[file]) for path, file in torn}
 
     def write_out(self, top: Path) -> None:
         """Make real what a process sees: everything."""
@@ -257,10 +260,10 @@ def _choices(count: int, limit: int, rng: random.Random) -> Iterable[tuple[bool,
     """Return every way to keep some of `count` things, or the extremes and a sample when there are too many."""
     if 2**count <= limit:
         return itertools.product((True, False), repeat=count)
-    chosen = [(True,) * count, (False,) * count]
+    every, none = (True,) * count, (False,) * count
+    chosen = [every, none]
     for i in range(count):
-        chosen.append(tuple(j != i for j in range(count)))
-        chosen.append(tuple(j == i for j in range(count)))
+        chosen += (*every[:i], False, *every[i + 1 :]), (*none[:i], True, *none[i + 1 :])
     chosen += [tuple(rng.random() < 0.5 for _ in range(count)) for _ in range(limit - len(chosen))]
     return chosen
 
@@ -292,7 +295,12 @@ Acts = list[Callable[[Path], None]]
 
 
 def record(
-    acts: Acts, top: Path, first: Any = None, fault: Fault | None = None, intended: Sequence[Any] = ()
+    acts: Acts,
+    top: Path,
+    first: Any = None,
+    fault: Fault | None = None,
+    intended: Sequence[Any] = (),
+    see: Callable[[Path], State] = state_of,
 ) -> Recording:
     """Run acts one after the other on the store below `top`, which holds the state `first`.
 
@@ -313,7 +321,7 @@ def record(
             ends.append(len(disk.recorded))
             syncs.append([n for n in range(step, len(disk.steps)) if disk.steps[n].call == "fsync"])
             try:
-                after = state_of(place)
+                after = see(place)
             except atlas.AtlasError as error:
                 raise Violation(f"after {act.__name__} not even this process can read: {error}") from None
             # From its first call on an act may have happened; from its last on it has.
@@ -331,6 +339,11 @@ def _relative(step: Step, top: str) -> Step:
 
 def _create(place: Path) -> None:
     atlas.Atlas.create(place, workers=1)
+
+
+def _mkdir(place: Path) -> None:
+    """What a creator does first, who is killed then."""
+    place.mkdir(parents=True)
 
 
 def _first(place: Path) -> None:
@@ -375,21 +388,34 @@ def _change(place: Path) -> None:
         store.open_dataset(names[3]).append("t", cells(4, (2, 8)))
 
 
-def _spill(place: Path) -> None:
+def _spill(place: Path, flush: Callable[[atlas.Atlas], None] = atlas.Atlas.flush) -> None:
     """Pending changes that wait in a file."""
     with atlas.Atlas.open(place, workers=1, pending_bytes=0) as store:
         for i in range(2):
             fill_dataset(store, f"spilled{store.row_slots()}", i + 5)
+        flush(store)
 
 
-def _spill_alone(place: Path) -> None:
+def _spill_alone(place: Path, flush: Callable[[atlas.Atlas], None] = atlas.Atlas.flush) -> None:
     """Pending changes that wait in files, which become data files."""
     kept = heap.OWN_BYTES, heap.MORE_BYTES
     heap.OWN_BYTES = heap.MORE_BYTES = 0
     try:
-        _spill(place)
+        _spill(place, flush)
     finally:
         heap.OWN_BYTES, heap.MORE_BYTES = kept
+
+
+def _spill_insisting(place: Path) -> None:
+    """The same, tried again by the same handle if it fails."""
+    _spill_alone(place, _insisting)
+
+
+def _insisting(store: atlas.Atlas) -> None:
+    try:
+        store.flush()
+    except atlas.StorageError:
+        store.flush()
 
 
 def _side_by_side(place: Path) -> None:
@@ -445,26 +471,32 @@ class Violation(AssertionError):
     """A power cut left what must not be."""
 
 
+# Files, and directories whose names were asked for.
+LookedAt = tuple[tuple[str, ...], tuple[str, ...]]
+
+
 class Checker:
     """Opens states; remembers what each verdict depended on."""
 
-    def __init__(self, work: Path) -> None:
+    def __init__(self, work: Path, see: Callable[[Path], Any] = state_of) -> None:
         self._work = work
-        self._verdicts: dict[tuple[str, ...], dict[tuple[bytes | None, ...], Any]] = {}
-        self._promised: dict[int, list[Any]] = {}
+        self._see = see
+        self._verdicts: OrderedDict[LookedAt, dict[tuple[Any, ...], Any]] = OrderedDict()
         self.opened = 0
 
     def state(self, files: dict[str, bytes]) -> Any:
         """Return what a reader sees of a disk; an error as its text."""
         for looked_at, known in self._verdicts.items():
-            held = tuple(map(files.get, looked_at))
+            held = _found(files, looked_at)
             if held in known:
+                # Whoever reads the next state is likely to look at the same.
+                self._verdicts.move_to_end(looked_at, last=False)
                 return known[held]
-        seen, paths = self._open(files)
-        self._verdicts.setdefault(paths, {})[tuple(map(files.get, paths))] = seen
+        seen, looked_at = self._open(files)
+        self._verdicts.setdefault(looked_at, {})[_found(files, looked_at)] = seen
         return seen
 
-    def _open(self, files: dict[str, bytes]) -> tuple[Any, tuple[str, ...]]:
+    def _open(self, files: dict[str, bytes]) -> tuple[Any, LookedAt]:
         # A new directory each time: a process may keep files mapped by their paths.
         self.opened += 1
         top = self._work / f"state-{self.opened}"
@@ -472,11 +504,20 @@ class Checker:
         disk = Disk(str(top))
         with disk.installed():
             try:
-                seen = state_of(top / "deep" / "store")
+                seen = self._see(top / "deep" / "store")
             except atlas.AtlasError as error:
                 seen = f"{type(error).__name__}: {error}"
         shutil.rmtree(top)
-        return seen, tuple(dict.fromkeys(os.path.relpath(step.path, disk.top) for step in disk.steps))
+        paths, folders = dict[str, None](), dict[str, None]()
+        for step in disk.steps:
+            (folders if step.call in ("listdir", "scandir") else paths)[os.path.relpath(step.path, disk.top)] = None
+        return seen, (tuple(paths), tuple(folders))
+
+
+def _found(files: dict[str, bytes], looked_at: LookedAt) -> tuple[Any, ...]:
+    paths, folders = looked_at
+    listed = (tuple(sorted(path for path in files if path.startswith(f"{folder}/"))) for folder in folders)
+    return (*map(files.get, paths), *listed)
 
 
 def write_out(files: dict[str, bytes], top: Path) -> None:
@@ -499,16 +540,19 @@ def check(
     """Cut the power after every call from one on, or a share of them; return how many states were looked at."""
     rng = random.Random(7)
     model = model or Model(parts)
-    total, promised = 0, recording.promises[0]
+    total, promised, kept = 0, recording.promises[0], set[int]()
     for number in range(len(recording.calls) + 1):
-        promised = recording.promises.get(number, promised)
+        if number in recording.promises:
+            promised, kept = recording.promises[number], set()
         for files in model.states(limit, rng) if number >= begin and number in share else ():
             total += 1
             seen = checker.state(files)
-            if seen not in promised:
-                call = recording.calls[number - 1] if number else "the beginning"
-                shown = seen if isinstance(seen, str) else [entry[0] for entry in seen or []] or seen
-                raise Violation(f"after call {number}, {call}: {shown}; files: {sorted(files)}")
+            if id(seen) not in kept:
+                if seen not in promised:
+                    call = recording.calls[number - 1] if number else "the beginning"
+                    shown = seen if isinstance(seen, str) else [entry[0] for entry in seen or []] or seen
+                    raise Violation(f"after call {number}, {str(call)[:200]}: {shown}; files: {sorted(files)}")
+                kept.add(id(seen))
         if number < len(recording.calls):
             model.apply(recording.calls[number])
     return total
@@ -532,9 +576,11 @@ def check_scenario(
 # What is done before, what is killed, what the next writer does.
 KILLS: dict[str, tuple[Acts, Callable[[Path], None], Callable[[Path], None]]] = {
     "create": ([], _create, _small),
+    "create where another was killed": ([_mkdir], _create, _small),
     # With a record there already: the directory of records would otherwise be made, and synced, after any other.
     "flush of one array": ([_create, _first], _small, _small),
     "flush": ([_create], _first, _third),
+    "flush of what was written ahead": ([_create], _spill_alone, _small),
     "compact": ([_create, _first, _second], _compact, _third),
 }
 
@@ -574,6 +620,7 @@ LOST_SYNCS: dict[str, tuple[Acts, Callable[[Path], None]]] = {
     "create": ([], _create),
     "flush": ([_create, _first], _second),
     "flush side by side": ([_create], _side_by_side),
+    "flush of what was written ahead": ([_create], _spill_insisting),
     "compact": ([_create, _first, _second], _compact),
 }
 
@@ -594,15 +641,65 @@ def check_lost_syncs(
     return total
 
 
+def check_repairs(work: Path, parts: int, limit: int, share: Share = WHOLE) -> int:
+    """Cut the power in a repair, and repair what is left: all of it is there, and what was damaged is kept, too."""
+    total = 0
+    for hurt, see in ((_lose_root, _mended), (_damage_index, _mended_and_kept)):
+        recording = _recorded(work / "repair", [_create, _first, _second, hurt, _repair], see=seen_at)
+        whole = recording.promises[recording.ends[-1]][0]
+        recording.promises = {0: [whole if see is _mended else [*whole, ("1 kept",)]]}
+        total += check(recording, Checker(work, see), parts, limit, share=share, begin=recording.ends[-2])
+    return total
+
+
+def _lose_root(place: Path) -> None:
+    os.unlink(place / "atlas.json")
+    sync_directory(str(place))
+
+
+def _damage_index(place: Path) -> None:
+    key = atlas.Atlas.open(place)._session.snapshot.root.arrays["t"].files[-1].key
+    with open(place / key, "r+b") as file:
+        file.seek(-20, os.SEEK_END)
+        file.write(b"damaged")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _repair(place: Path) -> None:
+    lost = atlas.Atlas.repair(place).lost
+    if lost:
+        raise Violation(f"a repair found chunks lost: {lost}")
+
+
+def _mended(place: Path) -> State:
+    """Return what a reader sees once the store has been repaired, if it has to be."""
+    if seen_at(place) in (None, DAMAGED):
+        _repair(place)
+    return state_of(place)
+
+
+def _mended_and_kept(place: Path) -> State:
+    """Return the same, and how many damaged data files are kept."""
+    seen, kept = _mended(place), {path.name for path in (place / "_damaged").glob("*/t/*.af")}
+    return [*seen, (f"{len(kept)} kept",)]
+
+
 def _next(place: Path) -> None:
     if state_of(place) is None:
         _create(place)
     _small(place)
 
 
-def _recorded(top: Path, acts: Acts, fault: Fault | None = None, intended: Sequence[Any] = ()) -> Recording:
+def _recorded(
+    top: Path,
+    acts: Acts,
+    fault: Fault | None = None,
+    intended: Sequence[Any] = (),
+    see: Callable[[Path], State] = state_of,
+) -> Recording:
     top.mkdir()
     try:
-        return record(acts, top, None, fault, intended)
+        return record(acts, top, None, fault, intended, see)
     finally:
         shutil.rmtree(top)

@@ -414,6 +414,26 @@ def test_a_repair_that_was_cut_off_is_begun_again_from_the_same_commit(loss, mom
     assert atlas.Atlas.open(place).verify().ok
 
 
+def test_what_a_repair_that_was_cut_off_had_replaced_is_kept_by_the_next(tmp_path: Path, monkeypatch):
+    """Also where a power cut took its mark, so that its record is taken for that of a newer commit."""
+    place = tmp_path / "s"
+    build(place)
+    right, key = state_of(place), atlas.Atlas.open(place)._session.snapshot.root.arrays["t"].files[-1].key
+    flip(place / key, -20)
+    damaged = (place / key).read_bytes()
+
+    def cut_off() -> None:
+        monkeypatch.setattr(repair, "publish", lambda *args: os._exit(9))
+        atlas.Atlas.repair(place)
+
+    assert in_child(cut_off) == "killed"
+    (place / ".atlas.lock").write_bytes(b"")
+    shutil.rmtree(place / "_damaged")
+    assert atlas.Atlas.repair(place).ok
+    assert state_of(place) == right
+    assert [path.read_bytes() for path in (place / "_damaged").glob("*/t/*")] == [damaged]
+
+
 @pytest.mark.parametrize(
     ("is_root_lost", "said"), [(False, "what the datasets are cannot be brought back"), (True, "there is no record")]
 )
