@@ -80,8 +80,10 @@ def _as_asked(name: str, variable: Any, options: Mapping[str, Any]) -> Any:
         if wanted is False:
             return _encoded_times(name, variable)
         # How times are decoded is said by a coder, or by the older option: that holds for decoded ones, too.
-        as_told = isinstance(wanted, VariableCoder) or (variable.dtype.kind != "m" and options["use_cftime"] is not None)
-        return _decode(name, _encoded_times(name, variable), options) if as_told else variable
+        is_told = variable.dtype.kind != "m" and options["use_cftime"] is not None
+        if is_told or isinstance(wanted, VariableCoder):
+            return _decode(name, _encoded_times(name, variable), options)
+        return variable
     if options["mask_and_scale"] is False and any(variable.encoding.get(key) is not None for key in _PACKING):
         variable = _packed(variable)
     elif not _is_marked(variable):
