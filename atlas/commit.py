@@ -186,7 +186,7 @@ def recover(storage: Storage, root: Root, interrupted: bool, gone: Sequence[str]
     must have known stays: an older one was put in its place, and :func:`~atlas.repair.repair` can bring it back.
     """
     # What it made and did not sync is relied on from here on.
-    storage.sync_directories([root_key(root.config)])
+    storage.sync_place()
     for name in storage.list_dir(""):
         # A root of another name was overwritten, and the writer died before it could remove it.
         if _BESIDE_NAME.fullmatch(name) or (name in ROOT_KEYS and name != root_key(root.config)):

@@ -218,6 +218,9 @@ def test_reading_cells(store, tmp_path, terminal):
         assert len(terminal.errors.splitlines()) == 1
     terminal("read", store, "R13857_002", "TEMP", "-o", "cells.txt", status=2)
     terminal("read", store, "R13857_002", "TEMP", "--start", "a,b", status=2)
+    assert terminal.errors.endswith("such as 0,10. See atlas read --help.\n")
+    terminal("read", store, "R13857_002", "TEMP", "-o", "cells.csv", "--json", status=2)
+    assert not Path("cells.csv").exists()
 
 
 def test_statistics(store, terminal):
@@ -249,7 +252,7 @@ def test_what_was_meant_is_asked(store, terminal):
 
 def test_times_are_shown_as_times(tmp_path, terminal):
     ds = xr.Dataset(
-        {"t": ("x", np.array(["2020-01-01", "NaT"], "M8[ns]")), "gap": ("x", np.array([90, 60], "m8[s]"))},
+        {"t": ("x", np.array(["2020-01-01", "NaT"], "M8[ns]")), "gap": ("x", np.array([90, 60], "m8[s]")), "on": True},
         attrs={"when": np.datetime64("2021-02-03", "ns"), "parts": {"a": [1]}},
     )
     with Atlas.create(tmp_path / "s") as store:
@@ -266,6 +269,7 @@ def test_times_are_shown_as_times(tmp_path, terminal):
     rows = {row["name"]: row["min"] for row in json.loads(terminal("stats", tmp_path / "s", "--json"))}
     assert rows["when"] == "2021-02-03T00:00:00.000000000"
     assert rows["parts"] == '{"a": [1]}'
+    assert rows["on"] is True
     assert "2020-01-01T00:00:00" in terminal("stats", tmp_path / "s")
 
 
@@ -282,6 +286,8 @@ def test_deleting_by_glob_is_all_or_nothing(store, terminal):
     terminal("rm", store, "R13857_001", "nope", status=1)
     assert len(Atlas.open(store)) == 5
     terminal("rm", store, status=2)
+    terminal("rm", store, "R13857_001", "--glob", "none*", status=1)
+    assert terminal.errors == f"atlas: no dataset matches 'none*' in {store}\n"
     assert terminal("rm", store, "R13857_001", "--glob", "*_00[12]") == "2 datasets deleted\n"
     assert Atlas.open(store).list_datasets() == ["R13857_003", "R13857_004", "R13857_005"]
 

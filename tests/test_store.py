@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import errno
+import logging
 import os
 import pickle
 import sys
@@ -575,9 +576,11 @@ def test_a_read_only_copy_opens_without_a_lock_file(fleet):
     assert not (fleet / ".atlas.lock").exists(), "opening for reading writes nothing"
 
 
-def test_the_older_packages_names(fleet):
+def test_the_older_packages_names(fleet, monkeypatch):
     from atlas import _atlas
 
+    for name, value in (("handlers", []), ("level", logging.WARNING)):
+        monkeypatch.setattr(logging.getLogger("atlas"), name, value)
     store = Atlas.open(str(fleet))
     assert _atlas.Atlas is Atlas
     assert isinstance(store.open_dataset("d00"), _atlas.DatasetView)

@@ -183,6 +183,10 @@ class Storage(ABC):
         return len(writers) >= _MOST_OPEN
 
     @abstractmethod
+    def sync_place(self) -> None:
+        """Make the store's own entries durable, and the directories above it."""
+
+    @abstractmethod
     def sync_directories(self, keys: Sequence[str]) -> None:
         """Make the directory entries of new objects durable."""
 

@@ -84,7 +84,7 @@ def make_directories(*paths: str) -> None:
 
 
 def sync_ancestors(path: str) -> None:
-    """Make the directories above durable: a creator that was killed may have made some and synced none."""
+    """Make the directories above durable."""
     while path != os.path.dirname(path):
         path = os.path.dirname(path)
         with contextlib.suppress(PermissionError):

@@ -180,6 +180,12 @@ class LocalStorage(Storage):
         with translated(self._path, "writing to"):
             make_directories(*map(self._place, names))
 
+    def sync_place(self) -> None:
+        """Sync the store's directory, and those above, which a creator that was killed may have made and not synced."""
+        with translated(self._path, "writing to"):
+            sync_directory(self._path)
+            sync_ancestors(self._path)
+
     def sync_directories(self, keys: Sequence[str]) -> None:
         """Sync each directory that holds one of the files, once."""
         directories = sorted({os.path.dirname(self._place(key)) for key in keys})
@@ -217,8 +223,7 @@ class LocalStorage(Storage):
             finally:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(beside)
-            sync_directory(self._path)
-            sync_ancestors(self._path)
+            self.sync_place()
 
     @staticmethod
     def _link(beside: str, place: str) -> None:

@@ -100,6 +100,7 @@ POWER = [
         "            sync_directory(self._path)\n            sync_ancestors",
         "            sync_ancestors",
     ),
+    Mutant("what a creator made is not synced", LOCAL, "            self.sync_place()\n", ""),
     Mutant(
         "the directories above are left to chance",
         LOCAL,
@@ -127,7 +128,7 @@ POWER = [
     Mutant(
         "what a dead writer made is relied on unsynced",
         COMMIT,
-        "    storage.sync_directories([root_key(root.config)])\n",
+        "    storage.sync_place()\n",
         "",
     ),
     Mutant(
@@ -227,7 +228,7 @@ def hunt_power(work: Path) -> None:
     """Look for what a power cut could break, quickly."""
     hunt_syncing(work)
     powerloss.check_scenario(work, 1, 8)
-    powerloss.check_kills(work, 1, 4, ("create", "flush of one array"))
+    powerloss.check_kills(work, 1, 4, ("create", "create where another was killed", "flush of one array"))
 
 
 def hunt_repairing(work: Path) -> None:

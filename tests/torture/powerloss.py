@@ -341,6 +341,11 @@ def _create(place: Path) -> None:
     atlas.Atlas.create(place, workers=1)
 
 
+def _mkdir(place: Path) -> None:
+    """What a creator does first, who is killed then."""
+    place.mkdir(parents=True)
+
+
 def _first(place: Path) -> None:
     with atlas.Atlas.open(place, workers=1) as store:
         fill_dataset(store, "a", 1)
@@ -571,6 +576,7 @@ def check_scenario(
 # What is done before, what is killed, what the next writer does.
 KILLS: dict[str, tuple[Acts, Callable[[Path], None], Callable[[Path], None]]] = {
     "create": ([], _create, _small),
+    "create where another was killed": ([_mkdir], _create, _small),
     # With a record there already: the directory of records would otherwise be made, and synced, after any other.
     "flush of one array": ([_create, _first], _small, _small),
     "flush": ([_create], _first, _third),
