@@ -121,7 +121,7 @@ def seen(store: Atlas) -> list[Any]:
     return [names, shown, [store.open_dataset(name).attributes() for name in names], len(store)]
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(histories())
 def test_stacked_writes_are_what_a_loop_of_single_ones_is(history):
     with tempfile.TemporaryDirectory() as place:

@@ -26,14 +26,6 @@ from atlas.cli.manual import manual
 ROOT = Path(__file__).parents[1]
 
 
-def run(*arguments: object, status: int = 0, **environment: str) -> subprocess.CompletedProcess:
-    words = [sys.executable, "-m", "atlas", *map(str, arguments)]
-    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, **environment})
-    assert done.returncode == status, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
-
-
 class Terminal:
     """The command in this process: what it prints, and its exit status."""
 
@@ -341,8 +333,9 @@ def test_options_do_what_they_say(files, place, terminal):
 # ── the real terminal ────────────────────────────────────────────────────────────────────────
 
 
-def test_progress_is_for_terminals_only(files, place):
-    assert run("create", files, place).stderr == ""
+def test_progress_is_for_terminals_only(files, place, terminal):
+    terminal("create", files, place)
+    assert terminal.errors == ""
     reader, writer = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "atlas", "create", files, place, "--overwrite"], stderr=writer, stdout=subprocess.DEVNULL
@@ -373,17 +366,14 @@ def test_bash_completes_what_is_typed(store):
     """As a shell does it that was told to by ``source <(atlas --show-completion bash)``."""
     script = """
     source <(atlas --show-completion bash)
-    COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _atlas_completion atlas
-    printf '%s\\n' "${COMPREPLY[@]}"
+    while read -ra COMP_WORDS; do
+        COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _atlas_completion atlas; echo "${COMPREPLY[@]}"
+    done
     """
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    for words, found in (
-        (["show", str(store), "R13857_003"], ["R13857_003"]),
-        (["read", str(store), "R13857_003", "TE"], ["TEMP"]),
-        (["export", str(store), "out", "--format", "z"], ["zarr"]),
-    ):
-        command = ["bash", "-c", script, "bash", "atlas", *words]
-        assert subprocess.check_output(command, text=True, env=environment).split("\n")[:-1] == found
+    typed = f"atlas show {store} R13857_003\natlas read {store} R13857_003 TE\natlas export {store} out --format z\n"
+    completed = subprocess.check_output(["bash", "-c", script], input=typed, text=True, env=environment)
+    assert completed.split("\n") == ["R13857_003", "TEMP", "zarr", ""]
 
 
 # ── out ──────────────────────────────────────────────────────────────────────────────────────
