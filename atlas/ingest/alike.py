@@ -331,7 +331,9 @@ def _variable(cells: NDArray[Any], like: Any) -> xr.Variable:
 def _decoded(variables: dict[str, xr.Variable], characters: bool, decode_times: bool = True) -> dict[str, NDArray[Any]]:
     from xarray.conventions import decode_cf_variables
 
+    # It takes fill values out of the attributes that it is given, and some variables are decoded twice.
+    copies = {name: variable.copy(deep=False) for name, variable in variables.items()}
     found, _, _ = decode_cf_variables(
-        variables, {}, concat_characters=characters, decode_coords=False, decode_times=decode_times
+        copies, {}, concat_characters=characters, decode_coords=False, decode_times=decode_times
     )
     return {name: variable.values for name, variable in found.items()}

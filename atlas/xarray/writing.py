@@ -201,11 +201,12 @@ def _implied(target: Target, encoding: Mapping[str, Any]) -> dict[str, Any]:
     if encoding.get("dtype") != "S1":
         return {}
     implied: dict[str, Any] = {}
-    if target.dtype.kind == "U" and target.original != "bytes":
+    is_fixed = target.data.dtype.kind == "S"
+    if target.dtype.kind == "U" and not is_fixed and target.original != "bytes":
         implied["_Encoding"] = "utf-8"
     # How long text may be; of bytes of a fixed width, their type says that.
     shape = encoding.get("original_shape", ())
-    if "char_dim_name" in encoding and len(shape) == target.data.ndim + 1 and target.data.dtype.kind != "S":
+    if "char_dim_name" in encoding and len(shape) == target.data.ndim + 1 and not is_fixed:
         implied["char_dim_size"] = int(shape[-1])
     return implied
 
