@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class AtlasAccessor:
         encoding: Mapping[str, Mapping[str, Any]] | None = None,
         mode: Literal["w-", "w", "a"] | None = None,
         append_dim: str | None = None,
+        unlimited_dims: str | Iterable[str] | None = None,
     ) -> None:
         """Add the dataset to `store` as `name`; nothing is on the disk before the store is flushed.
 
@@ -43,7 +44,7 @@ class AtlasAccessor:
         ----------
         store : Atlas
         name : str
-        chunks, fill_value, encoding, mode, append_dim : see :meth:`atlas.Atlas.add_xarray_dataset`
+        chunks, fill_value, encoding, mode, append_dim, unlimited_dims : see :meth:`atlas.Atlas.add_xarray_dataset`
 
         Examples
         --------
@@ -55,7 +56,14 @@ class AtlasAccessor:
         dtype('int16')
         """
         store.add_xarray_dataset(
-            self._ds, name, chunks, fill_value, encoding=encoding, mode=mode, append_dim=append_dim
+            self._ds,
+            name,
+            chunks,
+            fill_value,
+            encoding=encoding,
+            mode=mode,
+            append_dim=append_dim,
+            unlimited_dims=unlimited_dims,
         )
 
 

@@ -26,6 +26,7 @@ class Exchange(Maintained):
         encoding: Mapping[str, Mapping[str, Any]] | None = None,
         mode: Literal["w-", "w", "a"] | None = None,
         append_dim: str | None = None,
+        unlimited_dims: str | Iterable[str] | None = None,
     ) -> None:
         """Add an :class:`xarray.Dataset` as a new dataset; nothing is flushed. When it fails, nothing of it stays.
 
@@ -51,6 +52,9 @@ class Exchange(Maintained):
         append_dim : str, optional
             With ``"a"``, which is the default then: variables along this dimension get their cells behind those that
             are there, and keep their attributes and encoding.
+        unlimited_dims : str or sequence of str, optional
+            As :meth:`xarray.Dataset.to_netcdf` takes it, instead of the encoding's. Every array can grow; they are
+            kept for files that are exported.
 
         Raises
         ------
@@ -82,7 +86,9 @@ class Exchange(Maintained):
         """
         from atlas.xarray import add_xarray_dataset
 
-        add_xarray_dataset(cast("Atlas", self), ds, name, chunks, fill_value, encoding, mode, append_dim)
+        add_xarray_dataset(
+            cast("Atlas", self), ds, name, chunks, fill_value, encoding, mode, append_dim, unlimited_dims
+        )
 
     def open_as_xarray_dataset(self, name: str) -> xr.Dataset:
         """Return a dataset as an :class:`xarray.Dataset`, changes that are not flushed yet included.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hypothesis
@@ -9,6 +10,7 @@ import pytest
 from objectstore import Place, places
 
 import atlas
+from atlas import config
 
 # A machine may stop for as long as it likes: what takes long has not failed.
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -20,6 +22,23 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What forks hundreds of children comes first: each is a copy of this process, which grows from test to test."""
     items.sort(key=lambda item: "torture" not in item.path.parts)
+
+
+@pytest.fixture(autouse=True)
+def settings_are_read_anew() -> Iterator[None]:
+    """What a test sets in the environment ends with it."""
+    yield
+    config.settings.cache_clear()
+
+
+@contextmanager
+def deadline(seconds: int) -> Iterator[None]:
+    """Give requests up after so long: those that are broken, and no others, which may take their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATLAS_REQUEST_SECONDS", str(seconds))
+        config.settings.cache_clear()
+        yield
+    config.settings.cache_clear()
 
 
 @pytest.fixture

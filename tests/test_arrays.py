@@ -217,7 +217,7 @@ def place_of(start: list[int], size: list[int]) -> tuple[slice, ...]:
     return tuple(slice(first, first + n) for first, n in zip(start, size, strict=True))
 
 
-@settings(max_examples=150, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(histories(), st.sampled_from(["zstd", "lz4", "none"]), st.sampled_from(EXECUTORS))
 def test_any_history_of_writes_reads_back_like_numpy(history, codec, executor):
     shape, chunks, dtype, fill, steps, (begin, extent) = history
@@ -273,7 +273,7 @@ def check_statistics(found, expected: np.ndarray, fill) -> None:
     assert (found["min"], found["max"]) == bounds
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     st.lists(st.text(st.characters(codec="utf-8")) | st.binary(max_size=40), min_size=1, max_size=12), st.integers(1, 5)
 )

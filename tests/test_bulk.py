@@ -121,7 +121,7 @@ def seen(store: Atlas) -> list[Any]:
     return [names, shown, [store.open_dataset(name).attributes() for name in names], len(store)]
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(histories())
 def test_stacked_writes_are_what_a_loop_of_single_ones_is(history):
     with tempfile.TemporaryDirectory() as place:
@@ -439,6 +439,8 @@ MORE_THAN_MEMORY = """
 import resource, sys
 import numpy as np
 import atlas
+from atlas.kernels import native
+native.load()  # compiling them takes memory of its own
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 limit = used + (256 << 20)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -26,14 +26,6 @@ from atlas.cli.manual import manual
 ROOT = Path(__file__).parents[1]
 
 
-def run(*arguments: object, status: int = 0, **environment: str) -> subprocess.CompletedProcess:
-    words = [sys.executable, "-m", "atlas", *map(str, arguments)]
-    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, **environment})
-    assert done.returncode == status, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
-
-
 class Terminal:
     """The command in this process: what it prints, and its exit status."""
 
@@ -226,6 +218,9 @@ def test_reading_cells(store, tmp_path, terminal):
         assert len(terminal.errors.splitlines()) == 1
     terminal("read", store, "R13857_002", "TEMP", "-o", "cells.txt", status=2)
     terminal("read", store, "R13857_002", "TEMP", "--start", "a,b", status=2)
+    assert terminal.errors.endswith("such as 0,10. See atlas read --help.\n")
+    terminal("read", store, "R13857_002", "TEMP", "-o", "cells.csv", "--json", status=2)
+    assert not Path("cells.csv").exists()
 
 
 def test_statistics(store, terminal):
@@ -257,7 +252,7 @@ def test_what_was_meant_is_asked(store, terminal):
 
 def test_times_are_shown_as_times(tmp_path, terminal):
     ds = xr.Dataset(
-        {"t": ("x", np.array(["2020-01-01", "NaT"], "M8[ns]")), "gap": ("x", np.array([90, 60], "m8[s]"))},
+        {"t": ("x", np.array(["2020-01-01", "NaT"], "M8[ns]")), "gap": ("x", np.array([90, 60], "m8[s]")), "on": True},
         attrs={"when": np.datetime64("2021-02-03", "ns"), "parts": {"a": [1]}},
     )
     with Atlas.create(tmp_path / "s") as store:
@@ -274,6 +269,7 @@ def test_times_are_shown_as_times(tmp_path, terminal):
     rows = {row["name"]: row["min"] for row in json.loads(terminal("stats", tmp_path / "s", "--json"))}
     assert rows["when"] == "2021-02-03T00:00:00.000000000"
     assert rows["parts"] == '{"a": [1]}'
+    assert rows["on"] is True
     assert "2020-01-01T00:00:00" in terminal("stats", tmp_path / "s")
 
 
@@ -290,6 +286,8 @@ def test_deleting_by_glob_is_all_or_nothing(store, terminal):
     terminal("rm", store, "R13857_001", "nope", status=1)
     assert len(Atlas.open(store)) == 5
     terminal("rm", store, status=2)
+    terminal("rm", store, "R13857_001", "--glob", "none*", status=1)
+    assert terminal.errors == f"atlas: no dataset matches 'none*' in {store}\n"
     assert terminal("rm", store, "R13857_001", "--glob", "*_00[12]") == "2 datasets deleted\n"
     assert Atlas.open(store).list_datasets() == ["R13857_003", "R13857_004", "R13857_005"]
 
@@ -335,8 +333,9 @@ def test_options_do_what_they_say(files, place, terminal):
 # ── the real terminal ────────────────────────────────────────────────────────────────────────
 
 
-def test_progress_is_for_terminals_only(files, place):
-    assert run("create", files, place).stderr == ""
+def test_progress_is_for_terminals_only(files, place, terminal):
+    terminal("create", files, place)
+    assert terminal.errors == ""
     reader, writer = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "atlas", "create", files, place, "--overwrite"], stderr=writer, stdout=subprocess.DEVNULL
@@ -367,17 +366,14 @@ def test_bash_completes_what_is_typed(store):
     """As a shell does it that was told to by ``source <(atlas --show-completion bash)``."""
     script = """
     source <(atlas --show-completion bash)
-    COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _atlas_completion atlas
-    printf '%s\\n' "${COMPREPLY[@]}"
+    while read -ra COMP_WORDS; do
+        COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _atlas_completion atlas; echo "${COMPREPLY[@]}"
+    done
     """
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    for words, found in (
-        (["show", str(store), "R13857_003"], ["R13857_003"]),
-        (["read", str(store), "R13857_003", "TE"], ["TEMP"]),
-        (["export", str(store), "out", "--format", "z"], ["zarr"]),
-    ):
-        command = ["bash", "-c", script, "bash", "atlas", *words]
-        assert subprocess.check_output(command, text=True, env=environment).split("\n")[:-1] == found
+    typed = f"atlas show {store} R13857_003\natlas read {store} R13857_003 TE\natlas export {store} out --format z\n"
+    completed = subprocess.check_output(["bash", "-c", script], input=typed, text=True, env=environment)
+    assert completed.split("\n") == ["R13857_003", "TEMP", "zarr", ""]
 
 
 # ── out ──────────────────────────────────────────────────────────────────────────────────────

@@ -118,6 +118,8 @@ def test_names_never_collide_silently(netcdf, place):
     assert names == ["f0", "f2", "f4", "sub.f0", "sub.f1", "sub.f3"]
     assert create(netcdf, place, overwrite=True, name="{parent}-{stem}").added[-1] == "sub-f3"
     assert create(netcdf, place, overwrite=True, name=lambda path: f"{path.parent.name}{path.stem}").added[0] == "ncf0"
+    with pytest.raises(atlas.InvalidArgument, match="name= made 1"):
+        create(netcdf, place, overwrite=True, name=lambda path: 1)
     with pytest.raises(atlas.InvalidArgument, match="bad name"):
         create(netcdf, place, overwrite=True, name="{nonsense}")
     with pytest.raises(atlas.DatasetAlreadyExists):

@@ -96,6 +96,7 @@ def profiles(draw: st.DrawFn) -> dict:
         "levels": levels,
         "temp": cells("f4", st.sampled_from([99999.0, np.nan, -0.0, 12.5, np.inf])),
         "packed": cells("i2", st.sampled_from([-1, 0, 7, 32767])),
+        "when": cells("i4", st.sampled_from([-1, 0, 24873])),
         "flag": cells("S1", st.sampled_from([b" ", b"1", b"", b"\xff", b"\xc3"])),
         "time": np.float64(draw(st.sampled_from([0.0, 24873.5401, 999999.0, 1e6, 1e9, np.nan]))),
         "name": draw(st.sampled_from([b"abc", b"   ", b"a\xffb", b"\0\0\0", b"a\0 "])),
@@ -114,11 +115,12 @@ def written(cells: dict, path: Path, form: str) -> None:
         packed.setncatts({"scale_factor": 0.1, "add_offset": 2.0, "coordinates": "time name"})
         nc.createVariable("flag", "S1", ("level",), fill_value=b" ").flag_values = "1, 2"
         nc.createVariable("time", "f8", (), fill_value=999999.0).units = "days since 1950-01-01 00:00:00 UTC"
+        nc.createVariable("when", "i4", ("level",), fill_value=-1).units = "days since 1950-01-01"
         nc.createVariable("name", "S1", ("letters",), fill_value=b" ")
         nc.createVariable("plain", "S1", ("letters",))
         nc.set_auto_maskandscale(False)
         nc.set_auto_chartostring(False)
-        for name in ("temp", "packed", "flag"):
+        for name in ("temp", "packed", "when", "flag"):
             nc[name][:] = cells[name]
         nc["time"][...] = cells["time"]
         for name in ("name", "plain"):

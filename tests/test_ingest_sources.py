@@ -66,6 +66,16 @@ def test_a_file_that_goes_away_is_one_that_cannot_be_read(files, place, monkeypa
     assert "No such file" in report.skipped[str(gone)]
 
 
+def test_paths_that_are_no_text_can_be_told(tmp_path, place):
+    files = tmp_path / "odd\udce9"
+    for name in ("a", "c\udce9"):
+        xr.Dataset({"t": ("x", [1.0, 2.0])}).to_zarr(files / f"{name}.zarr", consolidated=False)
+    report = create(files, place, on_error="skip", log=tmp_path / "log")
+    assert report.added == ["a"]
+    assert list(report.skipped) == [str(files / "c\udce9.zarr")]
+    assert (tmp_path / "log").read_text().count("odd\\udce9/") == 2
+
+
 def test_variables_that_the_reader_leaves_out_are_told(tmp_path, place):
     for i in range(2):
         with h5py.File(tmp_path / f"f{i}.h5", "w") as file:

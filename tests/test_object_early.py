@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 import pytest
+from conftest import deadline
 from objectstore.place import kinds
 
 import atlas
@@ -33,9 +34,10 @@ def noise(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(COUNT, *SHAPE)).astype("float32")
 
 
-def begun(place, options, data: np.ndarray) -> atlas.Atlas:
+def begun(place, options, data: np.ndarray, store: atlas.Atlas | None = None) -> atlas.Atlas:
     """A store in which all is written and nothing committed."""
-    store = atlas.Atlas.create(place.url, codec="none", **options)
+    if store is None:
+        store = atlas.Atlas.create(place.url, codec="none", **options)
     layout = {"dtype": "float32", "dims": ["y", "x"], "shape": list(SHAPE), "chunk_shape": list(CHUNK)}
     store.create_datasets(NAMES, {"t": layout})
     store.write_stacked("t", NAMES, data)
@@ -109,18 +111,15 @@ def test_a_batch_that_is_dropped_leaves_nothing(moto, options):
 
 
 @pytest.mark.parametrize("step", ["uploads", "partNumber"])
-def test_a_server_that_fails_meanwhile_does_not_make_the_flush_fail(moto, monkeypatch, step):
-    monkeypatch.setenv("ATLAS_REQUEST_SECONDS", "1")
-    config.settings.cache_clear()
-    data = noise()
-    with moto.proxy.failing(lambda request: "503" if step in request.query else ""):
-        store = begun(moto, {"storage_options": moto.options}, data)
+def test_a_server_that_fails_meanwhile_does_not_make_the_flush_fail(moto, step):
+    options, data = {"storage_options": moto.options}, noise()
+    store = atlas.Atlas.create(moto.url, codec="none", **options)
+    with moto.proxy.failing(lambda request: "503" if step in request.query else ""), deadline(1):
+        begun(moto, options, data, store)
         start = store._session.pending.starts.of("t")
         assert start is not None
         for request in (start.writer._upload, *start.writer._sent):
             request.exception(30)
-    monkeypatch.setenv("ATLAS_REQUEST_SECONDS", "60")
-    config.settings.cache_clear()
     store.flush()
     expect(moto, data)
 

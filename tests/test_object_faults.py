@@ -6,16 +6,13 @@ Every request meets some of the faults; all of them with ``OBJECT_FAULTS=all`` (
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from conftest import field
+from conftest import deadline, field
 from objectstore import FAULTS
 
 import atlas
-from atlas import config
 from atlas.storage import remote
 
 DEADLINE = 1
@@ -43,16 +40,6 @@ def given_up(monkeypatch) -> list[str]:
 
     monkeypatch.setattr(remote.RemoteStorage, "_insist", noted)
     return kinds
-
-
-@contextmanager
-def deadline(seconds: int) -> Iterator[None]:
-    """Give up after so long; what is not broken may take its time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ATLAS_REQUEST_SECONDS", str(seconds))
-        config.settings.cache_clear()
-        yield
-    config.settings.cache_clear()
 
 
 class At:

@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import deadline
 from objectstore import servers
 from objectstore.place import BUCKET, kinds
 from obstore.store import MemoryStore, S3Store
@@ -71,9 +72,7 @@ def test_a_part_that_fails_once_is_put_again(moto, options, parts_of_5_mib, faul
 
 
 @pytest.mark.parametrize("step", ["uploads", "partNumber", "complete"])
-def test_an_upload_that_cannot_be_made_fails_and_can_be_made_later(moto, options, parts_of_5_mib, monkeypatch, step):
-    monkeypatch.setenv("ATLAS_REQUEST_SECONDS", "2")
-    config.settings.cache_clear()
+def test_an_upload_that_cannot_be_made_fails_and_can_be_made_later(moto, options, parts_of_5_mib, step):
     store, data = large(moto, options)
 
     def broken(request) -> str:
@@ -82,7 +81,7 @@ def test_an_upload_that_cannot_be_made_fails_and_can_be_made_later(moto, options
         )
         return "500" if is_it else ""
 
-    with moto.proxy.failing(broken), pytest.raises(atlas.StorageError):
+    with moto.proxy.failing(broken), deadline(2), pytest.raises(atlas.StorageError):
         store.flush()
     assert moto.open().list_datasets() == []
     store.flush()

@@ -25,7 +25,6 @@ OTHERWISE = {
     "test_string_object_warning": "text of dask arrays is not loaded as a whole, so there is nothing to warn of",
     "test_roundtrip_unsigned[fill_value1-True]": "an encoding that no file can hold comes back as it was given",
     "test_roundtrip_unsigned[255-True]": "the same",
-    "test_encoding_unlimited_dims": "every array can grow: unlimited_dims is kept, and is no option",
     "test_append_with_invalid_dim_raises": "all along it is replaced with it; the rest is in test_writing_modes.py",
 }
 

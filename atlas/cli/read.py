@@ -52,6 +52,8 @@ def run(
 
     if output is not None and output.suffix not in (".npy", ".csv"):
         raise typer.BadParameter(f"{output} ends neither in .npy nor in .csv", param_hint="--output")
+    if output is not None and as_json:
+        raise typer.BadParameter("it prints, and --output writes a file: one of them", param_hint="--json")
     source = Atlas.open(store, mode="r")
     single = source.dataset_exists(dataset) and where is None
     names = [dataset] if single else chosen(source, dataset, where, confirm)

@@ -27,12 +27,16 @@ def run(
 
     Their space is reclaimed by atlas compact.
     """
+    from atlas.errors import DatasetNotFound
     from atlas.store import Atlas
 
     if not names and glob is None:
         raise typer.BadParameter("names of datasets, or --glob, say what to delete", param_hint="DATASET")
     source = Atlas.open(store)
-    listed = list(dict.fromkeys([*(names or ()), *(chosen(source, glob) if glob is not None else ())]))
+    matching = [] if glob is None else chosen(source, glob)
+    if glob is not None and not matching:
+        raise DatasetNotFound(f"no dataset matches {glob!r} in {store}")
+    listed = list(dict.fromkeys([*(names or ()), *matching]))
     source.delete_datasets(listed)
     source.flush()
     print(terminal.as_json({"deleted": listed}) if as_json else f"{len(listed)} datasets deleted")

@@ -51,13 +51,15 @@ def plain(value: Any) -> Any:
 
 
 def of_type(value: Any, dtype: str | None) -> Any:
-    """Return a value of a type as one that shows it: no more digits than it has, and times, not numbers."""
+    """Return a value of a type as one that shows it: no more digits than it has, times and truth, not numbers."""
     import numpy as np
 
     from atlas.dtypes import parse_dtype
 
     if isinstance(value, float) and dtype in SHORT_FLOATS:
         return np.dtype(dtype).type(value)
+    if isinstance(value, int) and dtype == "bool":
+        return bool(value)
     if isinstance(value, int) and dtype is not None and (kind := parse_dtype(dtype).numpy).kind in "Mm":
         return np.array(value, np.int64).view(kind)[()]
     return value

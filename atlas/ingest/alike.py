@@ -29,7 +29,7 @@ from atlas.prepared import Draft, Lot, chunk_items
 from atlas.schema import Attributes, DatasetRecord
 from atlas.writer import Item
 from atlas.xarray import import_xarray
-from atlas.xarray.writing import write_attributes, write_dataset, write_variable
+from atlas.xarray.writing import unlimited_of, write_attributes, write_dataset, write_variable
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -220,8 +220,7 @@ class Decoder:
 
     def _attributes(self, file: RawFile, example: Example) -> Attributes:
         draft = Draft(self._config)
-        unlimited = example.decoded.encoding.get("unlimited_dims")
-        write_attributes(draft, file.attributes, list(example.decoded.coords), unlimited)
+        write_attributes(draft, file.attributes, list(example.decoded.coords), unlimited_of(example.decoded, None))
         return draft.record.attributes
 
     def _example(self, file: RawFile) -> Example:
@@ -332,7 +331,9 @@ def _variable(cells: NDArray[Any], like: Any) -> xr.Variable:
 def _decoded(variables: dict[str, xr.Variable], characters: bool, decode_times: bool = True) -> dict[str, NDArray[Any]]:
     from xarray.conventions import decode_cf_variables
 
+    # It takes fill values out of the attributes that it is given, and some variables are decoded twice.
+    copies = {name: variable.copy(deep=False) for name, variable in variables.items()}
     found, _, _ = decode_cf_variables(
-        variables, {}, concat_characters=characters, decode_coords=False, decode_times=decode_times
+        copies, {}, concat_characters=characters, decode_coords=False, decode_times=decode_times
     )
     return {name: variable.values for name, variable in found.items()}

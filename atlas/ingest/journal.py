@@ -7,10 +7,10 @@ disk yet, and what is only half there is not used.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from os import SEEK_END
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,7 +38,7 @@ def stamp(source: Source) -> list[Any] | None:
         newest = found.st_mtime_ns
         if source.path.is_dir():
             newest = max([newest, *(entry.stat().st_mtime_ns for entry in source.path.rglob("*"))])
-        return [source.name, str(source.path.resolve()), found.st_size, newest]
+        return [source.name, os.fsencode(source.path.resolve()), found.st_size, newest]
     except OSError:
         return None
 
@@ -111,7 +111,7 @@ class Journal:
 
     def leave(self) -> None:
         """Leave it for the next run, if there is anything in it."""
-        if self._file.seek(0, SEEK_END) <= len(self._head):
+        if self._file.seek(0, os.SEEK_END) <= len(self._head):
             self.path.unlink(missing_ok=True)
         self._file.close()
 

@@ -57,7 +57,10 @@ class Log(AbstractContextManager["Log"]):
     """
 
     def __init__(self, path: Any) -> None:
-        self._file: TextIO | None = None if path is None else open(path, "a", encoding="utf-8")  # noqa: SIM115
+        # Names of files need not be text.
+        self._file: TextIO | None = (
+            None if path is None else open(path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+        )
 
     def write(self, what: str, *details: object) -> None:
         """Write one line: the time, what happened, to what."""

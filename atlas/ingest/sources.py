@@ -73,7 +73,12 @@ def find_sources(
         except OSError as error:
             tell(root, error)
             continue
-        found += [Source(_name(path, root, name), path) for path in paths]
+        for path in paths:
+            called = _name(path, root, name)
+            if _is_text(called):
+                found.append(Source(called, path))
+            else:
+                tell(path, ValueError("its name is no text in UTF-8; name= (--name) gives it another"))
     if not found and not unreadable:
         shown = ", ".join(patterns)
         raise InvalidArgument(f"no file in {', '.join(map(str, roots))} matches {shown}")
@@ -137,7 +142,10 @@ def _zarr_node(path: Path) -> str | None:
 
 def _name(path: Path, root: Path, naming: Naming) -> str:
     if callable(naming):
-        return naming(path)
+        called = naming(path)
+        if not isinstance(called, str):
+            raise InvalidArgument(f"the name of a dataset is text; of {path}, name= made {called!r}")
+        return called
     below = path.relative_to(root) if root in path.parents else Path(path.name)
     parts = [Path(part).stem if part.endswith(".zarr") else part for part in below.parts[:-1]]
     fields = {
@@ -155,12 +163,20 @@ def _name(path: Path, root: Path, naming: Naming) -> str:
         ) from None
 
 
+def _is_text(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _refuse_twins(sources: Sequence[Source]) -> None:
     known: dict[str, Path] = {}
     for name, path in sources:
         if name in known:
             raise DatasetAlreadyExists(
-                f"{known[name]} and {path} would both become dataset {name!r}; name='path' (--name path) takes "
-                "directories into the name"
+                f"{known[name]} and {path} would both become dataset {name!r}; name=… (--name) makes others, like "
+                "'path', which takes directories in"
             )
         known[name] = path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -16,7 +16,7 @@ from atlas.errors import DataTypeError, InvalidArgument, ShapeMismatch
 from atlas.resizing import whole_or_not
 from atlas.xarray import notes
 from atlas.xarray.cells import Gaps, with_gaps
-from atlas.xarray.writing import CHUNK_ENCODING, Target, encodings_of, is_dask, stream, write_dataset
+from atlas.xarray.writing import CHUNK_ENCODING, Target, encodings_of, is_dask, stream, unlimited_of, write_dataset
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,18 +36,19 @@ def add_xarray_dataset(
     encoding: Mapping[str, Mapping[str, Any]] | None = None,
     mode: str | None = None,
     append_dim: str | None = None,
+    unlimited_dims: str | Iterable[str] | None = None,
 ) -> None:
     """Add a dataset to the store; see :meth:`atlas.Atlas.add_xarray_dataset`."""
     mode = choice(mode or ("w-" if append_dim is None else "a"), MODES, "mode")
     if append_dim is not None and mode != "a":
         raise InvalidArgument(f"append_dim={append_dim!r} adds to a dataset: that is mode='a', not {mode!r}")
-    encodings = encodings_of(ds, encoding or {})
+    encodings, unlimited = encodings_of(ds, encoding or {}), unlimited_of(ds, unlimited_dims)
     shapes = {key: given[part] for key, given in (encoding or {}).items() for part in CHUNK_ENCODING if part in given}
 
     def create(new: str, whole: xr.Dataset) -> None:
         view = store.create_dataset(new)
         try:
-            write_dataset(view, whole, {**shapes, **(chunks or {})}, fill_value, encodings)
+            write_dataset(view, whole, {**shapes, **(chunks or {})}, fill_value, encodings, unlimited)
         except BaseException:
             store.delete_dataset(new)
             raise

@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from xarray import conventions
+from xarray.coding.common import VariableCoder
 from xarray.coding.times import TIME_UNITS
 
 from atlas.xarray import notes
@@ -76,7 +77,13 @@ def _as_asked(name: str, variable: Any, options: Mapping[str, Any]) -> Any:
     if _is_time(variable):
         wanted = options["decode_timedelta"] if variable.dtype.kind == "m" else options["decode_times"]
         wanted = options["decode_times"] if wanted is None else wanted
-        return _encoded_times(name, variable) if wanted is False else variable
+        if wanted is False:
+            return _encoded_times(name, variable)
+        # How times are decoded is said by a coder, or by the older option: that holds for decoded ones, too.
+        is_told = variable.dtype.kind != "m" and options["use_cftime"] is not None
+        if is_told or isinstance(wanted, VariableCoder):
+            return _decode(name, _encoded_times(name, variable), options)
+        return variable
     if options["mask_and_scale"] is False and any(variable.encoding.get(key) is not None for key in _PACKING):
         variable = _packed(variable)
     elif not _is_marked(variable):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +41,20 @@ def encodings_of(ds: xr.Dataset, given: Mapping[str, Mapping[str, Any]]) -> dict
                 f"unexpected encoding parameters {unknown} of {name!r}; Atlas keeps {', '.join(notes.KEPT_ENCODING)}"
             )
     return {name: _typed({**variable.encoding, **given.get(name, {})}) for name, variable in ds.variables.items()}
+
+
+def unlimited_of(ds: xr.Dataset, given: str | Iterable[str] | None) -> list[str]:
+    """Return the dimensions that files are to have as unlimited ones: those that are given, or the encoding's."""
+    dims = ds.encoding.get("unlimited_dims") if given is None else given
+    names = [dims] if isinstance(dims, str) else sorted(map(str, dims or ()))
+    unknown = [name for name in names if name not in ds.dims]
+    where = "dataset.encoding" if given is None else "unlimited_dims-kwarg"
+    message = f"Unlimited dimension(s) {unknown} declared in {where!r}, but not part of the dataset"
+    if unknown and given is not None:
+        raise InvalidArgument(message)
+    if unknown:
+        warnings.warn(message, UserWarning, stacklevel=6)
+    return [name for name in names if name not in unknown]
 
 
 def _typed(encoding: dict[str, Any]) -> dict[str, Any]:
@@ -108,8 +122,12 @@ def write_dataset(
     chunks: Mapping[str, Sequence[int]],
     fill_value: Any = None,
     encodings: Mapping[Any, Mapping[str, Any]] | None = None,
+    unlimited: Sequence[str] | None = None,
 ) -> None:
-    """Write a dataset into an empty view, or into a draft; with encodings other than its own, if they are given."""
+    """Write a dataset into an empty view, or into a draft.
+
+    Encodings, and unlimited dimensions, are its own if none are given.
+    """
     _refuse_multi_index(ds)
     encodings = encodings_of(ds, {}) if encodings is None else encodings
     targets = []
@@ -123,7 +141,7 @@ def write_dataset(
     stream([target for target in targets if is_dask(target.data)])
     for target in targets:
         target.finish()
-    write_attributes(view, ds.attrs, list(ds.coords), ds.encoding.get("unlimited_dims"))
+    write_attributes(view, ds.attrs, list(ds.coords), unlimited_of(ds, None) if unlimited is None else unlimited)
 
 
 def write_variable(
@@ -137,14 +155,13 @@ def write_variable(
 
 
 def write_attributes(
-    view: DatasetView | Draft, attributes: Mapping[Any, Any], coords: Sequence[Any], unlimited: Any
+    view: DatasetView | Draft, attributes: Mapping[Any, Any], coords: Sequence[Any], unlimited: Sequence[str]
 ) -> None:
     """Write the attributes of a dataset, and what it says of its coordinates and dimensions."""
     for key, value in attributes.items():
         view.set_attribute(notes.attribute_key(key), notes.stored_attribute(value, f"attribute {key!r}"))
     if unlimited:
-        names = [unlimited] if isinstance(unlimited, str) else sorted(map(str, unlimited))
-        view.set_attribute(notes.ENCODING, json.dumps({"unlimited_dims": names}))
+        view.set_attribute(notes.ENCODING, json.dumps({"unlimited_dims": unlimited}))
     view.set_attribute(notes.COORDS, json.dumps([_text_name(key, "coordinate") for key in coords]))
 
 
@@ -184,11 +201,12 @@ def _implied(target: Target, encoding: Mapping[str, Any]) -> dict[str, Any]:
     if encoding.get("dtype") != "S1":
         return {}
     implied: dict[str, Any] = {}
-    if target.dtype.kind == "U" and target.original != "bytes":
+    is_fixed = target.data.dtype.kind == "S"
+    if target.dtype.kind == "U" and not is_fixed and target.original != "bytes":
         implied["_Encoding"] = "utf-8"
     # How long text may be; of bytes of a fixed width, their type says that.
     shape = encoding.get("original_shape", ())
-    if "char_dim_name" in encoding and len(shape) == target.data.ndim + 1 and target.data.dtype.kind != "S":
+    if "char_dim_name" in encoding and len(shape) == target.data.ndim + 1 and not is_fixed:
         implied["char_dim_size"] = int(shape[-1])
     return implied
 

@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ def forged(name: str) -> Callable[[Forge], Forge]:
         return forge
 
     return add
+
+
+@cache
+def bomb() -> bytes:
+    """Return few bytes that become a quarter of a gigabyte."""
+    return zstandard.compress(bytes(1 << 28), 19)
 
 
 def original(place: Path, tables: bool = False, **options: Any) -> None:
@@ -83,7 +90,7 @@ _PART = ("datasets", "parts", 0)
 _FILE = ("arrays", "t", "files", 0)
 _ARRAY = ("schemas", 0, "arrays", 0)
 FORGERIES |= {
-    "root: a zstd bomb": lambda f: f.replace_root("atlas.json.zst", zstandard.compress(bytes(1 << 28), 19)),
+    "root: a zstd bomb": lambda f: f.replace_root("atlas.json.zst", bomb()),
     "root: an lz4 bomb": lambda f: f.replace_root("atlas.json.lz4", lz4.frame.compress(bytes(1 << 28))),
     "root: a frame in a frame": lambda f: f.replace_root(
         "atlas.json.zst", zstandard.compress(zstandard.compress(b"{}"))
@@ -213,7 +220,7 @@ FORGERIES |= {
     "index: a range without end": lambda f: f.entry("ordinal", body=bytes(16), **_HUGE | {"encoding": "range"}),
     "index: text without end": lambda f: f.entry("min", body=b"x" * 64, **_HUGE | {"dtype": "bytes"}, array="label"),
     "index: a column bomb": lambda f: f.entry(
-        "count", body=zstandard.compress(bytes(1 << 28), 19), encoding="zstd", count=1 << 26
+        "count", body=bomb(), encoding="zstd", count=1 << 26
     ),
     "index: a column of objects": lambda f: f.entry(
         "ordinal", body=pickle.dumps([os.getcwd]), dtype="|O", encoding="raw"
@@ -263,8 +270,8 @@ def _packed(header: bytes, size: int = 200, array: str = "t", filling: bytes = b
 
 
 FORGERIES |= {
-    "chunk: a bomb": lambda f: f.chunk(zstandard.compress(bytes(1 << 28), 19), 17),
-    "chunk: a bomb that says so": lambda f: f.chunk(zstandard.compress(bytes(1 << 28), 19), 17, raw_length=1 << 28),
+    "chunk: a bomb": lambda f: f.chunk(bomb(), 17),
+    "chunk: a bomb that says so": lambda f: f.chunk(bomb(), 17, raw_length=1 << 28),
     "chunk: a bomb of text": lambda f: f.chunk(zstandard.compress(bytes(1 << 31), 1), 1, "label", 1 << 31),
     "chunk: a frame that declares no size": lambda f: f.chunk(
         zstandard.ZstdCompressor(write_content_size=False).compress(bytes(48)), 17
@@ -369,7 +376,7 @@ FORGERIES |= {
         lambda rest, head: with_head(head | {"object": "../../secret/atlas.json"}, rest)
     ),
     "record: a root that is a bomb": lambda f: f.record(
-        lambda rest, head: with_head(head | {"root": zstandard.compress(bytes(1 << 28), 19)}, rest)
+        lambda rest, head: with_head(head | {"root": bomb()}, rest)
     ),
     "record: a root that is text": lambda f: f.record(lambda rest, head: with_head(head | {"root": "x"}, rest)),
     "record: indexes that do not add up": lambda f: f.record(

@@ -22,7 +22,7 @@ def loaded() -> None:
 def test_the_old_state_or_the_new_one(name: str, tmp_path: Path) -> None:
     subject = faults.subject(name, tmp_path)
     assert subject.before != subject.after or name.startswith("compact")
-    for fault in random.Random(name).sample(list(faults.faults(subject.steps)), 6):
+    for fault in random.Random(name).sample(list(faults.faults(subject.steps)), 4):
         faults.inject(subject, fault, tmp_path / "case")
 
 

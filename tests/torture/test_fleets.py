@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torture import fleets
 
 
-@settings(max_examples=12, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 2**32))
 def test_whatever_is_asked_of_a_fleet_is_answered_as_its_cells_would(seed: int) -> None:
     fleets.play(seed, steps=25, questions=10)
