@@ -343,6 +343,7 @@ def test_a_file_without_a_name_where_there_are_none(tmp_path, monkeypatch, lacki
     os.pwrite(file, b"kept", 0)
     assert os.pread(file, 9, 0) == b"kept"
     assert list(tmp_path.iterdir()) == []
+    assert os.fstat(file).st_mode & 0o077 == 0, "nor is it anybody else's while it has a name"
     os.close(file)
 
 
@@ -438,6 +439,8 @@ MORE_THAN_MEMORY = """
 import resource, sys
 import numpy as np
 import atlas
+from atlas.kernels import native
+native.load()  # compiling them takes memory of its own
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 limit = used + (256 << 20)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

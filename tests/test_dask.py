@@ -24,7 +24,11 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cluster():
-    with LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None, host="127.0.0.1") as found:
+    # Without a dashboard there is a server of one still; it warns, which is an error here, where its port is taken.
+    any_port = {"dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(
+        n_workers=2, threads_per_worker=2, dashboard_address=None, host="127.0.0.1", scheduler_kwargs=any_port
+    ) as found:
         yield found
 
 
