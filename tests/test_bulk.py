@@ -343,6 +343,7 @@ def test_a_file_without_a_name_where_there_are_none(tmp_path, monkeypatch, lacki
     os.pwrite(file, b"kept", 0)
     assert os.pread(file, 9, 0) == b"kept"
     assert list(tmp_path.iterdir()) == []
+    assert os.fstat(file).st_mode & 0o077 == 0, "nor is it anybody else's while it has a name"
     os.close(file)
 
 

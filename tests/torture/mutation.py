@@ -36,6 +36,7 @@ MODULES = (
     "atlas.commit",
     "atlas.record",
     "atlas.datafiles",
+    "atlas.spill",
     "atlas.garbage",
     "atlas.roots",
 )

@@ -21,8 +21,9 @@ def test_no_cut_loses_or_mixes_anything(tmp_path: Path) -> None:
     assert opened > 20
 
 
-def test_no_cut_hurts_what_follows_a_killed_writer(tmp_path: Path) -> None:
-    states, _ = in_child(lambda: powerloss.check_kills(tmp_path, 1, 4, ["flush of one array"]))
+@pytest.mark.parametrize("case", ["flush of one array", "create where another was killed"])
+def test_no_cut_hurts_what_follows_a_killed_writer(case: str, tmp_path: Path) -> None:
+    states, _ = in_child(lambda: powerloss.check_kills(tmp_path, 1, 4, [case]))
     assert states > 1_000
 
 
