@@ -196,6 +196,12 @@ def test_a_store_that_has_begun_does_not_begin_once_more(place, monkeypatch, met
     assert again.open_dataset("a").read_array("t").tolist() == [7, 8]
 
 
+def test_a_store_that_begins_at_the_flush_takes_the_root_before_it_away(place):
+    with Atlas.create(place, overwrite="at flush", meta_format="msgpack") as store:
+        store.create_dataset("new")
+    assert [path.name for path in place.glob("atlas.*")] == ["atlas.msgpack"]
+
+
 def fails_with_nothing_known(store, monkeypatch):
     """The disk fails for good just when the root has been replaced, so that it cannot be read again either."""
     with monkeypatch.context() as broken:
