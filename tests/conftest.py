@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from objectstore import Place, places
 
 import atlas
 from atlas import config
+from atlas.cli import main
 
 # A machine may stop for as long as it likes: what takes long has not failed.
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -88,6 +90,28 @@ def fleet(place: Path) -> Path:
             view.set_attribute("number", i)
             view.set_array_attribute("t", "units", "K")
     return place
+
+
+class Terminal:
+    """The command in this process: what it prints, and its exit status."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+        self._patch, self._capsys = monkeypatch, capsys
+        monkeypatch.setenv("COLUMNS", "80")
+
+    def __call__(self, *arguments: object, status: int = 0) -> str:
+        self._patch.setattr(sys, "argv", ["atlas", *map(str, arguments)])
+        self._capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, self.errors = self._capsys.readouterr()
+        assert ended.value.code == status, self.errors
+        return out
+
+
+@pytest.fixture
+def terminal(monkeypatch, capsys) -> Terminal:
+    return Terminal(monkeypatch, capsys)
 
 
 def field(i: int) -> np.ndarray:

@@ -465,7 +465,7 @@ def test_writing_more_than_memory(tmp_path):
 
 def test_many_small_flushes_leave_few_files(place):
     store = Atlas.create(place)
-    for i in range(300):
+    for i in range(150):
         view = store.create_dataset(f"d{i}")
         view.define_array("v", "float64", ["x"], [40])
         view.write_array("v", [0], np.random.default_rng(i).normal(0, 1, 40))
@@ -477,9 +477,9 @@ def test_many_small_flushes_leave_few_files(place):
     store.open_dataset("d8").write_array("v", [0], np.zeros(3))
     store.flush()
     again = Atlas.open(place)
-    expected = np.stack([np.random.default_rng(i).normal(0, 1, 40) for i in range(300)])
+    expected = np.stack([np.random.default_rng(i).normal(0, 1, 40) for i in range(150)])
     expected[8, :3] = 0
-    kept = [i for i in range(300) if i not in (7, 9)]
+    kept = [i for i in range(150) if i not in (7, 9)]
     assert again.read_array_across_stacked("v", [names[i] for i in kept]).tobytes() == expected[kept].tobytes()
     assert again.open_dataset("d8").array_stats("v")["max"] == expected[8].max()
     assert again.open_dataset("d9").read_array("v") is None

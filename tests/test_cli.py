@@ -20,32 +20,10 @@ from typer.testing import CliRunner
 
 import atlas
 from atlas import Atlas
-from atlas.cli import COMMANDS, app, main
+from atlas.cli import COMMANDS, app
 from atlas.cli.manual import manual
 
 ROOT = Path(__file__).parents[1]
-
-
-class Terminal:
-    """The command in this process: what it prints, and its exit status."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-        self._patch, self._capsys = monkeypatch, capsys
-        monkeypatch.setenv("COLUMNS", "80")
-
-    def __call__(self, *arguments: object, status: int = 0) -> str:
-        self._patch.setattr(sys, "argv", ["atlas", *map(str, arguments)])
-        self._capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, self.errors = self._capsys.readouterr()
-        assert ended.value.code == status, self.errors
-        return out
-
-
-@pytest.fixture
-def terminal(monkeypatch, capsys) -> Terminal:
-    return Terminal(monkeypatch, capsys)
 
 
 @pytest.fixture

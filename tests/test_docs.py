@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import xarray as xr
 from documents import ROOT, pages, pages_with_blocks, run_blocks
-from test_cli import Terminal
 
 import atlas
 from atlas.config import Settings
@@ -53,9 +52,8 @@ def test_the_first_hour_fits_a_terminal():
         assert [line for line in block.splitlines() if len(line) > 80] == []
 
 
-def test_the_commands_in_the_readme_do_what_they_say(tmp_path, monkeypatch, capsys):
+def test_the_commands_in_the_readme_do_what_they_say(tmp_path, monkeypatch, terminal):
     monkeypatch.chdir(tmp_path)
-    terminal = Terminal(monkeypatch, capsys)
     Path("profiles").mkdir()
     for i, warmest in enumerate((27.5, 28.5)):
         cells = np.linspace(warmest, 4, 5, dtype="float32")

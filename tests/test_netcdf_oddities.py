@@ -196,6 +196,7 @@ def test_what_cannot_be_kept_is_refused_in_one_line(tmp_path, write, says):
     with pytest.raises(atlas.AtlasError, match=says) as caught:
         create([path], tmp_path / "store")
     assert len(str(caught.value).splitlines()) == 1
+    assert list(tmp_path.iterdir()) == [path]  # no journal either: there is nothing in it
     report = create([path], tmp_path / "store", on_error="skip")
     assert list(report.skipped) == [str(path)]
     assert Atlas.open(tmp_path / "store").list_datasets() == []

@@ -6,8 +6,6 @@ import datetime
 import math
 import operator
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -243,12 +241,10 @@ def test_text_that_is_no_condition_is_refused(fleet, text):
         Atlas.open(fleet).select(text)
 
 
-def test_ls_where_on_the_command_line(fleet):
-    command = [sys.executable, "-m", "atlas", "ls", str(fleet), "--where"]
-    run = subprocess.run([*command, "attr(number) in [3, 11]"], capture_output=True, text=True, check=True)
-    assert run.stdout.split() == ["d03", "d11"]
-    bad = subprocess.run([*command, "max(zz) > 1"], capture_output=True, text=True, check=False)
-    assert (bad.returncode, bad.stderr.count("\n")) == (1, 1)
+def test_ls_where_on_the_command_line(fleet, terminal):
+    assert terminal("ls", fleet, "--where", "attr(number) in [3, 11]").split() == ["d03", "d11"]
+    terminal("ls", fleet, "--where", "max(zz) > 1", status=1)
+    assert terminal.errors.count("\n") == 1
 
 
 def test_the_pruning_index_holds_what_reads_return(tmp_path):

@@ -307,7 +307,7 @@ class _Run:
                 self._add(target, [left.pop(name) for name in names if name is not None], names, result)
                 self._report.resumed += [name for name in names if name is not None]
         for batch, result in finished(batches(list(left.values()), self._workers), options, self._workers):
-            if journal is not None:
+            if journal is not None and result.names:
                 journal.add([known[name] for name in result.names], result)
             self._add(target, batch, list(result.names), result)
 

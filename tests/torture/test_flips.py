@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -132,13 +130,10 @@ def test_verify_refuses_more_zeros_than_alignment_needs(tmp_path: Path):
     assert [problem.array for problem in problems if "between its chunks" in problem.message] == ["t"]
 
 
-def test_the_command_lists_damage(tmp_path: Path):
-    place = str(damaged(tmp_path))
-    run = [sys.executable, "-m", "atlas", "verify", place]
-    plain = subprocess.run(run, capture_output=True, text=True)
-    assert plain.returncode == 1
-    assert "chunk 1 of array 't'" in plain.stdout
-    found = json.loads(subprocess.run([*run, "--json"], capture_output=True, text=True).stdout)
+def test_the_command_lists_damage(tmp_path: Path, terminal):
+    place = damaged(tmp_path)
+    assert "chunk 1 of array 't'" in terminal("verify", place, status=1)
+    found = json.loads(terminal("verify", place, "--json", status=1))
     assert found["problems"][0]["dataset"] == "b"
 
 

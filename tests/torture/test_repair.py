@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import fsspec
@@ -320,21 +318,16 @@ def test_stores_that_are_not_local_are_repaired_as_far_as_that_goes(tmp_path: Pa
         files.rm("/", recursive=True)
 
 
-def test_the_command(tmp_path: Path):
+def test_the_command(tmp_path: Path, terminal):
     place = flips.small_store(tmp_path / "s")
     root_of(place).unlink()
     os.truncate(next((place / "n").iterdir()), 30)
-    run = [sys.executable, "-m", "atlas", "repair", str(place)]
-    would = subprocess.run([*run, "--dry-run"], capture_output=True, text=True)
-    assert would.returncode == 1
-    assert "chunk 0 of array 'n'" in would.stdout
+    assert "chunk 0 of array 'n'" in terminal("repair", place, "--dry-run", status=1)
     assert not list(place.glob("atlas.*"))
-    done = subprocess.run([*run, "--drop-lost"], capture_output=True, text=True)
-    assert done.returncode == 0
-    assert "deleted from dataset 'a'" in done.stdout
-    assert "_damaged/" in done.stdout
-    again = subprocess.run([*run, "--json"], capture_output=True, text=True)
-    assert json.loads(again.stdout) == {"actions": [], "lost": [], "dropped": [], "kept": ""}
+    done = terminal("repair", place, "--drop-lost")
+    assert "deleted from dataset 'a'" in done
+    assert "_damaged/" in done
+    assert json.loads(terminal("repair", place, "--json")) == {"actions": [], "lost": [], "dropped": [], "kept": ""}
 
 
 @pytest.mark.parametrize(
