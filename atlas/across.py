@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from atlas.chunks import Integers, Selection, resolve_selection
 from atlas.errors import ArrayNotFound, InvalidArgument, ShapeMismatch
+from atlas.plan import Wanted
 from atlas.schema import ArraySchema
 from atlas.session import Session, naming
 from atlas.writer import filled
@@ -47,9 +48,9 @@ def read_parts(session: Session, array: str, dataset_names: Iterable[str], box_o
         places = np.concatenate([positions for _, positions, _ in items])
         wanted, first = [], 0
         for schema, positions, ordinals in items:
-            box = box_of(schema, names[positions[0]])
-            wanted.append((schema, box, np.arange(first, first + len(positions)), ordinals))
-            first += len(positions)
+            last = first + len(positions)
+            wanted.append(Wanted(schema, box_of(schema, names[positions[0]]), np.arange(first, last), ordinals))
+            first = last
         with naming(names, places):
             parts = snapshot.read_boxes(array, items[0][0].dtype, wanted)
         for place, part in zip(places.tolist(), parts, strict=True):
@@ -87,9 +88,9 @@ def read_stacked(
     schema = _common_schema(array, names, layout, overlays)
     box = resolve_selection(schema.shape, start, shape, f"array {array!r}")
     target = _check_out(out, (len(names), *box.shape), schema.dtype.numpy)
-    wanted = [(s, box, positions, ordinals) for s, positions, ordinals in layout]
-    if not wanted:
-        wanted = [(schema, box, np.zeros(0, np.int64), np.zeros(0, np.int64))]
+    nothing = np.zeros(0, np.int64)
+    wanted = [Wanted(s, box, positions, ordinals) for s, positions, ordinals in layout]
+    wanted = wanted or [Wanted(schema, box, nothing, nothing)]
     with naming(names, np.arange(len(names))):
         result = snapshot.read_stacked(array, schema.dtype, wanted, target, len(names))
     for position in absent:

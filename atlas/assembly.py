@@ -17,6 +17,7 @@ from atlas.columns import Texts, distinct, positions
 from atlas.dtypes import DType
 from atlas.errors import CorruptChunk, CorruptIndex
 from atlas.pending import Block, Pending
+from atlas.plan import Wanted
 from atlas.reader import Snapshot
 from atlas.schema import ArraySchema
 from atlas.segment import CHUNK_COLUMNS, RESET, STATISTICS, Piece, StatisticsColumns, joined_cells
@@ -213,7 +214,7 @@ def _add_stored(
 def _stored_statistics(
     snapshot: Snapshot, schema: ArraySchema, box: Selection, ordinals: Integers
 ) -> StatisticsColumns:
-    wanted = [(schema, box, np.arange(len(ordinals)), ordinals)]
+    wanted = [Wanted(schema, box, np.arange(len(ordinals)), ordinals)]
     parts = snapshot.read_boxes(schema.name, schema.dtype, wanted)
     if schema.dtype.is_text:
         return statistics_of([cell_statistics(schema.dtype, schema.fill, part) for part in parts], schema.dtype)

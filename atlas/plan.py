@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,7 @@ from atlas.segment import ArrayIndex
 _PACKED_SPEED = 4
 
 
-@dataclass(frozen=True)
-class Member:
+class Wanted(NamedTuple):
     """Datasets that declare an array alike, and the box to read of each.
 
     Attributes
@@ -32,14 +31,12 @@ class Member:
     selection : Selection
     positions : (n,) which of the requested datasets these are
     ordinals : (n,) their rows in the catalog
-    bases : (n,) byte offset of each result in the output
     """
 
     schema: ArraySchema
     selection: Selection
     positions: Integers
     ordinals: Integers
-    bases: Integers
 
 
 @dataclass(frozen=True)
@@ -108,37 +105,44 @@ class ReadPlan:
         return count if size < count * CALL_BYTES else 0
 
 
-def plan_reads(index: ArrayIndex, dtype: DType, members: Sequence[Member]) -> ReadPlan:
-    """Return the tasks that read every member's box; members, at least one, have the same rank and type.
+def plan_reads(index: ArrayIndex, dtype: DType, wanted: Sequence[Wanted], bases: Integers) -> ReadPlan:
+    """Return the tasks that read all boxes, of which there is at least one; they have the same rank and type.
+
+    Parameters
+    ----------
+    index : ArrayIndex
+    dtype : DType
+    wanted : sequence of Wanted
+    bases : array
+        By position, the byte offset of each result in the output.
 
     Raises
     ------
     CorruptIndex
         If a chunk's declared size is not that of its place in the grid.
     """
-    overlap, counts = _overlaps(members)
-    box_strides = _strides(members, dtype.itemsize)
-    strides = np.repeat(box_strides, counts, axis=0)
+    schemas, boxes, places, rows_of = zip(*wanted, strict=True)
+    overlap, counts = _overlaps(schemas, boxes)
+    strides = np.repeat(_strides(boxes, dtype.itemsize), counts, axis=0)
     targets = (overlap.target_start * strides).sum(axis=1)
     # A row per dataset, and then one per dataset and chunk of its box.
-    member = np.repeat(np.arange(len(members)), [len(each.ordinals) for each in members])
-    positions, ordinals, bases = (
-        np.concatenate([getattr(each, name) for each in members]) for name in ("positions", "ordinals", "bases")
-    )
-    chunks = counts[member]
-    dataset = np.repeat(np.arange(len(member)), chunks)
+    kind = np.repeat(np.arange(len(wanted)), list(map(len, places)))
+    positions, ordinals = np.concatenate(places), np.concatenate(rows_of)
+    chunks = counts[kind]
+    dataset = np.repeat(np.arange(len(kind)), chunks)
     skipped = np.cumsum(counts) - counts
-    geometry = np.arange(len(dataset)) + np.repeat(skipped[member] - (np.cumsum(chunks) - chunks), chunks)
+    geometry = np.arange(len(dataset)) + np.repeat(skipped[kind] - (np.cumsum(chunks) - chunks), chunks)
     rows = index.locate(ordinals, chunks, overlap.numbers[geometry])
     present = rows >= 0
     absent = np.unique(dataset[~present])
     rows, dataset, geometry = rows[present], dataset[present], geometry[present]
+    owners = positions[dataset]
     columns = {
         name: index.columns[name][rows] if index.columns else np.zeros(0, np.int64)
         for name in ("file", "offset", "length", "raw_length", "pipeline", "checksum")
     }
     columns["geometry"] = geometry.astype(np.int32)
-    columns["destination"] = bases[dataset] + targets[geometry]
+    columns["destination"] = bases[owners] + targets[geometry]
     plan = ReadPlan(
         columns,
         overlap.chunk_extent,
@@ -146,7 +150,7 @@ def plan_reads(index: ArrayIndex, dtype: DType, members: Sequence[Member]) -> Re
         overlap.block_extent,
         overlap.target_start,
         strides,
-        owners=positions[dataset],
+        owners,
         numbers=overlap.numbers[geometry],
         incomplete=positions[absent],
     )
@@ -155,17 +159,17 @@ def plan_reads(index: ArrayIndex, dtype: DType, members: Sequence[Member]) -> Re
     return plan
 
 
-def _overlaps(members: Sequence[Member]) -> tuple[Overlap, Integers]:
-    """Return the chunks of the members' boxes, and how many each has."""
-    if len(members) > 1:
-        return find_overlaps([member.schema.grid for member in members], [member.selection for member in members])
-    found = members[0].schema.grid.overlap(members[0].selection)
+def _overlaps(schemas: Sequence[ArraySchema], boxes: Sequence[Selection]) -> tuple[Overlap, Integers]:
+    """Return the chunks of the boxes, and how many each has."""
+    if len(boxes) > 1:
+        return find_overlaps([schema.grid for schema in schemas], boxes)
+    found = schemas[0].grid.overlap(boxes[0])
     return found, np.array([len(found.numbers)])
 
 
-def _strides(members: Sequence[Member], itemsize: int) -> Integers:
-    """Return the byte strides of the members' results, which are C-contiguous."""
-    shapes = np.array([member.selection.shape for member in members], np.int64).reshape(len(members), -1)
+def _strides(boxes: Sequence[Selection], itemsize: int) -> Integers:
+    """Return the byte strides of the results, which are C-contiguous."""
+    shapes = np.array([box.shape for box in boxes], np.int64).reshape(len(boxes), -1)
     sizes = np.full_like(shapes, itemsize)
     sizes[:, :-1] = shapes[:, 1:]
     return np.multiply.accumulate(sizes[:, ::-1], axis=1)[:, ::-1]

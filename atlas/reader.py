@@ -20,7 +20,7 @@ from atlas.executor import may_use_processes, run
 from atlas.fetching import balanced, decode_fetched, fetched
 from atlas.indexes import Indexed
 from atlas.kernels.sealed import is_whole
-from atlas.plan import Member, ReadPlan, plan_reads
+from atlas.plan import ReadPlan, Wanted, plan_reads
 from atlas.root import Root
 from atlas.schema import ArraySchema
 from atlas.storage import Pin, Storage
@@ -37,9 +37,6 @@ _SMALL_CHUNK = 1 << 20
 
 # Chunks of text up to this size are looked at for whether another dataset has the same.
 _REPEATED_TEXT = 4096
-
-# Datasets that declare an array alike: its schema, the box, their positions among those asked for, their ordinals.
-Wanted = tuple[ArraySchema, Selection, Integers, Integers]
 
 # What is to be read of the arrays of one rank.
 Planned = tuple[ReadPlan, Sequence[Wanted]]
@@ -83,7 +80,9 @@ class Snapshot(Indexed):
         found = None if number is None else self._read_in_chunk(schema, ordinal, number, selection)
         if found is not None:
             return found
-        return self.read_boxes(schema.name, schema.dtype, [(schema, selection, np.array([0]), np.array([ordinal]))])[0]
+        return self.read_boxes(
+            schema.name, schema.dtype, [Wanted(schema, selection, np.array([0]), np.array([ordinal]))]
+        )[0]
 
     def small_chunk(self, schema: ArraySchema, selection: Selection) -> int | None:
         """Return the number of the chunk that a box is read from without a plan; ``None`` where one is better made."""
@@ -215,10 +214,9 @@ class Snapshot(Indexed):
         ranks = sorted({len(schema.shape) for schema, *_ in wanted})
         plans: list[Planned] = []
         for rank in ranks:
-            group = [item for item in wanted if len(item[0].shape) == rank]
-            members = [Member(s, sel, positions, ordinals, bases[positions]) for s, sel, positions, ordinals in group]
+            group = wanted if len(ranks) == 1 else [item for item in wanted if len(item.schema.shape) == rank]
             try:
-                plans.append((plan_reads(self.index(array), dtype, members), group))
+                plans.append((plan_reads(self.index(array), dtype, group, bases), group))
             except CorruptIndex as error:
                 raise CorruptIndex(f"array {array!r} in {self.storage.describe()}: {error}") from None
         return plans

@@ -13,6 +13,7 @@ from atlas.columns import Integers
 from atlas.conditions import Condition, SomeCell
 from atlas.facts import Facts, Mask, Truth
 from atlas.forks import cached_property
+from atlas.plan import Wanted
 from atlas.reader import Snapshot
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def _answers(facts: Facts, leaf: SomeCell, ordinals: Integers) -> tuple[Mask, Ma
         step = max(1, _BATCH_BYTES // max(1, schema.cells * schema.dtype.itemsize))
         for first in range(0, len(members), step):
             batch = members[first : first + step]
-            whole = [(schema, Box((0,) * len(schema.shape), schema.shape), np.arange(len(batch)), batch)]
+            whole = [Wanted(schema, Box((0,) * len(schema.shape), schema.shape), np.arange(len(batch)), batch)]
             arrays = facts.snapshot.read_boxes(schema.name, schema.dtype, whole)
             for ordinal, cells in zip(batch.tolist(), arrays, strict=True):
                 read[ordinal] = True

@@ -13,6 +13,7 @@ from atlas.chunks import Selection
 from atlas.columns import column_values
 from atlas.errors import AtlasError, CorruptIndex, CorruptRoot, CorruptStore, ReadOnlyStore, StorageError
 from atlas.examine import check_file
+from atlas.plan import Wanted
 from atlas.reader import Snapshot
 from atlas.record import RECORD_NAME, read_record, record_key
 from atlas.roots import load_root, load_table
@@ -232,7 +233,7 @@ def _is_intact(snapshot: Snapshot, group: list[Holder]) -> bool:
     if any(index.numbers_of(ordinal).max(initial=-1) >= own.grid.count for _, ordinal, own in group):
         return False
     wanted = [
-        (own, Selection((0,) * len(own.shape), own.shape), np.array([row]), np.array([ordinal]))
+        Wanted(own, Selection((0,) * len(own.shape), own.shape), np.array([row]), np.array([ordinal]))
         for row, (_, ordinal, own) in enumerate(group)
     ]
     try:
