@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from atlas.dtypes import decode_float, encode_float, from_numpy, parse_dtype, require_utf8, to_float
+from atlas.dtypes import decode_float, encode_float, from_numpy, in_unit, parse_dtype, require_utf8, to_float
 from atlas.errors import AtlasError, DataTypeError, InvalidArgument, UnsupportedDataType, ValueOutOfRange
 
 # Element tags, with the limits of the integers.
@@ -89,10 +89,13 @@ def _times(array: Any, what: str) -> tuple[str, list[int]]:
     is_of_a_unit = np.datetime_data(array.dtype)[0] != "generic"
     dtype = seconds if is_of_a_unit and np.can_cast(array.dtype, seconds, "safe") else array.dtype
     try:
-        found, numbers = from_numpy(dtype), array.astype(dtype).astype("i8")
+        found = from_numpy(dtype)
     except UnsupportedDataType as error:
         raise DataTypeError(f"{what}: {error}") from None
-    return found.name, numbers.reshape(-1).tolist()
+    times = in_unit(array, found)
+    if times is None:
+        raise ValueOutOfRange(f"{what}: {array.dtype} beyond the range of seconds")
+    return found.name, times.astype("i8").reshape(-1).tolist()
 
 
 def _element_tag(value: Any, dtype: str | None, what: str) -> str:

@@ -252,11 +252,21 @@ def _wrong_fill(dtype: DType, value: Any, what: str) -> str:
 
 
 def _fill_time(dtype: DType, value: Any, what: str) -> int:
-    converted = value.astype(dtype.numpy)
-    # NumPy wraps around where the finer unit overflows, and truncates to a coarser one.
-    if converted.astype(value.dtype) != value and not np.isnat(value):
+    converted = in_unit(value, dtype)
+    if converted is None:
         raise ValueOutOfRange(f"{what}: fill value {value!r} does not fit {dtype.name}")
     return int(converted.astype("i8"))
+
+
+def in_unit(times: Any, dtype: DType) -> Any:
+    """Return times in the unit of a type; ``None`` where one of them is no whole number of it, or beyond its range."""
+    try:
+        converted = times.astype(dtype.numpy)
+        # NumPy truncates to a coarser unit, and before 2.5 wraps around where a finer one overflows.
+        same = (converted.astype(times.dtype) == times) | np.isnat(times)
+    except OverflowError:
+        return None
+    return converted if same.all() else None
 
 
 def _fill_bool(dtype: DType, value: Any, what: str) -> bool:

@@ -129,7 +129,7 @@ def _pandas_column(pd: Any, series: Series) -> Any:
     if kind == "b":
         return pd.arrays.BooleanArray(values, absent)
     values = values.astype(object) if kind == "S" else values.copy()
-    values[absent] = {"f": np.nan, "M": np.datetime64("NaT"), "m": np.timedelta64("NaT")}.get(kind)
+    values[absent] = np.array("NaT", values.dtype) if kind in "Mm" else np.nan if kind == "f" else None
     return values
 
 

@@ -402,7 +402,7 @@ class Atlas(Exchange):
 
 def _already_there(storage: Storage) -> StoreAlreadyExists:
     return StoreAlreadyExists(
-        f"there is already a store at {storage.describe()}; open it, or pass overwrite=True to replace it"
+        f"there is already a store at {storage.describe()}; open it, or overwrite=True (--overwrite) replaces it"
     )
 
 

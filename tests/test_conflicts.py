@@ -196,6 +196,12 @@ def test_a_store_that_has_begun_does_not_begin_once_more(place, monkeypatch, met
     assert again.open_dataset("a").read_array("t").tolist() == [7, 8]
 
 
+def test_a_store_that_begins_at_the_flush_takes_the_root_before_it_away(place):
+    with Atlas.create(place, overwrite="at flush", meta_format="msgpack") as store:
+        store.create_dataset("new")
+    assert [path.name for path in place.glob("atlas.*")] == ["atlas.msgpack"]
+
+
 def fails_with_nothing_known(store, monkeypatch):
     """The disk fails for good just when the root has been replaced, so that it cannot be read again either."""
     with monkeypatch.context() as broken:
@@ -416,6 +422,7 @@ def test_an_older_root_finds_its_files_where_readers_kept_them(place):
 def test_a_reader_keeps_its_state_for_however_long(place, monkeypatch, most, is_kept):
     """Unless so many files wait for it that every root is long for it."""
     reader = Atlas.open(place, mode="r")
+    (file,) = reader._session.snapshot.root.arrays["t"].files
     monkeypatch.setattr(commit, "_MOST_WAITING", most)
     for day in range(3):
         clock = SimpleNamespace(time=lambda day=day: time.time() + day * 86400, monotonic=time.monotonic)
@@ -424,6 +431,7 @@ def test_a_reader_keeps_its_state_for_however_long(place, monkeypatch, most, is_
             store.open_dataset("a").write_array("t", [0], np.arange(4) + day)
         Atlas.open(place).compact()
         Atlas.open(place).gc()
+        assert (place / "_retired" / Path(file.key).name).exists() is (is_kept or day == 0)
     if is_kept:
         assert reader.open_dataset("a").read_array("t").tolist() == [0, 1, 2, 3]
     else:

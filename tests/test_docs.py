@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import logging
 import re
 import shlex
@@ -67,7 +68,7 @@ def test_the_commands_in_the_readme_do_what_they_say(tmp_path, monkeypatch, term
 
 
 def test_every_setting_names_its_variable():
-    parts = re.split(r"^    (\w+) : ", Settings.__doc__, flags=re.MULTILINE)[1:]
+    parts = re.split(r"^(\w+) : ", inspect.getdoc(Settings), flags=re.MULTILINE)[1:]
     named = dict(zip(parts[::2], parts[1::2], strict=True))
     assert list(named) == [field.name for field in dataclasses.fields(Settings)]
     assert [name for name, text in named.items() if f"``ATLAS_{name.upper()}``" not in text] == []

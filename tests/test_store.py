@@ -9,6 +9,7 @@ import os
 import pickle
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import fsspec
@@ -343,9 +344,14 @@ def test_attribute_hints_and_refusals(place):
     view.set_attribute("span", np.array([1, 2], "m8[h]"))
     assert view.get_attribute("day") == np.datetime64("2020-02-29")
     assert view.get_attribute("span").tolist() == [datetime.timedelta(hours=1), datetime.timedelta(hours=2)]
-    for odd in (np.datetime64(1, "ps"), np.timedelta64(1, "Y"), np.timedelta64(1)):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        without_unit = np.timedelta64(1)
+    for odd in (np.datetime64(1, "ps"), np.timedelta64(1, "Y"), without_unit):
         with pytest.raises(DataTypeError, match="'odd'"):
             view.set_attribute("odd", odd)
+    with pytest.raises(OverflowError, match="'odd'"):
+        view.set_attribute("odd", np.datetime64(2**62, "D"))
     for odd in (None, {}, [1, "a"], object()):
         with pytest.raises(ValueError):
             view.set_attribute("k", odd)

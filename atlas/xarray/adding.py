@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.config import choice
-from atlas.dtypes import fill_cell, parse_dtype
+from atlas.dtypes import fill_cell, in_unit, parse_dtype
 from atlas.errors import DataTypeError, InvalidArgument, ShapeMismatch
 from atlas.resizing import whole_or_not
 from atlas.xarray import notes
@@ -178,8 +178,8 @@ class _Growing(Target):
 
     def _in_unit(self, times: NDArray[Any]) -> NDArray[Any]:
         """Return times in the unit of the array."""
-        found = times.astype(self.dtype.numpy)
-        if not ((found.astype(times.dtype) == times) | np.isnat(times)).all():
+        found: NDArray[Any] | None = in_unit(times, self.dtype)
+        if found is None:
             raise DataTypeError(
                 f"array {self.name!r} of {self.view.name!r} holds {self.dtype.name}, which cannot hold every time of "
                 f"the {times.dtype.name} that are appended"

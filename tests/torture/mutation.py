@@ -79,6 +79,9 @@ _COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
 
 # Changes that nobody can tell from outside, and why.
 EQUIVALENT = {
+    "time_decides = len(root.retired) > _MOST_WAITING or storage.is_pinned(1) is None -> 2": (
+        "whether anybody can tell is the same for all generations"
+    ),
     "table = np.full(len(pending.table.alive), -1, np.int64) -> 2": "datasets that are gone are not looked up",
     "is_plain = pending.attempt is None and pending.layout is None "
     "-> pending.attempt is None or pending.layout is None": (
