@@ -235,8 +235,8 @@ def check_read_only(place: Path) -> None:
     """Open a store that this user cannot write to; nothing is left in it."""
     turning_store(place)
     before = sorted(place.rglob("*"))
-    for folder in (place, *(path for path in before if path.is_dir())):
-        folder.chmod(0o555)
+    for path in (place, *before):
+        path.chmod(0o555 if path.is_dir() else 0o444)
     for above in place.parents[:3]:
         above.chmod(above.stat().st_mode | 0o055)
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +131,9 @@ def check_few_descriptors(place: Path, handles: int) -> None:
         assert all(s.read_array_across_stacked("t", NAMES[:2]).tobytes() == expected for s in stores[:: handles // 10])
         stores[0].open_dataset("d0").set_attribute("k", 1)
         taken = []
-        while len(os.listdir("/proc/self/fd")) < limit:
-            taken.append(os.open("/dev/null", os.O_RDONLY))
-        taken.append(os.open("/dev/null", os.O_RDONLY))
+        with suppress(OSError):
+            while True:
+                taken.append(os.open("/dev/null", os.O_RDONLY))
         try:
             stores[0].flush()
         except atlas.StorageError:
