@@ -56,7 +56,7 @@ def check_killed_workers(place: Path, reads: int) -> float:
         del pool
     executor.shutdown()
     # The semaphores of a pool that broke go when its last thread has ended.
-    patience = time.monotonic() + 30
+    patience = time.monotonic() + 100
     while not shared_memory() <= before and time.monotonic() < patience:
         time.sleep(0.05)
     assert shared_memory() <= before, f"left in /dev/shm: {shared_memory() - before}"
