@@ -25,6 +25,9 @@ _PER_CHUNK = ("file", "offset", "length", "raw_length", "pipeline", "checksum", 
 # Bytes that a chunk costs besides those it decodes to.
 _CHUNK_COST = 64
 
+# Decoded bytes of one range of a read.
+_MOST_AT_ONCE = 64 << 20
+
 
 def fetched(
     storage: Storage, files: Sequence[DataFile], columns: Mapping[str, NDArray[Any]]
@@ -95,11 +98,15 @@ def decode_fetched(
 
 
 def balanced(sizes: Integers, cost: int, mode: str | None, workers: int) -> list[tuple[int, int]]:
-    """Return contiguous ranges of about equal decoded size, a few per worker so that none waits long."""
-    if workers == 1 or (mode is None and cost < settings().parallel_threshold):
-        return [(0, len(sizes))]
-    pieces = min(len(sizes), workers * 2)
+    """Return contiguous ranges of about equal decoded size, a few per worker so that none waits long.
+
+    Of large reads there are more, as each range ends with letting go of the files' pages that it used.
+    """
+    alone = workers == 1 or (mode is None and cost < settings().parallel_threshold)
     ends = np.cumsum(sizes + _CHUNK_COST)
+    pieces = min(len(sizes), max(1 if alone else workers * 2, int(ends[-1]) // _MOST_AT_ONCE))
+    if pieces == 1:
+        return [(0, len(sizes))]
     cuts = np.searchsorted(ends, np.linspace(0, ends[-1], pieces + 1)[1:-1])
     edges = distinct(np.concatenate([[0], cuts, [len(sizes)]]))
     return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))

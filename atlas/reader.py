@@ -27,7 +27,8 @@ from atlas.storage import Pin, Storage
 from atlas.text import unpack_text
 from atlas.worker import DecodeJob, Kept, Source, decode_range, pack_layout, unpack_tables
 
-# Results from this size on leave no file mapped page by page behind them.
+# Reads of results from this size on leave no file mapped page by page behind them: mapped pages count like memory,
+# and next to a large result they soon are as much again.
 _LET_GO_ABOVE = 128 << 20
 
 _ALIGNMENT = 64
@@ -240,14 +241,11 @@ class Snapshot(Indexed):
         if job is None:
             keep = 0 < plan.compressed[1] <= settings().decoded_bytes
             kept = Kept.of(sources, tables) if keep else Kept()
-            job = DecodeJob(sources, dtype.itemsize, element_of(dtype.storage), buffer, tables, kept=kept)
+            element, lets_go = element_of(dtype.storage), len(buffer) > _LET_GO_ABOVE
+            job = DecodeJob(sources, dtype.itemsize, element, buffer, tables, kept=kept, lets_go=lets_go)
         cost = plan.cost - plan.saved(job.kept.found)
         ranges = balanced(plan.columns["raw_length"], cost, self.mode, self.workers)
         run(decode_range, job, ranges, self.mode, self.workers, cost, self._calls(plan))
-        if len(buffer) > _LET_GO_ABOVE:
-            # Mapped pages count like memory, and next to a large result they soon are as much again.
-            for source in sources:
-                source.let_go()
 
     def _shared_job(
         self, sources: tuple[Source, ...], dtype: DType, buffer: NDArray[np.uint8], tables: dict[str, Any]
@@ -264,7 +262,10 @@ class Snapshot(Indexed):
         if lease.handle is None:
             return None
         element = element_of(dtype.storage)
-        return DecodeJob(sources, dtype.itemsize, element, output, (lease.handle, layout), shareable=True)
+        lets_go = len(buffer) > _LET_GO_ABOVE
+        return DecodeJob(
+            sources, dtype.itemsize, element, output, (lease.handle, layout), shareable=True, lets_go=lets_go
+        )
 
     def _payloads(self, array: str, columns: dict[str, Any]) -> Iterator[tuple[Integers, NDArray[np.uint8], Integers]]:
         """Yield chunks by row, with the bytes that hold them and where each is in these."""

@@ -58,10 +58,10 @@ class Source:
         assert self.path is not None
         return _maps.get(self.path, self.length)
 
-    def let_go(self) -> None:
-        """Take the file's pages off this process's account of memory; the system's cache keeps them."""
+    def let_go(self, begin: int, end: int) -> None:
+        """Take pages of the file off this process's account of memory; the system's cache keeps them."""
         if self.path is not None:
-            _maps.let_go(self.path, self.length)
+            _maps.let_go(self.path, self.length, begin, end)
 
 
 class _MapCache:
@@ -87,12 +87,13 @@ class _MapCache:
             self._maps.move_to_end(key)
             return found
 
-    def let_go(self, path: str, length: int) -> None:
+    def let_go(self, path: str, length: int, begin: int, end: int) -> None:
         with self._lock:
             _, found = self._maps.get((path, length), (None, None))
         if found is not None and hasattr(mmap, "MADV_DONTNEED"):
             mapped: Any = memoryview(found.base).obj  # type: ignore[arg-type]
-            mapped.madvise(mmap.MADV_DONTNEED)
+            first = begin - begin % mmap.PAGESIZE
+            mapped.madvise(mmap.MADV_DONTNEED, first, end - first)
 
 
 def _identity(path: str, length: int) -> tuple[int, int, int] | None:
@@ -183,6 +184,8 @@ class DecodeJob:
         Whether other processes can take part.
     kept : Kept
         Chunks that need not be decompressed; others are added.
+    lets_go : bool
+        Whether what was decoded is to leave no file mapped page by page behind it.
     """
 
     sources: tuple[Source, ...]
@@ -192,6 +195,7 @@ class DecodeJob:
     tables: Any
     shareable: bool = False
     kept: Kept = field(default_factory=Kept)
+    lets_go: bool = False
 
     def open(self) -> tuple[Bytes, dict[str, NDArray[Any]]]:
         """Return the output and the tables, mapped into this process."""
@@ -237,6 +241,9 @@ def decode_range(job: DecodeJob, low: int, high: int) -> None:
         same = tables["file"][first:high] == number
         last = high if same.all() else first + int(np.argmin(same))
         _decode_file(job, output, tables, number, first, last)
+        if job.lets_go:
+            begins = tables["offset"][first:last]
+            job.sources[number].let_go(int(begins.min()), int((begins + tables["length"][first:last]).max()))
         first = last
 
 

@@ -15,6 +15,7 @@ import pytest
 
 import atlas
 from atlas import catalog, kernels, worker
+from atlas.fetching import balanced
 from atlas.kernels import native
 
 
@@ -212,6 +213,15 @@ def test_a_first_read_imports_only_what_it_needs(tmp_path):
     assert imported(tmp_path / "small") == []
     build(tmp_path / "large", 300)
     assert imported(tmp_path / "large") == ["zstandard", "llvmlite"]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8])
+def test_a_task_of_a_large_read_decodes_little_at_once(workers):
+    """What it used of the files counts as memory until it ends."""
+    ranges = balanced(np.full(1000, 1 << 20), 1000 << 20, None, workers)
+    assert [low for low, _ in ranges] == [0, *(high for _, high in ranges[:-1])]
+    assert ranges[-1][1] == 1000
+    assert max(high - low for low, high in ranges) <= 72
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs /proc")
