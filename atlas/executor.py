@@ -356,7 +356,11 @@ class _Pool:
 
 
 def _end(executor: Any) -> None:
+    from multiprocessing import active_children
+
     executor.shutdown(wait=True, kill_workers=True)
+    # Loky joins none that died by itself, and the semaphore of one that nobody joined stays in /dev/shm. This does.
+    active_children()
 
 
 def _warm_worker() -> int:

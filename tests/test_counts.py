@@ -239,8 +239,8 @@ def test_a_large_result_leaves_no_mapped_pages_behind(place, monkeypatch):
     names = build(place, 12)
     store = atlas.Atlas.open(place)
     expected = store.read_array_across_stacked("t", names)
-    assert resident() > 0
+    assert resident() > 4
     monkeypatch.setattr("atlas.reader._LET_GO_ABOVE", 0)
     assert store.read_array_across_stacked("t", names).tobytes() == expected.tobytes()
-    assert resident() == 0
+    assert resident() <= 4, "but for the page that begins with the file's magic"
     assert store.read_array_across_stacked("t", names).tobytes() == expected.tobytes()

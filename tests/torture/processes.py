@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import random
 import re
@@ -55,9 +56,10 @@ def check_killed_workers(place: Path, reads: int) -> float:
         killer.join()
         del pool
     executor.shutdown()
-    # The semaphores of a pool that broke go when its last thread has ended.
-    patience = time.monotonic() + 100
+    # The semaphores of a pool that broke go when its last thread has ended, and its last process is joined.
+    patience = time.monotonic() + 30
     while not shared_memory() <= before and time.monotonic() < patience:
+        multiprocessing.active_children()
         time.sleep(0.05)
     assert shared_memory() <= before, f"left in /dev/shm: {shared_memory() - before}"
     return longest
