@@ -17,7 +17,7 @@ from atlas.chunks import Shape
 from atlas.columnfile import DataFile
 from atlas.columns import Column, Integers
 from atlas.forks import cached_property
-from atlas.groups import Group
+from atlas.groups import Group, group_members
 from atlas.layer import Layer, joined, stacked
 from atlas.names import Sought, seek
 from atlas.schema import ArraySchema, ArrayTemplate, DatasetRecord, Template
@@ -272,12 +272,10 @@ class Catalog:
         if known is None:
             present = np.flatnonzero(listed.ordinals >= 0)
             codes, schemas = self.layouts(array, listed.ordinals[present])
-            order = np.argsort(codes, kind="stable")
-            bounds = np.searchsorted(codes[order], np.arange(len(schemas) + 1)).tolist()
-            positions, ordinals = present[order], listed.ordinals[present[order]]
             known = [
-                (schema, positions[first:last], ordinals[first:last])
-                for schema, first, last in zip(schemas, bounds, bounds[1:], strict=False)
+                (schemas[code], present[members], listed.ordinals[present[members]])
+                for code, members in group_members(codes)
+                if code >= 0
             ]
             if len(listed.arranged) >= _REMEMBERED_ARRAYS:
                 listed.arranged.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -241,8 +242,8 @@ class Snapshot(Indexed):
         if job is None:
             keep = 0 < plan.compressed[1] <= settings().decoded_bytes
             kept = Kept.of(sources, tables) if keep else Kept()
-            element, lets_go = element_of(dtype.storage), len(buffer) > _LET_GO_ABOVE
-            job = DecodeJob(sources, dtype.itemsize, element, buffer, tables, kept=kept, lets_go=lets_go)
+            job = DecodeJob(sources, dtype.itemsize, element_of(dtype.storage), buffer, tables, kept=kept)
+        job = replace(job, lets_go=len(buffer) > _LET_GO_ABOVE)
         cost = plan.cost - plan.saved(job.kept.found)
         ranges = balanced(plan.columns["raw_length"], cost, self.mode, self.workers)
         run(decode_range, job, ranges, self.mode, self.workers, cost, self._calls(plan))
@@ -262,10 +263,7 @@ class Snapshot(Indexed):
         if lease.handle is None:
             return None
         element = element_of(dtype.storage)
-        lets_go = len(buffer) > _LET_GO_ABOVE
-        return DecodeJob(
-            sources, dtype.itemsize, element, output, (lease.handle, layout), shareable=True, lets_go=lets_go
-        )
+        return DecodeJob(sources, dtype.itemsize, element, output, (lease.handle, layout), shareable=True)
 
     def _payloads(self, array: str, columns: dict[str, Any]) -> Iterator[tuple[Integers, NDArray[np.uint8], Integers]]:
         """Yield chunks by row, with the bytes that hold them and where each is in these."""
@@ -318,7 +316,7 @@ class Snapshot(Indexed):
     def _read_text(self, array: str, dtype: DType, plan: ReadPlan, results: list[NDArray[Any]]) -> None:
         boxes = _text_places(plan)
         # What many datasets say alike is unpacked once.
-        seen: dict[Any, NDArray[Any]] = {}
+        seen: dict[_TextKey, NDArray[Any]] = {}
         for rows, data, offsets in self._payloads(array, plan.columns):
             view = memoryview(data)  # type: ignore[arg-type]
             columns = (
@@ -329,15 +327,10 @@ class Snapshot(Indexed):
             for row, owner, offset, length, raw, pipeline, checksum, at in numbers:
                 shape, source, target = boxes[at]
                 key = bytes(view[offset : offset + length]), raw, pipeline, checksum, shape
-                cells = seen.get(key)
-                if cells is None:
-                    try:
-                        cells = _text_cells(dtype, *key)
-                    except CorruptChunk as error:
-                        raise self._named(CorruptChunk(str(error), row), array, plan) from None
-                    if raw <= _REPEATED_TEXT:
-                        seen[key] = cells
-                results[owner][target] = cells[source]
+                try:
+                    results[owner][target] = _text_cells(seen, dtype, key)[source]
+                except CorruptChunk as error:
+                    raise self._named(CorruptChunk(str(error), row), array, plan) from None
 
 
 def _text_places(plan: ReadPlan) -> list[tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]]:
@@ -353,12 +346,21 @@ def _text_places(plan: ReadPlan) -> list[tuple[tuple[int, ...], tuple[slice, ...
     ]
 
 
-def _text_cells(
-    dtype: DType, payload: bytes, raw: int, pipeline: int, checksum: int, shape: tuple[int, ...]
-) -> NDArray[Any]:
-    if not is_whole(payload, pipeline, checksum):
-        raise CorruptChunk("its checksum does not match")
-    return unpack_text(bytes(decode(payload, pipeline, raw, 1)), dtype, shape)
+# Bytes of a chunk of text, how many they decode to, pipeline, checksum, and the chunk's shape.
+_TextKey = tuple[bytes, int, int, int, tuple[int, ...]]
+
+
+def _text_cells(seen: dict[_TextKey, NDArray[Any]], dtype: DType, key: _TextKey) -> NDArray[Any]:
+    """Return the cells of a chunk of text, not to be changed: small ones are remembered in `seen`."""
+    cells = seen.get(key)
+    if cells is None:
+        payload, raw, pipeline, checksum, shape = key
+        if not is_whole(payload, pipeline, checksum):
+            raise CorruptChunk("its checksum does not match")
+        cells = unpack_text(bytes(decode(payload, pipeline, raw, 1)), dtype, shape)
+        if raw <= _REPEATED_TEXT:
+            seen[key] = cells
+    return cells
 
 
 class _DamagedChunk(CorruptChunk):
