@@ -55,6 +55,9 @@ _PACKED_WORTH = 0.9
 # A frame, or a block with its length, takes more than this by itself.
 _INCOMPRESSIBLE = 13
 
+# An lz4 block holds no more.
+_LZ4_MOST = 0x7E000000
+
 # Smaller chunks are mostly header.
 _PACKED_ABOVE = 32
 
@@ -80,7 +83,9 @@ def element_of(dtype: np.dtype[Any]) -> int:
 
 def may_be_packed(size: int, dtype: np.dtype[Any], codec: str) -> bool:
     """Return whether chunks of so many bytes of a type are packed at all."""
-    return codec != "none" and element_of(dtype) >= 0 and size >= _PACKED_ABOVE
+    # The places of patches are 32 bits.
+    fits = _PACKED_ABOVE <= size <= dtype.itemsize << 32
+    return codec != "none" and element_of(dtype) >= 0 and fits
 
 
 def packed_limit(size: int) -> int:
@@ -147,7 +152,7 @@ def encode(raw: Any, itemsize: int, codec: str, level: int) -> tuple[bytes, int]
         return data.tobytes(), RAW
     if len(data) > itemsize and _is_constant(data, itemsize):
         return data[:itemsize].tobytes(), CONSTANT
-    if len(data) <= _INCOMPRESSIBLE:
+    if len(data) <= _INCOMPRESSIBLE or (codec == "lz4" and len(data) > _LZ4_MOST):
         return data.tobytes(), RAW
     shuffled = itemsize > 1
     body = _shuffle(data, itemsize) if shuffled else data
