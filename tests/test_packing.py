@@ -22,10 +22,12 @@ from atlas.kernels.layout import (
     MULTIPLIED,
     ORDERED,
     PATCHED,
+    SEALED,
     SIGN_LAST,
     WIDE,
     Packing,
 )
+from atlas.kernels.sealed import stretches
 
 FLOATS, NUMBERS = ["f4", "f8"], ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"]
 
@@ -248,6 +250,57 @@ def test_flags_say_what_a_chunk_needs():
     walk[5] = np.pi
     assert packed(walk)[3] == PATCHED
     assert packed(np.arange(3000) * 10**12)[3] == WIDE
+
+
+@pytest.mark.parametrize("width", range(33, 65))
+def test_whole_blocks_of_wide_numbers(width):
+    rng = np.random.default_rng(width)
+    cells = rng.integers(0, (1 << width) - 1, 2500, np.uint64, endpoint=True).astype("i8")
+    cells[[0, 1100, 2300]] = (1 << width) - 1 - (1 << 64) * (width == 64)
+    payload = packed_as(native, cells, None, Packing(INTEGERS, 0, 0), 2 * cells.nbytes)
+    assert payload == packed_as(twins, cells, None, Packing(INTEGERS, 0, 0), 2 * cells.nbytes)
+    for loops in (native, twins):
+        assert unpacked(loops, payload, cells, whole(cells)) == cells.tobytes()
+
+
+def test_rows_before_a_box_are_left_out_unless_differences_need_them():
+    walk = np.cumsum(np.random.default_rng(0).normal(0, 5, (64, 4, 1024)), axis=2).round(2)
+    for axes, fails in ((0, False), (0b100, False), (0b110, False), (0b001, True), (0b101, True)):
+        payload = packed_as(native, walk, None, Packing(DIVIDED, 2, axes), walk.nbytes)
+        body = np.frombuffer(payload, np.uint8)
+        hashes = native.digest(body, *stretches(np.array([0]), np.array([len(payload)]))).tobytes()
+        file = np.frombuffer(hashes + payload, np.uint8).copy()
+        tables = {name: np.array([values], np.int64) for name, values in BOX.items()}
+        tables |= {"geometry": np.zeros(1, np.int32), "destination": np.zeros(1, np.int64)}
+        tables |= {"offset": np.zeros(1, np.int64), "length": np.array([len(file)])}
+        tables |= {"pipeline": np.array([SEALED | codecs.PACKED], np.uint8)}
+        tables |= {"checksum": np.array([xxhash.xxh3_64_intdigest(hashes)], np.uint64)}
+        # In the numbers of the first rows, wherever along the other axes.
+        file[len(hashes) + len(payload) // 6] ^= 1
+        out = np.zeros(8 * 8 * 1024, np.uint8)
+        if fails:
+            with pytest.raises(CorruptChunk):
+                native.unpack(file, np.zeros(1, np.int64), tables, out, ELEMENTS["f8"])
+        else:
+            native.unpack(file, np.zeros(1, np.int64), tables, out, ELEMENTS["f8"])
+            assert out.tobytes() == walk[60:, 1:3].tobytes()
+
+
+BOX = {
+    "chunk_extent": [64, 4, 1024],
+    "block_start": [60, 1, 0],
+    "block_extent": [4, 2, 1024],
+    "strides": [2 * 8192, 8192, 8],
+}
+
+
+def test_masked_parts_do_not_keep_the_rest_from_being_predicted():
+    x, y, z = np.ogrid[:30, :60, :60]
+    field = np.round(15 + 9 * np.sin(x / 9) + 7 * np.cos(y / 8) + 5 * np.sin((y + z) / 7), 2).astype("f4")
+    field[:, :20] = np.nan
+    found = chosen(native, field, None)
+    assert found == chosen(twins, field, None)
+    assert found.axes
 
 
 def test_a_fill_value_far_away_costs_a_bit_a_cell():

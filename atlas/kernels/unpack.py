@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from atlas.kernels.bits import block_words, unpack_block, unpack_high
+from atlas.kernels.bits import block_words, unpack_block, unpack_wide_block
 from atlas.kernels.compile import helper
 from atlas.kernels.emit import DIVIDE, MULTIPLY, ORDER, SIGN, emit_box
 from atlas.kernels.lanes import LANES, punch_row
@@ -53,6 +53,7 @@ def _restore(
     starts: Any,
     ndim: Any,
     extent: Any,
+    start: Any,
     stop: Any,
     mask: Any,
     stream: Any,
@@ -62,7 +63,7 @@ def _restore(
     position: Any,
     guard: Any,
 ) -> Any:
-    """Write a chunk's integers, as far as cells before `stop` need them, at address `numbers`.
+    """Write a chunk's integers, as far as cells from row `start` on and before `stop` need them, at address `numbers`.
 
     Returns whether the words they come from are what was written.
     """
@@ -76,6 +77,8 @@ def _restore(
     target = numbers if in_order else stream
     at = words
     top, inward = np.int64(0), np.int64(1)
+    # Rows before the box matter only to differences along the first axis.
+    first = np.int64(0) if mask & 1 else start[0]
     block = np.int64(0)
     begin = np.int64(0)
     box = np.int64(0)
@@ -85,16 +88,19 @@ def _restore(
         wanted = min(stop[0], box_end(box, mask, top, extent)) - box_begin(box, mask, top)
         if count > 0 and wanted > 0:
             end = begin + count // rows * wanted
+            needed = begin + count // rows * first
             while starts[block] < end:
                 n = starts[block + 1] - starts[block]
                 width = np.int64(widths[block])
-                if starts[block] >= begin:
+                if starts[block] >= begin and starts[block + 1] > needed:
                     if not may_use(guard, at, at + 4 * block_words(n, width)):
                         return False
                     base = cast(bases + block * size)[0]
-                    unpack_block(at, n, width, base, cast, size, target + starts[block] * size)
+                    place = target + starts[block] * size
                     if width > 32:
-                        unpack_high(at, n, width, u64(target + starts[block] * size))
+                        unpack_wide_block(at, n, width, np.uint64(base), place)
+                    else:
+                        unpack_block(at, n, width, base, cast, size, place)
                 at += 4 * block_words(n, width)
                 block += 1
             if not in_order:
@@ -257,7 +263,7 @@ def _unpack_chunk(
     if wide:
         like64 = np.uint64(0)
         if not _restore(
-            like64, bases, words, u8(widths), starts, ndim, extent, stop, mask, stream, numbers, u64, 8, position, guard
+            like64, bases, words, u8(widths), starts, ndim, extent, begin, stop, mask, stream, numbers, u64, 8, position, guard
         ):
             return DAMAGED
         if masked:
@@ -281,7 +287,7 @@ def _unpack_chunk(
     else:
         like32 = np.uint32(0)
         if not _restore(
-            like32, bases, words, u8(widths), starts, ndim, extent, stop, mask, stream, numbers, u32, 4, position, guard
+            like32, bases, words, u8(widths), starts, ndim, extent, begin, stop, mask, stream, numbers, u32, 4, position, guard
         ):
             return DAMAGED
         if masked:
