@@ -43,6 +43,9 @@ FLOAT32, FLOAT64 = 8, 9
 BLOCK = 1024
 MAX_AXES = 8
 
+# Cells that are restored at once, about: their integers stay in the cache, however large the chunk.
+SLAB = 32 << 10
+
 # Pipelines with this bit: the hashes of the payload's stretches stand before it, so that a part of a chunk can be
 # checked without the rest. Stretches are as long as hashing them well takes; smaller payloads gain too little.
 SEALED = 128
