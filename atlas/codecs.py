@@ -10,6 +10,7 @@ import threading
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from atlas import kernels
 from atlas.errors import CorruptChunk
@@ -35,8 +36,16 @@ PIPELINES = {
 }
 _SHUFFLED = 16
 
-# The pipelines that end in a general-purpose codec.
-COMPRESSED = (ZSTD, LZ4, SHUFFLE_ZSTD, SHUFFLE_LZ4)
+
+def among(*pipelines: int) -> NDArray[np.bool_]:
+    """Return a table that tells by pipeline, sealed or not, whether it is one of these."""
+    table = np.zeros(256, bool)
+    table[[*pipelines, *(SEALED | pipeline for pipeline in pipelines)]] = True
+    return table
+
+
+# What kernels decode for many chunks at once; the others take a call each.
+BY_KERNELS = among(RAW, LZ4, SHUFFLE_LZ4, PACKED)
 
 # Compression that saves less than this fraction costs more time than it saves space.
 _WORTH = 0.98

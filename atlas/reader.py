@@ -240,7 +240,7 @@ class Snapshot(Indexed):
         if may_use_processes(self.mode, self.workers, self._calls(plan)):
             job = self._shared_job(sources, dtype, buffer, tables)
         if job is None:
-            keep = 0 < plan.compressed[1] <= settings().decoded_bytes
+            keep = 0 < plan.kept_bytes <= settings().decoded_bytes
             kept = Kept.of(sources, tables) if keep else Kept()
             job = DecodeJob(sources, dtype.itemsize, element_of(dtype.storage), buffer, tables, kept=kept)
         job = replace(job, lets_go=len(buffer) > _LET_GO_ABOVE)

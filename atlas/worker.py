@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from atlas import kernels
 from atlas.arena import SegmentHandle, attach
-from atlas.codecs import COMPRESSED, PACKED, RAW, decode, is_shuffled, plain
+from atlas.codecs import BY_KERNELS, PACKED, decode, is_shuffled, plain
 from atlas.columns import group_members
-from atlas.decoded import decoded_chunks
+from atlas.decoded import decoded_chunks, worth_keeping
 from atlas.errors import CorruptChunk, SnapshotExpired
 from atlas.forks import free_in_children
 from atlas.kernels import digests
@@ -139,17 +139,20 @@ class Kept:
     ----------
     found : dict of int to bytes
         Decompressed chunks by row.
+    rows : array of int
+        Which chunks are kept, found or not.
     """
 
     def __init__(self) -> None:
         self.found: dict[int, Any] = {}
+        self.rows = np.zeros(0, np.int64)
         self._keys: dict[int, tuple[Any, ...]] = {}
 
     @staticmethod
     def of(sources: Sequence[Source], tables: dict[str, NDArray[Any]]) -> Kept:
-        """Look up the chunks that are decompressed one by one."""
+        """Look up the chunks that are worth it."""
         kept = Kept()
-        rows = np.flatnonzero(np.isin(tables["pipeline"], COMPRESSED))
+        rows = kept.rows = np.flatnonzero(worth_keeping(tables["pipeline"], tables["raw_length"]))
         names = ("file", "offset", "length", "raw_length", "pipeline", "checksum")
         columns = [tables[name][rows].tolist() for name in names]
         identities = [None if source.path is None else _identity(source.path, source.length) for source in sources]
@@ -250,13 +253,16 @@ def _decode_file(
 ) -> None:
     data = job.sources[number].bytes()
     pipelines = plain(tables["pipeline"][rows])
-    for pipeline, decode_all in ((PACKED, _unpack), (RAW, _copy)):
-        chosen = pipelines == pipeline
+    packed = pipelines == PACKED
+    stored = BY_KERNELS[pipelines] & ~packed
+    if len(job.kept.rows):
+        stored &= ~np.isin(rows, job.kept.rows)
+    for chosen, decode_all in ((packed, _unpack), (stored, _copy)):
         if chosen.any():
             decode_all(job, output, tables, rows[chosen], data)
-            rows, pipelines = rows[~chosen], pipelines[~chosen]
-    if len(rows):
-        _decode_rows(job, output, tables, rows, data, pipelines)
+    left = ~(packed | stored)
+    if left.any():
+        _decode_rows(job, output, tables, rows[left], data, pipelines[left])
 
 
 def _unpack(
@@ -268,7 +274,7 @@ def _unpack(
 
 
 def _copy(job: DecodeJob, output: Bytes, tables: dict[str, NDArray[Any]], rows: NDArray[np.int64], data: Bytes) -> None:
-    """Copy chunks that are stored as they are from the mapped file to the output, in one pass."""
+    """Copy chunks that are stored as they are, or as lz4 blocks, from the mapped file to the output, in one pass."""
     _loops(tables, rows).scatter(data, rows, tables, output, job.itemsize)
 
 

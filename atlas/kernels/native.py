@@ -11,7 +11,7 @@ import numpy as np
 from atlas.errors import CorruptChunk
 from atlas.kernels.bounds import check_rows, with_axes
 from atlas.kernels.compile import library
-from atlas.kernels.layout import BLOCK, GUARD_ROOM, HASH_ROOM, ITEM_SIZES, MAX_AXES, PROBLEMS, REFUSALS, Packing
+from atlas.kernels.layout import BLOCK, GUARD_ROOM, HASH_ROOM, ITEM_SIZES, LZ4, MAX_AXES, PROBLEMS, REFUSALS, Packing
 from atlas.kernels.slabs import cells_at_once, unpack_room
 
 _buffers = threading.local()
@@ -92,7 +92,7 @@ def _boxes(tables: Any, item: int) -> Any:
 
 
 def scatter(src: Any, rows: Any, tables: Any, out: Any, itemsize: int) -> None:
-    """Copy one box of the chunks in some rows of a task table, which are stored as they are.
+    """Copy one box of the chunks in some rows of a task table, which are stored as they are, or as lz4 blocks.
 
     Parameters
     ----------
@@ -116,8 +116,10 @@ def scatter(src: Any, rows: Any, tables: Any, out: Any, itemsize: int) -> None:
         If any task would leave `src` or `out`.
     """
     boxes = _boxes(tables, itemsize)
-    _admit(src, rows, tables["length"], tables, boxes, out, itemsize)
-    _scatter(_address(src), rows, (*_stored(tables), 0), tables, boxes, out, itemsize)
+    cells, _, _ = _admit(src, rows, tables["length"], tables, boxes, out, itemsize)
+    is_coded = "pipeline" in tables and bool((tables["pipeline"][rows] & LZ4 != 0).any())
+    chunks = (*_stored(tables), 0)
+    _scatter(_address(src), rows, chunks, tables, boxes, out, itemsize, cells * itemsize if is_coded else 0)
 
 
 def scatter_decoded(chunks: Any, shuffled: Any, rows: Any, tables: Any, out: Any, itemsize: int) -> None:
@@ -146,11 +148,14 @@ def scatter_decoded(chunks: Any, shuffled: Any, rows: Any, tables: Any, out: Any
     else:
         places = np.array([_address(np.frombuffer(chunk, np.uint8)) for chunk in chunks], np.int64)
     _admit(None, rows, sizes, tables, boxes, out, itemsize)
-    _scatter(0, rows, (_address(places), 0, 0, 0, _address(shuffled)), tables, boxes, out, itemsize)
+    _scatter(0, rows, (_address(places), 0, 0, 0, _address(shuffled)), tables, boxes, out, itemsize, 0)
 
 
-def _scatter(src: int, rows: Any, chunks: tuple[int, ...], tables: Any, boxes: Any, out: Any, itemsize: int) -> None:
+def _scatter(
+    src: int, rows: Any, chunks: tuple[int, ...], tables: Any, boxes: Any, out: Any, itemsize: int, largest: int
+) -> None:
     ndim = boxes[0].shape[1]
+    room = _room("work", GUARD_ROOM + 16 * ndim + largest)
     failed = np.zeros(1, np.int64)
     problem = library["scatter"](
         src,
@@ -161,7 +166,7 @@ def _scatter(src: int, rows: Any, chunks: tuple[int, ...], tables: Any, boxes: A
         ndim,
         *map(_address, (*boxes[:3], out, tables["destination"], boxes[3])),
         itemsize,
-        _address(_room("work", GUARD_ROOM + 16 * ndim)),
+        _address(room),
         _address(failed),
     )
     if problem:
