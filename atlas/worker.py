@@ -290,7 +290,7 @@ def _decode_rows(
     data: Bytes,
     pipelines: NDArray[np.uint8],
 ) -> None:
-    """Decode chunks one by one; those of a batch are checked, decompressed and scattered while they are in the cache."""
+    """Decode chunks one by one; a batch is checked, decompressed and scattered while it is in the cache."""
     known = job.kept.found
     fresh = ~np.isin(rows, list(known)) if known else np.ones(len(rows), bool)
     ends = np.cumsum(tables["raw_length"][rows] * fresh)

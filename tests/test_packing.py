@@ -311,7 +311,9 @@ def test_every_byte_of_a_sealed_chunk_that_is_restored_in_parts_is_checked(axes)
         file[place] ^= 1
 
 
-@pytest.mark.parametrize("shape", [(90001,), (301, 333), (9, 7919), (50, 50, 61), (1, 1, 400, 251), (2, 50001), (70, 3, 5, 99)])
+@pytest.mark.parametrize(
+    "shape", [(90001,), (301, 333), (9, 7919), (50, 50, 61), (1, 1, 400, 251), (2, 50001), (70, 3, 5, 99)]
+)
 def test_chunks_that_are_restored_in_parts(shape):
     rng = np.random.default_rng(len(shape))
     walk = np.cumsum(rng.normal(0, 3, shape), axis=-1)

@@ -37,11 +37,12 @@ def admit(
 
     `rows` are those of columns of `count` values that `tasks` are about.
     Without `offset` (0), every task has a buffer of its own, and `length` has one value per task instead of per row.
-    `report` gets three float64: the most cells that a chunk has, the length of the longest payload, and the most cells
-    that are restored at once. Products are taken in float64, where forged extents cannot wrap around; whatever fits into
-    memory is exact.
+    `report` gets three float64: the most cells that a chunk has, the length of the longest payload, and the most
+    cells that are restored at once. Products are taken in float64, where forged extents cannot wrap around; whatever
+    fits into memory is exact.
     """
-    most, longest, at_once = np.float64(0), np.float64(0), np.float64(0)
+    most, longest = np.float64(0), np.float64(0)
+    at_once: Any = np.float64(0)
     for task in range(tasks):
         row = i64(rows)[task]
         if row < 0 or row >= count:

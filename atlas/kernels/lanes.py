@@ -59,7 +59,7 @@ def unpack_split_row(typing: Any, low: Any, shift: Any, mask: Any, base: Any, ou
 
 @intrinsic  # type: ignore[untyped-decorator]
 def unpack_wide_row(typing: Any, low: Any, high: Any, shift: Any, mask: Any, base: Any, out: Any) -> Any:
-    """Like :func:`unpack_row` for numbers of 64 bits, whose low halves are the words at `low`, and the rest at `high`."""
+    """Like :func:`unpack_row` for numbers of 64 bits: at `low` are their low halves, at `high` the rest."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         _finish(builder, _joined(builder, args[0], _row(builder, *args[1:4])), *args[4:])

@@ -27,7 +27,7 @@ def _long(at: Any, end: Any) -> Any:
 
 @helper
 def _repeat(out: Any, back: Any, length: Any, stop: Any) -> None:
-    """Write `length` bytes at address `out` that repeat what begins `back` bytes before; there is space up to `stop`."""
+    """Write `length` bytes at address `out` that repeat what is `back` bytes before; there is space up to `stop`."""
     if back >= 16 and length <= _LONGEST_LOOP and stop - out >= _LONGEST_LOOP + 16:
         # Whole words, of which the last may go beyond: what follows is written over that.
         for at in range(0, length, 16):

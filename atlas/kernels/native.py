@@ -51,7 +51,7 @@ _COLUMNS = ("geometry", "destination", "offset", "length", "pipeline", "checksum
 
 
 def _admit(src: Any, rows: Any, length: Any, tables: Any, boxes: Any, out: Any, item: int) -> tuple[int, ...]:
-    """Return the most cells of a chunk, the length of the longest payload, and the most cells that are restored at once.
+    """Return the most cells of a chunk, the length of the longest payload, and the most cells restored at once.
 
     When it returns, all tasks may touch memory.
     """

@@ -63,7 +63,7 @@ def restore_rows(
     guard: Any,
     until: Any,
 ) -> Any:
-    """Write the integers of the rows from `low` to `high`, as far as cells before `stop` need them, at address `numbers`.
+    """Write the integers of rows `low` to `high`, as far as cells before `stop` need them, at address `numbers`.
 
     With differences along the first axis, the row before stands in front of them. The `table` of the blocks has the
     address of their bases, where the words of each are, its width, and where it starts in the stream. There is space

@@ -109,9 +109,9 @@ def scatter(
 ) -> Any:
     """Copy one box of every task's chunk; all arguments are addresses or integers.
 
-    Chunks are payloads as they are stored, checked as far as they are used, or lz4 blocks, and then `room` has
-    space for the largest chunk; without `pipeline` and `checksum` (0) taken as they are. Without `src` and `length`, they
-    are decoded ones: `offset` has the address of every task's, and `shuffled` how it is.
+    Chunks are payloads as they are stored, checked as far as they are used, or lz4 blocks; for these `room` has space
+    for the largest chunk. Without `pipeline` and `checksum` (0) they are taken as they are. Without `src` and `length`,
+    they are decoded ones: `offset` has the address of every task's, and `shuffled` how it is.
 
     Returns 0, or what is wrong with the row written to `failed`.
     """
@@ -137,10 +137,10 @@ def scatter(
             i64(guard)[0] = end
             if checksum:
                 base = open_payload(guard, base, end - base, u8(pipeline)[row] & SEALED, i64(checksum)[row])
-            problem = np.int64(0)
+            problem: Any = np.int64(0)
             if base == 0:
                 problem = DAMAGED
-            elif kind == LZ4 or kind == SHUFFLE_LZ4:
+            elif kind in (LZ4, SHUFFLE_LZ4):
                 plain = kind == LZ4 or itemsize == 1
                 problem = 0 if decompress(base, end - base, place, cells * itemsize) else BAD_BLOCK
                 base = place

@@ -65,7 +65,7 @@ def may_use(guard: Any, begin: Any, end: Any) -> Any:
 
 @helper
 def may_use_next(guard: Any, until: Any, begin: Any, end: Any) -> Any:
-    """Do the same for one of several series of questions, each in ascending order, with how far it has come at `until`."""
+    """Do the same for one of several series of questions, each in ascending order; `until` says how far it has come."""
     known = i64(until)
     state = i64(guard)
     if end <= max(state[0], known[0]):

@@ -117,7 +117,7 @@ def _lay_out(
     guard: Any,
     until: Any,
 ) -> Any:
-    """Restore a chunk, some rows at a time, and write the cells of a box; return whether all used is what was written."""
+    """Restore a chunk, some rows at a time, and write the cells of a box; return whether what is used is whole."""
     own_begin, own_block, position = i64(own), i64(own + 8 * ndim), i64(own + 16 * ndim)
     row = inner_of(ndim, extent, 0)
     step = _whole_bytes(row)
