@@ -19,8 +19,8 @@ from atlas.writer import filled
 Extents = Sequence[int] | None
 BoxOf = Callable[[ArraySchema, str], Selection]
 
-# A few small chunks are read one by one in less time than a plan takes, which is as long as decoding so many bytes. So is
-# what each takes by itself, or half of that where it is too small to be packed.
+# A few small chunks are read one by one in less time than a plan takes: as long as decoding so many bytes. So is what
+# each of them takes, or half of that where it is too small to be packed.
 _PLAN, _ONE = 1300 << 10, 230 << 10
 
 

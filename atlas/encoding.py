@@ -24,8 +24,8 @@ from atlas.threads import map_ahead
 # What a task encodes: enough to hide what it costs to begin, little enough to stay in the cache.
 BATCH_BYTES = 1 << 20
 
-# Larger chunks are encoded one by one: for them a call is nothing.
-_ROWS_BELOW = 64 << 10
+# Larger chunks are encoded one by one: for them a call is nothing, and parts of them tell what a codec makes of all.
+_ROWS_BELOW = 128 << 10
 
 HASH_BYTES = 8
 
