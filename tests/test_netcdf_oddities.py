@@ -180,6 +180,21 @@ def test_undecoded_they_are_as_xarray_gives_them(tmp_path, options):
         identical(found[list(source.variables)].load(), source.load())
 
 
+def test_fill_values_are_told_as_files_tell_them(tmp_path):
+    paths = [tmp_path / f"{name}.nc" for name in ("a", "b", "c")]  # the last one is of another kind
+    for path in paths:
+        with netCDF4.Dataset(path, "w") as nc:
+            nc.createDimension("x", 2)
+            for name, fill in (("none", None), ("nan", np.nan), ("large", 1e20), ("also", path.stem == "c")):
+                nc.createVariable(name, "f4", ("x",), fill_value=fill)[:] = [1, 2]
+    create(paths, tmp_path / "store")
+    for path in paths:
+        with xr.open_dataset(path) as source:
+            found = xr.open_dataset(tmp_path / "store", engine="atlas", group=path.stem)
+            told = [{name: v.encoding.get("_FillValue", "none") for name, v in ds.items()} for ds in (found, source)]
+            assert repr(told[0]) == repr(told[1])
+
+
 @pytest.mark.parametrize("form", ["NETCDF3_CLASSIC", "NETCDF3_64BIT_OFFSET", "NETCDF3_64BIT_DATA", "NETCDF4_CLASSIC"])
 def test_every_file_format(tmp_path, form):
     path = tmp_path / "file.nc"

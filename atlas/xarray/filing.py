@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.xarray.decoding import encoded, forgets_sign, has_odd_missing
+from atlas.xarray.writing import keep_fill
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -23,7 +24,7 @@ def as_filed(ds: xr.Dataset, has_characters: bool) -> xr.Dataset:
         if forgets_sign(variable.encoding):
             stored = encoded(variable.to_base_variable())
             variable.data, variable.attrs, variable.encoding = stored.data, stored.attrs, {}
-        _keep_fill(variable)
+        keep_fill(variable)
         _keep_missing(variable)
         if not has_characters and variable.dtype.kind in "OSUT":
             variable.encoding.pop("_FillValue", None)  # xarray cannot read the groups that it writes with one
@@ -32,14 +33,6 @@ def as_filed(ds: xr.Dataset, has_characters: bool) -> xr.Dataset:
             if "_Encoding" in variable.encoding:
                 variable.attrs["_Encoding"] = variable.encoding.pop("_Encoding")
     return ds
-
-
-def _keep_fill(variable: xr.Variable) -> None:
-    """Have no fill value added to floats that had none."""
-    dtype = variable.encoding.get("dtype", variable.dtype)
-    is_told = "_FillValue" in variable.encoding or "_FillValue" in variable.attrs
-    if not is_told and dtype is not str and np.dtype(dtype).kind in "fc":
-        variable.encoding["_FillValue"] = None
 
 
 def _keep_missing(variable: xr.Variable) -> None:
