@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from atlas.errors import InvalidArgument
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -55,6 +57,10 @@ class AtlasAccessor:
         >>> store.to_xarray("jan")["t"].encoding["dtype"]
         dtype('int16')
         """
+        from atlas.store import Atlas
+
+        if not isinstance(store, Atlas):
+            raise InvalidArgument(f"store must be an open atlas.Atlas, not {store!r}; atlas.Atlas.open(place) is")
         store.add_xarray_dataset(
             self._ds,
             name,

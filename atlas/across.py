@@ -77,7 +77,10 @@ def read_stacked(
     few = _read_few(session, array, names, _same_box(array, start, shape), alike=True)
     if few is not None:
         target = _check_out(out, (len(names), *few[0].shape), few[0].dtype)
-        return np.stack(few, out=target)
+        target = np.empty((len(names), *few[0].shape), few[0].dtype) if target is None else target
+        for position, cells in enumerate(few):
+            target[position] = cells
+        return target
     snapshot, layout, overlays = session.resolve(array, names)
     absent = _absent(names, layout, overlays)
     if absent and on_missing == "raise":

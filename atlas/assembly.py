@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from atlas.catalog import Catalog
 from atlas.chunks import Integers, Selection
-from atlas.columns import Texts, distinct, positions
+from atlas.columns import Texts, distinct, group_members, positions
 from atlas.dtypes import DType
 from atlas.errors import CorruptChunk, CorruptIndex
 from atlas.pending import Block, Pending
@@ -158,8 +158,8 @@ def total_statistics(snapshot: Snapshot, written: Written) -> StatisticsColumns:
     kept = incomplete[positions(complete, piece.entries[incomplete]) < 0]
     for schema, entries, numbers in _alike(written, kept):
         _add_stored(snapshot, schema, piece.entries, entries, numbers, totals)
-    for code, schema in enumerate(written.schemas):
-        entries = incomplete[written.codes[incomplete] == code]
+    for code, places in group_members(written.codes[incomplete]):
+        schema, entries = written.schemas[code], incomplete[places]
         entries = entries[schema.cells > totals.rows[entries]]
         if len(entries):
             totals.add_fill(entries, schema)

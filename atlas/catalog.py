@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from atlas.chunks import Shape
 from atlas.columnfile import DataFile
-from atlas.columns import Column, Integers
+from atlas.columns import Column, Integers, group_members
 from atlas.forks import cached_property
-from atlas.groups import Group, group_members
+from atlas.groups import Group
 from atlas.layer import Layer, joined, stacked
 from atlas.names import Sought, seek
 from atlas.schema import ArraySchema, ArrayTemplate, DatasetRecord, Template
@@ -27,8 +27,9 @@ MAX_SLOTS = 1 << 31
 # Ordinals and records of single datasets that are remembered.
 _REMEMBERED = 1 << 14
 
-# Names of whole reads that are remembered, and arrays of each.
+# Names of whole reads that are remembered, in how many reads, and arrays of each.
 _REMEMBERED_NAMES = 1 << 18
+_REMEMBERED_READS = 512
 _REMEMBERED_ARRAYS = 8
 
 # Datasets that declare an array alike: its schema, their positions among those asked for, their ordinals.
@@ -122,7 +123,9 @@ class Catalog:
         if known is None:
             known = Listed(self.find(key))
             known.ordinals.flags.writeable = False
-            if sum(map(len, list(self._lists))) + len(key) > _REMEMBERED_NAMES:
+            # Of few reads: adding up how many names all have would soon take longer than looking some up.
+            many = len(self._lists) >= _REMEMBERED_READS
+            if many or sum(map(len, list(self._lists))) + len(key) > _REMEMBERED_NAMES:
                 self._lists.clear()
             if len(key) <= _REMEMBERED_NAMES:
                 self._lists[key] = known

@@ -10,6 +10,7 @@ import threading
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from atlas import kernels
 from atlas.errors import CorruptChunk
@@ -35,8 +36,16 @@ PIPELINES = {
 }
 _SHUFFLED = 16
 
-# The pipelines that end in a general-purpose codec.
-COMPRESSED = (ZSTD, LZ4, SHUFFLE_ZSTD, SHUFFLE_LZ4)
+
+def among(*pipelines: int) -> NDArray[np.bool_]:
+    """Return a table that tells by pipeline, sealed or not, whether it is one of these."""
+    table = np.zeros(256, bool)
+    table[[*pipelines, *(SEALED | pipeline for pipeline in pipelines)]] = True
+    return table
+
+
+# What kernels decode for many chunks at once; the others take a call each.
+BY_KERNELS = among(RAW, LZ4, SHUFFLE_LZ4, PACKED)
 
 # Compression that saves less than this fraction costs more time than it saves space.
 _WORTH = 0.98
@@ -54,6 +63,9 @@ _PACKED_WORTH = 0.9
 
 # A frame, or a block with its length, takes more than this by itself.
 _INCOMPRESSIBLE = 13
+
+# An lz4 block holds no more.
+_LZ4_MOST = 0x7E000000
 
 # Smaller chunks are mostly header.
 _PACKED_ABOVE = 32
@@ -80,7 +92,9 @@ def element_of(dtype: np.dtype[Any]) -> int:
 
 def may_be_packed(size: int, dtype: np.dtype[Any], codec: str) -> bool:
     """Return whether chunks of so many bytes of a type are packed at all."""
-    return codec != "none" and element_of(dtype) >= 0 and size >= _PACKED_ABOVE
+    # The places of patches are 32 bits.
+    fits = _PACKED_ABOVE <= size <= dtype.itemsize << 32
+    return codec != "none" and element_of(dtype) >= 0 and fits
 
 
 def packed_limit(size: int) -> int:
@@ -147,7 +161,7 @@ def encode(raw: Any, itemsize: int, codec: str, level: int) -> tuple[bytes, int]
         return data.tobytes(), RAW
     if len(data) > itemsize and _is_constant(data, itemsize):
         return data[:itemsize].tobytes(), CONSTANT
-    if len(data) <= _INCOMPRESSIBLE:
+    if len(data) <= _INCOMPRESSIBLE or (codec == "lz4" and len(data) > _LZ4_MOST):
         return data.tobytes(), RAW
     shuffled = itemsize > 1
     body = _shuffle(data, itemsize) if shuffled else data

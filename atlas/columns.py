@@ -35,6 +35,15 @@ def distinct(values: NDArray[Any]) -> NDArray[Any]:
     return ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])] if len(ordered) else ordered
 
 
+def group_members(codes: NDArray[np.integer]) -> list[tuple[int, Integers]]:
+    """Return the distinct values of a column, ascending, each with the rows that have it."""
+    if len(codes) and (codes == codes[0]).all():
+        return [(int(codes[0]), np.arange(len(codes)))]
+    order = np.argsort(codes, kind="stable")
+    edges = np.flatnonzero(np.diff(codes[order])) + 1
+    return [(int(codes[piece[0]]), piece) for piece in np.split(order, edges) if len(piece)]
+
+
 def positions(ascending: Integers, wanted: Integers) -> Integers:
     """Return where each value is in an ascending array, or -1."""
     size = len(ascending)

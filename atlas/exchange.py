@@ -51,7 +51,7 @@ class Exchange(Maintained):
             it has, others stay. Where there is none, all three create it.
         append_dim : str, optional
             With ``"a"``, which is the default then: variables along this dimension get their cells behind those that
-            are there, and keep their attributes and encoding.
+            are there, and keep their attributes, chunks and encoding: others that are given are an error.
         unlimited_dims : str or sequence of str, optional
             As :meth:`xarray.Dataset.to_netcdf` takes it, instead of the encoding's. Every array can grow; they are
             kept for files that are exported.

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
-from urllib.parse import quote
 
 from atlas.config import choice, settings
 from atlas.display import reason_of
 from atlas.errors import AtlasError, InvalidArgument
 from atlas.executor import in_order, is_nested
 from atlas.store import Atlas
-from atlas.xarray import import_xarray
+from atlas.xarray import import_xarray, require_zarr
 
 _SUFFIXES = {"netcdf": ".nc", "zarr": ".zarr"}
+
+# What some file system does not take in a name, or takes as a sign.
+_ODD = re.compile(r'^\.|[\x00-\x1f\x7f%/\\:*?"<>|]')
 
 # Datasets that one task writes; fewer than this many in all are written here.
 _PER_TASK = 16
@@ -124,11 +127,13 @@ def export(
     choice(format, tuple(_SUFFIXES), "format")
     choice(on_error, ("raise", "skip"), "on_error")
     import_xarray()
+    if format == "zarr":
+        require_zarr()
     began = time.monotonic()
     source = store if isinstance(store, Atlas) else Atlas.open(store, mode="r")
     listed = source.list_datasets() if names is None else _listed(source, names, on_error)
     place = partial(_place, Path(target), _SUFFIXES[format])
-    there = [] if overwrite else [path for path in map(place, listed) if path.exists()]
+    there = [] if overwrite else [path for path in map(place, listed) if os.path.exists(path)]
     if there:
         raise InvalidArgument(
             f"{there[0]} is there already, as are {len(there)} of {len(listed)} files; overwrite=True (--overwrite) "
@@ -169,8 +174,7 @@ def _listed(store: Atlas, names: Sequence[str], on_error: str) -> list[str]:
 
 
 def _place(target: Path, suffix: str, name: str) -> Path:
-    safe = quote(name, safe=" !#$&'()+,;=@[]{}~^`")
-    return target / f"{'%2E' + safe[1:] if safe.startswith('.') else safe}{suffix}"
+    return target / f"{_ODD.sub(lambda found: f'%{ord(found[0]):02X}', name)}{suffix}"
 
 
 Written = tuple[str, str | None]
@@ -213,8 +217,7 @@ def _write(task: _Task, name: str) -> Written:
     except _WRITE_ERRORS as error:
         return name, reason_of(error)
     finally:
-        if beside.is_dir():
-            shutil.rmtree(beside)
-        else:
-            beside.unlink(missing_ok=True)
+        # What cannot be removed goes with the directory that it is in.
+        with suppress(OSError):
+            (shutil.rmtree if beside.is_dir() else os.unlink)(beside)
     return name, None

@@ -10,7 +10,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.columns import Column, Integers, cell_value, integer_column, values_column
+from atlas.columns import Column, Integers, cell_value, group_members, integer_column, values_column
 from atlas.errors import CorruptStore, InvalidArgument
 from atlas.forks import cached_property
 from atlas.schema import ArraySchema, DatasetRecord, Template, split_record
@@ -101,15 +101,6 @@ class Group:
         sizes = [Column.joined([part.sizes[i] for part in parts]) for i in range(len(first.sizes))]
         columns = [Column.joined([part.columns[i] for part in parts]) for i in range(len(first.columns))]
         return Group(first.written, sum(part.rows for part in parts), sizes, columns)
-
-
-def group_members(codes: NDArray[np.integer]) -> list[tuple[int, Integers]]:
-    """Return the groups that datasets belong to, each with the positions of its datasets."""
-    if len(codes) and (codes == codes[0]).all():
-        return [(int(codes[0]), np.arange(len(codes)))]
-    order = np.argsort(codes, kind="stable")
-    edges = np.flatnonzero(np.diff(codes[order])) + 1
-    return [(int(codes[piece[0]]), piece) for piece in np.split(order, edges) if len(piece)]
 
 
 @dataclass(frozen=True)

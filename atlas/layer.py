@@ -20,6 +20,7 @@ from atlas.columns import (
     cell_value,
     column_values,
     distinct,
+    group_members,
     integer_column,
     positions,
     runs,
@@ -27,7 +28,7 @@ from atlas.columns import (
 )
 from atlas.errors import InvalidArgument
 from atlas.forks import cached_property
-from atlas.groups import Declared, Group, group_members
+from atlas.groups import Declared, Group
 from atlas.names import Names
 from atlas.schema import DatasetRecord, Template
 

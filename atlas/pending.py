@@ -422,7 +422,11 @@ class Pending:
 
     def add_block(self, block: Block) -> None:
         """Take chunks of many datasets; what earlier blocks say of the same chunks is void."""
-        self.blocks.setdefault(block.array, []).append(block)
+        known = self.blocks.setdefault(block.array, [])
+        # Steps that are written one after the other go to the same chunks: only the last counts.
+        if known and np.array_equal(known[-1].ids, block.ids) and np.array_equal(known[-1].numbers, block.numbers):
+            known.pop()
+        known.append(block)
 
     def changed_arrays(self) -> dict[str, list[tuple[str, PendingArray]]]:
         """Return the arrays that there is something to store of, sorted: each with the loose datasets that have it."""

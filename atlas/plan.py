@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers, Overlap, Selection, find_overlaps
-from atlas.codecs import PACKED, RAW, plain
+from atlas.codecs import BY_KERNELS, PACKED, plain
+from atlas.decoded import worth_keeping
 from atlas.dtypes import DType
 from atlas.errors import CorruptIndex
 from atlas.executor import CALL_BYTES
@@ -92,17 +93,16 @@ class ReadPlan:
         return int(self.columns["raw_length"][list(rows)].sum() * (1 - 1 / _PACKED_SPEED))
 
     @cached_property
-    def compressed(self) -> tuple[int, int]:
-        """Chunks that are decompressed one by one, each by a call from Python, and their bytes."""
-        pipelines = plain(self.columns["pipeline"])
-        sizes = self.columns["raw_length"][(pipelines != PACKED) & (pipelines != RAW)]
-        return len(sizes), int(sizes.sum())
+    def kept_bytes(self) -> int:
+        """Bytes of the chunks that are worth keeping once they are decompressed."""
+        sizes = self.columns["raw_length"]
+        return int(sizes[worth_keeping(self.columns["pipeline"], sizes)].sum())
 
-    @property
+    @cached_property
     def calls(self) -> int:
-        """Chunks for which the call takes longer than what it does."""
-        count, size = self.compressed
-        return count if size < count * CALL_BYTES else 0
+        """Chunks for which the call from Python that decompresses each takes longer than what it does."""
+        sizes = self.columns["raw_length"][~BY_KERNELS[self.columns["pipeline"]]]
+        return len(sizes) if sizes.sum() < len(sizes) * CALL_BYTES else 0
 
 
 def plan_reads(index: ArrayIndex, dtype: DType, wanted: Sequence[Wanted], bases: Integers) -> ReadPlan:

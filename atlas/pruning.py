@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from atlas.attributes import decode_attribute
 from atlas.catalog import Catalog
-from atlas.columns import Column, Integers, Texts, cell_type, column_values
+from atlas.columns import Column, Integers, Texts, cell_type, column_values, group_members
 from atlas.dtypes import parse_dtype
 from atlas.reader import Snapshot
 from atlas.statistics import fill_statistics, statistics_dtype
@@ -149,8 +149,8 @@ def array_bounds(snapshot: Snapshot, array: str) -> Bounds:
         high.put(ordinals, columns.maximum)
     unwritten = np.flatnonzero(present & ~seen)
     codes, schemas = catalog.layouts(array, unwritten)
-    for code, schema in enumerate(schemas):
-        ordinals = unwritten[codes == code]
+    for code, members in group_members(codes):
+        schema, ordinals = schemas[code], unwritten[members]
         known = fill_statistics(schema.dtype, schema.fill, schema.cells)
         rows[ordinals], nulls[ordinals] = known.rows, known.nulls
         if known.minimum is not None:

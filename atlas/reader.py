@@ -13,7 +13,7 @@ from atlas.arena import shared_arena
 from atlas.chunks import Integers, Selection
 from atlas.codecs import decode, decode_numbers, element_of
 from atlas.columnfile import DataFile
-from atlas.columns import distinct
+from atlas.columns import group_members
 from atlas.config import settings
 from atlas.dtypes import DType, fill_cell
 from atlas.errors import CorruptChunk, CorruptIndex, CorruptStore
@@ -240,7 +240,7 @@ class Snapshot(Indexed):
         if may_use_processes(self.mode, self.workers, self._calls(plan)):
             job = self._shared_job(sources, dtype, buffer, tables)
         if job is None:
-            keep = 0 < plan.compressed[1] <= settings().decoded_bytes
+            keep = 0 < plan.kept_bytes <= settings().decoded_bytes
             kept = Kept.of(sources, tables) if keep else Kept()
             job = DecodeJob(sources, dtype.itemsize, element_of(dtype.storage), buffer, tables, kept=kept)
         job = replace(job, lets_go=len(buffer) > _LET_GO_ABOVE)
@@ -328,8 +328,7 @@ class Snapshot(Indexed):
                 for found in fetched(self.storage, files, plan.columns):
                     found.use(lambda found: unpack(found.rows, found.data, found.offsets))
                 return
-            for number in distinct(plan.columns["file"]).tolist():
-                rows = np.flatnonzero(plan.columns["file"] == number)
+            for number, rows in group_members(plan.columns["file"]):
                 unpack(rows, self._source(files[number]).bytes(), plan.columns["offset"][rows])
         except CorruptChunk as error:
             raise self._named(error, array, plan) from None

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Selection as Box
-from atlas.columns import Integers
+from atlas.columns import Integers, group_members
 from atlas.conditions import Condition, SomeCell
 from atlas.facts import Facts, Mask, Truth
 from atlas.forks import cached_property
@@ -51,8 +51,8 @@ def _answers(facts: Facts, leaf: SomeCell, ordinals: Integers) -> tuple[Mask, Ma
     before: Truth = leaf.truth(facts)
     wanted = ordinals[(before.true & before.false)[ordinals]]
     codes, schemas = facts.snapshot.root.catalog.layouts(leaf.array.name, wanted)
-    for code, schema in enumerate(schemas):
-        members = wanted[codes == code]
+    for code, places in group_members(codes):
+        schema, members = schemas[code], wanted[places]
         step = max(1, _BATCH_BYTES // max(1, schema.cells * schema.dtype.itemsize))
         for first in range(0, len(members), step):
             batch = members[first : first + step]

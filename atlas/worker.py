@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from atlas import kernels
 from atlas.arena import SegmentHandle, attach
-from atlas.codecs import COMPRESSED, PACKED, RAW, decode, is_shuffled, plain
-from atlas.decoded import decoded_chunks
+from atlas.codecs import BY_KERNELS, PACKED, decode, is_shuffled, plain
+from atlas.columns import group_members
+from atlas.decoded import decoded_chunks, worth_keeping
 from atlas.errors import CorruptChunk, SnapshotExpired
 from atlas.forks import free_in_children
 from atlas.kernels import digests
@@ -138,17 +139,20 @@ class Kept:
     ----------
     found : dict of int to bytes
         Decompressed chunks by row.
+    rows : array of int
+        Which chunks are kept, found or not.
     """
 
     def __init__(self) -> None:
         self.found: dict[int, Any] = {}
+        self.rows = np.zeros(0, np.int64)
         self._keys: dict[int, tuple[Any, ...]] = {}
 
     @staticmethod
     def of(sources: Sequence[Source], tables: dict[str, NDArray[Any]]) -> Kept:
-        """Look up the chunks that are decompressed one by one."""
+        """Look up the chunks that are worth it."""
         kept = Kept()
-        rows = np.flatnonzero(np.isin(tables["pipeline"], COMPRESSED))
+        rows = kept.rows = np.flatnonzero(worth_keeping(tables["pipeline"], tables["raw_length"]))
         names = ("file", "offset", "length", "raw_length", "pipeline", "checksum")
         columns = [tables[name][rows].tolist() for name in names]
         identities = [None if source.path is None else _identity(source.path, source.length) for source in sources]
@@ -235,31 +239,30 @@ def decode_range(job: DecodeJob, low: int, high: int) -> None:
         Naming the row of the chunk that is damaged.
     """
     output, tables = job.open()
-    first = low
-    while first < high:
-        number = int(tables["file"][first])
-        same = tables["file"][first:high] == number
-        last = high if same.all() else first + int(np.argmin(same))
-        _decode_file(job, output, tables, number, first, last)
+    # Names in any order may have their chunks in any file: each file's are taken together.
+    for number, members in group_members(tables["file"][low:high]):
+        rows = low + members
+        _decode_file(job, output, tables, number, rows)
         if job.lets_go:
-            begins = tables["offset"][first:last]
-            job.sources[number].let_go(int(begins.min()), int((begins + tables["length"][first:last]).max()))
-        first = last
+            begins = tables["offset"][rows]
+            job.sources[number].let_go(int(begins.min()), int((begins + tables["length"][rows]).max()))
 
 
 def _decode_file(
-    job: DecodeJob, output: Bytes, tables: dict[str, NDArray[Any]], number: int, low: int, high: int
+    job: DecodeJob, output: Bytes, tables: dict[str, NDArray[Any]], number: int, rows: NDArray[np.int64]
 ) -> None:
     data = job.sources[number].bytes()
-    rows = np.arange(low, high)
-    pipelines = plain(tables["pipeline"][low:high])
-    for pipeline, decode_all in ((PACKED, _unpack), (RAW, _copy)):
-        chosen = pipelines == pipeline
+    pipelines = plain(tables["pipeline"][rows])
+    packed = pipelines == PACKED
+    stored = BY_KERNELS[pipelines] & ~packed
+    if len(job.kept.rows):
+        stored &= ~np.isin(rows, job.kept.rows)
+    for chosen, decode_all in ((packed, _unpack), (stored, _copy)):
         if chosen.any():
             decode_all(job, output, tables, rows[chosen], data)
-            rows, pipelines = rows[~chosen], pipelines[~chosen]
-    if len(rows):
-        _decode_rows(job, output, tables, rows, data, pipelines.tolist())
+    left = ~(packed | stored)
+    if left.any():
+        _decode_rows(job, output, tables, rows[left], data, pipelines[left])
 
 
 def _unpack(
@@ -271,7 +274,7 @@ def _unpack(
 
 
 def _copy(job: DecodeJob, output: Bytes, tables: dict[str, NDArray[Any]], rows: NDArray[np.int64], data: Bytes) -> None:
-    """Copy chunks that are stored as they are from the mapped file to the output, in one pass."""
+    """Copy chunks that are stored as they are, or as lz4 blocks, from the mapped file to the output, in one pass."""
     _loops(tables, rows).scatter(data, rows, tables, output, job.itemsize)
 
 
@@ -285,30 +288,45 @@ def _decode_rows(
     tables: dict[str, NDArray[Any]],
     rows: NDArray[np.int64],
     data: Bytes,
+    pipelines: NDArray[np.uint8],
+) -> None:
+    """Decode chunks one by one; a batch is checked, decompressed and scattered while it is in the cache."""
+    known = job.kept.found
+    fresh = ~np.isin(rows, list(known)) if known else np.ones(len(rows), bool)
+    ends = np.cumsum(tables["raw_length"][rows] * fresh)
+    first = 0
+    while first < len(rows):
+        before = ends[first - 1] if first else 0
+        last = int(np.searchsorted(ends, before + BATCH_BYTES)) + 1
+        own = slice(first, last)
+        _check_payloads(data, tables, rows[own][fresh[own]])
+        _decode_batch(job, output, tables, rows[own], data, pipelines[own].tolist())
+        first = last
+
+
+def _decode_batch(
+    job: DecodeJob,
+    output: Bytes,
+    tables: dict[str, NDArray[Any]],
+    rows: NDArray[np.int64],
+    data: Bytes,
     pipelines: list[int],
 ) -> None:
-    """Decode chunks one by one, and scatter them a batch at a time."""
-    known = job.kept.found
-    _check_payloads(data, tables, rows[~np.isin(rows, list(known))] if known else rows)
     view = memoryview(data)  # type: ignore[arg-type]
-    batch: list[Any] = []
-    size, begin = 0, 0
-    shuffled = np.fromiter(map(is_shuffled, pipelines), np.uint8, len(rows))
+    chunks: list[Any] = []
     columns = (tables[name][rows].tolist() for name in ("offset", "length", "raw_length"))
-    for i, (row, offset, length, raw) in enumerate(zip(rows.tolist(), *columns, strict=True)):
-        chunk = known.get(row)
+    for row, offset, length, raw, pipeline in zip(rows.tolist(), *columns, pipelines, strict=True):
+        chunk = job.kept.found.get(row)
         if chunk is None:
             try:
-                chunk = decode(view[offset : offset + length], pipelines[i], raw, job.itemsize)
+                chunk = decode(view[offset : offset + length], pipeline, raw, job.itemsize)
             except CorruptChunk as error:
                 raise CorruptChunk(str(error), row) from None
             job.kept.put(row, chunk)
-            size += raw
-        batch.append(chunk)
-        if size >= BATCH_BYTES or i + 1 == len(rows):
-            own, loops = slice(begin, i + 1), kernels.pick(sum(map(len, batch)))
-            loops.scatter_decoded(batch, shuffled[own], rows[own], tables, output, job.itemsize)
-            batch, size, begin = [], 0, i + 1
+        chunks.append(chunk)
+    shuffled = np.fromiter(map(is_shuffled, pipelines), np.uint8, len(rows))
+    loops = kernels.pick(sum(map(len, chunks)))
+    loops.scatter_decoded(chunks, shuffled, rows, tables, output, job.itemsize)
 
 
 def _check_payloads(data: Bytes, tables: dict[str, NDArray[Any]], rows: NDArray[np.int64]) -> None:

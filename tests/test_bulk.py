@@ -507,3 +507,14 @@ def test_columns_on_a_shelf_are_what_they_were(integers, floats):
     assert {name: column.tobytes() for name, column in shelf.columns(last, 1).items()} == {
         name: column[last:].tobytes() for name, column in kept.items()
     }
+
+
+def test_steps_into_the_same_chunks_wait_once(place):
+    store = Atlas.create(place)
+    store.create_datasets(NAMES, {"t": {"dims": ["x"], "dtype": "float32", "shape": [12], "chunk_shape": [6]}})
+    for step in range(12):
+        store.write_stacked("t", NAMES, np.full((6, 1), step, "f4"), [step])
+    assert len(store._session.pending.blocks["t"]) == 2
+    assert (store.read_array_across_stacked("t", NAMES) == np.arange(12)).all()
+    store.close()
+    assert (Atlas.open(place).read_array_across_stacked("t", NAMES) == np.arange(12)).all()

@@ -211,6 +211,13 @@ def test_statistics(store, terminal):
     terminal("stats", store, "--where", "max(TEMP) > 3", status=2)
 
 
+def test_names_are_shown_as_they_are(tmp_path, terminal):
+    with Atlas.create(tmp_path / "s") as store:
+        store.create_dataset(":ocean:").set_attribute("[bold]k", 1)
+    assert ":ocean:" in terminal("ls", tmp_path / "s", "--long")
+    assert "[bold]k" in terminal("stats", tmp_path / "s")
+
+
 def test_what_was_meant_is_asked(store, terminal):
     for words, meant in (
         (["show", store, "R13857_0O1"], "did you mean 'R13857_001'"),
@@ -220,6 +227,11 @@ def test_what_was_meant_is_asked(store, terminal):
         (["stats", store, "temp"], "did you mean 'TEMP'?"),
         (["bench", store, "PLATFROM"], "did you mean 'PLATFORM'?"),
         (["show", store, "something else"], "dataset not found: 'something else'"),
+        (["rm", store, "R*"], "patterns go behind --glob"),
+        (
+            ["export", store, "out", "--where", "max(TEMP) > 99"],
+            "no dataset matches '*' and could satisfy 'max(",
+        ),
     ):
         assert terminal(*words, status=1) == ""
         assert meant in terminal.errors

@@ -122,3 +122,13 @@ def test_threads_do_not_share_a_context():
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(there_and_back, chunks * 25))
+
+
+def test_chunks_too_large_for_a_form_take_another(monkeypatch):
+    raw = bytes(range(200)) * 10
+    monkeypatch.setattr(codecs, "_LZ4_MOST", 2000)
+    assert codecs.encode(raw, 1, "lz4", 1)[1] == codecs.LZ4
+    assert codecs.encode(raw + raw, 1, "lz4", 1) == (raw + raw, codecs.RAW)
+    assert codecs.encode(raw + raw, 1, "zstd", 1)[1] == codecs.ZSTD
+    assert codecs.may_be_packed(4 << 32, np.dtype("f4"), "zstd")
+    assert not codecs.may_be_packed((4 << 32) + 4, np.dtype("f4"), "zstd")

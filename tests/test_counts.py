@@ -132,6 +132,35 @@ def test_names_are_looked_up_once_in_each_state_of_the_store(place, monkeypatch)
     assert sum(map(len, store._session.snapshot.root.catalog._lists)) <= 30
 
 
+def test_of_many_small_reads_few_are_remembered(place, monkeypatch):
+    """Adding up what all of them remember would take longer than looking names up."""
+    names = build(place, 12)
+    monkeypatch.setattr(catalog, "_REMEMBERED_READS", 5)
+    store = atlas.Atlas.open(place)
+    for i in range(12):
+        store.read_array_across_stacked("t", [*names[:6], names[i]])
+        assert len(store._session.snapshot.root.catalog._lists) <= 5
+
+
+def test_names_in_any_order_take_a_call_per_file(place, decoded, monkeypatch):
+    monkeypatch.setattr("atlas.datafiles.MERGE_ALWAYS", 0)
+    monkeypatch.setattr("atlas.datafiles.MERGE_RATIO", 0)
+    names = build(place, 12)
+    with atlas.Atlas.open(place) as store:
+        for name in names[::2]:
+            view = store.open_dataset(name)
+            view.write_array("t", [0, 0], view.read_array("t")[::-1])
+    store = atlas.Atlas.open(place)
+    assert len(store._session.snapshot.index("t").files) == 2
+    decoded.clear()
+    found = store.read_array_across_stacked("t", names)
+    assert decoded == {"chunks": 48, "calls": 2}
+    assert all(
+        row.tobytes() == store.open_dataset(name).read_array("t").tobytes()
+        for name, row in zip(names, found, strict=True)
+    )
+
+
 def python_calls(read: Callable[[], object]) -> int:
     calls = 0
 

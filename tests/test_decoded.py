@@ -10,6 +10,7 @@ import pytest
 import atlas
 from atlas import worker
 from atlas.decoded import decoded_chunks
+from atlas.kernels import native
 
 NAMES = [f"d{i}" for i in range(10)]
 
@@ -75,6 +76,43 @@ def test_no_more_is_kept_than_the_setting_says(place, decompressed, monkeypatch)
             some = store.read_array_across_stacked("t", NAMES[begin : begin + 5])
             assert some.tobytes() == cells[begin : begin + 5].tobytes()
             assert decoded_chunks._size == sum(map(len, decoded_chunks._chunks.values())) == half
+    finally:
+        monkeypatch.undo()
+        atlas.config.settings.cache_clear()
+
+
+def test_chunks_are_decompressed_right_after_they_are_checked(place, decompressed, monkeypatch):
+    cells = build(place)
+    checked = []
+
+    def noting(data, offset, length):
+        checked.append((len(offset), len(decompressed)))
+        return digests(data, offset, length)
+
+    digests = worker.digests
+    monkeypatch.setattr(worker, "digests", noting)
+    monkeypatch.setattr(worker, "BATCH_BYTES", 3 * cells[0].nbytes // 2)
+    store = atlas.Atlas.open(place)
+    assert store.read_array_across_stacked("t", NAMES).tobytes() == cells.tobytes()
+    assert checked == [(3, 0), (3, 3), (3, 6), (3, 9), (3, 12), (3, 15), (2, 18)]
+
+
+def test_lz4_blocks_that_are_not_kept_are_decompressed_by_a_kernel(place, decompressed, monkeypatch):
+    native.load()
+    cells = np.random.default_rng(0).integers(0, 5, (10, 40, 300)).cumsum(axis=2).astype("f4")
+    for codec_chunk, python in ((30, 0), (300, 20)):
+        config = atlas.StoreConfig("lz4", packing=False)
+        with atlas.Atlas.create(place, config=config, overwrite=True) as store:
+            spec = {"dims": ["y", "x"], "chunk_shape": [20, codec_chunk], "data": cells}
+            store.create_datasets(NAMES, arrays={"t": spec})
+        for _ in range(2):
+            assert atlas.Atlas.open(place).read_array_across_stacked("t", NAMES).tobytes() == cells.tobytes()
+        assert len(decompressed) == python
+    monkeypatch.setenv("ATLAS_DECODED_BYTES", "0")
+    atlas.config.settings.cache_clear()
+    try:
+        assert atlas.Atlas.open(place).read_array_across_stacked("t", NAMES).tobytes() == cells.tobytes()
+        assert len(decompressed) == 20
     finally:
         monkeypatch.undo()
         atlas.config.settings.cache_clear()

@@ -256,10 +256,14 @@ def test_what_was_stored_undecoded_is_decoded(place):
         view.define_array("time", "int32", ["time"], [3])
         view.write_array("time", [0], np.array([0, 1, 2], "i4"))
         view.set_array_attribute("time", "units", "days since 2000-01-01")
+        view.define_array("flag", "int8", ["time"], [3])
+        view.write_array("flag", [0], np.array([1, 0, 1], "i1"))
+        view.set_array_attribute("flag", "dtype", "bool")
     ds = xr.open_dataset(place, engine="atlas")
     np.testing.assert_allclose(ds["t"], [1.0, np.nan, 3.0])
     assert ds["time"].values[2] == np.datetime64("2000-01-03")
     assert ds["t"].encoding["scale_factor"] == 0.1
+    assert ds["flag"].values.tolist() == [True, False, True]
     assert xr.open_dataset(place, engine="atlas", mask_and_scale=False)["t"].dtype == np.int16
 
 
@@ -274,6 +278,8 @@ def test_which_dataset_is_said_by_group(stored, place, tmp_path):
         xr.open_dataset(stored, engine="atlas")
     with pytest.raises(KeyError, match="nope"):
         xr.open_dataset(stored, engine="atlas", group="nope")
+    with pytest.raises(ValueError, match="group must be a string"):
+        xr.open_dataset(stored, engine="atlas", group=3)
     with pytest.raises(FileNotFoundError, match="no Atlas store"):
         xr.open_dataset(tmp_path / "absent", engine="atlas")
 

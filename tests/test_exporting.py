@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,13 @@ def floats(nc: netCDF4.Dataset) -> None:
     several[:] = [1, -9, 3]
 
 
+def enumerations(nc: netCDF4.Dataset) -> None:
+    nc.createDimension("x", 3)
+    kinds = nc.createEnumType(np.uint8, "kinds", {"clear": 0, "cloudy": 1, "none": 255})
+    nc.createVariable("kind", kinds, ("x",))[:] = [0, 1, 1]
+    nc.createVariable("gaps", kinds, ("x",), fill_value=255)[:] = [0, 255, 1]
+
+
 def raw(path: str | Path) -> dict[str, Any]:
     with netCDF4.Dataset(path) as nc:
         nc.set_auto_maskandscale(False)
@@ -68,6 +76,7 @@ def raw(path: str | Path) -> dict[str, Any]:
             name: (
                 variable.dimensions,
                 variable.dtype,
+                getattr(variable.datatype, "enum_dict", None),
                 np.asarray(variable[...]).tobytes(),
                 {key: repr(value) for key, value in variable.__dict__.items()},
             )
@@ -76,7 +85,9 @@ def raw(path: str | Path) -> dict[str, Any]:
         return found | {"dimensions": {name: len(dimension) for name, dimension in nc.dimensions.items()}}
 
 
-@pytest.mark.parametrize("write", [characters, coordinates, unsigned, floats], ids=lambda write: write.__name__)
+@pytest.mark.parametrize(
+    "write", [characters, coordinates, unsigned, floats, enumerations], ids=lambda write: write.__name__
+)
 def test_files_come_out_as_they_went_in(tmp_path, place, write):
     paths = [tmp_path / f"f{i}.nc" for i in range(2)]  # two are decoded together
     for path in paths:
@@ -100,3 +111,25 @@ def test_integers_of_the_other_sign_keep_their_values(tmp_path, place, form):
     stored = xr.open_dataset(place, engine="atlas", decode_cf=False)
     assert (stored["v"].dtype, stored["x"].values.tolist()) == (np.int16, [0, -1])
     xr.testing.assert_identical(xr.decode_cf(stored).load(), ds)
+
+
+def test_without_zarr_it_is_asked_for(tmp_path, place, monkeypatch):
+    xr.Dataset({"t": ("x", [1.0])}).to_zarr(tmp_path / "a.zarr", consolidated=False)
+    atlas.create(tmp_path / "a.zarr", place)
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    with pytest.raises(atlas.MissingDependency, match="pip install zarr"):
+        atlas.export(place, tmp_path / "out", format="zarr")
+    with pytest.raises(atlas.MissingDependency, match="pip install zarr"):
+        atlas.create(tmp_path / "a.zarr", place, overwrite=True)
+    assert Atlas.open(place).list_datasets() == ["a"]
+
+
+def test_files_are_called_like_their_datasets(tmp_path, place):
+    with Atlas.create(place) as store:
+        for name in ("größe", "a:b 1", ".x", "100 %", "x" * 300):
+            store.create_dataset(name).set_attribute("k", 1)
+    report = atlas.export(place, tmp_path / "out", on_error="skip")
+    names = {name: Path(path).name for name, path in report.written.items()}
+    assert names == {"größe": "größe.nc", "a:b 1": "a%3Ab 1.nc", ".x": "%2Ex.nc", "100 %": "100 %25.nc"}
+    assert list(report.skipped) == ["x" * 300]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(names.values())

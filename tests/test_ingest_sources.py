@@ -83,3 +83,17 @@ def test_variables_that_the_reader_leaves_out_are_told(tmp_path, place):
     report = create(tmp_path, place)
     assert [remark.partition(" is")[0] for remark in report.remarks.values()] == ["variable 'odd'"] * 2
     assert Atlas.open(place).to_xarray("f1")["plain"].values.tolist() == [1, 2]
+
+
+def test_names_in_capitals_are_taken_unless_a_pattern_is_given(files, place):
+    (files / "f0.nc").rename(files / "F0.NC")
+    assert create(files, place).added == ["F0", "f1", "f2"]
+    assert [source.name for source in find_sources(files, "*.nc")] == ["f1", "f2"]
+
+
+def test_chunks_for_what_no_file_has_are_told(files, place):
+    with pytest.warns(UserWarning, match="'tiem', and no file has such dimension"):
+        create(files, place, chunks={"x": 2, "tiem": 5})
+    with pytest.warns(UserWarning, match="'T', and no file has such array"):
+        create(files, place, chunks={"T": [2]}, overwrite=True)
+    assert Atlas.open(place).open_dataset("f1").array_meta("t")["chunk_shape"] == [3]

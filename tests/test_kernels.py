@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+import lz4.block
 import numpy as np
 import pytest
 import xxhash
@@ -128,6 +131,74 @@ def test_stored_chunks_of_another_size_are_refused(change):
             file = np.frombuffer(b"begin" + bytes(8), np.uint8)
         with pytest.raises(errors.CorruptChunk):
             loops.scatter(file, np.zeros(1, np.int64), tables, np.zeros(9, np.uint8), 1)
+
+
+@st.composite
+def compressible(draw):
+    """Bytes with runs and repetitions of any length and distance, and noise between."""
+    rng, parts = np.random.default_rng(draw(st.integers(0, 2**32))), [b""]
+    for _ in range(draw(st.integers(1, 12))):
+        kind, size = draw(st.integers(0, 3)), draw(st.integers(1, 90) | st.integers(1, 3000))
+        before = b"".join(parts)
+        if kind == 0 or not before:
+            parts.append(rng.bytes(size))
+        elif kind == 1:
+            parts.append(bytes(rng.integers(0, 2, size, np.uint8)))
+        else:
+            back = int(rng.integers(1, min(len(before), 40 if kind == 2 else 70000) + 1))
+            parts.append((before[-back:] * (size // back + 1))[:size])
+    return b"".join(parts)
+
+
+@settings(max_examples=200)
+@given(
+    compressible(), st.sampled_from(["default", "fast", "high_compression"]), st.sampled_from([1, 2, 4, 8]), st.data()
+)
+def test_lz4_blocks_are_decompressed(raw, mode, itemsize, data):
+    raw = raw[: len(raw) // itemsize * itemsize] or bytes(itemsize)
+    cells = len(raw) // itemsize
+    body = np.frombuffer(raw, np.uint8)
+    planes = body.reshape(cells, itemsize).T.tobytes()
+    first = data.draw(st.integers(0, cells - 1))
+    count = data.draw(st.integers(1, cells - first))
+    tables = tasks([[cells]] * 2, [[0], [first]], [[cells], [count]], [[itemsize]] * 2, [8, 16 + len(raw)])
+    payloads = [lz4.block.compress(each, mode=mode) for each in (raw, planes)]
+    file = stored(tables, payloads, [False, False])
+    tables["pipeline"][:] = 2, 18
+    results = []
+    for loops in (native, twins):
+        out = np.zeros(24 + len(raw) + count * itemsize, np.uint8)
+        loops.scatter(file, np.arange(2), tables, out, itemsize)
+        results.append(out.tobytes())
+    wanted = raw[first * itemsize : (first + count) * itemsize]
+    assert results[0] == results[1] == bytes(8) + raw + bytes(8) + wanted + bytes(8)
+
+
+@settings(max_examples=300)
+@given(compressible(), st.data())
+def test_damaged_lz4_blocks_stay_within_their_place(raw, data):
+    payload = bytearray(lz4.block.compress(raw))
+    for _ in range(data.draw(st.integers(1, 4))):
+        payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
+    payload = payload[: data.draw(st.integers(0, len(payload)) | st.just(len(payload)))]
+    tables = tasks([[len(raw)]], [[0]], [[len(raw)]], [[1]], [16])
+    file = stored(tables, [bytes(payload)], [False])
+    tables["pipeline"][:] = 2
+    out = np.zeros(32 + len(raw), np.uint8)
+    with suppress(errors.CorruptChunk):
+        scatter(file, np.zeros(1, np.int64), tables, out, 1)
+    assert not out[:16].any()
+    assert not out[-16:].any()
+
+
+def test_lz4_blocks_of_another_size_are_refused():
+    tables = tasks([[100]], [[0]], [[100]], [[1]], [0])
+    for payload in (lz4.block.compress(bytes(99)), lz4.block.compress(bytes(101)), b"", b"\x64\0\0", b"\x64\0\0\0"):
+        file = stored(tables, [payload], [False])
+        tables["pipeline"][:] = 2
+        for loops in (native, twins):
+            with pytest.raises(errors.CorruptChunk, match="lz4"):
+                loops.scatter(file, np.zeros(1, np.int64), tables, np.zeros(100, np.uint8), 1)
 
 
 def refusals(src, rows, length, tables, out, itemsize):
@@ -282,12 +353,12 @@ def test_forged_extents_do_not_wrap_around():
 
 def test_an_empty_box_may_begin_anywhere():
     tables = tasks([[8]], [[8]], [[0]], [[1]], [64])
-    assert refusals(None, np.zeros(1, np.int64), np.array([64]), tables, bytes(64), 1) == (8, 64)
+    assert refusals(None, np.zeros(1, np.int64), np.array([64]), tables, bytes(64), 1) == (8, 64, 9)
 
 
 def test_only_the_geometries_of_the_tasks_count():
     extent, strides = [[8], [8], [99]], [[1], [1], [1]]
     start, block = [[0], [4], [0]], [[8], [4], [99]]
-    assert bounded(extent, start, block, strides, count=2, geometry=1) == (8, 64)
+    assert bounded(extent, start, block, strides, count=2, geometry=1) == (8, 64, 9)
     assert "leaves the output" in bounded(extent, start, block, strides, count=2, geometry=2)
     assert "no geometry" in bounded(extent, start, block, strides, geometry=3)

@@ -308,6 +308,8 @@ def test_pending_datasets_are_seen(fleet):
 def test_a_new_dimension_needs_a_name_of_its_own(fleet):
     with pytest.raises(ValueError, match="concat_dim"):
         fleet.open_as_many_xarray_dataset(["s00", "s01"], concat_dim="z")
+    with pytest.raises(ValueError, match="chunks= names 'statoin'"):
+        fleet.open_as_many_xarray_dataset(["s00", "s01"], concat_dim="station", chunks={"statoin": 1})
 
 
 def test_a_report_says_which_datasets_disagree_and_in_what(uneven):

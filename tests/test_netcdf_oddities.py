@@ -263,6 +263,8 @@ def test_names_that_would_be_lost_are_refused(tmp_path):
         xr.Dataset({"v": ([1], np.zeros(2))}),
         xr.Dataset({"v": ("x", np.zeros(2), {"_atlas_dtype": "mine"})}),
         xr.Dataset(attrs={"_pyatlas_coords": "mine"}),
+        xr.Dataset(attrs={1: "a"}),
+        xr.Dataset({"v": ("x", np.zeros(2), {("a",): 1})}),
     ):
         with pytest.raises(ValueError, match="rename it"):
             store.add_xarray_dataset(ds, "d")

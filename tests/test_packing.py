@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import suppress
 
 import numpy as np
@@ -22,10 +23,12 @@ from atlas.kernels.layout import (
     MULTIPLIED,
     ORDERED,
     PATCHED,
+    SEALED,
     SIGN_LAST,
     WIDE,
     Packing,
 )
+from atlas.kernels.sealed import stretches
 
 FLOATS, NUMBERS = ["f4", "f8"], ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"]
 
@@ -248,6 +251,107 @@ def test_flags_say_what_a_chunk_needs():
     walk[5] = np.pi
     assert packed(walk)[3] == PATCHED
     assert packed(np.arange(3000) * 10**12)[3] == WIDE
+
+
+@pytest.mark.parametrize("width", range(33, 65))
+def test_whole_blocks_of_wide_numbers(width):
+    rng = np.random.default_rng(width)
+    cells = rng.integers(0, (1 << width) - 1, 2500, np.uint64, endpoint=True).astype("i8")
+    cells[[0, 1100, 2300]] = (1 << width) - 1 - (1 << 64) * (width == 64)
+    payload = packed_as(native, cells, None, Packing(INTEGERS, 0, 0), 2 * cells.nbytes)
+    assert payload == packed_as(twins, cells, None, Packing(INTEGERS, 0, 0), 2 * cells.nbytes)
+    for loops in (native, twins):
+        assert unpacked(loops, payload, cells, whole(cells)) == cells.tobytes()
+
+
+def sealed(payload: bytes, box: dict[str, list[int]]) -> tuple[np.ndarray, dict]:
+    """Return a file of one sealed payload, and the task that reads a box of it."""
+    body = np.frombuffer(payload, np.uint8)
+    hashes = native.digest(body, *stretches(np.array([0]), np.array([len(payload)]))).tobytes()
+    tables: dict = {name: np.array([values], np.int64) for name, values in box.items()}
+    tables |= {"geometry": np.zeros(1, np.int32), "destination": np.zeros(1, np.int64)}
+    tables |= {"offset": np.zeros(1, np.int64), "length": np.array([len(hashes) + len(payload)])}
+    tables |= {"pipeline": np.array([SEALED | codecs.PACKED], np.uint8)}
+    tables |= {"checksum": np.array([xxhash.xxh3_64_intdigest(hashes)], np.uint64)}
+    return np.frombuffer(hashes + payload, np.uint8).copy(), tables
+
+
+def test_rows_before_a_box_are_left_out_unless_differences_need_them():
+    walk = np.cumsum(np.random.default_rng(0).normal(0, 5, (64, 4, 1024)), axis=2).round(2)
+    box = {"chunk_extent": [64, 4, 1024], "block_start": [60, 1, 0], "block_extent": [4, 2, 1024]}
+    for axes, fails in ((0, False), (0b100, False), (0b110, False), (0b001, True), (0b101, True)):
+        payload = packed_as(native, walk, None, Packing(DIVIDED, 2, axes), walk.nbytes)
+        file, tables = sealed(payload, box | {"strides": [2 * 8192, 8192, 8]})
+        for is_damaged in (False, True):
+            out = np.zeros(8 * 8 * 1024, np.uint8)
+            # In the numbers of the first rows, wherever along the other axes.
+            file[len(file) - len(payload) + len(payload) // 6] ^= is_damaged
+            if is_damaged and fails:
+                with pytest.raises(CorruptChunk):
+                    native.unpack(file, np.zeros(1, np.int64), tables, out, ELEMENTS["f8"])
+            else:
+                native.unpack(file, np.zeros(1, np.int64), tables, out, ELEMENTS["f8"])
+                assert out.tobytes() == walk[60:, 1:3].tobytes()
+
+
+@pytest.mark.parametrize("axes", [0b000, 0b010, 0b101, 0b111])
+def test_every_byte_of_a_sealed_chunk_that_is_restored_in_parts_is_checked(axes):
+    walk = np.cumsum(np.random.default_rng(1).normal(0, 5, (70, 9, 120)), axis=2).round(2).astype("f4")
+    walk[:, 3] = np.nan
+    payload = packed_as(native, walk, None, Packing(DIVIDED, 2, axes), walk.nbytes)
+    box = {"chunk_extent": [70, 9, 120], "block_start": [0, 0, 0], "block_extent": [70, 9, 120]}
+    file, tables = sealed(payload, box | {"strides": [9 * 480, 480, 4]})
+    out = np.zeros(walk.nbytes, np.uint8)
+    native.unpack(file, np.zeros(1, np.int64), tables, out, ELEMENTS["f4"])
+    assert out.tobytes() == walk.tobytes()
+    for place in range(0, len(file), 997):
+        file[place] ^= 1
+        with pytest.raises(CorruptChunk):
+            native.unpack(file, np.zeros(1, np.int64), tables, out, ELEMENTS["f4"])
+        file[place] ^= 1
+
+
+@pytest.mark.parametrize(
+    "shape", [(90001,), (301, 333), (9, 7919), (50, 50, 61), (1, 1, 400, 251), (2, 50001), (70, 3, 5, 99)]
+)
+def test_chunks_that_are_restored_in_parts(shape):
+    rng = np.random.default_rng(len(shape))
+    walk = np.cumsum(rng.normal(0, 3, shape), axis=-1)
+    masked = np.where(rng.random(shape) < 0.4, np.nan, walk.round(2))
+    kinds = [(masked.astype("f4"), DIVIDED, 2), (masked, DIVIDED, 2), (walk, BITS, ORDERED)]
+    kinds += [((walk * 1e12).astype("i8"), INTEGERS, 0), (walk.astype("i2"), INTEGERS, 0)]
+    low = rng.integers(0, shape, (3, len(shape)))
+    high = low + rng.integers(1, np.array(shape) - low + 1)
+    boxes = [tuple(map(slice, *ends)) for ends in zip(low.tolist(), high.tolist(), strict=True)]
+    for cells, kind, code in kinds:
+        for axes in {0, 1, 1 << len(shape) - 1, (1 << len(shape)) - 1, 1 << len(shape) >> 2}:
+            payload = packed_as(native, cells, None, Packing(kind, code, axes), 4 * cells.nbytes)
+            for box in [whole(cells), *boxes]:
+                assert unpacked(native, payload, cells, box) == np.ascontiguousarray(cells[box]).tobytes()
+
+
+def test_working_memory_does_not_grow_with_the_chunk():
+    cells = np.round(np.cumsum(np.random.default_rng(0).normal(0, 1, (2000, 1000)), axis=1), 2).astype("f4")
+    payload = np.frombuffer(packed(cells), np.uint8)
+    sizes = []
+
+    def unpack() -> None:
+        assert native.unpack_whole(payload, cells.shape, element(cells)).tobytes() == cells.tobytes()
+        sizes.append(native._buffers.work.nbytes)
+
+    thread = threading.Thread(target=unpack)
+    thread.start()
+    thread.join()
+    assert sizes[0] < payload.nbytes + cells.nbytes / 4
+
+
+def test_masked_parts_do_not_keep_the_rest_from_being_predicted():
+    x, y, z = np.ogrid[:30, :60, :60]
+    field = np.round(15 + 9 * np.sin(x / 9) + 7 * np.cos(y / 8) + 5 * np.sin((y + z) / 7), 2).astype("f4")
+    field[:, :20] = np.nan
+    found = chosen(native, field, None)
+    assert found == chosen(twins, field, None)
+    assert found.axes
 
 
 def test_a_fill_value_far_away_costs_a_bit_a_cell():

@@ -195,3 +195,20 @@ def test_another_writer_of_the_same_dataset_is_a_conflict(place):
     one.flush()
     with pytest.raises(atlas.ConflictError, match="'d'"):
         other.flush()
+
+
+def test_what_grows_keeps_its_chunks_and_encoding(place):
+    store, given = (
+        Atlas.create(place),
+        {"encoding": {"t": {"dtype": "i2", "scale_factor": 0.5}}, "chunks": {"t": [10, 3]}},
+    )
+    for i in range(2):
+        day(i).atlas.write(store, "d", append_dim="time", **given)
+    for other, says in (
+        ({"chunks": {"t": [5, 3]}}, r"chunks \[10, 3\], not \[5, 3\]"),
+        ({"encoding": {"t": {"scale_factor": 0.1}}}, "scale_factor 0.5, not 0.1"),
+        ({"encoding": {"t": {"add_offset": 1.0}}}, "add_offset None, not 1.0"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            day(2).atlas.write(store, "d", append_dim="time", **other)
+    assert_identical(read(store), xr.concat([day(0), day(1)], "time", data_vars="minimal"))

@@ -234,6 +234,11 @@ def test_the_accessor_is_there_in_any_import_order(order):
     assert done.stdout == "AtlasAccessor\n", done.stderr
 
 
+def test_a_place_is_no_store(place):
+    with pytest.raises(ValueError, match=r"atlas\.Atlas\.open\(place\)"):
+        sample().atlas.write(str(place), "d")
+
+
 def test_block_helper_for_missing_cells():
     block = np.array([["a", None], [float("nan"), pd.NA]], dtype=object)
     filled = filled_text(block, "-")
@@ -246,3 +251,53 @@ def test_the_coordinate_marker_is_the_older_packages(place):
     store = Atlas.create(place)
     store.add_xarray_dataset(sample(), "d")
     assert json.loads(store.open_dataset("d").get_attribute("_pyatlas_coords")) == list(sample().coords)
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        {"lat": 8},
+        {"lat": -9},
+        {"lat": [0, 8]},
+        {"lat": [-9]},
+        {"lat": xr.DataArray([0, 8], dims="p"), "lon": xr.DataArray([0, 1], dims="p")},
+        {"lat": xr.DataArray([0, -9], dims="p"), "lon": xr.DataArray([0, 1], dims="p")},
+    ],
+    ids=str,
+)
+def test_what_lies_outside_is_an_error(place, selection):
+    with Atlas.create(place) as store:
+        sample().atlas.write(store, "d")
+    ds = xr.open_dataset(place, engine="atlas", create_default_indexes=False)
+    with pytest.raises(IndexError, match=r"out of bounds|too large"):
+        ds["temperature"].isel(selection).load()
+
+
+def test_encodings_come_back_as_they_were(place):
+    kinds = np.dtype("u1", metadata={"enum": {"clear": 0, "cloudy": 1}, "enum_name": "kinds"})
+    given = {
+        "several": {"missing_value": [-9, -99]},
+        "single": {"missing_value": np.array(-9, "i2")},
+        "array": {"missing_value": np.array([-9, -99], "i2")},
+        "kind": {"dtype": kinds},
+    }
+    ds = xr.Dataset({name: ("x", np.arange(3.0)) for name in given})
+    with Atlas.create(place) as store:
+        ds.atlas.write(store, "d", encoding=given)
+    found = {name: variable.encoding for name, variable in Atlas.open(place).to_xarray("d").variables.items()}
+    assert found["several"] == {"missing_value": [-9, -99]}
+    assert repr(found["single"]["missing_value"]) == "np.int16(-9)"
+    assert repr(found["array"]["missing_value"]) == "array([ -9, -99], dtype=int16)"
+    assert (found["kind"]["dtype"], found["kind"]["dtype"].metadata) == (kinds, kinds.metadata)
+
+
+def test_dates_of_which_there_are_none_are_of_the_type_of_dates(place):
+    ds = xr.Dataset(coords={"t": [cftime.DatetimeNoLeap(2000, 1, day) for day in (1, 2)]})
+    ds["t"].encoding = {"units": "days since 2000-01-01", "calendar": "noleap"}
+    with Atlas.create(place) as store:
+        ds.isel(t=slice(0)).atlas.write(store, "none")
+        ds.atlas.write(store, "some")
+    found = xr.open_dataset(place, engine="atlas", group="none")
+    xr.testing.assert_identical(found, ds.isel(t=slice(0)))
+    many = Atlas.open(place).open_as_many_xarray_dataset(["none", "some"], on_shape="ragged")
+    assert many["t"].values.tolist() == ds["t"].values.tolist()

@@ -141,7 +141,7 @@ def chunks_of(given: list[str] | None) -> Any:
         try:
             parts = [int(size) for size in sizes.removesuffix(",").split(",")]
         except ValueError:
-            raise typer.BadParameter(f"{text!r} is not NAME=SIZES, nor 'stored'", param_hint="--chunk") from None
+            raise typer.BadParameter(f"{text!r} is not NAME=SIZES, nor 'stored' alone", param_hint="--chunk") from None
         # One size is a dimension's; of an array of one axis it is '100,'.
         found[name] = parts if "," in sizes else parts[0]
     return found or None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from atlas.errors import AtlasError
 
 # More names than anybody looks through.
 _MOST_COMPLETIONS = 200
@@ -57,6 +60,14 @@ def chosen(store: Any, glob: str, where: str | None = None, confirm: bool = Fals
 
     found = store.list_datasets() if where is None else store.select(where, confirm=confirm)
     return [name for name in found if fnmatch.fnmatchcase(name, glob)]
+
+
+def none_matches(glob: str, where: str | None, store: str) -> AtlasError:
+    """Return the error that no dataset is left by a glob and a condition."""
+    from atlas.errors import DatasetNotFound
+
+    condition = "" if where is None else f" and could satisfy {where!r}"
+    return DatasetNotFound(f"no dataset matches {glob!r}{condition} in {store}")
 
 
 def numbers(text: str | None, option: str) -> list[int] | None:

@@ -16,7 +16,7 @@ EXAMPLES = (
         "atlas create profiles/ other/ --name path --on-error skip --log log.txt",
         "names with directories; report, go on",
     ),
-    ("atlas create profiles/ store/ --overwrite --chunk x=1000", "in place of the store that is there"),
+    ("atlas create profiles/ store/ --overwrite --chunk N_LEVELS=50", "in place of the store that is there"),
 )
 
 

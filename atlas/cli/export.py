@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from atlas.cli import terminal
-from atlas.cli.arguments import Confirm, Glob, Json, Store, Where, Workers, chosen
+from atlas.cli.arguments import Confirm, Glob, Json, Store, Where, Workers, chosen, none_matches
 
 EXAMPLES = (
     ("atlas export store/ files/", "a NetCDF file for each dataset"),
@@ -37,14 +37,13 @@ def run(
 
     Read back, they are what the store holds. Files are called like their datasets.
     """
-    from atlas.errors import DatasetNotFound
     from atlas.exporting import export
     from atlas.store import Atlas
 
     source = Atlas.open(store, mode="r")
     names = chosen(source, glob, where, confirm)
     if not names and len(source):
-        raise DatasetNotFound(f"no dataset matches {glob!r} in {store}")
+        raise none_matches(glob, where, store)
     with terminal.progress("writing files") as advance:
         report = export(source, directory, names, format, on_error, overwrite, workers, advance)
     if as_json:

@@ -40,7 +40,10 @@ def _hints(error: AtlasError, words: dict[str, Any]) -> Iterator[str]:
     if isinstance(error, ArrayNotFound):
         asked, known = [words.get("array")], store.list_arrays()
     else:
-        asked, known = [*(words.get(key) for key in _DATASETS), *(words.get("names") or ())], store.list_datasets()
+        several = words.get("names") or ()
+        asked, known = [*(words.get(key) for key in _DATASETS), *several], store.list_datasets()
+        if any(letter in name for name in several for letter in "*?["):
+            yield "patterns go behind --glob"
     if len(known) <= _MOST_NAMES:
         there = set(known)
         close = [_close(name, known) for name in asked if name is not None and name not in there]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from atlas.cli import terminal
-from atlas.cli.arguments import Array, Confirm, Json, Store, Where, chosen, dataset_names, numbers
+from atlas.cli.arguments import Array, Confirm, Json, Store, Where, chosen, dataset_names, none_matches, numbers
 
 EXAMPLES = (
     ("atlas read store/ R13857_001 TEMP", "as CSV, a line for each cell"),
@@ -47,7 +47,6 @@ def run(
     CSV has a column for each dimension, with the position along it, and one for the value; of many datasets, one with
     their names before these. In a .npy file many datasets are stacked along a first axis, and must have one shape.
     """
-    from atlas.errors import DatasetNotFound
     from atlas.store import Atlas
 
     if output is not None and output.suffix not in (".npy", ".csv"):
@@ -58,7 +57,7 @@ def run(
     single = source.dataset_exists(dataset) and where is None
     names = [dataset] if single else chosen(source, dataset, where, confirm)
     if not names:
-        raise DatasetNotFound(f"no dataset matches {dataset!r} in {store}")
+        raise none_matches(dataset, where, store)
     begin, extent = numbers(start, "--start"), numbers(shape, "--shape")
     if output is not None and output.suffix == ".npy":
         _save(source, array, names, begin, extent, output, single)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from atlas.cli import terminal
-from atlas.cli.arguments import Json, Store, chosen, dataset_names
+from atlas.cli.arguments import Json, Store, chosen, dataset_names, none_matches
 
 EXAMPLES = (
     ("atlas rm store/ R13857_001 R13857_002", "these two, or neither"),
@@ -27,7 +27,6 @@ def run(
 
     Their space is reclaimed by atlas compact.
     """
-    from atlas.errors import DatasetNotFound
     from atlas.store import Atlas
 
     if not names and glob is None:
@@ -35,7 +34,7 @@ def run(
     source = Atlas.open(store)
     matching = [] if glob is None else chosen(source, glob)
     if glob is not None and not matching:
-        raise DatasetNotFound(f"no dataset matches {glob!r} in {store}")
+        raise none_matches(glob, None, store)
     listed = list(dict.fromkeys([*(names or ()), *matching]))
     source.delete_datasets(listed)
     source.flush()

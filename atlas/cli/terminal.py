@@ -80,7 +80,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence
         shown.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         shown.add_row(*map(cell, row))
-    Console(highlight=False, markup=False, soft_wrap=False).print(shown)
+    Console(highlight=False, markup=False, emoji=False, soft_wrap=False).print(shown)
 
 
 def cell(value: Any) -> str:
@@ -130,6 +130,6 @@ def warn_in_one_line() -> Callable[..., None]:
     def show(message: Warning | str, *details: Any) -> None:
         if str(message) not in seen:
             seen.add(str(message))
-            print(f"atlas: warning: {message}", file=sys.stderr)
+            print(f"atlas: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
     return show

@@ -213,6 +213,8 @@ class _Run:
         self._log_path = log
         self._began = time.monotonic()
         self._report = IngestReport()
+        self._arrays: set[str] = set()
+        self._dims: set[str] = set()
 
     @property
     def unreadable(self) -> dict[str, str] | None:
@@ -261,6 +263,7 @@ class _Run:
                     log.write("skipped", Path(path).stem, path, reason)
                 journal = None if notes is None else Journal(notes, f"{__version__} {options}")
                 self._add_all(target, self._wanted(target, sources), options, journal)
+                self._tell_of_unknown(options.chunking)
                 target.flush()
             except BaseException:
                 # Nothing was committed: a store that was not there before must not be there afterwards.
@@ -276,6 +279,13 @@ class _Run:
             self._report.seconds = time.monotonic() - self._began
             log.write("committed", len(self._report.added), "datasets", f"{self._report.seconds:.1f} s")
         return self._report
+
+    def _tell_of_unknown(self, chunking: Chunking) -> None:
+        """Warn of chunks for what no file has: a name that is misspelt would divide nothing."""
+        unknown = {name: "array" for name in chunking.variables if name not in self._arrays}
+        unknown |= {name: "dimension" for name in chunking.dims if name not in self._dims}
+        for name, what in unknown.items() if self._report.added else ():
+            warnings.warn(f"chunks= (--chunk) names {name!r}, and no file has such {what}", UserWarning, stacklevel=4)
 
     def _wanted(self, target: Atlas, sources: list[Source]) -> list[Source]:
         self._total, self._done = len(sources), 0
@@ -313,11 +323,13 @@ class _Run:
 
     def _add(self, target: Atlas, batch: list[Source], names: list[str | None], result: Finished) -> None:
         """Add what a batch of files became, in one go; report on each of the files."""
+        prepared = Prepared.from_bytes(result.prepared)
+        declared = [array for group in prepared.declared.groups for array in group.template.arrays]
+        self._arrays.update(array.name for array in declared)
+        self._dims.update(dim for array in declared for dim in array.dims)
         with warnings.catch_warnings():
             warnings.filterwarnings("always", "type mismatch", UserWarning)
-            failed = add_prepared(
-                target._session, names, Prepared.from_bytes(result.prepared), self._existing == "replace"
-            )
+            failed = add_prepared(target._session, names, prepared, self._existing == "replace")
         for source in batch:
             error = failed.get(source.name)
             reason = result.failed.get(source.name) if error is None else in_one_line(str(error))

@@ -13,7 +13,7 @@ from atlas.display import reason_of
 from atlas.errors import AtlasError, DatasetAlreadyExists, InvalidArgument
 from atlas.ingest.work import LEFT_OUT, Source
 
-#: File names that are taken when no pattern is given.
+#: File names that are taken when no pattern is given, in capitals as well.
 PATTERNS = ("*.nc", "*.nc4", "*.cdf", "*.netcdf", "*.h5", "*.hdf5", "*.he5", "*.zarr")
 
 Naming = str | Callable[[Path], str]
@@ -63,13 +63,14 @@ def find_sources(
         unreadable[str(path)] = reason
 
     patterns = PATTERNS if pattern is None else (pattern,) if isinstance(pattern, str) else tuple(pattern)
+    sought = [_in_any_case(each) for each in patterns] if pattern is None else patterns
     roots = [source] if isinstance(source, (str, os.PathLike)) else list(source)
     found: list[Source] = []
     for root in map(Path, roots):
         is_one_of_many = not isinstance(source, (str, os.PathLike))
         try:
             # One that is not there is then told of alone, when it is read.
-            paths = [root] if is_one_of_many and not root.is_dir() else list(_found(root, patterns, recursive, tell))
+            paths = [root] if is_one_of_many and not root.is_dir() else list(_found(root, sought, recursive, tell))
         except OSError as error:
             tell(root, error)
             continue
@@ -84,6 +85,11 @@ def find_sources(
         raise InvalidArgument(f"no file in {', '.join(map(str, roots))} matches {shown}")
     _refuse_twins(found)
     return found
+
+
+def _in_any_case(pattern: str) -> str:
+    """Return a pattern that also matches names in capitals, as older systems wrote them."""
+    return "".join(f"[{letter}{letter.upper()}]" if letter.isalpha() else letter for letter in pattern)
 
 
 def _found(root: Path, patterns: Sequence[str], recursive: bool, tell: Unreadable) -> Iterator[Path]:

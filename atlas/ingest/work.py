@@ -16,7 +16,7 @@ from atlas.errors import AtlasError, MissingDependency
 from atlas.ingest.alike import Decoder, RawFile, passed_over, read_raw
 from atlas.ingest.chunking import Chunking
 from atlas.prepared import Draft, Lot, Prepared
-from atlas.xarray import import_xarray
+from atlas.xarray import import_xarray, require_zarr
 from atlas.xarray.writing import write_dataset
 
 # What reading a damaged or odd file can fail with: the readers below xarray let all of these out.
@@ -144,13 +144,16 @@ def _alone(source: Source, options: Options) -> Draft | str:
     """Return the draft of a file as xarray reads it, or why there is none."""
     xarray = import_xarray()
     draft = Draft(options.config)
+    is_group = source.path.is_dir()
+    if is_group:
+        require_zarr()
     try:
         with warnings.catch_warnings():
             # Of all that can be said about a file, users hear what concerns the store. Missing text
             # is kept and given back; the readers' own remarks came with the file.
             warnings.simplefilter("ignore")
             # Not cached: what is encoded is not needed again.
-            reading = {"engine": "zarr"} | options.reading if source.path.is_dir() else options.reading
+            reading = {"engine": "zarr"} | options.reading if is_group else options.reading
             with xarray.open_dataset(source.path, cache=False, **reading) as ds:
                 write_dataset(draft, ds, options.chunking.of_dataset(ds))
     except MissingDependency:

@@ -6,8 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from atlas.kernels.compile import helper
 from atlas.kernels.layout import NEGATIVE, NO_GEOMETRY, NO_ROW, OUTSIDE_BUFFER, OUTSIDE_CHUNK, OUTSIDE_OUTPUT
 from atlas.kernels.memory import f64, i32, i64
+from atlas.kernels.slabs import cells_at_once
+
+_cells_at_once = helper(cells_at_once)
 
 
 def admit(
@@ -33,10 +37,12 @@ def admit(
 
     `rows` are those of columns of `count` values that `tasks` are about.
     Without `offset` (0), every task has a buffer of its own, and `length` has one value per task instead of per row.
-    `report` gets two float64: the most cells that a chunk has, and the length of the longest payload. Products are
-    taken in float64, where forged extents cannot wrap around; whatever fits into memory is exact.
+    `report` gets three float64: the most cells that a chunk has, the length of the longest payload, and the most
+    cells that are restored at once. Products are taken in float64, where forged extents cannot wrap around; whatever
+    fits into memory is exact.
     """
     most, longest = np.float64(0), np.float64(0)
+    at_once: Any = np.float64(0)
     for task in range(tasks):
         row = i64(rows)[task]
         if row < 0 or row >= count:
@@ -45,7 +51,7 @@ def admit(
         if kind < 0 or kind >= kinds:
             return NO_GEOMETRY
         at = kind * ndim * 8
-        cells, reach = np.float64(1), np.float64(item)
+        cells, reach, first = np.float64(1), np.float64(item), np.float64(1)
         for axis in range(ndim):
             extent, start = i64(chunk_extent + at)[axis], i64(block_start + at)[axis]
             block, step = i64(block_extent + at)[axis], i64(strides + at)[axis]
@@ -54,6 +60,8 @@ def admit(
             if block > extent - start:
                 return OUTSIDE_CHUNK
             cells *= np.float64(extent)
+            # Axes of one cell in front do not count.
+            first = np.float64(extent) if cells == np.float64(extent) else first
             reach += np.float64(block - 1) * np.float64(step)
         for axis in range(ndim):
             # An empty box writes nothing, wherever it is said to begin.
@@ -69,5 +77,6 @@ def admit(
         if not offset and cells * np.float64(item) > np.float64(taken):
             return OUTSIDE_BUFFER
         most, longest = max(most, cells), max(longest, np.float64(taken))
-    f64(report)[0], f64(report)[1] = most, longest
+        at_once = max(at_once, _cells_at_once(cells, cells / max(first, np.float64(1))))
+    f64(report)[0], f64(report)[1], f64(report)[2] = most, longest, at_once
     return 0

@@ -14,9 +14,17 @@ from typing import Any
 import numpy as np
 
 from atlas.kernels.compile import helper
-from atlas.kernels.lanes import LANES, pack_row, pack_spilled_row, unpack_row, unpack_split_row
+from atlas.kernels.lanes import (
+    LANES,
+    pack_row,
+    pack_spilled_row,
+    unpack_row,
+    unpack_split_row,
+    unpack_wide_row,
+    unpack_wide_split_row,
+)
 from atlas.kernels.layout import BLOCK
-from atlas.kernels.memory import add, both, either, shl, shr, sub, u32
+from atlas.kernels.memory import add, both, either, shl, shr, sub, u32, u64
 
 _ONES = np.uint32(0xFFFFFFFF)
 
@@ -65,13 +73,27 @@ def unpack_block(words: Any, n: Any, width: Any, base: Any, cast: Any, size: Any
 
 
 @helper
-def unpack_high(words: Any, n: Any, width: Any, out: Any) -> None:
-    """Add the bits above the 32nd to a block of 64-bit values that :func:`unpack_block` has written."""
+def unpack_wide_block(words: Any, n: Any, width: Any, base: Any, out: Any) -> None:
+    """Write ``base +`` the `n` values of more than 32 bits at address `words` to address `out`, as 64-bit integers."""
     lanes = (n + 31) >> 5
     rows = (n + lanes - 1) // lanes
     above = width - 32
+    high = words + 4 * lanes * rows
+    if n == BLOCK:
+        mask = shr(_ONES, np.uint32(32 - above))
+        for bit in range(0, LANES * above, above):
+            upper = high + 4 * LANES * (bit >> 5)
+            if (bit & 31) + above <= 32:
+                unpack_wide_row(words, upper, np.uint32(bit & 31), mask, base, out)
+            else:
+                unpack_wide_split_row(words, upper, np.uint32(bit & 31), mask, base, out)
+            words += 4 * LANES
+            out += 8 * LANES
+        return
+    unpack_block(words, n, width, base, u64, 8, out)
+    target = u64(out)
     for lane in range(lanes):
-        word = u32(words + 4 * lanes * rows + 4 * lane)
+        word = u32(high + 4 * lane)
         bit = 0
         for i in range(lane, n, lanes):
             at = (bit >> 5) * lanes
@@ -79,7 +101,7 @@ def unpack_high(words: Any, n: Any, width: Any, out: Any) -> None:
             if (bit & 31) + above > 32:
                 value |= np.uint64(word[at + lanes]) << np.uint64(32 - (bit & 31))
             value &= (np.uint64(1) << np.uint64(above)) - np.uint64(1)
-            out[i] = add(out[i], shl(value, np.uint64(32)))
+            target[i] = add(target[i], shl(value, np.uint64(32)))
             bit += above
 
 

@@ -188,12 +188,12 @@ def _choose_axes(
     best, cost = np.int64(0), bits[0] / max(seen[0], 1)
     for a in range(axes):
         single = _AXIS_COST + (_LAST_AXIS_COST if a == last else 0.0)
-        if seen[1 + a] == groups and bits[1 + a] / groups + single < cost:
-            best, cost = np.int64(1 << a), bits[1 + a] / groups + single
+        if 0 < seen[1 + a] == seen[0] and bits[1 + a] / seen[0] + single < cost:
+            best, cost = np.int64(1 << a), bits[1 + a] / seen[0] + single
         for b in range(a):
             c = 1 + axes + a * (a - 1) // 2 + b
-            if seen[c] == groups and bits[c] / groups + single + _AXIS_COST < cost:
-                best, cost = np.int64((1 << a) | (1 << b)), bits[c] / groups + single + _AXIS_COST
+            if 0 < seen[c] == seen[0] and bits[c] / seen[0] + single + _AXIS_COST < cost:
+                best, cost = np.int64((1 << a) | (1 << b)), bits[c] / seen[0] + single + _AXIS_COST
     report[2] = best
     return cost
 
@@ -217,7 +217,10 @@ def _is_repetitive(src: Any, cells: Any, element: Any, fill: Any, report: Any, r
     power = power_of(code)
     found = i64(room)
     count = 0
-    for i in range(min(cells, _TRIED)):
+    tried = min(cells, _TRIED)
+    for i in range(tried):
+        if 2 * count >= tried:
+            return False
         value = _number(src, sampled(i, cells), element, fill, kind, code, power)
         new = True
         for j in range(count):
@@ -225,7 +228,7 @@ def _is_repetitive(src: Any, cells: Any, element: Any, fill: Any, report: Any, r
         if new:
             found[count] = value
             count += 1
-    return 2 * count < min(cells, _TRIED)
+    return 2 * count < tried
 
 
 def choose(src: Any, cells: Any, ndim: Any, extent: Any, element: Any, fill: Any, room: Any, report: Any) -> Any:

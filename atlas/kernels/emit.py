@@ -154,7 +154,7 @@ def emit_box(
 
     The `rule` is the element type, how integers become floats (DIVIDE and so on, scale, its inverse, the
     correction), whether there are holes, and the address of the value that is to be there.
-    At address `room` there is space for STRIP cells, or for all cells of a smaller chunk.
+    At address `room` there is space for STRIP cells.
     """
     # Merge trailing axes that are contiguous in both, so that the inner run is long.
     inner = ndim

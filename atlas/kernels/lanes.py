@@ -40,8 +40,7 @@ def unpack_row(typing: Any, low: Any, shift: Any, mask: Any, base: Any, out: Any
     """Write ``base + (words >> shift & mask)`` at `out`, for the 32 words at `low`; `base` has the type of `out`."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        words = builder.lshr(_load(builder, args[0], ir.IntType(32)), _splat(builder, args[1]))
-        _finish(builder, words, args[2], args[3], args[4])
+        _finish(builder, _row(builder, *args[:3]), *args[3:])
         return context.get_dummy_value()
 
     return types.void(types.int64, types.uint32, types.uint32, base, types.int64), generate
@@ -52,20 +51,58 @@ def unpack_split_row(typing: Any, low: Any, shift: Any, mask: Any, base: Any, ou
     """Like :func:`unpack_row` for numbers whose upper bits are in the next 32 words; `shift` is not 0."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        lower = builder.lshr(_load(builder, args[0], ir.IntType(32)), _splat(builder, args[1]))
-        behind = builder.add(args[0], ir.Constant(ir.IntType(64), 4 * LANES))
-        up = builder.sub(ir.Constant(ir.IntType(32), 32), args[1])
-        upper = builder.shl(_load(builder, behind, ir.IntType(32)), _splat(builder, up))
-        _finish(builder, builder.or_(lower, upper), args[2], args[3], args[4])
+        _finish(builder, _split_row(builder, *args[:3]), *args[3:])
         return context.get_dummy_value()
 
     return types.void(types.int64, types.uint32, types.uint32, base, types.int64), generate
 
 
-def _finish(builder: Any, words: Any, mask: Any, base: Any, out: Any) -> None:
-    numbers = builder.and_(words, _splat(builder, mask))
-    if base.type.width == 64:
-        numbers = builder.zext(numbers, ir.VectorType(base.type, LANES))
+@intrinsic  # type: ignore[untyped-decorator]
+def unpack_wide_row(typing: Any, low: Any, high: Any, shift: Any, mask: Any, base: Any, out: Any) -> Any:
+    """Like :func:`unpack_row` for numbers of 64 bits: at `low` are their low halves, at `high` the rest."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _finish(builder, _joined(builder, args[0], _row(builder, *args[1:4])), *args[4:])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.uint32, types.uint32, types.uint64, types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def unpack_wide_split_row(typing: Any, low: Any, high: Any, shift: Any, mask: Any, base: Any, out: Any) -> Any:
+    """Like :func:`unpack_wide_row` where the uppermost bits are in the next 32 words; `shift` is not 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _finish(builder, _joined(builder, args[0], _split_row(builder, *args[1:4])), *args[4:])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.uint32, types.uint32, types.uint64, types.int64), generate
+
+
+def _row(builder: Any, low: Any, shift: Any, mask: Any) -> Any:
+    words = builder.lshr(_load(builder, low, ir.IntType(32)), _splat(builder, shift))
+    return builder.and_(words, _splat(builder, mask))
+
+
+def _split_row(builder: Any, low: Any, shift: Any, mask: Any) -> Any:
+    lower = builder.lshr(_load(builder, low, ir.IntType(32)), _splat(builder, shift))
+    behind = builder.add(low, ir.Constant(ir.IntType(64), 4 * LANES))
+    up = builder.sub(ir.Constant(ir.IntType(32), 32), shift)
+    upper = builder.shl(_load(builder, behind, ir.IntType(32)), _splat(builder, up))
+    return builder.and_(builder.or_(lower, upper), _splat(builder, mask))
+
+
+def _joined(builder: Any, low: Any, high: Any) -> Any:
+    """Return 32 numbers of 64 bits: the words at `low`, and the numbers `high` above them."""
+    wide = ir.VectorType(ir.IntType(64), LANES)
+    above = builder.shl(builder.zext(high, wide), ir.Constant(wide, [32] * LANES))
+    return builder.or_(above, builder.zext(_load(builder, low, ir.IntType(32)), wide))
+
+
+def _finish(builder: Any, numbers: Any, base: Any, out: Any) -> None:
+    wide = ir.VectorType(base.type, LANES)
+    if numbers.type.element.width < base.type.width:
+        numbers = builder.zext(numbers, wide)
     _store(builder, out, builder.add(numbers, _splat(builder, base)))
 
 

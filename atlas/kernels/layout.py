@@ -43,24 +43,31 @@ FLOAT32, FLOAT64 = 8, 9
 BLOCK = 1024
 MAX_AXES = 8
 
+# Cells that are restored at once, about: their integers stay in the cache, however large the chunk.
+SLAB = 32 << 10
+
 # Pipelines with this bit: the hashes of the payload's stretches stand before it, so that a part of a chunk can be
 # checked without the rest. Stretches are as long as hashing them well takes; smaller payloads gain too little.
 SEALED = 128
 STRETCH = 8 << 10
 SEALED_FROM = 32 << 10
 
+# What the scattering kernel decompresses, as pipelines name it.
+LZ4, SHUFFLE_LZ4 = 2, 18
+
 # Bytes of working memory: of a hash, and of a guard, which knows how much of a payload is checked.
 HASH_ROOM = 64
 GUARD_ROOM = 4 * 8 + HASH_ROOM
 
 # What reading a chunk can find wrong.
-UNKNOWN_HEADER, WRONG_LENGTH, BAD_POSITION, DAMAGED, WRONG_SIZE = 1, 2, 3, 4, 5
+UNKNOWN_HEADER, WRONG_LENGTH, BAD_POSITION, DAMAGED, WRONG_SIZE, BAD_BLOCK = 1, 2, 3, 4, 5, 6
 PROBLEMS = {
     UNKNOWN_HEADER: "its packed header is not known to this release",
     WRONG_LENGTH: "its packed parts do not add up to its length",
     BAD_POSITION: "a patch lies outside the chunk",
     DAMAGED: "its checksum does not match",
     WRONG_SIZE: "it does not hold as many bytes as its place in the array takes",
+    BAD_BLOCK: "lz4: its block does not hold what its place in the array takes",
 }
 
 # What is wrong with a task that must not touch memory.

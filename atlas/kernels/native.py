@@ -11,12 +11,16 @@ import numpy as np
 from atlas.errors import CorruptChunk
 from atlas.kernels.bounds import check_rows, with_axes
 from atlas.kernels.compile import library
-from atlas.kernels.layout import BLOCK, GUARD_ROOM, HASH_ROOM, ITEM_SIZES, MAX_AXES, PROBLEMS, REFUSALS, Packing
+from atlas.kernels.layout import BLOCK, GUARD_ROOM, HASH_ROOM, ITEM_SIZES, LZ4, MAX_AXES, PROBLEMS, REFUSALS, Packing
+from atlas.kernels.slabs import cells_at_once, unpack_room
 
 _buffers = threading.local()
 
 # Finding the address of a smaller chunk takes longer than copying it behind others.
 _ALONE = 32 << 10
+
+# What a single huge chunk took is not kept for the next.
+_MOST_KEPT = 1 << 30
 
 # Each chosen axis doubles the boxes of a chunk, and each box begins a block.
 _MOST_BOXES = 1 << MAX_AXES
@@ -32,7 +36,8 @@ def _room(name: str, size: int) -> Any:
     found = getattr(_buffers, name, None)
     if found is None or len(found) < size:
         found = np.empty(-(-size // 65536) * 65536, np.uint8)
-        setattr(_buffers, name, found)
+        if size <= _MOST_KEPT:
+            setattr(_buffers, name, found)
     return found
 
 
@@ -45,9 +50,12 @@ def _address(array: Any) -> int:
 _COLUMNS = ("geometry", "destination", "offset", "length", "pipeline", "checksum")
 
 
-def _admit(src: Any, rows: Any, length: Any, tables: Any, boxes: Any, out: Any, item: int) -> tuple[int, int]:
-    """Return the most cells of a chunk, and the length of the longest payload, once all tasks may touch memory."""
-    report = np.zeros(2)
+def _admit(src: Any, rows: Any, length: Any, tables: Any, boxes: Any, out: Any, item: int) -> tuple[int, ...]:
+    """Return the most cells of a chunk, the length of the longest payload, and the most cells restored at once.
+
+    When it returns, all tasks may touch memory.
+    """
+    report = np.zeros(3)
     columns = [tables[name] for name in _COLUMNS if name in tables]
     if len(set(map(len, columns))) > 1 or len(set(map(len, boxes))) > 1:
         raise ValueError("the columns of the tasks differ in length")
@@ -69,7 +77,7 @@ def _admit(src: Any, rows: Any, length: Any, tables: Any, boxes: Any, out: Any, 
     )
     if problem:
         raise ValueError(REFUSALS[problem])
-    return int(report[0]), int(report[1])
+    return tuple(map(int, report))
 
 
 def _stored(tables: Any) -> list[int]:
@@ -84,7 +92,7 @@ def _boxes(tables: Any, item: int) -> Any:
 
 
 def scatter(src: Any, rows: Any, tables: Any, out: Any, itemsize: int) -> None:
-    """Copy one box of the chunks in some rows of a task table, which are stored as they are.
+    """Copy one box of the chunks in some rows of a task table, which are stored as they are, or as lz4 blocks.
 
     Parameters
     ----------
@@ -108,8 +116,10 @@ def scatter(src: Any, rows: Any, tables: Any, out: Any, itemsize: int) -> None:
         If any task would leave `src` or `out`.
     """
     boxes = _boxes(tables, itemsize)
-    _admit(src, rows, tables["length"], tables, boxes, out, itemsize)
-    _scatter(_address(src), rows, (*_stored(tables), 0), tables, boxes, out, itemsize)
+    cells, _, _ = _admit(src, rows, tables["length"], tables, boxes, out, itemsize)
+    is_coded = "pipeline" in tables and bool((tables["pipeline"][rows] & LZ4 != 0).any())
+    chunks = (*_stored(tables), 0)
+    _scatter(_address(src), rows, chunks, tables, boxes, out, itemsize, cells * itemsize if is_coded else 0)
 
 
 def scatter_decoded(chunks: Any, shuffled: Any, rows: Any, tables: Any, out: Any, itemsize: int) -> None:
@@ -138,11 +148,14 @@ def scatter_decoded(chunks: Any, shuffled: Any, rows: Any, tables: Any, out: Any
     else:
         places = np.array([_address(np.frombuffer(chunk, np.uint8)) for chunk in chunks], np.int64)
     _admit(None, rows, sizes, tables, boxes, out, itemsize)
-    _scatter(0, rows, (_address(places), 0, 0, 0, _address(shuffled)), tables, boxes, out, itemsize)
+    _scatter(0, rows, (_address(places), 0, 0, 0, _address(shuffled)), tables, boxes, out, itemsize, 0)
 
 
-def _scatter(src: int, rows: Any, chunks: tuple[int, ...], tables: Any, boxes: Any, out: Any, itemsize: int) -> None:
+def _scatter(
+    src: int, rows: Any, chunks: tuple[int, ...], tables: Any, boxes: Any, out: Any, itemsize: int, largest: int
+) -> None:
     ndim = boxes[0].shape[1]
+    room = _room("work", GUARD_ROOM + 16 * ndim + largest)
     failed = np.zeros(1, np.int64)
     problem = library["scatter"](
         src,
@@ -153,7 +166,7 @@ def _scatter(src: int, rows: Any, chunks: tuple[int, ...], tables: Any, boxes: A
         ndim,
         *map(_address, (*boxes[:3], out, tables["destination"], boxes[3])),
         itemsize,
-        _address(_room("work", GUARD_ROOM + 16 * ndim)),
+        _address(room),
         _address(failed),
     )
     if problem:
@@ -179,10 +192,10 @@ def unpack(src: Any, rows: Any, tables: Any, out: Any, element: int) -> None:
     """
     item = ITEM_SIZES[element]
     boxes = _boxes(tables, item)
-    cells, longest = _admit(src, rows, tables["length"], tables, boxes, out, item)
+    cells, longest, at_once = _admit(src, rows, tables["length"], tables, boxes, out, item)
     ndim = boxes[0].shape[1]
     most_blocks = cells // BLOCK + _MOST_BOXES + 2
-    room = _room("work", GUARD_ROOM + 16 * ndim + 8 * most_blocks + 128 + longest + 16 * cells)
+    room = _room("work", unpack_room(ndim, most_blocks, longest, at_once))
     failed = np.zeros(1, np.int64)
     problem = library["unpack"](
         _address(src),
@@ -234,7 +247,8 @@ def unpack_whole(payload: Any, shape: tuple[int, ...], element: int) -> Any:
     extent = start + 8 * ndim
     out = np.empty(cells * item, np.uint8)
     most_blocks = cells // BLOCK + _MOST_BOXES + 2
-    room = _room("work", GUARD_ROOM + 16 * ndim + 8 * most_blocks + 128 + len(payload) + 16 * cells)
+    first = next((n for n in shape if n > 1), 1)
+    room = _room("work", unpack_room(ndim, most_blocks, len(payload), int(cells_at_once(cells, cells // first))))
     where = (zero, length, 0, 0, zero, ndim, extent, start, extent, _address(out), zero, extent + 8 * ndim)
     # The row of a failure goes where the length was.
     problem = library["unpack"](_address(payload), zero, 1, *where, element, item, most_blocks, _address(room), length)
@@ -309,6 +323,7 @@ def pack_rows(
     # Large chunks come one by one: memory that was touched before is several times faster than new.
     out = np.empty(rows * limit, np.uint8) if rows > 1 else _room("out", limit)
     lengths = np.empty(rows, np.int64)
+    room = _room("work", 4096 + 1024 + 16 * len(extent) + 26 * count + 8 * (_MOST_BOXES + 2))
     packings = np.tile(np.array(packing or (0, 0, 0, 0), np.int64), (rows, 1))
     length = library["pack_rows"](
         _address(cells),
@@ -322,6 +337,6 @@ def pack_rows(
         limit,
         *map(_address, (out, lengths, packings)),
         packing is not None,
-        _address(_room("work", 4096 + 1024 + 16 * len(extent) + 26 * count + 8 * (_MOST_BOXES + 2))),
+        _address(room),
     )
     return out[:length] if rows > 1 else out[:length].copy(), lengths, packings

@@ -120,6 +120,15 @@ def next_box(box: Any, mask: Any) -> Any:
 
 
 @helper
+def _inner_of_box(ndim: Any, extent: Any, box: Any, mask: Any, axis: Any) -> Any:
+    """Cells of a box between neighbours along an axis."""
+    cells = np.int64(1)
+    for i in range(axis + 1, ndim):
+        cells *= box_end(box, mask, i, extent) - box_begin(box, mask, i)
+    return cells
+
+
+@helper
 def move_box(
     like: Any,
     stream: Any,
@@ -156,21 +165,30 @@ def move_box(
             return
         position[i] = 0
         first += begin * inner_of(ndim, extent, i)
+    # Runs along the next axis follow each other at equal distances.
+    runs, pitch, stride = np.int64(1), np.int64(0), np.int64(0)
+    if last >= 0:
+        runs = min(stop[last], box_end(box, mask, last, extent)) - box_begin(box, mask, last)
+        pitch = inner_of(ndim, extent, last) * size
+        stride = _inner_of_box(ndim, extent, box, mask, last) * size
+        last -= 1
     source = np.int64(0)
     while True:
-        if lag != 0:
-            sum_run(like, cast, size, cells + first * size, stream + source * size, lag, run)
-        elif inward:
-            copy(cells + first * size, stream + source * size, run * size)
-        else:
-            copy(stream + source * size, cells + first * size, run * size)
+        cell, number = cells + first * size, stream + source * size
+        for _ in range(runs):
+            if lag != 0:
+                sum_run(like, cast, size, cell, number, lag, run)
+            elif inward:
+                copy(cell, number, run * size)
+            else:
+                copy(number, cell, run * size)
+            cell += pitch
+            number += stride
         i = last
         while i >= 0:
             begin = box_begin(box, mask, i)
             step = inner_of(ndim, extent, i)
-            width = 1
-            for j in range(i + 1, ndim):
-                width *= box_end(box, mask, j, extent) - box_begin(box, mask, j)
+            width = _inner_of_box(ndim, extent, box, mask, i)
             position[i] += 1
             first += step
             source += width
@@ -187,10 +205,7 @@ def move_box(
 @helper
 def box_cells(ndim: Any, extent: Any, box: Any, mask: Any) -> Any:
     """Cells of a box."""
-    cells = np.int64(1)
-    for i in range(ndim):
-        cells *= box_end(box, mask, i, extent) - box_begin(box, mask, i)
-    return cells
+    return _inner_of_box(ndim, extent, box, mask, -1)
 
 
 @helper

@@ -10,7 +10,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from atlas.kernels.compile import helper
-from atlas.kernels.layout import DAMAGED, GUARD_ROOM, SEALED, STRETCH, WRONG_SIZE
+from atlas.kernels.layout import BAD_BLOCK, DAMAGED, GUARD_ROOM, LZ4, SEALED, SHUFFLE_LZ4, STRETCH, WRONG_SIZE
+from atlas.kernels.lz4 import decompress
 from atlas.kernels.memory import copy, i32, i64, u8
 from atlas.kernels.seal import may_use, open_payload
 
@@ -108,14 +109,15 @@ def scatter(
 ) -> Any:
     """Copy one box of every task's chunk; all arguments are addresses or integers.
 
-    Chunks are payloads as they are stored, checked as far as they are used; without `pipeline` and `checksum` (0) taken
-    as they are. Without `src` and `length`, they are decoded ones: `offset` has the address of every task's, and
-    `shuffled` how it is.
+    Chunks are payloads as they are stored, checked as far as they are used, or lz4 blocks; for these `room` has space
+    for the largest chunk. Without `pipeline` and `checksum` (0) they are taken as they are. Without `src` and `length`,
+    they are decoded ones: `offset` has the address of every task's, and `shuffled` how it is.
 
     Returns 0, or what is wrong with the row written to `failed`.
     """
     guard = room
     position, steps = i64(room + GUARD_ROOM), i64(room + GUARD_ROOM + 8 * ndim)
+    place = room + GUARD_ROOM + 16 * ndim
     for task in range(tasks):
         row = i64(rows)[task]
         at = np.int64(i32(geometry)[row]) * ndim * 8
@@ -127,16 +129,27 @@ def scatter(
             steps[axis] = cells
             cells *= extent[axis]
             wanted *= block[axis]
-        plain = True
+        plain, checked = True, False
         if length:
+            kind = np.int64(u8(pipeline)[row]) & ~SEALED if checksum else np.int64(0)
             base = src + i64(offset)[row]
             end = base + i64(length)[row]
             i64(guard)[0] = end
             if checksum:
                 base = open_payload(guard, base, end - base, u8(pipeline)[row] & SEALED, i64(checksum)[row])
-            if base == 0 or end - base != cells * itemsize:
+            problem: Any = np.int64(0)
+            if base == 0:
+                problem = DAMAGED
+            elif kind in (LZ4, SHUFFLE_LZ4):
+                plain = kind == LZ4 or itemsize == 1
+                problem = 0 if decompress(base, end - base, place, cells * itemsize) else BAD_BLOCK
+                base = place
+            else:
+                checked = True
+                problem = 0 if end - base == cells * itemsize else WRONG_SIZE
+            if problem:
                 i64(failed)[0] = row
-                return DAMAGED if base == 0 else WRONG_SIZE
+                return problem
         else:
             base = i64(offset)[task]
             plain = u8(shuffled)[task] == 0 or itemsize == 1
@@ -156,7 +169,7 @@ def scatter(
         while True:
             if plain:
                 source = base + first * itemsize
-                if not length:
+                if not checked:
                     copy(target, source, run * itemsize)
                 elif not _copy_checked(guard, target, source, run * itemsize):
                     i64(failed)[0] = row

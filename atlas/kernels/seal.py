@@ -61,3 +61,16 @@ def may_use(guard: Any, begin: Any, end: Any) -> Any:
         return False
     state[0] = min(state[2] + ((end - 1 - state[2]) // STRETCH + 1) * STRETCH, state[2] + state[3])
     return True
+
+
+@helper
+def may_use_next(guard: Any, until: Any, begin: Any, end: Any) -> Any:
+    """Do the same for one of several series of questions, each in ascending order; `until` says how far it has come."""
+    known = i64(until)
+    state = i64(guard)
+    if end <= max(state[0], known[0]):
+        return True
+    if not are_whole(guard, max(begin, state[0], known[0]), end):
+        return False
+    known[0] = min(state[2] + ((end - 1 - state[2]) // STRETCH + 1) * STRETCH, state[2] + state[3])
+    return True

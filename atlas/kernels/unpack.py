@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from atlas.kernels.bits import block_words, unpack_block, unpack_high
+from atlas.kernels.bits import block_words
 from atlas.kernels.compile import helper
 from atlas.kernels.emit import DIVIDE, MULTIPLY, ORDER, SIGN, emit_box
 from atlas.kernels.lanes import LANES, punch_row
@@ -18,6 +18,7 @@ from atlas.kernels.layout import (
     BAD_POSITION,
     BINARY,
     BITS,
+    BLOCK,
     DAMAGED,
     DIVIDED,
     FLOAT32,
@@ -38,92 +39,14 @@ from atlas.kernels.layout import (
 )
 from atlas.kernels.memory import copy, i32, i64, u8, u32, u64
 from atlas.kernels.numbers import HOLE32, HOLE64, may_multiply, scale_of
-from atlas.kernels.predict import accumulate, box_begin, box_cells, box_end, inner_of, move_box, next_box, split_blocks
+from atlas.kernels.predict import inner_of, split_blocks
+from atlas.kernels.restore import restore_rows
 from atlas.kernels.seal import are_whole, may_use, open_payload
+from atlas.kernels.slabs import slab_rows, whole_bytes
 
 _SHORT_ROW = 256
 
-
-@helper
-def _restore(
-    like: Any,
-    bases: Any,
-    words: Any,
-    widths: Any,
-    starts: Any,
-    ndim: Any,
-    extent: Any,
-    stop: Any,
-    mask: Any,
-    stream: Any,
-    numbers: Any,
-    cast: Any,
-    size: Any,
-    position: Any,
-    guard: Any,
-) -> Any:
-    """Write a chunk's integers, as far as cells before `stop` need them, at address `numbers`.
-
-    Returns whether the words they come from are what was written.
-    """
-    # Differences along the first axis alone lie in the order of the cells.
-    in_order = mask & ~1 == 0
-    # Those along one other axis are added up on their way to their place.
-    single = not in_order and mask & (mask - 1) == 0
-    axis: Any = np.int64(0)
-    while single and mask >> axis != 1:
-        axis += 1
-    target = numbers if in_order else stream
-    at = words
-    top, inward = np.int64(0), np.int64(1)
-    block = np.int64(0)
-    begin = np.int64(0)
-    box = np.int64(0)
-    while True:
-        count = box_cells(ndim, extent, box, mask)
-        rows = box_end(box, mask, top, extent) - box_begin(box, mask, top)
-        wanted = min(stop[0], box_end(box, mask, top, extent)) - box_begin(box, mask, top)
-        if count > 0 and wanted > 0:
-            end = begin + count // rows * wanted
-            while starts[block] < end:
-                n = starts[block + 1] - starts[block]
-                width = np.int64(widths[block])
-                if starts[block] >= begin:
-                    if not may_use(guard, at, at + 4 * block_words(n, width)):
-                        return False
-                    base = cast(bases + block * size)[0]
-                    unpack_block(at, n, width, base, cast, size, target + starts[block] * size)
-                    if width > 32:
-                        unpack_high(at, n, width, u64(target + starts[block] * size))
-                at += 4 * block_words(n, width)
-                block += 1
-            if not in_order:
-                lag = inner_of(ndim, extent, axis) if single and box != 0 else np.int64(0)
-                move_box(
-                    like,
-                    stream + begin * size,
-                    numbers,
-                    cast,
-                    size,
-                    inward,
-                    lag,
-                    ndim,
-                    extent,
-                    stop,
-                    box,
-                    mask,
-                    position,
-                )
-        begin += count
-        box = next_box(box, mask)
-        if box == 0:
-            break
-    if single:
-        return True
-    for axis in range(min(ndim, MAX_AXES)):
-        if mask & (1 << axis):
-            accumulate(like, numbers, cast, size, ndim, extent, stop, axis, position)
-    return True
+_slab_rows, _whole_bytes = helper(slab_rows), helper(whole_bytes)
 
 
 @helper
@@ -170,23 +93,112 @@ def _patch(
 
 
 @helper
+def _lay_out(
+    like: Any,
+    cast: Any,
+    signed: Any,
+    size: Any,
+    hole: Any,
+    table: Any,
+    ndim: Any,
+    extent: Any,
+    begin: Any,
+    block: Any,
+    stop: Any,
+    mask: Any,
+    out: Any,
+    strides: Any,
+    item: Any,
+    rule: Any,
+    bitmap: Any,
+    own: Any,
+    spare: Any,
+    room: Any,
+    guard: Any,
+    until: Any,
+) -> Any:
+    """Restore a chunk, some rows at a time, and write the cells of a box; return whether what is used is whole."""
+    own_begin, own_block, position = i64(own), i64(own + 8 * ndim), i64(own + 16 * ndim)
+    row = inner_of(ndim, extent, 0)
+    step = _whole_bytes(row)
+    rows = _slab_rows(row, step)
+    numbers = room + row * size
+    stream = numbers + min(rows, extent[0]) * row * size
+    # Rows before the box matter only to differences along the first axis.
+    low = np.int64(0) if mask & 1 else begin[0] // step * step
+    while low < stop[0]:
+        high = min(low + rows, stop[0])
+        if not restore_rows(
+            like,
+            cast,
+            size,
+            table,
+            ndim,
+            extent,
+            stop,
+            mask,
+            low,
+            high,
+            numbers,
+            stream,
+            spare,
+            own,
+            guard,
+            until,
+        ):
+            return False
+        if mask & 1 and high < stop[0]:
+            copy(room, numbers + (high - low - 1) * row * size, row * size)
+        first, last = max(low, begin[0]), min(high, begin[0] + block[0])
+        if first < last:
+            if rule[5]:
+                _punch(numbers, signed, size, bitmap + (low * row >> 3), (high - low) * row, hole)
+            for i in range(ndim):
+                own_begin[i], own_block[i] = begin[i], block[i]
+            own_begin[0], own_block[0] = first - low, last - first
+            emit_box(
+                numbers,
+                signed,
+                size,
+                hole,
+                ndim,
+                extent,
+                own_begin,
+                own_block,
+                out + (first - begin[0]) * strides[0],
+                strides,
+                item,
+                position,
+                rule,
+                spare,
+            )
+        low = high
+    return True
+
+
+@helper
 def _unpack_chunk(
     payload: Any,
     length: Any,
     element: Any,
     item: Any,
     ndim: Any,
+    lead: Any,
     extent: Any,
     begin: Any,
     block: Any,
     out: Any,
     strides: Any,
     stop: Any,
-    position: Any,
+    own: Any,
+    until: Any,
     starts: Any,
+    places: Any,
+    spare: Any,
     room: Any,
     guard: Any,
 ) -> Any:
+    """Write a box of a chunk, `lead` axes of one cell before its `ndim` axes aside; return what is wrong with it."""
     cells = np.int64(1)
     wanted = np.int64(1)
     for i in range(ndim):
@@ -209,10 +221,14 @@ def _unpack_chunk(
         return UNKNOWN_HEADER
     if kind == BITS and (code > SIGN_LAST or (flags & WIDE != 0) != (item == 8)):
         return UNKNOWN_HEADER
-    if code > MAX_BINARY or MAX_DECIMAL < code < BINARY or (ndim < MAX_AXES and mask >> ndim):
+    if code > MAX_BINARY or MAX_DECIMAL < code < BINARY or (ndim + lead < MAX_AXES and mask >> (ndim + lead)):
         return UNKNOWN_HEADER
+    mask >>= lead
     wide = flags & WIDE != 0
     size = 8 if wide else 4
+    # Of each block there is a base and a width: so a chunk is only as large as its payload allows.
+    if length < 5 * ((cells + BLOCK - 1) // BLOCK):
+        return WRONG_LENGTH
     blocks = split_blocks(ndim, extent, mask, starts)
     bases = payload + 4
     patches = np.int64(0)
@@ -237,14 +253,16 @@ def _unpack_chunk(
         width = np.int64(u8(widths)[k])
         if width > 8 * size:
             return WRONG_LENGTH
+        places[k] = end
         end += 4 * block_words(starts[k + 1] - starts[k], width)
     if end != special:
         return WRONG_LENGTH
     positions = widths - patches * (4 + item)
-    numbers = room
-    stream = room + 8 * cells
-    # What lies behind the last wanted row along the first axis is never looked at.
-    seen = cells // extent[0] * stop[0] if ndim > 0 else cells
+    boxes = 1
+    for i in range(min(ndim, MAX_AXES)):
+        boxes <<= (mask >> i) & 1
+    for i in range(boxes):
+        i64(until)[i] = 0
     masked = flags & MASKED != 0
     scale = scale_of(kind, code)
     divided = kind == DIVIDED
@@ -254,54 +272,59 @@ def _unpack_chunk(
     inverse = 1.0 / scale if divided else scale
     correction = inverse if divided else 0.0
     rule = (element, how, scale, inverse, correction, masked, special)
+    table = (bases, places, u8(widths), starts)
     if wide:
-        like64 = np.uint64(0)
-        if not _restore(
-            like64, bases, words, u8(widths), starts, ndim, extent, stop, mask, stream, numbers, u64, 8, position, guard
-        ):
-            return DAMAGED
-        if masked:
-            _punch(numbers, i64, 8, bitmap, seen, HOLE64)
-        emit_box(
-            numbers,
+        is_whole = _lay_out(
+            np.uint64(0),
+            u64,
             i64,
             8,
             HOLE64,
+            table,
             ndim,
             extent,
             begin,
             block,
+            stop,
+            mask,
             out,
             strides,
             item,
-            position,
             rule,
-            stream,
+            bitmap,
+            own,
+            spare,
+            room,
+            guard,
+            until,
         )
     else:
-        like32 = np.uint32(0)
-        if not _restore(
-            like32, bases, words, u8(widths), starts, ndim, extent, stop, mask, stream, numbers, u32, 4, position, guard
-        ):
-            return DAMAGED
-        if masked:
-            _punch(numbers, i32, 4, bitmap, seen, HOLE32)
-        emit_box(
-            numbers,
+        is_whole = _lay_out(
+            np.uint32(0),
+            u32,
             i32,
             4,
             HOLE32,
+            table,
             ndim,
             extent,
             begin,
             block,
+            stop,
+            mask,
             out,
             strides,
             item,
-            position,
             rule,
-            stream,
+            bitmap,
+            own,
+            spare,
+            room,
+            guard,
+            until,
         )
+    if not is_whole:
+        return DAMAGED
     return _patch(
         u32(positions), positions + 4 * patches, patches, cells, ndim, extent, begin, block, out, strides, item
     )
@@ -331,20 +354,23 @@ def unpack(
 ) -> Any:
     """Unpack one box of every task's chunk; all arguments are addresses or integers.
 
-    `room` begins with a guard, 16 bytes an axis and 8 for each of `most_blocks`, the most that any chunk has and one.
-    Without `pipeline` and `checksum` (0), payloads are taken as they are.
+    `room` is as large as :func:`atlas.kernels.slabs.unpack_room` says, `most_blocks` the most that any chunk has, and
+    one. Without `pipeline` and `checksum` (0), payloads are taken as they are.
 
     Returns 0, or what is wrong with the row written to `failed`.
     """
     guard = room
-    room += GUARD_ROOM
-    stop, position, starts = i64(room), i64(room + 8 * ndim), i64(room + 16 * ndim)
+    stop, own = room + GUARD_ROOM, room + GUARD_ROOM + 8 * ndim
+    until = own + 24 * ndim
+    starts = until + (8 << MAX_AXES)
+    places = starts + 8 * most_blocks
+    spare = places + 8 * most_blocks
     for task in range(tasks):
         row = i64(rows)[task]
         at = np.int64(i32(geometry)[row]) * ndim * 8
         size = i64(length)[row]
         payload = src + i64(offset)[row]
-        place = room + 16 * ndim + 8 * most_blocks
+        place = spare + 8 * BLOCK
         if payload & 7 != 0:
             # Numbers are read from aligned memory.
             copy(place, payload, size)
@@ -355,21 +381,30 @@ def unpack(
         i64(guard)[0] = payload + size
         if checksum:
             body = open_payload(guard, payload, size, u8(pipeline)[row] & SEALED, i64(checksum)[row])
+        # Axes of one cell in front would make the chunk one row.
+        lead = np.int64(0)
+        while lead < ndim - 1 and i64(chunk_extent + at)[lead] == 1 and i64(block_extent + at)[lead] == 1:
+            lead += 1
+        at += 8 * lead
         if body != 0:
             problem = _unpack_chunk(
                 body,
                 payload + size - body,
                 element,
                 item,
-                ndim,
+                ndim - lead,
+                lead,
                 i64(chunk_extent + at),
                 i64(block_start + at),
                 i64(block_extent + at),
                 out + i64(destination)[row],
                 i64(strides + at),
-                stop,
-                position,
-                starts,
+                i64(stop),
+                own,
+                until,
+                i64(starts),
+                i64(places),
+                spare,
                 place,
                 guard,
             )

@@ -8,7 +8,7 @@ type of text, and the CF encoding.
 from atlas.xarray.adding import add_xarray_dataset
 from atlas.xarray.many import open_as_many_xarray_dataset
 from atlas.xarray.notes import coordinate_names, user_attributes
-from atlas.xarray.reading import import_xarray, open_as_xarray_dataset
+from atlas.xarray.reading import import_xarray, open_as_xarray_dataset, require_zarr
 
 __all__ = [
     "add_xarray_dataset",
@@ -16,5 +16,6 @@ __all__ = [
     "import_xarray",
     "open_as_many_xarray_dataset",
     "open_as_xarray_dataset",
+    "require_zarr",
     "user_attributes",
 ]

@@ -58,6 +58,8 @@ def add_xarray_dataset(
         return
     view, session, beside = store.open_dataset(name), store._session, uuid4().hex
     grown = [] if append_dim is None else _along(view, ds, append_dim)
+    asked = {key: {part: encodings[key][part] for part in given} for key, given in (encoding or {}).items()}
+    _check_kept(view, grown, {**shapes, **(chunks or {})}, asked)
     if mode == "a":
         _check_sizes(view, ds, grown, append_dim)
     # Beside the old one: that stays when something fails, and what is written may be computed from it.
@@ -105,6 +107,25 @@ def _along(view: DatasetView, ds: xr.Dataset, dim: str) -> list[str]:
         if dims != given:
             raise ShapeMismatch(f"array {name!r} of {view.name!r} has the dimensions {dims}, what is appended {given}")
     return found
+
+
+def _check_kept(
+    view: DatasetView,
+    grown: Sequence[str],
+    shapes: Mapping[str, Sequence[int]],
+    encodings: Mapping[Any, Mapping[str, Any]],
+) -> None:
+    """Refuse what is asked for and is not so, of arrays that grow: they keep their chunks and encodings."""
+    for name in grown:
+        has = notes.array_meta(view, name)["chunk_shape"]
+        if list(shapes.get(name, has)) != has:
+            raise InvalidArgument(f"array {name!r} of {view.name!r} keeps its chunks {has}, not {list(shapes[name])}")
+        note = view.get_array_attribute(name, notes.ENCODING)
+        kept = {} if note is None else notes.encoding_from(note)
+        for key in encodings.get(name, {}).keys() & set(notes.KEPT_ENCODING):
+            had, asked = kept.get(key), encodings[name][key]
+            if notes.encoding_json({key: asked}) != notes.encoding_json({key: had}):
+                raise InvalidArgument(f"array {name!r} of {view.name!r} keeps its {key} {had!r}, not {asked!r}")
 
 
 def _check_sizes(view: DatasetView, ds: xr.Dataset, grown: Sequence[str], append_dim: str | None) -> None:

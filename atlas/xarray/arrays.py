@@ -16,6 +16,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from atlas.dtypes import fill_cell
+from atlas.errors import SelectionError
 from atlas.schema import ArraySchema, DatasetRecord
 from atlas.session import version_token
 from atlas.view import DatasetView
@@ -50,6 +51,7 @@ class LazyArray(BackendArray, ABC):  # type: ignore[misc]
         """Return the cells of a box."""
 
     def __getitem__(self, key: Any) -> Any:
+        _check_places(key, self.shape)
         # xarray stumbles over slices that are empty and go backwards.
         key = type(key)(tuple(_forward_if_empty(part, size) for part, size in zip(key.tuple, self.shape, strict=True)))
         read = self._points if isinstance(key, indexing.VectorizedIndexer) else self._outer
@@ -98,6 +100,23 @@ class LazyArray(BackendArray, ABC):  # type: ignore[misc]
             if within is not None:
                 cells = cells[(slice(None),) * axis + (within,)]
         return cells
+
+
+def _check_places(key: indexing.ExplicitIndexer, shape: Sequence[int]) -> None:
+    """Refuse what lies outside: xarray counts from the end where it has to, and leaves the rest to the array.
+
+    Raises
+    ------
+    SelectionError
+    """
+    is_counted = not isinstance(key, indexing.VectorizedIndexer)
+    for axis, (part, size) in enumerate(zip(key.tuple, shape, strict=True)):
+        places = np.zeros(0, np.int64) if isinstance(part, slice) else np.asarray(part)
+        outside = places[(places >= size) | (places < (0 if is_counted else -size))]
+        if outside.size:
+            place = int(outside.flat[0])
+            asked = place - size if is_counted and place < 0 else place
+            raise SelectionError(f"index {asked} is out of bounds for axis {axis} with size {size}")
 
 
 def _forward_if_empty(key: Any, size: int) -> Any:

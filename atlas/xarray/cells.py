@@ -19,11 +19,14 @@ _EPOCH = "microseconds since 1970-01-01"
 # ── which type stores what ───────────────────────────────────────────────────────────────────
 
 
-def storage_type(name: str, cells: NDArray[Any]) -> tuple[DType, str | None]:
-    """Return the type to store with, and the one to restore when reads give another."""
+def storage_type(name: str, cells: NDArray[Any], calendar: str | None = None) -> tuple[DType, str | None]:
+    """Return the type to store with, and the one to restore when reads give another.
+
+    Of objects, where there are none, a calendar tells that they would be dates.
+    """
     dtype = cells.dtype
     if dtype.kind == "O":
-        return _object_type(name, cells)
+        return (None if cells.size or calendar is None else _no_dates(calendar)) or _object_type(name, cells)
     if dtype.kind == "S":
         flat = cells.reshape(-1).tolist()
         return parse_dtype("string" if all(map(_is_utf8, flat)) else "binary"), dtype.str
@@ -60,6 +63,17 @@ def _date_type(name: str, cells: list[Any], size: int) -> tuple[DType, str]:
             "a variable keeps dates of one calendar, without gaps"
         )
     return parse_dtype("int64"), _CALENDAR + json.dumps(list(kinds.pop()))
+
+
+def _no_dates(calendar: str) -> tuple[DType, str] | None:
+    """Return the type of dates of a calendar; `None` if there is no such calendar."""
+    try:
+        import cftime
+
+        some = cftime.datetime(2000, 1, 1, calendar=calendar)
+    except (ImportError, ValueError):
+        return None
+    return parse_dtype("int64"), _CALENDAR + json.dumps([some.calendar, some.has_year_zero])
 
 
 def _is_utf8(cell: bytes) -> bool:
@@ -112,6 +126,8 @@ def _numbers(name: str, dates: NDArray[Any], original: str) -> NDArray[Any]:
     calendar, has_year_zero = json.loads(original[len(_CALENDAR) :])
     if any(getattr(cell, "calendar", None) != calendar for cell in dates.reshape(-1)):
         raise DataTypeError(f"variable {name!r} begins with dates of the calendar {calendar!r}, and holds others")
+    if not dates.size:
+        return np.zeros(dates.shape, np.int64)
     numbers = cftime.date2num(dates, _EPOCH, calendar=calendar, has_year_zero=has_year_zero)
     return np.asarray(numbers, np.int64).reshape(dates.shape)
 
@@ -183,6 +199,8 @@ def _dates(numbers: NDArray[Any], original: str) -> NDArray[Any]:
         raise MissingDependency(f"dates of other calendars need cftime ({error}): pip install cftime") from None
     calendar, has_year_zero = json.loads(original[len(_CALENDAR) :])
     dates = np.empty(numbers.shape, object)
+    if not numbers.size:
+        return dates
     dates[...] = cftime.num2date(
         numbers, _EPOCH, calendar=calendar, only_use_cftime_datetimes=True, has_year_zero=has_year_zero
     )

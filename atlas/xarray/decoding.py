@@ -112,7 +112,8 @@ def _holds_dates(variable: Any) -> bool:
 def _is_marked(variable: Any) -> bool:
     units = variable.attrs.get("units")
     is_of_time = isinstance(units, str) and (units in TIME_UNITS or "since" in units)
-    return not MARKS.isdisjoint(variable.attrs) or (is_of_time and variable.dtype.kind in "iuf")
+    is_truth = variable.dtype.kind in "iu" and variable.attrs.get("dtype") == "bool"  # as files say it
+    return is_truth or not MARKS.isdisjoint(variable.attrs) or (is_of_time and variable.dtype.kind in "iuf")
 
 
 def _decode(name: str, variable: Any, options: Mapping[str, Any]) -> Any:

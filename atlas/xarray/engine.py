@@ -77,8 +77,7 @@ class AtlasBackendEntrypoint(BackendEntrypoint):  # type: ignore[misc]
         """
         options = Decoding(mask_and_scale, decode_times, decode_coords, use_cftime, decode_timedelta)
         store = _store(filename_or_obj, storage_options)
-        view = store.open_dataset(_only(store) if group is None else group.strip("/"))
-        return _Opening(options, drop_variables).dataset(view)
+        return _Opening(options, drop_variables).dataset(store.open_dataset(_named(group) or _only(store)))
 
     def open_groups_as_dict(
         self,
@@ -92,8 +91,9 @@ class AtlasBackendEntrypoint(BackendEntrypoint):  # type: ignore[misc]
     ) -> dict[str, xr.Dataset]:
         """Open all datasets, or one, as the groups below an empty root; see :meth:`open_dataset`."""
         store, opening = _store(filename_or_obj, storage_options), _Opening(Decoding(**options), drop_variables)
-        if group is not None and group.strip("/"):
-            return {"/": opening.dataset(store.open_dataset(group.strip("/")))}
+        name = _named(group)
+        if name:
+            return {"/": opening.dataset(store.open_dataset(name))}
         return {"/": xr.Dataset(), **{f"/{view.name}": opening.dataset(view) for view in _views(store)}}
 
     def open_datatree(self, filename_or_obj: Any, **options: Any) -> xr.DataTree:
@@ -103,6 +103,13 @@ class AtlasBackendEntrypoint(BackendEntrypoint):  # type: ignore[misc]
 
 def _store(source: Any, storage_options: dict[str, Any] | None) -> Atlas:
     return source if isinstance(source, Atlas) else Atlas.open(source, mode="r", storage_options=storage_options)
+
+
+def _named(group: str | None) -> str | None:
+    """Return the name of the dataset that is meant; nothing where the root is."""
+    if group is not None and not isinstance(group, str):
+        raise InvalidArgument(f"group must be a string, the name of a dataset, not {group!r}")
+    return group and group.strip("/")
 
 
 def _views(store: Atlas) -> Iterator[DatasetView]:

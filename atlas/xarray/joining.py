@@ -30,7 +30,11 @@ def joined(members: Members, arrays: Sequence[str], coords: set[str], wish: Wish
     result = _Joined(members, layouts, coords, wish)
     for array in arrays:
         result.add(array)
-    return result.dataset()
+    ds = result.dataset()
+    for dim in wish.chunks if isinstance(wish.chunks, Mapping) else ():
+        if dim not in ds.dims:
+            raise InvalidArgument(f"chunks= names {dim!r}, which is none of the dimensions {list(ds.dims)}")
+    return ds
 
 
 class _Joined:

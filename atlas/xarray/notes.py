@@ -54,6 +54,9 @@ KEPT_ENCODING = (
     *RELATED,
 )
 
+# Of an enumeration, what xarray keeps in the metadata of its type.
+_ENUMERATION = ("enum", "enum_name")
+
 _NAT = np.iinfo(np.int64).min
 
 
@@ -71,7 +74,9 @@ def sanitized(text: str) -> str:
 
 def attribute_key(key: Any) -> str:
     """Return the key that an attribute of xarray's is stored under."""
-    text = sanitized(str(key))
+    if not isinstance(key, str):
+        raise InvalidArgument(f"attribute names must be strings, not {key!r}; rename it first")
+    text = sanitized(key)
     if text in INTERNAL:
         raise InvalidArgument(f"attribute {text!r} is one that Atlas keeps for itself; rename it first")
     return text
@@ -178,14 +183,26 @@ def _encoding_value(value: Any) -> Any:
     if isinstance(value, (np.dtype, type)):
         dtype = np.dtype(value)
         # What Zarr calls text of any length has no name by which NumPy would know it again.
-        return {"type": "str"} if dtype.kind == "T" else {"dtype": dtype.str}
+        return {"type": "str"} if dtype.kind == "T" else {"dtype": dtype.str, **_enumeration(dtype)}
     if isinstance(value, bytes):
         return {"bytes": value.decode("latin-1")}
+    if isinstance(value, (list, tuple)):
+        return [_encoding_value(item) for item in value]
+    if isinstance(value, np.ndarray) and not value.ndim:
+        value = value[()]
     if isinstance(value, np.generic) and value.dtype.kind in "biuf":
         return {"scalar": [value.dtype.str, repr(value.item())]}
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return {"array": [value.dtype.str, [repr(item) for item in value.reshape(-1).tolist()]]}
     return value if value is None or isinstance(value, (str, bool, int, float)) else str(value)
+
+
+def _enumeration(dtype: np.dtype[Any]) -> dict[str, Any]:
+    """Return what the values of a type are called, and the type itself, where it is an enumeration."""
+    told: Mapping[str, Any] = dtype.metadata or {}
+    if "enum" not in told:
+        return {}
+    return {"enum": {name: int(number) for name, number in told["enum"].items()}, "enum_name": told.get("enum_name")}
 
 
 def encoding_from(text: str) -> dict[str, Any]:
@@ -194,12 +211,15 @@ def encoding_from(text: str) -> dict[str, Any]:
 
 
 def _encoding_restored(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_encoding_restored(item) for item in value]
     if not isinstance(value, dict):
         return value
     if "type" in value:
         return str
     if "dtype" in value:
-        return np.dtype(value["dtype"])
+        enumeration = {key: value[key] for key in _ENUMERATION if key in value}
+        return np.dtype(value["dtype"], metadata=enumeration) if enumeration else np.dtype(value["dtype"])
     if "bytes" in value:
         return value["bytes"].encode("latin-1")
     if "array" in value:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from atlas.attributes import decode_attributes
@@ -33,6 +34,17 @@ def import_xarray() -> Any:
     except ImportError as error:
         raise MissingDependency(f"this needs xarray ({error}): pip install 'atlas-fleet[netcdf]'") from None
     return xarray
+
+
+def require_zarr() -> None:
+    """Refuse to go on without zarr, which Atlas does not require.
+
+    Raises
+    ------
+    MissingDependency
+    """
+    if find_spec("zarr") is None:
+        raise MissingDependency("Zarr groups need zarr: pip install zarr")
 
 
 def open_as_xarray_dataset(store: Atlas, name: str) -> xr.Dataset:

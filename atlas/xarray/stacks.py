@@ -14,6 +14,7 @@ from xarray import conventions
 
 from atlas.across import read_parts, read_stacked
 from atlas.chunks import Integers, Selection
+from atlas.columns import group_members
 from atlas.dtypes import fill_cell
 from atlas.members import Members, Trait
 from atlas.schema import ArraySchema
@@ -93,8 +94,9 @@ class Rows:
         members = self.members
         parts = read_parts(members.session, self.array, members.names, lambda schema, _: box_of(schema))
         layout, gaps = members.layout(self.array), self._gaps()
-        for code in range(len(layout.values)):
-            positions = np.flatnonzero(layout.codes == code)
+        for code, positions in group_members(layout.codes):
+            if code < 0:
+                continue
             rows = np.stack([part for part in map(parts.__getitem__, positions.tolist()) if part is not None])
             own = gaps and (gaps[0].take(positions), gaps[1].take(positions))
             yield positions, self.take(positions)._finished(rows, start, own)
@@ -123,10 +125,8 @@ class Rows:
         if self.codings is None:
             return rows
         result = np.empty(rows.shape, self.dtype)
-        for code, attrs in enumerate(self.codings.values):
-            own = self.codings.codes == code
-            if own.any():
-                result[own] = decoded_cells(rows[own], attrs)
+        for code, own in group_members(self.codings.codes):
+            result[own] = decoded_cells(rows[own], self.codings.values[code])
         return result
 
 

@@ -81,7 +81,7 @@ class Target:
         self.data: Any = variable.data if is_dask(variable.data) else np.asarray(variable.values)
         if hasattr(self.data.dtype, "na_object"):
             self.data = self.data.astype(object)  # as which its gaps are known
-        self.dtype, self.original = storage_type(name, _sample(self.data))
+        self.dtype, self.original = storage_type(name, _sample(self.data), variable.encoding.get("calendar"))
         self.chunk_shape = shape
         if shape is None and is_dask(self.data):
             self.chunk_shape = [max(int(sizes[0]), 1) for sizes in self.data.chunks]

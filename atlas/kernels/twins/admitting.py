@@ -15,17 +15,18 @@ from atlas.kernels.layout import (
     OUTSIDE_CHUNK,
     OUTSIDE_OUTPUT,
     REFUSALS,
+    SLAB,
 )
 
 
-def admit(src: Any, rows: Any, length: Any, tables: Any, boxes: Any, out: Any, item: int) -> tuple[int, int]:
+def admit(src: Any, rows: Any, length: Any, tables: Any, boxes: Any, out: Any, item: int) -> tuple[int, ...]:
     """Twin of the kernel that looks at tasks before others do them: the same refusals, as ValueError."""
     if len(rows) and not 0 <= rows.min() <= rows.max() < len(tables["geometry"]):
         raise ValueError(REFUSALS[NO_ROW])
     geometry, destination = tables["geometry"][rows], tables["destination"][rows]
     extent, start, block, strides = boxes
     if not len(rows):
-        return 0, 0
+        return 0, 0, 0
     if geometry.min() < 0 or geometry.max() >= len(extent):
         raise ValueError(REFUSALS[NO_GEOMETRY])
     extent, start, block, strides = (table[geometry] for table in boxes)
@@ -45,4 +46,9 @@ def admit(src: Any, rows: Any, length: Any, tables: Any, boxes: Any, out: Any, i
         check_rows(len(rows), tables["offset"][rows], taken, len(src))
     elif (cells * item > taken).any():
         raise ValueError(REFUSALS[OUTSIDE_BUFFER])
-    return int(cells.max()), int(taken.max())
+    # Axes of one cell in front do not count.
+    padded = np.column_stack([extent, np.ones(len(extent), np.int64)])
+    first = padded[np.arange(len(extent)), np.argmax(padded > 1, axis=1)]
+    row = cells / np.maximum(first, 1)
+    at_once = np.minimum(cells, np.maximum(SLAB, 8 * row)) + row
+    return int(cells.max()), int(taken.max()), int(at_once.max())

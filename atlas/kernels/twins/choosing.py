@@ -114,13 +114,14 @@ def _choose_axes(numbers: Any, known: Any, shape: tuple[int, ...], most: int) ->
     last = axes - 1
     while last > 0 and shape[last] == 1:
         last -= 1
-    best, cost = 0, sum(ranges.get(0, [0.0])) / max(len(ranges.get(0, [])), 1)
+    there = ranges.get(0, [])
+    best, cost = 0, sum(there) / max(len(there), 1)
     for a in range(axes):
         single = 0.3 + (0.7 if a == last else 0.0)
         for mask, extra in ((1 << a, single), *((1 << a | 1 << b, single + 0.3) for b in range(a))):
             seen = ranges.get(mask, [])
-            if len(seen) == groups and sum(seen) / groups + extra < cost:
-                best, cost = mask, sum(seen) / groups + extra
+            if 0 < len(seen) == len(there) and sum(seen) / len(there) + extra < cost:
+                best, cost = mask, sum(seen) / len(there) + extra
     return best, cost
 
 

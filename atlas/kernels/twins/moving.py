@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from atlas.errors import CorruptChunk
-from atlas.kernels.layout import DAMAGED, PROBLEMS, WRONG_SIZE
+from atlas.kernels.layout import BAD_BLOCK, DAMAGED, LZ4, PROBLEMS, SEALED, SHUFFLE_LZ4, WRONG_SIZE
 from atlas.kernels.sealed import body_of, is_whole
 
 
@@ -16,7 +16,11 @@ def scatter(src: Any, rows: Any, tables: Any, out: Any, itemsize: int) -> None:
     for row in rows.tolist():
         payload = stored_payload(src, row, tables)
         shape = tuple(tables["chunk_extent"][tables["geometry"][row]].tolist())
-        if len(payload) != int(np.prod(shape, dtype=np.int64)) * itemsize:
+        size, kind = int(np.prod(shape, dtype=np.int64)) * itemsize, int(tables["pipeline"][row]) & ~SEALED
+        if kind in (LZ4, SHUFFLE_LZ4):
+            payload = _decompressed(payload, size, row)
+            payload = _unshuffled(payload, itemsize) if kind == SHUFFLE_LZ4 else payload
+        elif len(payload) != size:
             raise CorruptChunk(PROBLEMS[WRONG_SIZE], row)
         place_row(payload.view(f"V{itemsize}").reshape(shape), row, tables, out)
 
@@ -26,9 +30,24 @@ def scatter_decoded(chunks: Any, shuffled: Any, rows: Any, tables: Any, out: Any
     for chunk, is_shuffled, row in zip(chunks, shuffled.tolist(), rows.tolist(), strict=True):
         data = np.frombuffer(chunk, np.uint8)
         if is_shuffled:
-            data = np.ascontiguousarray(data.reshape(itemsize, -1).T).reshape(-1)
+            data = _unshuffled(data, itemsize)
         shape = tuple(tables["chunk_extent"][tables["geometry"][row]].tolist())
         place_row(data.view(f"V{itemsize}").reshape(shape), row, tables, out)
+
+
+def _decompressed(payload: Any, size: int, row: int) -> Any:
+    import lz4.block
+
+    try:
+        if int.from_bytes(payload[:4].tobytes(), "little") == size:
+            return np.frombuffer(lz4.block.decompress(payload), np.uint8)
+    except (lz4.block.LZ4BlockError, ValueError, OverflowError, MemoryError):
+        pass
+    raise CorruptChunk(PROBLEMS[BAD_BLOCK], row)
+
+
+def _unshuffled(data: Any, itemsize: int) -> Any:
+    return np.ascontiguousarray(data.reshape(itemsize, -1).T).reshape(-1)
 
 
 def stored_payload(src: Any, row: int, tables: Any) -> Any:

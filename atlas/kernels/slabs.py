@@ -1,0 +1,40 @@
+"""How much of a chunk is restored at once, in plain Python: kernels and their callers share it."""
+
+from __future__ import annotations
+
+from atlas.kernels.layout import BLOCK, GUARD_ROOM, MAX_AXES, SLAB
+
+
+def whole_bytes(row: int) -> int:
+    """Return how many rows of so many cells begin and end with a whole byte of marks, a bit for each cell."""
+    rows = 8
+    while rows > 1 and (rows >> 1) * row % 8 == 0:
+        rows >>= 1
+    return rows
+
+
+def slab_rows(row: int, step: int) -> int:
+    """Return how many rows of so many cells are restored at once, a multiple of `step`."""
+    return max(SLAB // row // step, 1) * step
+
+
+def cells_at_once(cells: float, row: float) -> float:
+    """Return the most cells that are restored at once of a chunk, together with the row before them."""
+    return min(cells, max(SLAB, 8 * row)) + row
+
+
+def unpack_room(ndim: int, most_blocks: int, longest: int, at_once: int) -> int:
+    """Return the bytes of working memory that unpacking takes.
+
+    Parameters
+    ----------
+    ndim : int
+    most_blocks : int
+        Blocks of the largest chunk, and one.
+    longest : int
+        Bytes of the longest payload.
+    at_once : int
+        See :func:`cells_at_once`.
+    """
+    fixed = GUARD_ROOM + 32 * ndim + (8 << MAX_AXES) + 8 * BLOCK + 64
+    return fixed + 16 * most_blocks + longest + 16 * at_once
