@@ -14,7 +14,7 @@ from atlas.errors import StorageError
 from atlas.kernels import digests
 from atlas.kernels.layout import SEALED
 from atlas.kernels.sealed import is_whole
-from atlas.segment import ALIGNED_FROM, SegmentIndex, SegmentWriter
+from atlas.segment import ALIGNED_FROM, ALIGNMENT, SegmentIndex, SegmentWriter
 from atlas.storage import Range, Storage
 
 # Payloads are read in windows of at most this many bytes.
@@ -132,29 +132,47 @@ def _windows(begins: Integers, sizes: Integers) -> list[slice]:
 
 
 def _copy_window(read: Read, begins: Integers, sizes: Integers, segment: SegmentWriter) -> Integers:
-    begin, end = int(begins[0]), int((begins + sizes).max())
-    if len(begins) > 1 and int(sizes.max()) >= ALIGNED_FROM:
-        # Each by itself, so that each begins where the writer wants large ones to begin.
-        pairs = zip(begins.tolist(), sizes.tolist(), strict=True)
-        return np.array([_copy_bytes(read, offset, size, segment) for offset, size in pairs], np.int64)
-    if len(begins) == 1 or int(sizes.sum()) == end - begin:
-        position = _copy_bytes(read, begin, end - begin, segment)
-        return begins - begin + position
-    firsts, counts = _runs(begins, sizes)
+    if len(begins) == 1:
+        return np.array([_copy_bytes(read, int(begins[0]), int(sizes[0]), segment)], np.int64)
+    # Where one of them is large, each begins where the words in it can be read in place.
+    unit = ALIGNMENT if int(sizes.max()) >= ALIGNED_FROM else 1
+    steps = -(-sizes // unit) * unit
+    places = np.cumsum(steps) - steps
+    block = _without_junk(_gathered(read, begins, sizes, steps), (places + sizes)[:-1], (steps - sizes)[:-1])
+    return segment.append(block) + places
+
+
+def _gathered(read: Read, begins: Integers, sizes: Integers, steps: Integers) -> memoryview:
+    """Return payloads one behind the other, each with what it steps over behind it but the last."""
+    firsts, counts = _runs(begins, steps)
     lasts = firsts + counts - 1
-    spans = list(zip(begins[firsts].tolist(), (begins[lasts] + sizes[lasts]).tolist(), strict=True))
+    begin, end = int(begins[0]), int((begins + sizes).max())
+    spans = zip(begins[firsts].tolist(), (begins[lasts] + sizes[lasts]).tolist(), strict=True)
     if int(sizes.sum()) > _DENSE * (end - begin):
         data = memoryview(read(begin, end - begin))
         parts = [data[low - begin : high - begin] for low, high in spans]
     else:
         parts = [memoryview(read(low, high - low)) for low, high in spans]
-    position = segment.append(b"".join(parts))
-    return position + np.cumsum(sizes) - sizes
+    if len(parts) == 1:
+        return parts[0]
+    gaps = [*(steps - sizes)[lasts[:-1]].tolist(), 0]
+    return memoryview(b"".join(piece for part, gap in zip(parts, gaps, strict=True) for piece in (part, bytes(gap))))
 
 
-def _runs(begins: Integers, sizes: Integers) -> tuple[Integers, Integers]:
-    """Return the first payload, and the number, of every run without a gap."""
-    joined = np.concatenate([[1], (begins[1:] != begins[:-1] + sizes[:-1]).astype(np.int64)])
+def _without_junk(block: memoryview, ends: Integers, gaps: Integers) -> memoryview:
+    """Return a block whose gaps are zeros, whatever the source had there."""
+    at = np.repeat(ends - (np.cumsum(gaps) - gaps), gaps) + np.arange(int(gaps.sum()))
+    cells = np.frombuffer(block, np.uint8)
+    if not cells[at].any():
+        return block
+    cells = cells.copy()
+    cells[at] = 0
+    return memoryview(cells.tobytes())
+
+
+def _runs(begins: Integers, steps: Integers) -> tuple[Integers, Integers]:
+    """Return the first payload, and the number, of every run that lies as it is to lie."""
+    joined = np.concatenate([[1], (begins[1:] != begins[:-1] + steps[:-1]).astype(np.int64)])
     starts = np.flatnonzero(joined)
     return starts, np.diff(np.append(starts, len(begins)))
 
