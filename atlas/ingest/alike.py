@@ -29,7 +29,7 @@ from atlas.prepared import Draft, Lot, chunk_items
 from atlas.schema import Attributes, DatasetRecord
 from atlas.writer import Item
 from atlas.xarray import import_xarray
-from atlas.xarray.writing import unlimited_of, write_attributes, write_dataset, write_variable
+from atlas.xarray.writing import keep_fill, unlimited_of, write_attributes, write_dataset, write_variable
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -231,6 +231,8 @@ class Decoder:
                 pass
             with xarray.open_dataset(file.path, engine="netcdf4") as decoded:
                 decoded.load()
+            for variable in decoded.variables.values():
+                keep_fill(variable)
             draft = Draft(self._config)
             write_dataset(draft, decoded, self._chunking.of_dataset(decoded))
             if len(self._examples) == _REMEMBERED:

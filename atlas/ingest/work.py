@@ -17,7 +17,7 @@ from atlas.ingest.alike import Decoder, RawFile, passed_over, read_raw
 from atlas.ingest.chunking import Chunking
 from atlas.prepared import Draft, Lot, Prepared
 from atlas.xarray import import_xarray, require_zarr
-from atlas.xarray.writing import write_dataset
+from atlas.xarray.writing import keep_fill, write_dataset
 
 # What reading a damaged or odd file can fail with: the readers below xarray let all of these out.
 _FILE_ERRORS = (
@@ -155,6 +155,8 @@ def _alone(source: Source, options: Options) -> Draft | str:
             # Not cached: what is encoded is not needed again.
             reading = {"engine": "zarr"} | options.reading if is_group else options.reading
             with xarray.open_dataset(source.path, cache=False, **reading) as ds:
+                for variable in ds.variables.values():
+                    keep_fill(variable)
                 write_dataset(draft, ds, options.chunking.of_dataset(ds))
     except MissingDependency:
         raise
