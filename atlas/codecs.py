@@ -126,9 +126,24 @@ def encode_numbers(
     loops = kernels.pick(max(len(raw), kernels.CALL))
     packed, _, packings = loops.pack_rows(raw[np.newaxis], shape, element, fill, packed_limit(len(raw)))
     packed, repetitive = packed.tobytes(), packings[0, 3] != 0
-    if len(packed) and not (repetitive and _promises(raw, dtype.itemsize, codec, level, len(packed))):
+    if len(packed) and not repetitive:
         return packed, PACKED
-    other, pipeline = encode(raw, dtype.itemsize, codec, level)
+    return encode_otherwise(raw, dtype.itemsize, packed, codec, level)
+
+
+def encode_otherwise(raw: Any, itemsize: int, packed: Any, codec: str, level: int) -> tuple[Any, int]:
+    """Return a payload, and its pipeline, where packing has not settled it.
+
+    Parameters
+    ----------
+    raw, itemsize, codec, level
+        As for :func:`encode`.
+    packed : bytes-like
+        What packing made of it; nothing where it cannot be packed.
+    """
+    if len(packed) and not _promises(raw, itemsize, codec, level, len(packed)):
+        return packed, PACKED
+    other, pipeline = encode(raw, itemsize, codec, level)
     if len(packed) and len(other) > len(packed) * SMALLER:
         return packed, PACKED
     return other, pipeline

@@ -243,6 +243,18 @@ class ColumnFile:
         """The names of its columns."""
         return list(self._columns)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every column has its hash; whether it makes sense is seen when it is asked for."""
+        try:
+            return all(
+                xxhash.xxh3_64_intdigest(self._area[entry["offset"] : entry["offset"] + entry["length"]].data)
+                == entry["hash"]
+                for entry in self._columns.values()
+            )
+        except (KeyError, TypeError):
+            return False
+
     def expect_no_junk(self) -> None:
         """Refuse bytes between the columns that no hash covers and that are not zero."""
         taken = sorted((int(entry["offset"]), int(entry["length"])) for entry in self._columns.values())

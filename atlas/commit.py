@@ -278,7 +278,7 @@ def commit(storage: Storage, snapshot: Snapshot, pending: Pending, workers: int)
 def _base(storage: Storage, snapshot: Snapshot, pending: Pending) -> Root:
     """Return the state to build on; where a condition guards it, the one that is known will do as a rule."""
     known = snapshot.root
-    is_plain = pending.attempt is None and pending.layout is None
+    is_plain = not pending.attempts and pending.layout is None
     return known if is_plain and known.version is not None else load_root(storage)
 
 
@@ -290,9 +290,9 @@ def _commit_onto(storage: Storage, base: Root, snapshot: Snapshot, pending: Pend
     pending.tried(root, pending.renamed(ground.root))
     try:
         root = publish(storage, root, base, retired, base.commits)
-    except LostRace:
-        # The root never will refer to them.
-        files.discard()
+    except LostRace as lost:
+        if lost.is_final:
+            files.discard()
         raise
     except BaseException:
         # Best known while no other writer can add to it; the next flush asks once more.
@@ -331,7 +331,7 @@ def _ground(storage: Storage, base: Root, snapshot: Snapshot, pending: Pending) 
         # The same table, of which this one has read what it needed.
         root = replace(root, catalog=snapshot.root.catalog)
     # A new store that has begun, although that seemed to fail, must not begin again: others may have added to it.
-    has_begun = pending.attempt is not None and pending.attempt.led_to(root)
+    has_begun = any(attempt.led_to(root) for attempt in pending.attempts)
     if pending.layout is None or has_begun:
         check_conflicts(root, pending.all_seen(root))
         return _Ground(snapshot, root, [])

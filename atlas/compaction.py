@@ -62,8 +62,9 @@ def _compact(storage: Storage, current: Root, workers: int) -> Root:
         files.keep()
     try:
         return publish(storage, root, current, retired, current.commits)
-    except LostRace:
-        files.discard()
+    except LostRace as lost:
+        if lost.is_final:
+            files.discard()
         raise
 
 
@@ -90,6 +91,6 @@ def _copy(snapshot: Snapshot, array: str, live: Integers, moved: Integers, targe
     _, schemas = snapshot.root.catalog.layouts(array, live)
     # Nothing is below the one file that is left, so that there is nothing to void.
     final = Piece(moved[live], merged.starts, np.zeros(0, np.int64), merged.columns)
-    reads = [payload_reader(snapshot.storage, file) for file in files]
+    reads = [payload_reader(snapshot.storage, *source) for source in zip(files, segments, strict=True)]
     empty = ArrayFiles(target.known.directory, ())
     return replace(empty, files=(write_file(target, empty, final, found, schemas, reads),))

@@ -26,12 +26,15 @@ class Attempt:
     root : Root
     names : set of str
         The datasets that it changed.
+    numbered : int
+        How many datasets the name table had.
     happened : bool
         Whether it has been found among the commits: later ones may not tell any more.
     """
 
     root: Root
     names: set[str]
+    numbered: int = 0
     happened: bool = False
 
     def led_to(self, current: Root) -> bool:
@@ -42,7 +45,10 @@ class Attempt:
 
     def is_ruled_out_by(self, current: Root) -> bool:
         """Whether a committed state shows that this attempt did not happen, nor will."""
-        return not self.led_to(current) and current.oldest_known <= self.root.generation
+        if self.led_to(current) or current.oldest_known > self.root.generation:
+            return False
+        # A put that nobody answered may still arrive, as long as the state is there which it is to replace.
+        return current.version is None or current.generation >= self.root.generation
 
 
 def check_conflicts(current: Root, seen: Mapping[str, Root]) -> None:

@@ -87,7 +87,8 @@ def stored_chunks(
     columns = {name: index.columns[name][rows].astype(np.int64) for name in ("offset", "length", "raw_length")}
     columns |= {name: index.columns[name][rows] for name in ("pipeline", "checksum")}
     numbered = index.columns["file"][rows].tolist()
-    reads = {number: payload_reader(snapshot.storage, index.files[number]) for number in set(numbered)}
+    segments = snapshot.segments(schema.name)
+    reads = {n: payload_reader(snapshot.storage, index.files[n], segments[n]) for n in set(numbered)}
     for i, number in enumerate(numbered):
         with expiring(snapshot.storage, index.files[number].key):
             payload = reads[number](int(columns["offset"][i]), int(columns["length"][i]))

@@ -102,7 +102,7 @@ def write_array(snapshot: Snapshot, target: Target, written: Written, heap: Heap
         codes, schemas = target.catalog.layouts(target.array, merged.entries)
         merged = pick_entries(merged, np.flatnonzero(codes >= 0))
         found = newest_statistics([*stored_statistics(tail), (new.entries, totals)], merged.entries)
-    reads = [payload_reader(snapshot.storage, file) for file in known[kept:]]
+    reads = [payload_reader(snapshot.storage, *source) for source in zip(known[kept:], tail, strict=True)]
     staying = ArrayFiles(target.known.directory, known[:kept])
     file = write_file(target, staying, merged, found, schemas, reads, heap)
     return replace(staying, files=(*staying.files, file)), [file.key for file in known[kept:]]

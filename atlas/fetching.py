@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from atlas.config import settings
 from atlas.dtypes import DType
 from atlas.errors import CorruptChunk, SnapshotExpired
 from atlas.executor import run
+from atlas.indexes import expiring
 from atlas.plan import ReadPlan
 from atlas.storage import Range, Storage, coalesce
 from atlas.worker import DecodeJob, Source, decode_range
@@ -29,23 +30,44 @@ _CHUNK_COST = 64
 _MOST_AT_ONCE = 64 << 20
 
 
-def fetched(
-    storage: Storage, files: Sequence[DataFile], columns: Mapping[str, NDArray[Any]]
-) -> Iterator[tuple[Integers, NDArray[np.uint8], Integers]]:
+class Fetched(NamedTuple):
+    """Chunks that were fetched together.
+
+    Attributes
+    ----------
+    storage : Storage
+    item : Range
+        Where they came from.
+    rows : (n,) int64
+        Which ones they are.
+    data : (b,) uint8
+    offsets : (n,) int64
+        Where each is in `data`.
+    """
+
+    storage: Storage
+    item: Range
+    rows: Integers
+    data: NDArray[np.uint8]
+    offsets: Integers
+
+    def use(self, decode: Callable[[Fetched], None]) -> None:
+        """Have the chunks decoded; if one is damaged, fetch them once more: it may be so on its way only."""
+        try:
+            decode(self)
+        except CorruptChunk:
+            with expiring(self.storage, self.item.key):
+                data = self.storage.read_anew(self.item)
+            decode(self._replace(data=np.frombuffer(data, np.uint8)))
+
+
+def fetched(storage: Storage, files: Sequence[DataFile], columns: Mapping[str, NDArray[Any]]) -> Iterator[Fetched]:
     """Yield chunks in the order in which they come in.
 
     Parameters
     ----------
     columns : mapping
         Columns ``file, offset, length`` of the chunks.
-
-    Yields
-    ------
-    rows : (n,) int64
-        Chunks that were fetched together.
-    data : (b,) uint8
-    offsets : (n,) int64
-        Where each is in `data`.
     """
     ranges: list[Range] = []
     members: list[Integers] = []
@@ -61,7 +83,8 @@ def fetched(
     try:
         for number, data in storage.fetch(ranges, used):
             rows = members[number]
-            yield rows, np.frombuffer(data, np.uint8), columns["offset"][rows] - ranges[number].start
+            offsets = columns["offset"][rows] - ranges[number].start
+            yield Fetched(storage, ranges[number], rows, np.frombuffer(data, np.uint8), offsets)
     except FileNotFoundError as error:
         raise SnapshotExpired(
             f"a data file is gone from {storage.describe()} ({error}); call refresh() to see the store as it is now"
@@ -85,16 +108,21 @@ def decode_fetched(
         Naming the row of the chunk that is damaged.
     """
     tables = plan.tables
-    for rows, data, offsets in fetched(storage, files, plan.columns):
+
+    def decode(found: Fetched) -> None:
+        rows = found.rows
         own = tables | {name: tables[name][rows] for name in _PER_CHUNK}
-        own |= {"offset": offsets, "file": np.zeros(len(rows), np.int32)}
-        sources = (Source("", None, len(data), data),)
+        own |= {"offset": found.offsets, "file": np.zeros(len(rows), np.int32)}
+        sources = (Source("", None, len(found.data), found.data),)
         job = DecodeJob(sources, dtype.itemsize, element_of(dtype.storage), output, own)
         cost = int(own["raw_length"].sum())
         try:
             run(decode_range, job, balanced(own["raw_length"], cost, mode, workers), mode, workers, cost)
         except CorruptChunk as error:
             raise CorruptChunk(str(error), int(rows[error.row]) if error.row >= 0 else -1) from None
+
+    for found in fetched(storage, files, plan.columns):
+        found.use(decode)
 
 
 def balanced(sizes: Integers, cost: int, mode: str | None, workers: int) -> list[tuple[int, int]]:

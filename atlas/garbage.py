@@ -25,7 +25,7 @@ from atlas.commit import (
 from atlas.errors import InvalidArgument
 from atlas.record import is_file_of_a_commit
 from atlas.root import Root
-from atlas.roots import LostRace, load_root, next_state
+from atlas.roots import LostRace, Race, load_root, next_state
 from atlas.storage import WRITING, Storage, Stored
 
 _PROBE = re.compile(r"_probe/[0-9a-f]{32}")
@@ -110,10 +110,13 @@ def _collect_remotely(storage: Storage, grace: float, unfinished: float, dry_run
     report = _report(found, old + gone, waiting)
     if dry_run:
         return report
-    storage.delete_all(report.removed)
+    if old or gone:
+        # A commit that was built on an earlier state cannot succeed from here on, however long it slept after it had
+        # put its files: it begins anew. One that was faster has its files.
+        needed = known_files(_note(storage, root, set(old)))
+        report = _report(found, [key for key in report.removed if key not in needed], waiting)
+        storage.delete_all(report.removed)
     report.uploads = storage.drop_unfinished(now - unfinished)
-    if old:
-        _note(storage, root, set(old))
     return report
 
 
@@ -139,14 +142,12 @@ def _loose(root: Root, found: dict[str, Stored], retired: set[str]) -> Iterator[
             yield key, item.modified
 
 
-def _note(storage: Storage, root: Root, removed: set[str]) -> None:
-    """Take removed files from the list of those that wait."""
+def _note(storage: Storage, root: Root, going: set[str]) -> Root:
+    """Publish, and return, a state that has no more files waiting that are going to be removed."""
+    race = Race(storage)
     while True:
-        left = tuple(entry for entry in root.retired if entry[0] not in removed)
-        if left == root.retired:
-            return
+        left = tuple(entry for entry in root.retired if entry[0] not in going)
         try:
-            publish(storage, replace(next_state(storage, root), retired=left), root)
-            return
+            return publish(storage, replace(next_state(storage, root), retired=left), root)
         except LostRace as lost:
-            root = lost.current
+            root = race.again(lost)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.columnfile import Area, DataFile
+from atlas.columnfile import Area, ColumnFile, DataFile
 from atlas.dtypes import DType
 from atlas.errors import CorruptIndex, SnapshotExpired
 from atlas.forks import free_in_children
@@ -26,6 +26,8 @@ _READ_WHOLE = 32 << 20
 def read_index(storage: Storage, file: DataFile) -> Area:
     """Return the index of a file; on a local disk, the parts of a large one are read when they are asked for.
 
+    One that comes from afar and is damaged is read once more: it may be so on its way only.
+
     Raises
     ------
     SnapshotExpired
@@ -33,7 +35,20 @@ def read_index(storage: Storage, file: DataFile) -> Area:
     """
     if storage.is_local and file.index_length > _READ_WHOLE:
         return _LargeIndex(storage, file)
-    return _read(storage, file, 0, file.index_length)
+    area = _read(storage, file, 0, file.index_length)
+    return area if storage.is_local else _unharmed(storage, file, area)
+
+
+def _unharmed(storage: Storage, file: DataFile, area: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    with suppress(CorruptIndex):
+        if ColumnFile(area, file).is_whole:
+            return area
+    with expiring(storage, file.key):
+        return np.frombuffer(storage.read_anew(_place(file)), np.uint8)
+
+
+def _place(file: DataFile) -> Range:
+    return Range(file.key, file.index_offset, file.index_offset + file.index_length)
 
 
 class _LargeIndex:
@@ -83,6 +98,7 @@ class Indexed:
         self.root = root
         self._lock = free_in_children(threading.Lock())
         self._segments: dict[str, tuple[SegmentIndex, ...]] = {}
+        self._turns: dict[str, threading.Lock] = {}
         self._indexes: dict[str, ArrayIndex] = {}
         self._known: dict[DataFile, SegmentIndex] = {}
         if before is not None:
@@ -110,24 +126,33 @@ class Indexed:
         """Return the indexes of an array's data files, oldest first."""
         with self._lock:
             found = self._segments.get(array)
-        if found is None:
-            files = self._files(array).files
-            if not self.storage.is_local:
-                self._fetch_segments(array, files)
-            found = tuple(self.segment(array, file) for file in files)
-            with self._lock:
-                self._segments[array] = found
+        if found is None and not self.storage.is_local:
+            with self._turn(array):
+                return self._segments.get(array) or self._load(array)
+        return self._load(array) if found is None else found
+
+    def _turn(self, array: str) -> threading.Lock:
+        """Return what is held while the indexes of an array are fetched: others who want them wait, and need not."""
+        with self._lock:
+            return self._turns.setdefault(array, free_in_children(threading.Lock()))
+
+    def _load(self, array: str) -> tuple[SegmentIndex, ...]:
+        files = self._files(array).files
+        if not self.storage.is_local:
+            self._fetch_segments(array, files)
+        found = tuple(self.segment(array, file) for file in files)
+        with self._lock:
+            self._segments[array] = found
         return found
 
     def _fetch_segments(self, array: str, files: Sequence[DataFile]) -> None:
         """Fetch the indexes that are not known at once."""
         with self._lock:
             missing = [file for file in files if file not in self._known]
-        ranges = [Range(file.key, file.index_offset, file.index_offset + file.index_length) for file in missing]
         with expiring(self.storage, f"of array {array!r}"):
-            areas = self.storage.read_ranges(ranges)
+            areas = self.storage.read_ranges([_place(file) for file in missing])
         for file, area in zip(missing, areas, strict=True):
-            found = SegmentIndex(np.frombuffer(area, np.uint8), file, array)
+            found = SegmentIndex(_unharmed(self.storage, file, np.frombuffer(area, np.uint8)), file, array)
             with self._lock:
                 self._known[file] = found
 

@@ -10,7 +10,11 @@ import numpy as np
 from atlas.chunks import Integers
 from atlas.columnfile import DataFile
 from atlas.config import settings
-from atlas.segment import ALIGNED_FROM, SegmentWriter
+from atlas.errors import StorageError
+from atlas.kernels import digests
+from atlas.kernels.layout import SEALED
+from atlas.kernels.sealed import is_whole
+from atlas.segment import ALIGNED_FROM, ALIGNMENT, SegmentIndex, SegmentWriter
 from atlas.storage import Range, Storage
 
 # Payloads are read in windows of at most this many bytes.
@@ -26,31 +30,60 @@ _AHEAD_BYTES = 1 << 20
 _MOST_AHEAD = 32 << 20
 
 
-def payload_reader(storage: Storage, file: DataFile) -> Read:
+def payload_reader(storage: Storage, file: DataFile, index: SegmentIndex) -> Read:
     """Return what reads the payloads of a data file, by offset and length; ahead, where every read takes a request."""
     if storage.is_local:
         return lambda offset, length: storage.read_range(file.key, offset, length)
-    return ReadAhead(storage, file)
+    return ReadAhead(storage, file, index)
 
 
 class ReadAhead:
-    """Reads payloads in about ascending order, some at a time, in pieces that are asked for at once."""
+    """Reads payloads in about ascending order, some at a time, in pieces that are asked for at once.
 
-    def __init__(self, storage: Storage, file: DataFile) -> None:
+    A payload that is not what the index says is asked for once more: were it damaged on its way, the copy would be
+    for good, and the original goes. What comes like that again is damaged where it is stored, and stays as it is.
+    """
+
+    def __init__(self, storage: Storage, file: DataFile, index: SegmentIndex) -> None:
         self._storage = storage
         self._file = file
+        chunks = index.chunk_columns()
+        order = np.argsort(chunks["offset"], kind="stable")
+        order = order[chunks["length"][order] > 0]
+        self._chunks = {name: chunks[name][order] for name in ("offset", "length", "pipeline", "checksum")}
+        self._ends = self._chunks["offset"] + self._chunks["length"]
         self._start = 0
         self._data = memoryview(b"")
         self._size = _AHEAD_BYTES
 
     def __call__(self, offset: int, length: int) -> bytes:
-        """Return bytes of the file."""
+        """Return bytes of the file, whole payloads of it."""
         end = offset + length
         if not (self._start <= offset and end <= self._start + len(self._data)):
             if offset == self._start + len(self._data):
                 self._size = min(self._size * 2, _MOST_AHEAD)
             self._fill(offset, max(end, min(offset + self._size, self._file.index_offset)))
-        return bytes(self._data[offset - self._start : end - self._start])
+        data = bytes(self._data[offset - self._start : end - self._start])
+        return data if self._are_whole(offset, data) else self._once_more(offset, data)
+
+    def _once_more(self, offset: int, data: bytes) -> bytes:
+        again = self._storage.read_anew(Range(self._file.key, offset, offset + len(data)))
+        if again != data and not self._are_whole(offset, again):
+            raise StorageError(f"{self._file.key} of {self._storage.describe()} is another whenever it is read")
+        return again
+
+    def _are_whole(self, start: int, data: bytes) -> bool:
+        """Return whether the payloads in some bytes of the file have their checksums."""
+        first = np.searchsorted(self._chunks["offset"], start)
+        last = np.searchsorted(self._ends, start + len(data), side="right")
+        own = {name: column[first:last] for name, column in self._chunks.items()}
+        offsets, is_sealed = own["offset"] - start, (own["pipeline"] & SEALED) != 0
+        plain, cells = ~is_sealed, np.frombuffer(data, np.uint8)
+        if (digests(cells, offsets[plain], own["length"][plain]) != own["checksum"][plain]).any():
+            return False
+        columns = (column[is_sealed].tolist() for column in (offsets, own["length"], own["pipeline"], own["checksum"]))
+        view, sealed = memoryview(data), zip(*columns, strict=True)
+        return all(is_whole(view[at : at + size], pipeline, checksum) for at, size, pipeline, checksum in sealed)
 
     def _fill(self, start: int, end: int) -> None:
         edges = [*range(start, end, settings().fetch_bytes), end]
@@ -99,35 +132,55 @@ def _windows(begins: Integers, sizes: Integers) -> list[slice]:
 
 
 def _copy_window(read: Read, begins: Integers, sizes: Integers, segment: SegmentWriter) -> Integers:
-    begin, end = int(begins[0]), int((begins + sizes).max())
-    if len(begins) > 1 and int(sizes.max()) >= ALIGNED_FROM:
-        # Each by itself, so that each begins where the writer wants large ones to begin.
-        pairs = zip(begins.tolist(), sizes.tolist(), strict=True)
-        return np.array([_copy_bytes(read, offset, size, segment) for offset, size in pairs], np.int64)
-    if len(begins) == 1 or int(sizes.sum()) == end - begin:
-        position = _copy_bytes(read, begin, end - begin, segment)
-        return begins - begin + position
-    firsts, counts = _runs(begins, sizes)
+    if len(begins) == 1:
+        return np.array([_copy_bytes(read, int(begins[0]), int(sizes[0]), segment)], np.int64)
+    # Where one of them is large, each begins where the words in it can be read in place.
+    unit = ALIGNMENT if int(sizes.max()) >= ALIGNED_FROM else 1
+    steps = -(-sizes // unit) * unit
+    places = np.cumsum(steps) - steps
+    block = _without_junk(_gathered(read, begins, sizes, steps), (places + sizes)[:-1], (steps - sizes)[:-1])
+    return segment.append(block) + places
+
+
+def _gathered(read: Read, begins: Integers, sizes: Integers, steps: Integers) -> memoryview:
+    """Return payloads one behind the other, each with what it steps over behind it but the last."""
+    firsts, counts = _runs(begins, steps)
     lasts = firsts + counts - 1
-    spans = list(zip(begins[firsts].tolist(), (begins[lasts] + sizes[lasts]).tolist(), strict=True))
+    begin, end = int(begins[0]), int((begins + sizes).max())
+    spans = zip(begins[firsts].tolist(), (begins[lasts] + sizes[lasts]).tolist(), strict=True)
     if int(sizes.sum()) > _DENSE * (end - begin):
         data = memoryview(read(begin, end - begin))
         parts = [data[low - begin : high - begin] for low, high in spans]
     else:
         parts = [memoryview(read(low, high - low)) for low, high in spans]
-    position = segment.append(b"".join(parts))
-    return position + np.cumsum(sizes) - sizes
+    if len(parts) == 1:
+        return parts[0]
+    gaps = [*(steps - sizes)[lasts[:-1]].tolist(), 0]
+    return memoryview(b"".join(piece for part, gap in zip(parts, gaps, strict=True) for piece in (part, bytes(gap))))
 
 
-def _runs(begins: Integers, sizes: Integers) -> tuple[Integers, Integers]:
-    """Return the first payload, and the number, of every run without a gap."""
-    joined = np.concatenate([[1], (begins[1:] != begins[:-1] + sizes[:-1]).astype(np.int64)])
+def _without_junk(block: memoryview, ends: Integers, gaps: Integers) -> memoryview:
+    """Return a block whose gaps are zeros, whatever the source had there."""
+    at = np.repeat(ends - (np.cumsum(gaps) - gaps), gaps) + np.arange(int(gaps.sum()))
+    cells = np.frombuffer(block, np.uint8)
+    if not cells[at].any():
+        return block
+    cells = cells.copy()
+    cells[at] = 0
+    return memoryview(cells.tobytes())
+
+
+def _runs(begins: Integers, steps: Integers) -> tuple[Integers, Integers]:
+    """Return the first payload, and the number, of every run that lies as it is to lie."""
+    joined = np.concatenate([[1], (begins[1:] != begins[:-1] + steps[:-1]).astype(np.int64)])
     starts = np.flatnonzero(joined)
     return starts, np.diff(np.append(starts, len(begins)))
 
 
 def _copy_bytes(read: Read, begin: int, length: int, segment: SegmentWriter) -> int:
-    position = segment.append(read(begin, min(length, _WINDOW_BYTES)))
-    for offset in range(begin + _WINDOW_BYTES, begin + length, _WINDOW_BYTES):
-        segment.append(read(offset, min(_WINDOW_BYTES, begin + length - offset)))
+    # Only of what is whole can be seen whether it is damaged.
+    window = max(length, 1) if isinstance(read, ReadAhead) else _WINDOW_BYTES
+    position = segment.append(read(begin, min(length, window)))
+    for offset in range(begin + window, begin + length, window):
+        segment.append(read(offset, min(window, begin + length - offset)))
     return position

@@ -169,8 +169,9 @@ class Pending:
         By array, oldest first.
     seen : dict of str to Root
         The committed state in which each dataset that is, or was, loose was first changed.
-    attempt : Attempt or None
-        The last commit that these changes were put in, which failed, or seemed to.
+    attempts : list of Attempt
+        The commits that these changes were put in, and which failed, or seemed to. Those that did not happen, nor
+        will, are not among them; one at most did.
     """
 
     def __init__(self, heap: Heap, limit: int, starts: HeadStarts, layout: StoreConfig | None = None) -> None:
@@ -187,8 +188,7 @@ class Pending:
         self.batches: list[Batch] = []
         self.blocks: dict[str, list[Block]] = {}
         self.seen: dict[str, Root] = {}
-        self.attempt: Attempt | None = None
-        self._attempted = 0
+        self.attempts: list[Attempt] = []
         self._moves: list[tuple[Attempt, dict[str, str]]] = []
         self._sequence = 0
         self._limit = limit
@@ -217,7 +217,7 @@ class Pending:
     def delete(self, name: str, root: Root) -> None:
         """Have a dataset go; one that was created in this batch is forgotten."""
         number = self.number(name)
-        attempted = self._was_attempted(name) or 0 <= number < self._attempted
+        attempted = self._was_attempted(name) or any(0 <= number < attempt.numbered for attempt in self.attempts)
         created = name in self.created if number < 0 else self.batch_of(number) is not None
         self.seen.setdefault(name, root if number < 0 else self.table.root_of(number))
         self.records.pop(name, None)
@@ -251,7 +251,7 @@ class Pending:
             self._unsee(old)
 
     def _was_attempted(self, name: str) -> bool:
-        return self.attempt is not None and name in self.attempt.names
+        return any(name in attempt.names for attempt in self.attempts)
 
     def _unsee(self, name: str) -> None:
         """Forget a dataset of this batch, unless a committed one of that name went before it."""
@@ -296,20 +296,20 @@ class Pending:
 
     def tried(self, root: Root, moved: Mapping[str, str]) -> None:
         """Take note of a commit that is begun, and of the datasets that it renames."""
-        self.attempt, self._attempted = Attempt(root, set(self.seen)), len(self.table.alive)
+        # What is known to have happened is what this one is put on top of.
+        self.attempts = [attempt for attempt in self.attempts if not attempt.happened]
+        self.attempts.append(Attempt(root, set(self.seen), len(self.table.alive)))
         if moved:
-            self._moves.append((self.attempt, dict(moved)))
+            self._moves.append((self.attempts[-1], dict(moved)))
 
     def recognise(self, current: Root) -> None:
-        """See whether the last attempt was committed after all: then it is no other writer's work."""
-        if self.attempt is None:
-            return
-        if self.attempt.led_to(current):
-            self.attempt.happened = True
-            self.seen |= dict.fromkeys(self.attempt.names, self.attempt.root)
-            self.table.seen_in(self.attempt.root, self._attempted)
-        elif self.attempt.is_ruled_out_by(current):
-            self.attempt, self._attempted = None, 0
+        """See whether an attempt was committed after all: then it is no other writer's work."""
+        self.attempts = [attempt for attempt in self.attempts if not attempt.is_ruled_out_by(current)]
+        for attempt in self.attempts:
+            if attempt.led_to(current):
+                attempt.happened = True
+                self.seen |= dict.fromkeys(attempt.names, attempt.root)
+                self.table.seen_in(attempt.root, attempt.numbered)
 
     def number(self, name: str) -> int:
         """Return a dataset's number in the name table, or -1."""
@@ -338,8 +338,9 @@ class Pending:
         """Make a dataset loose, with what is pending for it so far."""
         number = self.number(name)
         self.seen.setdefault(name, root if number < 0 else self.table.root_of(number))
-        if self.attempt is not None and 0 <= number < self._attempted:
-            self.attempt.names.add(name)
+        for attempt in self.attempts:
+            if 0 <= number < attempt.numbered:
+                attempt.names.add(name)
         if number >= 0:
             batch = self.batch_of(number)
             arrays = record.arrays if batch is not None else self.blocks

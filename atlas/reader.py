@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -265,15 +265,6 @@ class Snapshot(Indexed):
         element = element_of(dtype.storage)
         return DecodeJob(sources, dtype.itemsize, element, output, (lease.handle, layout), shareable=True)
 
-    def _payloads(self, array: str, columns: dict[str, Any]) -> Iterator[tuple[Integers, NDArray[np.uint8], Integers]]:
-        """Yield chunks by row, with the bytes that hold them and where each is in these."""
-        files = self.index(array).files
-        if not self.storage.is_local:
-            yield from fetched(self.storage, files, columns)
-            return
-        for number, rows in group_members(columns["file"]):
-            yield rows, self._source(files[number]).bytes(), columns["offset"][rows]
-
     def _source(self, file: DataFile) -> Source:
         # Where compaction by another process puts the file aside later on, whoever maps it looks there, too.
         path = self._paths.get(file.key)
@@ -313,11 +304,12 @@ class Snapshot(Indexed):
         return results
 
     def _read_text(self, array: str, dtype: DType, plan: ReadPlan, results: list[NDArray[Any]]) -> None:
-        boxes = _text_places(plan)
+        boxes, files = _text_places(plan), self.index(array).files
         # What many datasets say alike is unpacked once.
         seen: dict[_TextKey, NDArray[Any]] = {}
-        for rows, data, offsets in self._payloads(array, plan.columns):
-            view = memoryview(data)  # type: ignore[arg-type]
+
+        def unpack(rows: Integers, data: Any, offsets: Integers) -> None:
+            view = memoryview(data)
             columns = (
                 plan.columns[n][rows].tolist() for n in ("length", "raw_length", "pipeline", "checksum", "geometry")
             )
@@ -329,7 +321,17 @@ class Snapshot(Indexed):
                 try:
                     results[owner][target] = _text_cells(seen, dtype, key)[source]
                 except CorruptChunk as error:
-                    raise self._named(CorruptChunk(str(error), row), array, plan) from None
+                    raise CorruptChunk(str(error), row) from None
+
+        try:
+            if not self.storage.is_local:
+                for found in fetched(self.storage, files, plan.columns):
+                    found.use(lambda found: unpack(found.rows, found.data, found.offsets))
+                return
+            for number, rows in group_members(plan.columns["file"]):
+                unpack(rows, self._source(files[number]).bytes(), plan.columns["offset"][rows])
+        except CorruptChunk as error:
+            raise self._named(error, array, plan) from None
 
 
 def _text_places(plan: ReadPlan) -> list[tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]]:

@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 from atlas.catalog import Catalog
 from atlas.columnfile import ColumnFile, DataFile
 from atlas.config import StoreConfig, settings
-from atlas.errors import AtlasError, CommitUnknownError, ConflictError, StorageError, StoreNotFound
+from atlas.errors import AtlasError, CommitUnknownError, ConflictError, CorruptRoot, StorageError, StoreNotFound
 from atlas.indexes import read_index
 from atlas.layer import Layer
 from atlas.record import has_record
@@ -39,11 +39,20 @@ _LONGEST_PAUSE = 2.0
 
 
 class LostRace(Exception):
-    """Another writer has replaced the root; `current` is what it is now."""
+    """A root was not the one to be replaced, `base`; `current` is what it is now.
 
-    def __init__(self, current: Root) -> None:
+    Attributes
+    ----------
+    current : Root
+    is_final : bool
+        Whether the state that was put is not there and never will be, so that nothing refers to its files. If what
+        is read is still the base, one of the two answers was wrong, or late.
+    """
+
+    def __init__(self, current: Root, base: Root) -> None:
         super().__init__(current.commit)
         self.current = current
+        self.is_final = current.commit != base.commit
 
 
 def new_commit_id() -> str:
@@ -103,10 +112,9 @@ _states: WeakValueDictionary[tuple[str, str, bytes], Root] = WeakValueDictionary
 
 
 def _decoded(storage: Storage, objects: Mapping[str, tuple[bytes, str | None]]) -> dict[str, Root]:
-    load = partial(load_table, storage)
     if not storage.is_local:  # others are what they are by their options, too
-        return {key: replace(decode_root(data, key, load), version=v) for key, (data, v) in objects.items()}
-    found = {}
+        return {key: _fetched_root(storage, key, *found) for key, found in objects.items()}
+    load, found = partial(load_table, storage), {}
     for key, (data, _) in objects.items():
         place = storage.describe(), key, data
         root = _states.get(place)
@@ -114,6 +122,20 @@ def _decoded(storage: Storage, objects: Mapping[str, tuple[bytes, str | None]]) 
             root = _states[place] = decode_root(data, key, load)
         found[key] = root
     return found
+
+
+def _fetched_root(storage: Storage, key: str, data: bytes, version: str | None) -> Root:
+    """Return a root that came from afar; one that is damaged is read once more: it may be so on its way only."""
+    load = partial(load_table, storage)
+    try:
+        root = decode_root(data, key, load)
+    except CorruptRoot:
+        again = storage.read_each([key]).get(key)
+        if again is None:
+            raise
+        data, version = again
+        root = decode_root(data, key, load)
+    return replace(root, version=version)
 
 
 # Table files that are in use, so that those which a commit leaves alone are not read again.
@@ -179,6 +201,8 @@ def replace_root(storage: Storage, root: Root, base: Root) -> Root:
         If another writer did so first.
     CommitUnknownError
         If no answer came, and the root cannot be read.
+    StoreNotFound
+        If it is not there any more.
     """
     key = root_key(base.config)
     try:
@@ -192,6 +216,8 @@ def _find_out(storage: Storage, root: Root, base: Root, failure: Exception) -> R
     """Return the state of the store if `root` became part of it after all."""
     try:
         current = load_root(storage)
+    except StoreNotFound:
+        raise
     except AtlasError as error:
         raise CommitUnknownError(
             f"whether commit {root.commit} of {storage.describe()} happened is not known ({failure}), since the root "
@@ -206,7 +232,12 @@ def _find_out(storage: Storage, root: Root, base: Root, failure: Exception) -> R
             f"whether commit {root.commit} of {storage.describe()} happened is not known: {_REMEMBERED} others "
             "have followed, and the store remembers no more; open it anew and look"
         ) from failure
-    raise LostRace(current) from failure
+    if current.store == base.store and current.generation < base.generation:
+        raise StorageError(
+            f"the root of {storage.describe()} is older than the one that was there before: it was deleted, or an old "
+            "one put in its place; nothing was committed, and Atlas.repair brings the newest back"
+        ) from failure
+    raise LostRace(current, base) from failure
 
 
 class Race:

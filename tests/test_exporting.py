@@ -133,3 +133,13 @@ def test_files_are_called_like_their_datasets(tmp_path, place):
     assert names == {"größe": "größe.nc", "a:b 1": "a%3Ab 1.nc", ".x": "%2Ex.nc", "100 %": "100 %25.nc"}
     assert list(report.skipped) == ["x" * 300]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(names.values())
+
+
+def test_zarr_groups_of_text_with_fill_values_can_be_read(tmp_path, place):
+    with netCDF4.Dataset(tmp_path / "f.nc", "w") as nc:
+        nc.createDimension("x", 2)
+        nc.createVariable("s", str, ("x",), fill_value="zz")[:] = np.array(["a", "ü"], object)
+    atlas.create(tmp_path / "f.nc", place)
+    written = atlas.export(place, tmp_path / "out", format="zarr").written["f"]
+    found = xr.open_dataset(written, engine="zarr", consolidated=False)
+    assert found["s"].values.tolist() == ["a", "ü"]

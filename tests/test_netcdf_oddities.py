@@ -76,6 +76,27 @@ def times(nc: netCDF4.Dataset) -> None:
         variable[:] = np.ma.masked_array([1, 2, 3], [False, True, False])
 
 
+def gaps(nc: netCDF4.Dataset) -> None:
+    nc.createDimension("x", 4)
+    for name, kind, fill, missing in (
+        ("several", "i4", None, [-9, -8]),
+        ("fill_among", "i4", -9, [-9, -8]),
+        ("floats", "f4", None, [-9, -8]),
+        ("single", "f8", None, -9),
+    ):
+        variable = nc.createVariable(name, kind, ("x",), fill_value=fill)
+        variable.missing_value = np.array(missing, kind)
+        variable.set_auto_maskandscale(False)
+        variable[:] = [0, -9, 2, 3]
+    time = nc.createVariable("time", "i4", ("x",), fill_value=-9)
+    time.setncatts({"units": "days since 2000-01-01", "calendar": "proleptic_gregorian"})
+    time.set_auto_maskandscale(False)
+    time[:] = [0, -9, 2, 3]
+    bare = nc.createVariable("bare", "f8", ("x",))
+    bare.setncatts({"units": "days since 2000-01-01", "calendar": "proleptic_gregorian"})
+    bare[:] = [0, 1, 2, 3.5]
+
+
 def noleap(nc: netCDF4.Dataset) -> None:
     nc.createDimension("t", 2)
     days = nc.createVariable("t", "f8", ("t",))
@@ -144,6 +165,34 @@ def test_they_come_back_as_xarray_gives_them(tmp_path, write):
         identical(found, source.load())
     # What xarray itself cannot write again, it cannot write from a store either.
     found.drop_vars(["covariance", "both", "several"], errors="ignore").to_netcdf(tmp_path / "again.nc")
+
+
+@pytest.mark.parametrize("options", [{"decode_cf": False}, {"mask_and_scale": False}, {"decode_times": False}], ids=str)
+def test_undecoded_they_are_as_xarray_gives_them(tmp_path, options):
+    path = tmp_path / "file.nc"
+    with netCDF4.Dataset(path, "w") as nc:
+        gaps(nc)
+    create([path], tmp_path / "store")
+    with xr.open_dataset(path, **options) as source:
+        if options == {"mask_and_scale": False}:
+            source = source.drop_vars("time")  # of which missing ones are times then
+        found = xr.open_dataset(tmp_path / "store", engine="atlas", **options)
+        identical(found[list(source.variables)].load(), source.load())
+
+
+def test_fill_values_are_told_as_files_tell_them(tmp_path):
+    paths = [tmp_path / f"{name}.nc" for name in ("a", "b", "c")]  # the last one is of another kind
+    for path in paths:
+        with netCDF4.Dataset(path, "w") as nc:
+            nc.createDimension("x", 2)
+            for name, fill in (("none", None), ("nan", np.nan), ("large", 1e20), ("also", path.stem == "c")):
+                nc.createVariable(name, "f4", ("x",), fill_value=fill)[:] = [1, 2]
+    create(paths, tmp_path / "store")
+    for path in paths:
+        with xr.open_dataset(path) as source:
+            found = xr.open_dataset(tmp_path / "store", engine="atlas", group=path.stem)
+            told = [{name: v.encoding.get("_FillValue", "none") for name, v in ds.items()} for ds in (found, source)]
+            assert repr(told[0]) == repr(told[1])
 
 
 @pytest.mark.parametrize("form", ["NETCDF3_CLASSIC", "NETCDF3_64BIT_OFFSET", "NETCDF3_64BIT_DATA", "NETCDF4_CLASSIC"])

@@ -10,6 +10,7 @@ import fsspec
 import msgpack
 import numpy as np
 import pytest
+import xxhash
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,6 +41,13 @@ from atlas.storage import LocalStorage
 def test_columns_that_make_no_sense(dtype: str, encoding: str, data: bytes, said: str):
     with pytest.raises(ValueError, match=said):
         columnfile._decode(dtype, encoding, data, 1 << 20 if encoding == "constant" else 2)
+
+
+def test_an_index_whose_entries_say_too_little_is_not_whole():
+    packed = msgpack.packb({"columns": [{"name": "a"}]})
+    area = np.frombuffer(packed + len(packed).to_bytes(8, "little"), np.uint8)
+    file = columnfile.DataFile("t/data.af", len(area), 0, len(area), xxhash.xxh3_64_hexdigest(packed))
+    assert not columnfile.ColumnFile(area, file).is_whole
 
 
 def test_text_of_one_value_is_repeated():

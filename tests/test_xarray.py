@@ -195,6 +195,15 @@ def test_what_cannot_be_stored_is_refused_and_leaves_nothing(place):
     assert store.list_datasets() == []
 
 
+def test_attributes_of_numpys_within_lists_come_back(place):
+    attrs = {"flags": [np.int8(1), np.int8(2)], "parts": {"a": np.array([0.5, 1.5]), "b": [np.float32(0.1)]}}
+    with Atlas.create(place) as store:
+        xr.Dataset(attrs=attrs).atlas.write(store, "d")
+        with pytest.raises(TypeError, match="keys of dictionaries are text"):
+            xr.Dataset(attrs={"levels": [{1: "a"}]}).atlas.write(store, "e")
+    assert store.to_xarray("d").attrs == {"flags": [1, 2], "parts": {"a": [0.5, 1.5], "b": [float(np.float32(0.1))]}}
+
+
 def test_smuggled_bytes_in_attributes_become_text(place):
     ds = xr.Dataset({"v": ("x", np.zeros(2, "f4"), {"units": "\udcc2\udcb5mol"})})
     with Atlas.create(place) as store:

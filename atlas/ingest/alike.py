@@ -24,12 +24,13 @@ from atlas.config import StoreConfig
 from atlas.ingest.chunking import Chunking
 from atlas.ingest.classic import read_cells, read_header
 from atlas.ingest.declaring import declare
+from atlas.ingest.hdf5 import crashes_netcdf
 from atlas.ingest.texts import TextColumn
 from atlas.prepared import Draft, Lot, chunk_items
 from atlas.schema import Attributes, DatasetRecord
 from atlas.writer import Item
 from atlas.xarray import import_xarray
-from atlas.xarray.writing import unlimited_of, write_attributes, write_dataset, write_variable
+from atlas.xarray.writing import keep_fill, unlimited_of, write_attributes, write_dataset, write_variable
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -126,7 +127,7 @@ def read_raw(path: Path) -> RawFile | None:
         magic = file.read(4)
         if magic in _CLASSIC:
             return _read_classic(path, magic + file.read(_LARGEST + 1))
-    return _read_with_library(path) if magic == _HDF5 else None
+    return _read_with_library(path) if magic == _HDF5 and not crashes_netcdf(path) else None
 
 
 def _read_classic(path: Path, data: bytes) -> RawFile | None:
@@ -231,6 +232,8 @@ class Decoder:
                 pass
             with xarray.open_dataset(file.path, engine="netcdf4") as decoded:
                 decoded.load()
+            for variable in decoded.variables.values():
+                keep_fill(variable)
             draft = Draft(self._config)
             write_dataset(draft, decoded, self._chunking.of_dataset(decoded))
             if len(self._examples) == _REMEMBERED:

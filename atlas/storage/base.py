@@ -112,6 +112,10 @@ class Storage(ABC):
     def read_range(self, key: str, offset: int, length: int) -> bytes:
         """Return part of an object; a short read is a :class:`~atlas.errors.CorruptStore`."""
 
+    def read_anew(self, item: Range) -> bytes:
+        """Return part of an object as it is stored, whatever is in a cache."""
+        return self.read_range(item.key, item.start, item.end - item.start)
+
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
         """Return parts of objects."""
         return [self.read_range(key, start, end - start) for key, start, end in ranges]

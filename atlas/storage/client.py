@@ -18,6 +18,10 @@ from atlas.storage.base import ConditionFailed
 _PARTS_AT_ONCE = 8
 
 
+# What servers answer, besides 500 and above, that may be otherwise in a moment.
+PASSING_STATUS = (408, 409, 429)
+
+
 class Transient(Exception):
     """A request failed in a way that may not last: it is worth making again."""
 
@@ -115,7 +119,7 @@ def parts_at_once(size: int) -> int:
     return max(1, min(_PARTS_AT_ONCE, settings().flight_bytes // size))
 
 
-def in_one_line(error: BaseException, secrets: Sequence[str] = ()) -> str:
+def in_one_line(error: object, secrets: Sequence[str] = ()) -> str:
     """Return what an error says, without secrets."""
     text = " ".join(str(error).split()) or type(error).__name__
     for secret in secrets:
@@ -141,6 +145,9 @@ def passing_errors() -> tuple[type[BaseException], ...]:
     """Return the errors of HTTP clients that may not last; nothing comes from a module that is not loaded."""
     own = (
         ("botocore.exceptions", "HTTPClientError"),
+        # A connection that was refused, reset, or not made in time.
+        ("botocore.exceptions", "EndpointConnectionError"),
+        ("botocore.exceptions", "ConnectTimeoutError"),
         ("botocore.exceptions", "IncompleteReadError"),
         ("botocore.exceptions", "FlexibleChecksumError"),
         ("botocore.parsers", "ResponseParserError"),
@@ -172,9 +179,9 @@ class FsspecClient:
     has_conditions = False
     most_deleted = 1
 
-    def __init__(self, filesystem: Any) -> None:
+    def __init__(self, filesystem: Any, secrets: Sequence[str] = ()) -> None:
         self._filesystem = filesystem
-        self._secrets = secrets_of(filesystem.storage_options)
+        self._secrets = [*secrets, *secrets_of(filesystem.storage_options)]
 
     @property
     def loop(self) -> Any:
@@ -202,8 +209,8 @@ class FsspecClient:
     def _translated(self, name: str) -> Iterator[None]:
         try:
             yield
-        except (FileNotFoundError, FileExistsError, NotADirectoryError):
-            raise
+        except (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            raise type(error)(in_one_line(error, self._secrets)) from None
         except NotImplementedError as error:
             if name in _CHANGES:
                 raise ReadOnlyStore(f"{self.identity} is read-only") from error
@@ -212,9 +219,11 @@ class FsspecClient:
             raise ReadOnlyStore(in_one_line(error, self._secrets)) from error
         except passing_errors() as error:
             raise Transient(in_one_line(error, self._secrets)) from error
-        except client_errors() as error:
-            status = getattr(error, "status", 0)
-            kind = Transient if status == 429 or status >= 500 else StorageError
+        except Exception as error:
+            # Those of some services are no OSErrors, and say in various ways what the server answered.
+            said = (getattr(error, name, None) for name in ("status", "status_code", "code"))
+            status = next((number for number in said if isinstance(number, int)), 0)
+            kind = Transient if status in PASSING_STATUS or status >= 500 else StorageError
             raise kind(in_one_line(error, self._secrets)) from error
 
     async def get(self, path: str, start: int | None = None, end: int | None = None) -> Answer:
@@ -227,7 +236,8 @@ class FsspecClient:
             # Plain web servers send the whole of what a part was asked of.
             data = data[start:end]
         if start is not None and end is not None and len(data) < end - start:
-            raise CorruptStore(f"{path} is truncated: {end} bytes were expected")
+            said = in_one_line(path, self._secrets)
+            raise CorruptStore(f"{said} is truncated: {end} bytes were expected")
         return Answer(data, xxhash.xxh3_128_hexdigest(data) if start is None else "")
 
     async def put(self, path: str, data: Any) -> str:
@@ -270,7 +280,10 @@ class FsspecClient:
     async def size(self, path: str) -> int:
         """Return the length of an object."""
         self._filesystem.invalidate_cache()
-        return int((await self._call("info", path))["size"])
+        size = (await self._call("info", path)).get("size")
+        if size is None:
+            raise StorageError(f"{self.identity} does not say how long an object is")
+        return int(size)
 
     async def copy(self, source: str, target: str) -> None:
         """Put a copy of an object."""

@@ -163,6 +163,9 @@ class ObstoreClient:
                 raise ConditionFailed(path) from None
             # What it calls 409, whatever was asked: two requests have met.
             raise Transient(in_one_line(error, self._secrets)) from None
+        except ValueError as error:
+            # Such as a path with "//", which it does not take.
+            raise InvalidArgument(in_one_line(error, self._secrets)) from None
         except (exceptions.BaseError, PermissionError, OSError) as error:
             raise self._meaning(error) from None
 
@@ -282,4 +285,5 @@ _MEANINGS = {
     "ExpiredToken": "the credentials have expired; get new ones",
     "InvalidAccessKeyId": "the credentials are not accepted",
     "SignatureDoesNotMatch": "the credentials are not accepted",
+    "RequestTimeTooSkewed": "the clocks here and of the server are too far apart",
 }

@@ -32,7 +32,7 @@ from atlas.storage.upload import RemoteWriter
 
 _Result = TypeVar("_Result")
 
-# A request may take so long, and a second more for every MiB, before it is made anew.
+# A request may take so long, and a second more for every MiB that is under way, before it is made anew.
 _ANSWER_SECONDS = 15.0
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 5.0
@@ -71,6 +71,7 @@ class RemoteStorage(Storage):
     def _use(self, filesystem: Any) -> None:
         self._filesystem = filesystem
         self._owner = os.getpid()
+        self._bytes_under_way = 0
         if type(filesystem).__module__.startswith("obstore."):
             # Here, since it is not required.
             from atlas.storage.obstore_client import ObstoreClient
@@ -81,7 +82,7 @@ class RemoteStorage(Storage):
             return
         names = (filesystem.protocol,) if isinstance(filesystem.protocol, str) else filesystem.protocol
         self._protocol, self._top = names[0], ""
-        self._known_client = S3Client(filesystem) if "s3" in names else FsspecClient(filesystem)
+        self._known_client = S3Client(filesystem) if "s3" in names else FsspecClient(filesystem, self._url_secrets())
 
     @property
     def _client(self) -> UploadingClient:
@@ -102,9 +103,18 @@ class RemoteStorage(Storage):
     def __setstate__(self, state: tuple[Any, str, bool]) -> None:
         self.__init__(*state)  # type: ignore[misc]
 
+    def _url_secrets(self) -> list[str]:
+        """Return what of an address on the web nobody must see."""
+        url = urlsplit(self._prefix)
+        return [part for part in (url.netloc.rpartition("@")[0], url.query) if part and self._on_the_web]
+
+    @property
+    def _on_the_web(self) -> bool:
+        return self._protocol in ("http", "https")
+
     def describe(self) -> str:
         """Return the protocol and the prefix."""
-        if self._protocol in ("http", "https"):
+        if self._on_the_web:
             url = urlsplit(self._prefix)
             return urlunsplit((url.scheme, url.netloc.rpartition("@")[2], url.path, "", ""))
         return f"{self._protocol}://{self._top}{self._prefix.lstrip('/')}"
@@ -128,7 +138,14 @@ class RemoteStorage(Storage):
     def _run(self, doing: str, call: Callable[[], Awaitable[_Result]]) -> _Result:
         from fsspec.asyn import sync
 
-        result: _Result = sync(self._client.loop, partial(self._explained, doing, call))
+        async def ended() -> _Result:
+            try:
+                return await self._explained(doing, call)
+            except asyncio.CancelledError:
+                # Nobody here cancels all of it, and whoever waits would take it for done.
+                raise StorageError(f"{doing} {self.describe()}: it was cancelled") from None
+
+        result: _Result = sync(self._client.loop, ended)
         return result
 
     async def _explained(self, doing: str, call: Callable[[], Awaitable[_Result]]) -> _Result:
@@ -142,24 +159,35 @@ class RemoteStorage(Storage):
         self, kind: str, call: Callable[[], Awaitable[_Result]], asked: int = 0, used: int = 0, written: int = 0
     ) -> _Result:
         """Make a request, again and again while it may yet succeed and there is time."""
+        self._bytes_under_way += asked + written
+        try:
+            # So that those which are made together know of each other.
+            await asyncio.sleep(0)
+            result = await self._answer(kind, call, asked, written)
+        finally:
+            self._bytes_under_way -= asked + written
+        self._counters.count("", used=used)
+        return result
+
+    async def _answer(self, kind: str, call: Callable[[], Awaitable[_Result]], asked: int, written: int) -> _Result:
         clock = time.monotonic
-        deadline, pause = clock() + settings().request_seconds, _FIRST_PAUSE
-        patience, failure, has_begun = _ANSWER_SECONDS + (asked + written) / MIB, "", False
+        deadline, pause, failure, late, has_begun = clock() + settings().request_seconds, _FIRST_PAUSE, "", 0, False
         while True:
+            # They share the line.
+            transfer = self._bytes_under_way / MIB
             try:
                 if not has_begun:
                     # It takes botocore a second of work, on a busy machine many: no answer is late before the question.
                     await self._client.begin_session()
                     deadline, has_begun = clock() + settings().request_seconds, True
                 self._counters.count(kind, asked, 0, written)
-                result = await asyncio.wait_for(call(), max(min(patience, deadline - clock()), 0.1))
-                self._counters.count("", used=used)
-                return result
+                patience = min((_ANSWER_SECONDS + transfer) * 2**late, deadline + transfer - clock())
+                return await asyncio.wait_for(call(), max(patience, 0.1))
             except Transient as error:
                 failure = str(error)
             except TimeoutError:
                 failure = failure or "no answer"
-                patience *= 2
+                late += 1
             if clock() + pause > deadline:
                 raise StorageError(
                     f"{failure}; given up after {settings().request_seconds:g} s (ATLAS_REQUEST_SECONDS)"
@@ -172,9 +200,9 @@ class RemoteStorage(Storage):
         self._counters.count("", len(answer.data), len(answer.data))
         return answer
 
-    async def _get_range(self, item: Range, used: int) -> bytes:
+    async def _get_range(self, item: Range, used: int, anew: bool = False) -> bytes:
         cache = _cache()
-        if cache is not None:
+        if cache is not None and not anew:
             known = await asyncio.to_thread(cache.get, self._identity, item)
             if known is not None:
                 return known
@@ -220,6 +248,10 @@ class RemoteStorage(Storage):
     def read_range(self, key: str, offset: int, length: int) -> bytes:
         """Return part of an object."""
         return self.read_ranges([Range(key, offset, offset + length)])[0]
+
+    def read_anew(self, item: Range) -> bytes:
+        """Return part of an object as it is stored; where that is cached, it is cached anew."""
+        return self._run(f"reading {item.key} of", partial(self._get_range, item, item.end - item.start, True))
 
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
         """Return parts of objects, asked for at once."""
@@ -332,8 +364,8 @@ class RemoteStorage(Storage):
 
     async def _is_refused(self, place: str, version: str) -> bool:
         try:
-            await self._insist("conditional_put", partial(self._client.put_if, place, b"", version))
-        except (ConditionFailed, FileNotFoundError):
+            await self._put_if(place, b"", version)
+        except ConditionFailed:
             return True
         except NotOffered:
             pass
@@ -345,7 +377,7 @@ class RemoteStorage(Storage):
 
     def begin_writing(self) -> None:
         """Refuse to write where two writers could undo each other's commits, unless there is one only."""
-        if self._protocol in ("http", "https"):
+        if self._on_the_web:
             raise ReadOnlyStore(f"{self.describe()} is read-only: nothing can be written over {self._protocol}")
         if not self.is_safe and not (self._single_writer or settings().single_writer):
             raise UnsafeStorage(
@@ -385,7 +417,11 @@ class RemoteStorage(Storage):
     def finish_all(self, writers: Sequence[Any]) -> None:
         """Put objects at once."""
         calls = [writer.complete for writer in writers]
-        self._run("writing to", lambda: concurrently(calls, settings().fetch_requests))
+        try:
+            self._run("writing to", lambda: concurrently(calls, settings().fetch_requests))
+        except FileNotFoundError as error:
+            # An upload in parts that somebody else has ended.
+            raise StorageError(f"writing to {self.describe()}: the parts of {error} are gone") from None
 
     def abort_all(self, writers: Sequence[Any]) -> None:
         """Take back what was put, at once and as far as the service lets us; the rest is left to gc."""
@@ -402,12 +438,19 @@ class RemoteStorage(Storage):
 
     async def _replace(self, place: str, data: bytes, version: str | None) -> str:
         if version is not None and _honours.get(self._server, True):
-            put_if = partial(self._client.put_if, place, data, version)
-            return await self._insist("conditional_put", put_if, written=len(data))
+            return await self._put_if(place, data, version)
         if version is not None:
             await self._expect_version(place, version)
         put = partial(self._client.put, place, data)
         return await self._insist("put", put, written=len(data))
+
+    async def _put_if(self, place: str, data: bytes, version: str) -> str:
+        put_if = partial(self._client.put_if, place, data, version)
+        try:
+            return await self._insist("conditional_put", put_if, written=len(data))
+        except FileNotFoundError:
+            # So servers say that there is nothing that could have the version.
+            raise ConditionFailed(place) from None
 
     async def _expect_version(self, place: str, version: str) -> None:
         # As good as it gets: whoever does write here although there was to be one writer is seen, as a rule.
@@ -423,8 +466,8 @@ class RemoteStorage(Storage):
             return self.replace(key, data, "")
         except ConditionFailed:
             # Or was the answer lost, and the request made again?
-            there, version = self.read_versioned(key)
-            if there == data:
+            there, version = self.read_each([key]).get(key, (None, None))
+            if there == data and version is not None:
                 return version
             raise FileExistsError(self._place(key)) from None
 

@@ -6,6 +6,7 @@ a part for another when a server sends the wrong one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -14,6 +15,7 @@ from atlas.config import settings
 from atlas.errors import CorruptStore, InvalidArgument, ReadOnlyStore, StorageError
 from atlas.storage.base import ConditionFailed
 from atlas.storage.client import (
+    PASSING_STATUS,
     Answer,
     Found,
     NotOffered,
@@ -27,7 +29,9 @@ from atlas.storage.client import (
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired")
 _UNKNOWN = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidClientTokenId")
 _PASSING = ("SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "ThrottlingException", "BadDigest")
-_PASSING_STATUS = (408, 409, 429)
+
+# Of answers that do not say how long they are.
+_ANY_LENGTH = 1 << 62
 
 
 def with_defaults(options: dict[str, Any]) -> dict[str, Any]:
@@ -98,8 +102,10 @@ class S3Client:
             return CorruptStore(f"{path} is truncated")
         if status == 501:
             return NotOffered(said)
-        if status >= 500 or status in _PASSING_STATUS or code in _PASSING:
+        if status >= 500 or status in PASSING_STATUS or code in _PASSING:
             return Transient(f"{said} ({code or status})")
+        if code == "RequestTimeTooSkewed":
+            return StorageError(f"the clocks here and of the server are too far apart ({code})")
         if code in _EXPIRED:
             return StorageError(f"the credentials have expired ({code}); get new ones")
         if code in _UNKNOWN:
@@ -114,7 +120,7 @@ class S3Client:
         part = {} if start is None or end is None else {"Range": f"bytes={start}-{end - 1}"}
         answer = await self._call("get_object", path, **part)
         try:
-            data = await _body(answer["Body"], int(answer["ContentLength"]))
+            data = await _body(answer["Body"], _length(answer))
         except passing_errors() as error:
             raise Transient(f"the answer broke off: {in_one_line(error, self._secrets)}") from error
         finally:
@@ -124,6 +130,8 @@ class S3Client:
             return Answer(data, version)
         if "ContentRange" in answer:
             _check_range(answer["ContentRange"], path, start, end, len(data))
+        elif answer["ResponseMetadata"]["HTTPStatusCode"] == 206:
+            raise Transient("the answer does not say which bytes it is of")
         elif len(data) < end:
             raise CorruptStore(f"{path} is truncated: {end} bytes were expected")
         else:
@@ -165,7 +173,10 @@ class S3Client:
 
     async def size(self, path: str) -> int:
         """Return the length of an object."""
-        return int((await self._call("head_object", path))["ContentLength"])
+        length = (await self._call("head_object", path)).get("ContentLength")
+        if length is None:
+            raise Transient("the answer does not say how long the object is")
+        return int(length)
 
     async def version(self, path: str) -> str:
         """Return the entity tag of an object."""
@@ -186,7 +197,7 @@ class S3Client:
     async def put_part(self, path: str, upload: str, number: int, data: Any) -> str:
         """Put a part; numbers begin at 1."""
         answer = await self._call("upload_part", path, UploadId=upload, PartNumber=number, Body=data)
-        return str(answer["ETag"])
+        return str(answer.get("ETag", ""))
 
     async def complete(self, path: str, upload: str, tags: Sequence[str]) -> None:
         """Make an object of the parts."""
@@ -221,16 +232,23 @@ class S3Client:
             more = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
 
-async def _body(body: Any, length: int) -> bytes:
+def _length(answer: dict[str, Any]) -> int | None:
+    """Return how long the body of an answer is to be; ``None`` where it comes in chunks and does not say."""
+    if "ContentLength" in answer:
+        return int(answer["ContentLength"])
+    part = re.match(r"bytes (\d+)-(\d+)/", answer.get("ContentRange", ""))
+    return int(part[2]) + 1 - int(part[1]) if part else None
+
+
+async def _body(body: Any, length: int | None) -> bytes:
     # In pieces: when all is asked for at once, the client checks a part against the checksum of the whole object,
     # which some servers send along.
-    pieces, left = [], length
-    while left:
-        piece = await body.read(left)
-        if not piece:
-            raise Transient(f"the answer broke off {left} bytes before its end")
+    pieces, left = [], _ANY_LENGTH if length is None else length
+    while left and (piece := await body.read(left)):
         pieces.append(piece)
         left -= len(piece)
+    if left and length is not None:
+        raise Transient(f"the answer broke off {left} bytes before its end")
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from atlas.config import settings
+from atlas.config import S3_CLIENTS, choice, settings
 from atlas.errors import InvalidArgument
 from atlas.storage.base import Storage
 from atlas.storage.local import LocalStorage
@@ -26,20 +26,34 @@ def open_storage(
     InvalidArgument
         If `source` is none of these.
     """
+    prefix = None if prefix is None else _text(prefix)
     if isinstance(source, (str, os.PathLike)):
-        text = os.fspath(source)
-        if not isinstance(text, str) or not text:
+        text = _text(source)
+        if not text:
             raise InvalidArgument(f"not a path or URL: {source!r}")
         if "://" in text:
             return _from_url(text, prefix, storage_options or {}, single_writer)
         if storage_options:
             raise InvalidArgument(f"storage_options go with a URL, and {text!r} is a local path")
         return LocalStorage(os.path.abspath(os.path.join(text, prefix) if prefix else text))
+    if storage_options:
+        raise InvalidArgument(f"storage_options go with a URL; what {type(source).__name__} was made with counts")
     if hasattr(source, "cat_file") and hasattr(source, "pipe_file"):
         return _from_filesystem(source, prefix or "", single_writer)
     if type(source).__module__.startswith("obstore."):
         return _from_obstore(source, prefix or "", single_writer)
     raise InvalidArgument(f"cannot open a store at {type(source).__name__}; use a path, a URL or an fsspec file system")
+
+
+def _text(path: Any) -> str:
+    text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+    if not isinstance(text, str):
+        raise InvalidArgument(f"not a path or URL: {path!r}")
+    return text
+
+
+def _below(path: str, prefix: str | None) -> str:
+    return "/".join([path.rstrip("/"), prefix.lstrip("/")]) if prefix else path
 
 
 def _from_url(url: str, prefix: str | None, options: dict[str, Any], single_writer: bool) -> Storage:
@@ -48,10 +62,10 @@ def _from_url(url: str, prefix: str | None, options: dict[str, Any], single_writ
     protocol, _, rest = url.partition("://")
     if protocol in ("s3", "s3a"):
         options = dict(options)
-        if options.pop("client", settings().s3_client) == "obstore":
+        if choice(options.pop("client", settings().s3_client), S3_CLIENTS, "client") == "obstore":
             from atlas.storage.obstore_client import s3_store
 
-            handle, inner = s3_store(f"{rest.rstrip('/')}/{prefix}" if prefix else rest, options)
+            handle, inner = s3_store(_below(rest, prefix), options)
             return _from_obstore(handle, inner, single_writer)
         from atlas.storage.s3 import with_defaults
 
@@ -60,7 +74,7 @@ def _from_url(url: str, prefix: str | None, options: dict[str, Any], single_writ
         filesystem, path = fsspec.core.url_to_fs(url, **options)
     except (ValueError, TypeError, ImportError) as error:
         raise InvalidArgument(f"cannot open {protocol}://…: {error}") from None
-    return _from_filesystem(filesystem, f"{path.rstrip('/')}/{prefix}" if prefix else path, single_writer)
+    return _from_filesystem(filesystem, _below(path, prefix), single_writer)
 
 
 def _from_filesystem(filesystem: Any, prefix: str, single_writer: bool) -> Storage:
@@ -68,9 +82,9 @@ def _from_filesystem(filesystem: Any, prefix: str, single_writer: bool) -> Stora
     names = (protocol,) if isinstance(protocol, str) else protocol
     if "dir" in names:
         # A directory of another file system, whose own client is the better one.
-        return _from_filesystem(
-            filesystem.fs, f"{filesystem.path}/{prefix}" if prefix else filesystem.path, single_writer
-        )
+        return _from_filesystem(filesystem.fs, _below(filesystem.path, prefix), single_writer)
+    # As the file system has it: without the protocol, which people like to give all the same.
+    prefix = filesystem._strip_protocol(prefix) if prefix else ""
     if "file" in names:
         return LocalStorage(os.path.abspath(prefix or "."))
     if getattr(filesystem, "asynchronous", False):
@@ -78,7 +92,7 @@ def _from_filesystem(filesystem: Any, prefix: str, single_writer: bool) -> Stora
     # Here, so that local stores do without the event loop.
     from atlas.storage.remote import RemoteStorage
 
-    return RemoteStorage(filesystem, prefix, single_writer)
+    return RemoteStorage(filesystem, prefix.lstrip("/") if "s3" in names else prefix, single_writer)
 
 
 def _from_obstore(handle: Any, prefix: str, single_writer: bool) -> Storage:

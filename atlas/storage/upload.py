@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
@@ -29,7 +30,8 @@ class RemoteWriter:
         self._part_bytes = settings().part_bytes
         # What is little more than a part is put whole, by one request instead of four.
         self._kept_parts = 1 if is_large else 2
-        self._waiting = bytearray()
+        self._waiting: deque[memoryview] = deque()
+        self._left = 0
         self._position = 0
         self._upload: Future[Any] | None = None
         self._sent: list[Future[str]] = []
@@ -43,7 +45,7 @@ class RemoteWriter:
     @property
     def held(self) -> int:
         """Bytes that are in memory, about."""
-        return len(self._waiting) + sum(not part.done() for part in self._sent) * self._size
+        return self._left + sum(not part.done() for part in self._sent) * self._size
 
     @property
     def has_failed(self) -> bool:
@@ -53,12 +55,27 @@ class RemoteWriter:
 
     def write(self, data: Any) -> None:
         """Append bytes; what makes a part of a large object leaves."""
-        self._waiting += data
+        view = memoryview(data)
+        # What may be changed later on is copied.
+        self._waiting.append(view if view.readonly else memoryview(bytes(view)))
+        self._left += len(data)
         self._position += len(data)
-        while len(self._waiting) > self._size * self._kept_parts and self._storage._client.has_parts:
+        while self._left > self._size * self._kept_parts and self._storage._client.has_parts:
             self._kept_parts = 1
-            self._send(bytes(memoryview(self._waiting)[: self._size]))
-            del self._waiting[: self._size]
+            self._send(self._taken(self._size))
+
+    def _taken(self, size: int) -> bytes:
+        """Return the first bytes that wait, which do so no longer."""
+        pieces, wanted = [], size
+        while wanted:
+            piece = self._waiting.popleft()
+            if len(piece) > wanted:
+                self._waiting.appendleft(piece[wanted:])
+                piece = piece[:wanted]
+            pieces.append(piece)
+            wanted -= len(piece)
+        self._left -= size
+        return b"".join(pieces)
 
     @property
     def _size(self) -> int:
@@ -96,10 +113,10 @@ class RemoteWriter:
         # From here on it may be there, whatever the answer.
         self._is_put = True
         if self._upload is None:
-            data, self._waiting = self._waiting, bytearray()
+            data = self._taken(self._left)
             await storage._insist("put", partial(client.put, self._path, data), written=len(data))
             return
-        last, self._waiting = bytes(self._waiting), bytearray()
+        last = self._taken(self._left)
         sent = await asyncio.gather(*map(asyncio.wrap_future, self._sent))
         tags = [*sent, await self._put_part(last, len(self._sent) + 1)]
         await storage._insist("multipart", partial(client.complete, self._path, await self._begun(), tags))
@@ -117,7 +134,8 @@ class RemoteWriter:
         """Return what takes back what was put; ``None`` where nothing was."""
         for part in self._sent:
             part.cancel()
-        self._waiting = bytearray()
+        self._waiting.clear()
+        self._left = 0
         return self._take_back if self._upload is not None or self._is_put else None
 
     async def _take_back(self) -> None:

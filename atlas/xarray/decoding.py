@@ -77,11 +77,9 @@ def _as_asked(name: str, variable: Any, options: Mapping[str, Any]) -> Any:
     if _is_time(variable):
         wanted = options["decode_timedelta"] if variable.dtype.kind == "m" else options["decode_times"]
         wanted = options["decode_times"] if wanted is None else wanted
-        if wanted is False:
-            return _encoded_times(name, variable)
         # How times are decoded is said by a coder, or by the older option: that holds for decoded ones, too.
         is_told = variable.dtype.kind != "m" and options["use_cftime"] is not None
-        if is_told or isinstance(wanted, VariableCoder):
+        if is_told or wanted is False or isinstance(wanted, VariableCoder):
             return _decode(name, _encoded_times(name, variable), options)
         return variable
     if options["mask_and_scale"] is False and any(variable.encoding.get(key) is not None for key in _PACKING):
@@ -139,6 +137,8 @@ def _decode(name: str, variable: Any, options: Mapping[str, Any]) -> Any:
 def _encoded_times(name: str, variable: Any) -> Any:
     # The units of times depend on all of them, unless they were kept.
     encoding = {key: value for key, value in variable.encoding.items() if key != "preferred_chunks"}
+    if "_FillValue" not in variable.attrs:
+        encoding.setdefault("_FillValue", None)  # or xarray tells of one that there is not
     loaded = xr.Variable(variable.dims, variable.values, variable.attrs, encoding)
     return conventions.encode_cf_variable(loaded, name=name)
 
@@ -151,6 +151,14 @@ def _packed(variable: Any) -> Any:
 
 def encoded(variable: xr.Variable) -> xr.Variable:
     """Return a variable as a file holds it."""
+    if has_odd_missing(variable.encoding):
+        told = variable.encoding["missing_value"]
+        encoding = {key: value for key, value in variable.encoding.items() if key != "missing_value"}
+        if encoding.get("_FillValue") is None:
+            encoding["missing_value"] = np.atleast_1d(told)[0]
+        found = encoded(xr.Variable(variable.dims, variable.data, variable.attrs, encoding))
+        found.attrs["missing_value"] = told
+        return found
     if not forgets_sign(variable.encoding):
         return conventions.encode_cf_variable(variable)
     dtype, encoding = np.dtype(variable.encoding["dtype"]), dict(variable.encoding)
@@ -158,6 +166,15 @@ def encoded(variable: xr.Variable) -> xr.Variable:
     encoding["dtype"] = np.dtype(f"{'u' if dtype.kind == 'i' else 'i'}{dtype.itemsize}")
     found = conventions.encode_cf_variable(xr.Variable(variable.dims, variable.data, variable.attrs, encoding))
     return xr.Variable(found.dims, found.data.view(dtype), {**found.attrs, "_Unsigned": sign}, found.encoding)
+
+
+def has_odd_missing(encoding: Mapping[Any, Any]) -> bool:
+    """Return whether there are missing values besides the fill value: xarray refuses to write these."""
+    fill, missing = encoding.get("_FillValue"), encoding.get("missing_value")
+    if missing is None:
+        return False
+    values = np.atleast_1d(missing)
+    return len(values) > 1 or not (fill is None or fill == values[0] or (fill != fill and values[0] != values[0]))
 
 
 def forgets_sign(encoding: Mapping[Any, Any]) -> bool:
@@ -175,7 +192,7 @@ class PackedArray(LazyArray):
 
     def __init__(self, array: LazyArray, encoding: Mapping[str, Any]) -> None:
         self._array = array
-        self._encoding = {key: encoding[key] for key in (*_PACKING, "dtype") if key in encoding}
+        self._encoding = {"_FillValue": None} | {key: encoding[key] for key in (*_PACKING, "dtype") if key in encoding}
         self.shape, self.grid = array.shape, array.grid
         empty = self._encode(np.empty((0,) * len(self.shape), array.dtype))
         self.dtype, self.attrs = empty.dtype, dict(empty.attrs)

@@ -166,9 +166,9 @@ def _nothing_to_close() -> None:
 
 def _tell_fill(variable: Any, fill: Any) -> None:
     """Say of the fill value what readers of files would hear: NaN is one, and that there is none is not said."""
-    known = variable.encoding.get("_FillValue", variable.attrs.get("_FillValue"))
-    if known is None:
-        variable.encoding.pop("_FillValue", None)
+    if variable.encoding.get("_FillValue", "unknown") is None:
+        del variable.encoding["_FillValue"]
+    elif "_FillValue" not in variable.encoding and "_FillValue" not in variable.attrs:
         dtype = np.dtype(variable.encoding.get("dtype", variable.dtype))
         if isinstance(fill, float) and fill != fill and dtype.kind == variable.dtype.kind == "f":
             variable.encoding["_FillValue"] = variable.dtype.type(fill)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.xarray.decoding import encoded, forgets_sign
+from atlas.xarray.decoding import encoded, forgets_sign, has_odd_missing
+from atlas.xarray.writing import keep_fill
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -23,8 +24,10 @@ def as_filed(ds: xr.Dataset, has_characters: bool) -> xr.Dataset:
         if forgets_sign(variable.encoding):
             stored = encoded(variable.to_base_variable())
             variable.data, variable.attrs, variable.encoding = stored.data, stored.attrs, {}
-        _keep_fill(variable)
+        keep_fill(variable)
         _keep_missing(variable)
+        if not has_characters and variable.dtype.kind in "OSUT":
+            variable.encoding.pop("_FillValue", None)  # xarray cannot read the groups that it writes with one
         if name in texts:
             variable.data = texts[name]
             if "_Encoding" in variable.encoding:
@@ -32,23 +35,12 @@ def as_filed(ds: xr.Dataset, has_characters: bool) -> xr.Dataset:
     return ds
 
 
-def _keep_fill(variable: xr.Variable) -> None:
-    """Have no fill value added to floats that had none."""
-    dtype = variable.encoding.get("dtype", variable.dtype)
-    is_told = "_FillValue" in variable.encoding or "_FillValue" in variable.attrs
-    if not is_told and dtype is not str and np.dtype(dtype).kind in "fc":
-        variable.encoding["_FillValue"] = None
-
-
 def _keep_missing(variable: xr.Variable) -> None:
     """Have missing values that are not the fill value told of as they were; xarray refuses to write several."""
-    fill, missing = variable.encoding.get("_FillValue"), variable.encoding.get("missing_value")
-    values = np.atleast_1d(missing)
-    is_one = len(values) == 1 and (fill is None or fill == values[0] or (fill != fill and values[0] != values[0]))
-    if missing is not None and not is_one:
-        variable.attrs["missing_value"] = variable.encoding.pop("missing_value")
-        if fill is None:
-            variable.encoding["_FillValue"] = values[0]
+    if has_odd_missing(variable.encoding):
+        variable.attrs["missing_value"] = missing = variable.encoding.pop("missing_value")
+        if variable.encoding.get("_FillValue") is None:
+            variable.encoding["_FillValue"] = np.atleast_1d(missing)[0]
 
 
 def _padded(variable: xr.Variable) -> NDArray[np.bytes_] | None:

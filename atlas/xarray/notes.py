@@ -94,10 +94,25 @@ def stored_attribute(value: Any, what: str) -> Any:
         return value
     if isinstance(value, (list, tuple)):
         value = [sanitized(item) if isinstance(item, str) else item for item in value]
+    if _has_odd_keys(value):
+        raise DataTypeError(f"{what}: {value!r} cannot be stored, as keys of dictionaries are text")
     try:
-        return _JSON + json.dumps(value.tolist() if isinstance(value, np.ndarray) else value)
+        return _JSON + json.dumps(value.tolist() if isinstance(value, np.ndarray) else value, default=_as_python)
     except (TypeError, ValueError):
         raise DataTypeError(f"{what}: {value!r} of type {type(value).__name__} cannot be stored") from None
+
+
+def _has_odd_keys(value: Any) -> bool:
+    """Return whether JSON would make text of keys that are none."""
+    if isinstance(value, dict):
+        return any(not isinstance(key, str) or _has_odd_keys(item) for key, item in value.items())
+    return isinstance(value, (list, tuple)) and any(map(_has_odd_keys, value))
+
+
+def _as_python(value: Any) -> Any:
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    raise TypeError
 
 
 def plain_attribute(value: Any) -> Any:

@@ -116,6 +116,14 @@ class Target:
             )
 
 
+def keep_fill(variable: xr.Variable) -> None:
+    """Note of floats that had no fill value that they are to have none in files."""
+    dtype = variable.encoding.get("dtype", variable.dtype)
+    is_told = "_FillValue" in variable.encoding or "_FillValue" in variable.attrs
+    if not is_told and dtype is not str and np.dtype(dtype).kind in "fc":
+        variable.encoding["_FillValue"] = None
+
+
 def write_dataset(
     view: DatasetView | Draft,
     ds: xr.Dataset,
@@ -175,10 +183,9 @@ def _define(target: Target, variable: xr.Variable, fill_value: Any, encoding: Ma
     view, name, dtype = target.view, target.name, target.dtype
     attrs = dict(variable.attrs)
     explicit = attrs.pop("_FillValue", None)
-    none_wanted = "_FillValue" in encoding and encoding["_FillValue"] is None
     target.define(
         [_text_name(dim, "dimension") for dim in variable.dims],
-        _resolve_fill(name, dtype, explicit, fill_value, None if none_wanted else notes.default_fill(dtype)),
+        _resolve_fill(name, dtype, explicit, fill_value, notes.default_fill(dtype)),
     )
     for key, value in attrs.items():
         stored = notes.stored_attribute(value, f"attribute {key!r} of array {name!r}")

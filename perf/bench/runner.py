@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,11 @@ from perf.bench.process import Worker, WorkerFailed
 from perf.bench.usage import PeakMemory, cpu_seconds
 
 WARM_UPS = 2
+
+# Short reads are repeated within a round. The first one finds caches that others have filled meanwhile, which can be
+# most of its time: it counts where there is no other.
+_REPEATS = 6
+_REPEAT_SECONDS = 0.5
 
 # Told what is being done, to show it.
 Notice = Callable[[str], None]
@@ -177,6 +183,17 @@ class Runner:
 
     def _again(self, cell: Cell, worker: Worker, source: Source, request: dict[str, Any]) -> dict[str, float]:
         bring_in(cell.contender.store(source.key))
+        found: list[dict[str, float]] = []
+        while not found or (len(found) < _REPEATS and sum(times["warm"] for times in found) < _REPEAT_SECONDS):
+            found.append(self._once(worker, request))
+        counted = found[1:] or found
+        # The processor's clock ticks a hundred times a second: a mean of several reads says more than one of them.
+        return {
+            "warm": statistics.median(times["warm"] for times in counted),
+            "warm cpu": statistics.fmean(times["warm cpu"] for times in counted),
+        }
+
+    def _once(self, worker: Worker, request: dict[str, Any]) -> dict[str, float]:
         before = cpu_seconds(worker.pid)
         seconds = worker.ask(self.pace.limit, request)["seconds"]
         used = cpu_seconds(worker.pid) - before

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
+import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +19,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 PIECE = 256 << 10
 END = b"\r\n\r\n"
 
-FAULTS = ("500", "503", "slowdown", "timeout", "reset", "truncated", "range", "lost", "lost-500")
+FAULTS = ("500", "503", "slowdown", "timeout", "reset", "truncated", "range", "garbled", "lost", "lost-500")
 
 _ERRORS = {
     # Not injected at every request: these are no accidents that may pass.
@@ -209,6 +211,8 @@ class Proxy:
         if self._gate:
             await self._gate.pass_()
         if request.fault == "reset":
+            # Reset it is, instead of closed, when what lingers is not waited for.
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
             return False
         body = [piece async for piece in self._body(reader, request.headers, request.method)]
@@ -251,18 +255,29 @@ class Proxy:
         if self.partial and "content-range" in headers:
             head = re.sub(rb"^HTTP/1.1 200 [^\r]*", b"HTTP/1.1 206 Partial Content", head)
         is_moved = request.fault == "range" and "content-range" in headers
+        is_garbled = request.fault == "garbled" and request.kind == "GET" and request.status in (200, 206)
+        is_chunked = request.fault == "chunked" and not bare and "content-length" in headers
+        if is_chunked:
+            head = _without("content-length", head).replace(END, b"\r\nTransfer-Encoding: chunked" + END)
         if not lost:
             writer.write(_moved_range(head) if is_moved else head)
         if not bare:
             async for piece in self._body(reader, headers, "ANSWER"):
                 if is_moved:
                     piece = piece[1:] + piece[:1]
+                if is_garbled:
+                    middle, is_garbled = len(piece) // 2, False
+                    piece = piece[:middle] + bytes([piece[middle] ^ 1]) + piece[middle + 1 :]
                 request.received += len(piece)
                 if left is not None:
                     piece, left = piece[:left], left - len(piece[:left])
+                if is_chunked:
+                    piece = b"%x\r\n%b\r\n" % (len(piece), piece)
                 if not lost:
                     writer.write(piece)
                     await writer.drain()
+            if is_chunked:
+                writer.write(b"0\r\n\r\n")
         if request.fault == "lost-500":
             return self._refuse(writer, request)
         if request.fault == "lost":

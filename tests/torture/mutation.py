@@ -83,8 +83,7 @@ EQUIVALENT = {
         "whether anybody can tell is the same for all generations"
     ),
     "table = np.full(len(pending.table.alive), -1, np.int64) -> 2": "datasets that are gone are not looked up",
-    "is_plain = pending.attempt is None and pending.layout is None "
-    "-> pending.attempt is None or pending.layout is None": (
+    "is_plain = not pending.attempts and pending.layout is None -> not pending.attempts or pending.layout is None": (
         "where a condition guards the root, building on a state that is not the newest costs a lost race, and no more"
     ),
     "added = (*((key, root.generation, now) for key in retired), *((key, 0, now) for key in obsolete)) -> 1": (

@@ -1,0 +1,192 @@
+"""What may happen between two requests to an object store: sleep, late and wrong answers, and what others do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+import pytest
+from conftest import field
+from objectstore.place import BUCKET
+
+import atlas
+from atlas import roots
+from atlas.config import MIB
+from atlas.storage import ConditionFailed, open_storage, remote
+from atlas.storage.client import FsspecClient, concurrently
+
+
+def write(store: atlas.Atlas, name: str, number: int = 0) -> None:
+    view = store.create_dataset(name)
+    view.define_array("t", "float32", ["y", "x"], [10, 12], [4, 5])
+    view.write_array("t", [0, 0], field(number))
+
+
+def expect(store: atlas.Atlas, names: list[str]) -> None:
+    assert store.list_datasets() == names
+    assert store.verify().ok
+    np.testing.assert_array_equal(store.read_array_across_stacked("t", names), [field(0)] * len(names))
+
+
+@pytest.fixture
+def at_the_root(monkeypatch) -> Iterator[Callable]:
+    """Has something else happen when the root is put, given the call that puts it, one after the other."""
+    steps: list[Callable] = []
+    replace = remote.RemoteStorage.replace
+
+    def stepping(self, key, data, version=None):
+        put = partial(replace, self, key, data, version)
+        return steps.pop(0)(put) if steps and key.startswith("atlas.") else put()
+
+    monkeypatch.setattr(remote.RemoteStorage, "replace", stepping)
+    yield steps.append
+    assert steps == []
+
+
+def test_a_writer_that_sleeps_before_the_root_loses_nothing_to_gc(moto, at_the_root):
+    """However old its objects are by then: its commit begins anew."""
+    store = moto.create()
+    write(store, "a")
+
+    def sleep(put):
+        assert len(moto.open().gc(unfinished=0).removed) == 1
+        return put()
+
+    at_the_root(sleep)
+    store.flush()
+    expect(moto.open(), ["a"])
+
+
+def test_what_becomes_part_of_the_store_while_gc_looks_stays(moto, at_the_root):
+    store = moto.create()
+    write(store, "a")
+    cleaner = moto.open()
+
+    def clean(put):
+        # The files are listed before the root refers to them, and the new root is there before that of gc.
+        at_the_root(lambda put_of_gc: (put(), put_of_gc())[1])
+        assert cleaner.gc(unfinished=0).removed == []
+        raise atlas.StorageError("the answer was lost")
+
+    at_the_root(clean)
+    store.flush()
+    expect(moto.open(), ["a"])
+
+
+def test_a_commit_that_arrives_late_is_no_conflict(moto, at_the_root):
+    """Given up, and there all the same, just before the next one is put."""
+    store = moto.create()
+    write(store, "a")
+    late = []
+
+    def hold_back(put):
+        late.append(put)
+        raise atlas.StorageError("no answer")
+
+    at_the_root(hold_back)
+    with pytest.raises(atlas.StorageError, match="no answer"):
+        store.flush()
+    write(store, "b")
+    at_the_root(lambda put: (late[0](), put())[1])
+    store.flush()
+    expect(moto.open(), ["a", "b"])
+
+
+def test_a_commit_that_never_arrived_is_ruled_out_by_the_next(moto, at_the_root):
+    store, other = moto.create(), moto.open()
+    write(store, "a")
+
+    def fail(put):
+        raise atlas.StorageError("no answer")
+
+    at_the_root(fail)
+    with pytest.raises(atlas.StorageError, match="no answer"):
+        store.flush()
+    write(other, "a")
+    other.flush()
+    with pytest.raises(atlas.ConflictError, match="'a'"):
+        store.flush()
+
+
+@pytest.mark.parametrize("step", ["flush", "compact"])
+def test_a_refusal_and_an_old_root_do_not_take_back_what_is_committed(moto, at_the_root, monkeypatch, step):
+    """The first answer was lost, the second one says that the root has changed, and what is read does not yet."""
+    store = moto.create()
+    write(store, "a")
+    if step == "compact":
+        store.flush()
+        write(store, "b")
+        store.flush()
+    old, load = store._session.snapshot.root, roots.load_root
+
+    def refuse(put):
+        put()
+        answers = [old]
+        monkeypatch.setattr(roots, "load_root", lambda storage: answers.pop() if answers else load(storage))
+        raise ConditionFailed("atlas.json")
+
+    at_the_root(refuse)
+    getattr(store, step)()
+    expect(moto.open(), ["a"] if step == "flush" else ["a", "b"])
+
+
+@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+def test_a_root_that_is_deleted_meanwhile_is_said_to_be(moto, encoding):
+    store = moto.create(meta_format=encoding)
+    write(store, "a")
+    store.flush()
+    write(store, "b")
+    moto.filesystem().rm(f"{BUCKET}/{moto.prefix}/atlas.{encoding}")
+    # Of the other, the state that was claimed is there, and knows nothing of "a".
+    error, said = (atlas.StoreNotFound, "no root object") if encoding == "json" else (atlas.StorageError, "is older")
+    with pytest.raises(error, match=said):
+        store.flush()
+
+
+def test_a_root_that_comes_damaged_is_asked_for_once_more(moto):
+    with moto.create() as store:
+        write(store, "a")
+    broken = ["garbled"]
+    with moto.proxy.failing(lambda request: broken.pop() if broken else ""):
+        expect(moto.open(), ["a"])
+    with moto.proxy.failing(lambda request: "garbled"), pytest.raises(atlas.CorruptRoot, match="root object"):
+        moto.open()
+    broken = ["", "garbled"]
+
+    def gone_then(request):
+        if broken == [""]:
+            moto.filesystem().rm(f"{BUCKET}/{moto.prefix}/atlas.json")
+        return broken.pop() if broken else ""
+
+    with moto.proxy.failing(gone_then), pytest.raises(atlas.CorruptRoot, match="root object"):
+        moto.open()
+
+
+def test_what_is_cancelled_is_not_taken_for_done(monkeypatch):
+    store = atlas.Atlas.create("memory://cancelled", overwrite=True)
+    write(store, "a")
+
+    async def cancelled(*given):
+        raise asyncio.CancelledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FsspecClient, "put", cancelled)
+        with pytest.raises(atlas.StorageError, match="cancelled"):
+            store.flush()
+    store.flush()
+    expect(atlas.Atlas.open("memory://cancelled"), ["a"])
+
+
+def test_requests_that_share_a_slow_line_are_not_late(monkeypatch):
+    """Forty of a quarter of a mebibyte are given ten seconds together, not a quarter of one each."""
+    monkeypatch.setattr(remote, "_ANSWER_SECONDS", 0.0)
+    storage = open_storage("memory://slow")
+
+    async def answer():
+        await asyncio.sleep(0.5)
+
+    requests = [partial(storage._insist, "range", answer, MIB // 4)] * 40
+    storage._run("reading", lambda: concurrently(requests, 40))
+    assert storage.io_stats.requests == {"range": 40}
