@@ -89,6 +89,12 @@ def _rough(values: Any, fill: Any, kind: int, code: int) -> tuple[Any, Any]:
 def _choose_axes(numbers: Any, known: Any, shape: tuple[int, ...], most: int) -> tuple[int, float]:
     """Return the axes, of the first `most`, that are best predicted along, and the bits that a cell takes."""
     cells, axes = len(numbers), min(len(shape), most)
+    # Few cells are beside masked ones, but these have the largest differences.
+    edges = np.flatnonzero(known[1:] != known[:-1]) + 1
+    none = ~known
+    # In the place of a cell that has none, the number before it is stored.
+    source = np.maximum.accumulate(np.where(known, np.arange(cells), -1))
+    numbers, known = numbers[np.maximum(source, 0)], (source >= 0) & (np.arange(cells) - source < 128)
     inner = [int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(axes)]
     span = min(cells, BLOCK)
     groups = min(4, -(-cells // BLOCK))
@@ -97,6 +103,8 @@ def _choose_axes(numbers: Any, known: Any, shape: tuple[int, ...], most: int) ->
     for group in range(groups):
         begin = (cells - span) * group // max(groups - 1, 1)
         at = np.arange(begin, begin + min(span, 24 * step), step)
+        if none[at].any():
+            at = np.concatenate([at, edges[(edges > begin) & (edges < begin + span)][:24]])
         at = at[known[at]]
         _note(ranges, 0, numbers[at])
         before = {}
