@@ -48,6 +48,9 @@ _REACH = 128
 _AXIS_COST = 0.3
 _LAST_AXIS_COST = 0.7
 
+# With differences along the first of several axes, a box needs the rows before it.
+_FIRST_AXIS_COST = 0.3
+
 # Floats that are no decimals are packed where their bits are expected to save this much.
 _WORTH = 0.92
 
@@ -205,10 +208,15 @@ def _choose_axes(
     span = min(cells, BLOCK)
     groups = min(_GROUPS, (cells + BLOCK - 1) // BLOCK)
     step = min(_STEP, max(span // _PER_GROUP, 1))
+    # The first group has cells before it along every axis, however long the rows are.
+    first: Any = np.int64(0)
+    for axis in range(ndim - 1):
+        first += inner_of(ndim, extent, axis) if extent[axis] > 1 else np.int64(0)
+    first = min(first, cells - span)
     for group in range(groups):
         for c in range(candidates):
             low[c], high[c] = np.int64((1 << 63) - 1), _HOLE
-        begin = (cells - span) * group // max(groups - 1, 1)
+        begin = first + (cells - span - first) * group // max(groups - 1, 1)
         masked = False
         for i in range(begin, begin + min(span, _PER_GROUP * step), step):
             masked |= _number(src, i, element, fill, kind, code, power) == _HOLE
@@ -229,13 +237,14 @@ def _choose_axes(
         last -= 1
     best, cost = np.int64(0), bits[0] / max(seen[0], 1)
     for a in range(axes):
-        single = _AXIS_COST + (_LAST_AXIS_COST if a == last else 0.0)
+        single = _AXIS_COST + (_LAST_AXIS_COST if a == last else _FIRST_AXIS_COST if a == 0 else 0.0)
         if 0 < seen[1 + a] == seen[0] and bits[1 + a] / seen[0] + single < cost:
             best, cost = np.int64(1 << a), bits[1 + a] / seen[0] + single
         for b in range(a):
             c = 1 + axes + a * (a - 1) // 2 + b
-            if 0 < seen[c] == seen[0] and bits[c] / seen[0] + single + _AXIS_COST < cost:
-                best, cost = np.int64((1 << a) | (1 << b)), bits[c] / seen[0] + single + _AXIS_COST
+            both = single + _AXIS_COST + (_FIRST_AXIS_COST if b == 0 else 0.0)
+            if 0 < seen[c] == seen[0] and bits[c] / seen[0] + both < cost:
+                best, cost = np.int64((1 << a) | (1 << b)), bits[c] / seen[0] + both
     report[2] = best
     return cost
 
