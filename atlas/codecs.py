@@ -68,7 +68,7 @@ _INCOMPRESSIBLE = 13
 _LZ4_MOST = 0x7E000000
 
 # Smaller chunks are mostly header.
-_PACKED_ABOVE = 32
+PACKED_ABOVE = 32
 
 _contexts = threading.local()
 
@@ -93,7 +93,7 @@ def element_of(dtype: np.dtype[Any]) -> int:
 def may_be_packed(size: int, dtype: np.dtype[Any], codec: str) -> bool:
     """Return whether chunks of so many bytes of a type are packed at all."""
     # The places of patches are 32 bits.
-    fits = _PACKED_ABOVE <= size <= dtype.itemsize << 32
+    fits = PACKED_ABOVE <= size <= dtype.itemsize << 32
     return codec != "none" and element_of(dtype) >= 0 and fits
 
 
