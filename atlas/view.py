@@ -13,9 +13,11 @@ from atlas.chunks import resolve_selection
 from atlas.described import Described
 from atlas.dtypes import as_elements
 from atlas.errors import ArrayAlreadyExists, InvalidArgument
+from atlas.indexes import AT_ONCE
 from atlas.resizing import appended_shape, resize, whole_or_not
 from atlas.schema import ArraySchema, make_array_schema
 from atlas.session import naming
+from atlas.threads import take_turns
 from atlas.writer import PendingArray
 
 
@@ -316,4 +318,11 @@ class DatasetView(Described):
         """
         if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
             raise InvalidArgument(f"names must be a sequence of array names, not {names!r}")
-        return {name: self.read_array(name, start, shape) for name in names}
+        found, wanted = {}, list(names)
+
+        def read(name: str) -> None:
+            found[name] = self.read_array(name, start, shape)
+
+        # Several at once where each is a request or two.
+        take_turns(read, wanted, 0 if self._session.storage.is_local else min(len(wanted), AT_ONCE) - 1)
+        return {name: found[name] for name in wanted}
