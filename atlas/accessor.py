@@ -57,9 +57,7 @@ class AtlasAccessor:
         >>> store.to_xarray("jan")["t"].encoding["dtype"]
         dtype('int16')
         """
-        from atlas.store import Atlas
-
-        if not isinstance(store, Atlas):
+        if not hasattr(store, "add_xarray_dataset"):
             raise InvalidArgument(f"store must be an open atlas.Atlas, not {store!r}; atlas.Atlas.open(place) is")
         store.add_xarray_dataset(
             self._ds,

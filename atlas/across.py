@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers, Selection, resolve_selection
+from atlas.codecs import PACKED_ABOVE
 from atlas.errors import ArrayNotFound, InvalidArgument, ShapeMismatch
 from atlas.plan import Wanted
 from atlas.schema import ArraySchema
@@ -18,8 +19,9 @@ from atlas.writer import filled
 Extents = Sequence[int] | None
 BoxOf = Callable[[ArraySchema, str], Selection]
 
-# Up to so many small chunks are read one by one in less time than a plan takes.
-_FEW = 5
+# A few small chunks are read one by one in less time than a plan takes: as long as decoding so many bytes. So is what
+# each of them takes, or half of that where it is too small to be packed.
+_PLAN, _ONE = 1300 << 10, 230 << 10
 
 
 def read_list(
@@ -77,6 +79,8 @@ def read_stacked(
     few = _read_few(session, array, names, _same_box(array, start, shape), alike=True)
     if few is not None:
         target = _check_out(out, (len(names), *few[0].shape), few[0].dtype)
+        if target is None and len(few) == 1:
+            return few[0][np.newaxis]
         target = np.empty((len(names), *few[0].shape), few[0].dtype) if target is None else target
         for position, cells in enumerate(few):
             target[position] = cells
@@ -108,16 +112,18 @@ def _read_few(session: Session, array: str, names: list[str], box_of: BoxOf, ali
 
     With `alike`, arrays of different shapes or types are left to a plan, too.
     """
-    known = session.committed(array, names) if len(names) <= _FEW else None
+    known = session.committed(array, names) if len(names) * _ONE <= 2 * _PLAN else None
     if known is None:
         return None
     snapshot, found = known
     if alike and any((schema.shape, schema.dtype) != (found[0][0].shape, found[0][0].dtype) for schema, _ in found):
         return None
-    boxes = []
+    boxes, cost = [], 0
     for name, (schema, _) in zip(names, found, strict=True):
+        size = schema.grid.chunk_cells * schema.dtype.itemsize
+        cost += size + (_ONE if size >= PACKED_ABOVE else _ONE // 2)
         box = box_of(schema, name)
-        if snapshot.small_chunk(schema, box) is None:
+        if cost > _PLAN or snapshot.small_chunk(schema, box) is None:
             return None
         boxes.append(box)
     rows = []

@@ -68,7 +68,7 @@ _INCOMPRESSIBLE = 13
 _LZ4_MOST = 0x7E000000
 
 # Smaller chunks are mostly header.
-_PACKED_ABOVE = 32
+PACKED_ABOVE = 32
 
 _contexts = threading.local()
 
@@ -93,7 +93,7 @@ def element_of(dtype: np.dtype[Any]) -> int:
 def may_be_packed(size: int, dtype: np.dtype[Any], codec: str) -> bool:
     """Return whether chunks of so many bytes of a type are packed at all."""
     # The places of patches are 32 bits.
-    fits = _PACKED_ABOVE <= size <= dtype.itemsize << 32
+    fits = PACKED_ABOVE <= size <= dtype.itemsize << 32
     return codec != "none" and element_of(dtype) >= 0 and fits
 
 
@@ -126,9 +126,24 @@ def encode_numbers(
     loops = kernels.pick(max(len(raw), kernels.CALL))
     packed, _, packings = loops.pack_rows(raw[np.newaxis], shape, element, fill, packed_limit(len(raw)))
     packed, repetitive = packed.tobytes(), packings[0, 3] != 0
-    if len(packed) and not (repetitive and _promises(raw, dtype.itemsize, codec, level, len(packed))):
+    if len(packed) and not repetitive:
         return packed, PACKED
-    other, pipeline = encode(raw, dtype.itemsize, codec, level)
+    return encode_otherwise(raw, dtype.itemsize, packed, codec, level)
+
+
+def encode_otherwise(raw: Any, itemsize: int, packed: Any, codec: str, level: int) -> tuple[Any, int]:
+    """Return a payload, and its pipeline, where packing has not settled it.
+
+    Parameters
+    ----------
+    raw, itemsize, codec, level
+        As for :func:`encode`.
+    packed : bytes-like
+        What packing made of it; nothing where it cannot be packed.
+    """
+    if len(packed) and not _promises(raw, itemsize, codec, level, len(packed)):
+        return packed, PACKED
+    other, pipeline = encode(raw, itemsize, codec, level)
     if len(packed) and len(other) > len(packed) * SMALLER:
         return packed, PACKED
     return other, pipeline

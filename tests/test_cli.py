@@ -218,6 +218,28 @@ def test_names_are_shown_as_they_are(tmp_path, terminal):
     assert "[bold]k" in terminal("stats", tmp_path / "s")
 
 
+def test_a_name_that_looks_like_a_pattern_is_a_name(tmp_path, terminal):
+    with Atlas.create(tmp_path / "s") as store:
+        for name in ("a[1]", "a1", "a2"):
+            store.create_dataset(name).set_attribute("k", 1)
+    assert terminal("ls", tmp_path / "s", "a[1]") == "a[1]\n"
+    assert terminal("ls", tmp_path / "s", "a[12]") == "a1\na2\n"
+
+
+def test_nothing_is_lost_in_a_npy_file(tmp_path, terminal):
+    with Atlas.create(tmp_path / "s") as store:
+        xr.Dataset({"v": ("x", np.array([b"a", b"b\0"], object))}).atlas.write(store, "d")
+    terminal("read", tmp_path / "s", "d", "v", "-o", tmp_path / "v.npy", status=1)
+    assert "end in NUL" in terminal.errors
+
+
+def test_a_closed_stdout_is_no_crash(store):
+    for option in ([], ["--json"]):
+        command = [sys.executable, "-m", "atlas", "ls", str(store), *option]
+        done = subprocess.run(["bash", "-c", f"{shlex.join(command)} >&-"], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_what_was_meant_is_asked(store, terminal):
     for words, meant in (
         (["show", store, "R13857_0O1"], "did you mean 'R13857_001'"),

@@ -17,6 +17,7 @@ import atlas
 from atlas import catalog, kernels, worker
 from atlas.fetching import balanced
 from atlas.kernels import native
+from atlas.plan import plan_reads
 
 
 def build(place: Path, datasets: int) -> list[str]:
@@ -77,6 +78,26 @@ def test_a_few_small_chunks_are_read_without_a_plan(place, monkeypatch):
     for more in (names, [*names[:4], names[0], names[0]]):
         with pytest.raises(AssertionError, match="a plan was made"):
             store.read_array_across_stacked("t", more, [3, 5], [10, 20])
+
+
+@pytest.mark.parametrize(("shape", "most"), [((), 11), ((7,), 11), ((100,), 5), ((100, 160), 4), ((1000, 65), 2)])
+def test_how_many_chunks_are_few(place, monkeypatch, shape, most):
+    names = [f"d{i}" for i in range(13)]
+    cells = np.random.default_rng(0).integers(0, 900, (13, *shape)).astype("f4")
+    with atlas.Atlas.create(place) as store:
+        store.create_datasets(names, {"t": {"dims": list("xyz")[: len(shape)], "data": cells}})
+    plans = []
+
+    def noting(*arguments):
+        plans.append(1)
+        return plan_reads(*arguments)
+
+    monkeypatch.setattr("atlas.reader.plan_reads", noting)
+    store = atlas.Atlas.open(place)
+    for count in range(1, 14):
+        plans.clear()
+        assert store.read_array_across_stacked("t", names[:count]).tobytes() == cells[:count].tobytes()
+        assert bool(plans) == (count > most)
 
 
 def test_unequal_arrays_are_not_stacked_however_few_and_small(place):

@@ -97,3 +97,14 @@ def test_chunks_for_what_no_file_has_are_told(files, place):
     with pytest.warns(UserWarning, match="'T', and no file has such array"):
         create(files, place, chunks={"T": [2]}, overwrite=True)
     assert Atlas.open(place).open_dataset("f1").array_meta("t")["chunk_shape"] == [3]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_files_on_which_the_netcdf_library_crashes_are_read_by_another(tmp_path, place, count):
+    for i in range(count):
+        with h5py.File(tmp_path / f"f{i}.h5", "w") as file:
+            file["half"] = np.arange(3, dtype="f2") + i
+            file["plain"] = [1, 2]
+    assert len(create(tmp_path, place).added) == count
+    ds = Atlas.open(place).to_xarray("f0")
+    assert (ds["half"].dtype, ds["half"].values.tolist()) == (np.float16, [0, 1, 2])

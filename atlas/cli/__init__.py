@@ -86,7 +86,7 @@ def main() -> None:
 def _status() -> int:
     try:
         status = int(app(prog_name="atlas", standalone_mode=False) or 0)
-        sys.stdout.flush()
+        print(end="", flush=True)  # there may be no stdout at all
     except typer.TyperException as error:
         if len(sys.argv) == 1:
             print(error.format_message(), file=sys.stderr)

@@ -59,7 +59,8 @@ def chosen(store: Any, glob: str, where: str | None = None, confirm: bool = Fals
     import fnmatch
 
     found = store.list_datasets() if where is None else store.select(where, confirm=confirm)
-    return [name for name in found if fnmatch.fnmatchcase(name, glob)]
+    # A name may look like a pattern: then it is the name.
+    return [glob] if glob in found else [name for name in found if fnmatch.fnmatchcase(name, glob)]
 
 
 def none_matches(glob: str, where: str | None, store: str) -> AtlasError:

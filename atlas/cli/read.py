@@ -88,8 +88,12 @@ def _refuse_absent(array: str, names: Sequence[str], count: int) -> None:
 def _save(store: Any, array: str, names: list[str], start: Any, shape: Any, output: Path, single: bool) -> None:
     import numpy as np
 
+    from atlas.errors import InvalidArgument
+
     cells = store.read_array_across_stacked(array, names, start, shape)
     if cells.dtype.kind == "O":
+        if any(cell[-1:] in ("\0", b"\0") for cell in cells.flat):
+            raise InvalidArgument(f"cells of {array!r} end in NUL, which a .npy file does not keep; .csv and --json do")
         # Text of a fixed width needs no pickle, which nobody should load.
         cells = cells.astype(str) if not any(isinstance(cell, bytes) for cell in cells.flat) else cells.astype(bytes)
     np.save(output, cells[0] if single else cells, allow_pickle=False)

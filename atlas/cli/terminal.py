@@ -18,7 +18,7 @@ def as_json(value: Any) -> str:
     found = plain(value)
     text = json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
     try:
-        text.encode(sys.stdout.encoding or "utf-8")
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
         # As stdout would write what it has no character for, it is no JSON.
         return json.dumps(found, indent=2, allow_nan=False)

@@ -24,6 +24,7 @@ from atlas.config import StoreConfig
 from atlas.ingest.chunking import Chunking
 from atlas.ingest.classic import read_cells, read_header
 from atlas.ingest.declaring import declare
+from atlas.ingest.hdf5 import crashes_netcdf
 from atlas.ingest.texts import TextColumn
 from atlas.prepared import Draft, Lot, chunk_items
 from atlas.schema import Attributes, DatasetRecord
@@ -126,7 +127,7 @@ def read_raw(path: Path) -> RawFile | None:
         magic = file.read(4)
         if magic in _CLASSIC:
             return _read_classic(path, magic + file.read(_LARGEST + 1))
-    return _read_with_library(path) if magic == _HDF5 else None
+    return _read_with_library(path) if magic == _HDF5 and not crashes_netcdf(path) else None
 
 
 def _read_classic(path: Path, data: bytes) -> RawFile | None:

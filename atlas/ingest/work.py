@@ -15,6 +15,7 @@ from atlas.display import in_one_line, reason_of
 from atlas.errors import AtlasError, MissingDependency
 from atlas.ingest.alike import Decoder, RawFile, passed_over, read_raw
 from atlas.ingest.chunking import Chunking
+from atlas.ingest.hdf5 import OTHER_READER, crashes_netcdf
 from atlas.prepared import Draft, Lot, Prepared
 from atlas.xarray import import_xarray, require_zarr
 from atlas.xarray.writing import keep_fill, write_dataset
@@ -144,17 +145,14 @@ def _alone(source: Source, options: Options) -> Draft | str:
     """Return the draft of a file as xarray reads it, or why there is none."""
     xarray = import_xarray()
     draft = Draft(options.config)
-    is_group = source.path.is_dir()
-    if is_group:
-        require_zarr()
     try:
         with warnings.catch_warnings():
             # Of all that can be said about a file, users hear what concerns the store. Missing text
             # is kept and given back; the readers' own remarks came with the file.
             warnings.simplefilter("ignore")
             # Not cached: what is encoded is not needed again.
-            reading = {"engine": "zarr"} | options.reading if is_group else options.reading
-            with xarray.open_dataset(source.path, cache=False, **reading) as ds:
+            reader = {} if "engine" in options.reading else _reader(source.path)
+            with xarray.open_dataset(source.path, cache=False, **reader, **options.reading) as ds:
                 for variable in ds.variables.values():
                     keep_fill(variable)
                 write_dataset(draft, ds, options.chunking.of_dataset(ds))
@@ -167,12 +165,20 @@ def _alone(source: Source, options: Options) -> Draft | str:
     return draft
 
 
+def _reader(path: Path) -> dict[str, str]:
+    """Return the reader that a file or group needs, if xarray would not choose it."""
+    if path.is_dir():
+        require_zarr()
+        return {"engine": "zarr"}
+    return OTHER_READER if crashes_netcdf(path) else {}
+
+
 def _remarks(source: Source, options: Options) -> dict[str, str]:
     """Return what of a file is not read."""
     try:
         import netCDF4
 
-        if not source.path.is_file():
+        if not source.path.is_file() or crashes_netcdf(source.path):
             return {}
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")

@@ -439,7 +439,8 @@ class RemoteStorage(Storage):
     async def _replace(self, place: str, data: bytes, version: str | None) -> str:
         if version is not None and _honours.get(self._server, True):
             return await self._put_if(place, data, version)
-        if version is not None:
+        # Who makes a store has looked just now whether there is one.
+        if version:
             await self._expect_version(place, version)
         put = partial(self._client.put, place, data)
         return await self._insist("put", put, written=len(data))
