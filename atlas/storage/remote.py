@@ -499,10 +499,10 @@ class RemoteStorage(Storage):
                 self._run("removing an upload of", partial(self._insist, "delete", give_up))
         return len(old)
 
-    def writer_lock(self, timeout: float = 60.0, mark: bytes = locks.WRITING) -> AbstractContextManager[bool]:
+    def writer_lock(self, timeout: float = 60.0, mark: bytes = locks.WRITING) -> AbstractContextManager[bytes]:
         """Exclude the other writers of this process, where no condition excludes all others."""
         if self._client.has_conditions and self.is_safe:
-            return nullcontext(False)
+            return nullcontext(b"")
         return locks.thread_lock(self.describe(), timeout)
 
     def pin(self, generation: int) -> Pin:
