@@ -14,7 +14,7 @@ from atlas.errors import ArrayNotFound, InvalidArgument, ShapeMismatch
 from atlas.plan import Wanted
 from atlas.schema import ArraySchema
 from atlas.session import Session, naming
-from atlas.writer import filled
+from atlas.writer import Overlay, filled
 
 Extents = Sequence[int] | None
 BoxOf = Callable[[ArraySchema, str], Selection]
@@ -57,9 +57,9 @@ def read_parts(session: Session, array: str, dataset_names: Iterable[str], box_o
             parts = snapshot.read_boxes(array, items[0][0].dtype, wanted)
         for place, part in zip(places.tolist(), parts, strict=True):
             results[place] = part
-    for position, (schema, pending) in overlays.items():
-        box = box_of(schema, names[position])
-        results[position] = session.pending_box(snapshot, schema, pending, names[position], box)
+    for position, overlay in overlays.items():
+        box = box_of(overlay.schema, names[position])
+        results[position] = session.pending_box(snapshot, overlay, names[position], box)
     return results
 
 
@@ -102,8 +102,8 @@ def read_stacked(
         result = snapshot.read_stacked(array, schema.dtype, wanted, target, len(names))
     for position in absent:
         result[position, ...] = filled(schema, box.shape)
-    for position, (own, pending) in overlays.items():
-        result[position, ...] = session.pending_box(snapshot, own, pending, names[position], box)
+    for position, overlay in overlays.items():
+        result[position, ...] = session.pending_box(snapshot, overlay, names[position], box)
     return result if out is None else out
 
 
@@ -148,7 +148,7 @@ def name_list(names: Iterable[str]) -> list[str]:
     return result
 
 
-def _absent(names: list[str], layout: Any, overlays: dict[int, Any]) -> list[int]:
+def _absent(names: list[str], layout: Any, overlays: dict[int, Overlay]) -> list[int]:
     if len(layout) == 1 and len(layout[0][1]) == len(names):
         return []
     present = np.zeros(len(names), bool)
@@ -158,9 +158,9 @@ def _absent(names: list[str], layout: Any, overlays: dict[int, Any]) -> list[int
     return [int(i) for i in np.flatnonzero(~present)]
 
 
-def _common_schema(array: str, names: list[str], layout: Any, overlays: dict[int, Any]) -> ArraySchema:
+def _common_schema(array: str, names: list[str], layout: Any, overlays: dict[int, Overlay]) -> ArraySchema:
     found = [(int(positions.min()), schema) for schema, positions, _ in layout]
-    found += [(position, schema) for position, (schema, _) in overlays.items()]
+    found += [(position, overlay.schema) for position, overlay in overlays.items()]
     if not found:
         raise ArrayNotFound(f"array not found: none of the {len(names)} datasets has {array!r}")
     found.sort(key=lambda item: item[0])

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.config import settings
+from atlas.threads import take_in
 
 Bytes = NDArray[np.uint8]
 
@@ -184,7 +185,7 @@ class Arena:
     def __init__(self, cap: int, shared: bool = True) -> None:
         self._cap = cap
         self._shared = shared
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._free: list[_Segment | _Private] = []
         # A finalizer may run inside any statement, on a thread that holds the lock: it only appends here.
         self._returned: deque[_Segment | _Private] = deque()
@@ -264,11 +265,7 @@ class Arena:
 
     def _take_in(self) -> None:
         """Sort what has come back, unless somebody who holds the lock is about to."""
-        while self._returned and self._lock.acquire(blocking=False):
-            try:
-                self._sort_returned()
-            finally:
-                self._lock.release()
+        take_in(self._lock, self._returned, self._sort_returned)
 
     def _sort_returned(self) -> None:
         while self._returned:
@@ -314,7 +311,7 @@ class Arena:
 
     def after_fork_in_child(self) -> None:
         """Forget the parent's segments, whose reuse is the parent's; their descriptors close."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._free, self._returned, self._leased = [], deque(), {}
 
 

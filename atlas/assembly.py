@@ -115,7 +115,9 @@ def _loose_piece(items: Sequence[tuple[int, PendingArray]]) -> Piece:
     counts = [len(array.chunks) for _, array in items]
     chunks = [(number, array.chunks[number]) for _, array in items for number in sorted(array.chunks)]
     reset = entries[[array.reset for _, array in items]]
-    columns = _held_columns([held for _, held in chunks if isinstance(held, Held)])
+    held = [chunk for _, chunk in chunks if isinstance(chunk, Held)]
+    assert len(held) == len(chunks), "not every chunk that waits is encoded"
+    columns = _held_columns(held)
     columns["number"] = np.array([number for number, _ in chunks], np.int64)
     return Piece(entries, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), reset, columns)
 

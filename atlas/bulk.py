@@ -62,9 +62,10 @@ def create_datasets(
         _refuse_known(session, listed, checked)
         merge_template(session, group.template)
         encoded = [_encode(session, schemas[name], _whole(schemas[name]), rows) for name, rows in data.items()]
-        ids = session.pending.create_batch(checked, Declared.of_group(group), session.snapshot.root)
-        for schema, numbers, held in encoded:
-            session.pending.add_block(Block(schema.name, ids, numbers, held))
+        with session.pending.whole():
+            ids = session.pending.create_batch(checked, Declared.of_group(group), session.snapshot.root)
+            for schema, numbers, held in encoded:
+                session.pending.add_block(Block(schema.name, ids, numbers, held))
 
 
 def _mapping(value: Any, what: str) -> dict[str, Any]:
@@ -204,9 +205,10 @@ def delete_datasets(session: Session, names: Iterable[str]) -> None:
             gone = not committed[i] or listed[i] in hidden
             if listed[i] not in pending.records and numbers[i] < 0 and gone:
                 raise DatasetNotFound(f"dataset not found: {listed[i]!r} in {session.storage.describe()}")
-        for name in listed:
-            pending.delete(name, session.snapshot.root)
-        session.forget_schema()
+        with pending.whole():
+            for name in listed:
+                pending.delete(name, session.snapshot.root)
+            session.forget_schema()
 
 
 # ── writing ──────────────────────────────────────────────────────────────────────────────────────
@@ -243,9 +245,10 @@ def write_stacked(session: Session, array: str, names: Iterable[str], data: Any,
             raise
         for name, box, row in single:
             DatasetView(session, name).write_array(array, box.start, row)
-        for own, (schema, numbers, held) in together:
-            if len(numbers):
-                _add_block(session, own, schema, numbers, held)
+        with session.pending.whole():
+            for own, (schema, numbers, held) in together:
+                if len(numbers):
+                    _add_block(session, own, schema, numbers, held)
 
 
 def _by_schema(session: Session, array: str, names: list[str]) -> list[tuple[ArraySchema, Integers]]:
@@ -253,8 +256,8 @@ def _by_schema(session: Session, array: str, names: list[str]) -> list[tuple[Arr
     _, layout, overlays = session.resolve(array, names)
     parts = [(schema, positions) for schema, positions, _ in layout]
     groups: dict[tuple[ArraySchema, str], list[int]] = {}
-    for position, (schema, _) in overlays.items():
-        groups.setdefault((schema, repr(schema.fill)), []).append(position)
+    for position, overlay in overlays.items():
+        groups.setdefault((overlay.schema, repr(overlay.schema.fill)), []).append(position)
     parts += [(schema, np.sort(positions)) for (schema, _), positions in groups.items()]
     if sum(len(positions) for _, positions in parts) < len(names):
         present = np.zeros(len(names), bool)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from atlas.chunks import Shape
 from atlas.columnfile import DataFile
 from atlas.columns import Column, Integers, group_members
+from atlas.errors import InvalidArgument
 from atlas.forks import cached_property
 from atlas.groups import Group
 from atlas.layer import Layer, joined, stacked
@@ -309,6 +310,10 @@ class Catalog:
     def with_layer(self, layer: Layer) -> Catalog:
         """Return the table after a layer of changes."""
         fresh = int(np.count_nonzero(layer.ordinals >= self.slots))
+        if self.slots + fresh > MAX_SLOTS:
+            raise InvalidArgument(
+                f"a store has room for {MAX_SLOTS} datasets, those counted that were deleted; compact it first"
+            )
         top = joined([self.top, layer], bottom=not self.tables)
         return replace(self, slots=self.slots + fresh, count=self.count + fresh - len(layer.deleted), top=top)
 

@@ -298,6 +298,9 @@ def _decode(dtype: str, encoding: str, data: memoryview | bytes, count: int) -> 
     if encoding == "constant":
         return np.broadcast_to(np.frombuffer(data, dtype, 1), (count,))
     if encoding == "range":
+        # As a type of its own each row may take as much as it says.
+        if np.dtype(dtype).kind not in "iu":
+            raise ValueError(f"a range is of integers, not of {dtype!r}")
         first, step = np.frombuffer(data, "<i8", 2).tolist()
         return (np.arange(count, dtype=np.int64) * step + first).astype(dtype)
     return np.frombuffer(data, dtype, count)

@@ -41,7 +41,7 @@ from atlas.roots import (
     next_state,
     replace_root,
 )
-from atlas.storage import Storage, array_directory
+from atlas.storage import WRITING, Storage, array_directory
 
 _log = logging.getLogger("atlas")
 
@@ -179,7 +179,7 @@ def _is_removed(storage: Storage, key: str) -> bool:
 _BESIDE_NAME = re.compile(r"\.atlas\..*\.tmp-[0-9a-f]{32}|\.atlas\.spill-[0-9a-f]{32}")
 
 
-def recover(storage: Storage, root: Root, interrupted: bool, gone: Sequence[str] | None = None) -> None:
+def recover(storage: Storage, root: Root, interrupted: bytes, gone: Sequence[str] | None = None) -> None:
     """Remove what a writer that died left behind: files that are :func:`abandoned`, unless the caller has looked.
 
     Only called under the writer lock, so none of them can belong to a commit under way. What a newer root
@@ -195,11 +195,12 @@ def recover(storage: Storage, root: Root, interrupted: bool, gone: Sequence[str]
         storage.purge(key)
 
 
-def abandoned(storage: Storage, root: Root, interrupted: bool) -> list[str]:
+def abandoned(storage: Storage, root: Root, interrupted: bytes) -> list[str]:
     """Return the files that no state of the store knows, neither this one nor a newer one."""
     unknown = strays(storage, root)
-    # What was interrupted was going to follow this very state; without its mark, it may have been as well.
-    needed = _known_to_newer(storage, unknown, root, root.generation + interrupted)
+    # What was interrupted was going to follow this very state; without its mark, it may have been as well. A repair
+    # that was interrupted found its state here: what is newer than the root was committed, or is its own.
+    needed = _known_to_newer(storage, unknown, root, root.generation + (interrupted == WRITING))
     if needed:
         _log.warning("%s: its root is older than the record of a later commit; repair tells more", storage.describe())
     return [key for key in unknown if _name(key) not in needed]

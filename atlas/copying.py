@@ -36,11 +36,12 @@ def copy_dataset(session: Session, source: str, target: str) -> None:
         except BaseException:
             session.pending.heap.rewind(before)
             raise
-        session.create(target)
-        session.pending.records[target] = record
-        session.pending.arrays[target] = arrays
-        for array in arrays.values():
-            session.pending.note(array, waiting_bytes(array))
+        with session.pending.whole():
+            session.create(target)
+            session.pending.records[target] = record
+            session.pending.arrays[target] = arrays
+            for array in arrays.values():
+                session.pending.note(array, waiting_bytes(array))
 
 
 def _copy_array(session: Session, source: str, schema: ArraySchema) -> PendingArray:

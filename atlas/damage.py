@@ -81,16 +81,13 @@ class Damage:
     Parameters
     ----------
     storage : Storage
-    interrupted : bool
-        Whether a writer may have left something unfinished.
     listed : list of Stored, optional
         What is there, if that is known: listing takes long on object stores.
     """
 
-    def __init__(self, storage: Storage, interrupted: bool, listed: list[Stored] | None = None) -> None:
+    def __init__(self, storage: Storage, listed: list[Stored] | None = None) -> None:
         self._listed = listed
         self.storage = storage
-        self.interrupted = interrupted
         # A repair that was cut off says nothing about the commits that it found.
         self._was_writing = storage.was_writing()
         self.report = RepairReport()
@@ -162,7 +159,7 @@ class Damage:
         # A writer that died may have left the record of a commit that never happened. Where that cannot be told
         # (on object stores), a root that is intact is believed.
         is_believed = not self.storage.is_local and not self._is_root_missing
-        if known is not None and (self.interrupted or is_believed):
+        if known is not None and (self._was_writing or is_believed):
             return known, ""
         found = [(root, key) for key, root in self._recorded_states() if known is None or newer(root, known)]
         if found:
@@ -259,7 +256,9 @@ class Damage:
             chunks = {name: column[rows] for name, column in merged.columns.items()}
             intact[rows] = intact_rows(self.storage, found.file, chunks)
         owned = self.root.catalog.having(array)
-        rows = np.flatnonzero(~intact & owned[ordinals])
+        # A file may have more than the dataset table knows of.
+        rows = np.flatnonzero(~intact & (ordinals < len(owned)))
+        rows = rows[owned[ordinals[rows]]]
         names = self.root.catalog.names_of(ordinals[rows]) if len(rows) else []
         for name, row in zip(names, rows.tolist(), strict=True):
             number, key = int(merged.columns["number"][row]), files[int(merged.columns["file"][row])].file.key

@@ -44,6 +44,7 @@ def columns_of(
         columns[key] = _attribute(catalog, None, key)
     for array, key in array_attrs:
         columns[f"{array}:{key}"] = _attribute(catalog, array, key)
+    snapshot.fetch(arrays)
     for array in arrays:
         columns |= _statistics(snapshot, array)
     return columns

@@ -47,6 +47,8 @@ class _Part(NamedTuple):
 class Heap:
     """Bytes by offset, only ever added to.
 
+    Ctrl-C may end any step half way: what was taken before is still what it was, and the next step puts the rest right.
+
     Parameters
     ----------
     directory : str or None
@@ -91,12 +93,16 @@ class Heap:
         """
         if not len(data):
             return self.size
+        if self._starts and self._starts[-1] >= self.size:
+            # An interrupt came before the end of this.
+            self.rewind(self.size)
         if self._held and self._held + len(data) > self._limit:
             self._spill_all()
         # As in a file, so that what follows each other here may do so there.
         offset = self.size + (-self.size % ALIGNMENT if len(data) >= ALIGNED_FROM else 0)
-        self._starts.append(offset)
-        self._parts.append(_Part(len(data), array, data))
+        part, count = _Part(len(data), array, data), len(self._parts)
+        # In one step, without a call, between which and the next an interrupt might come.
+        self._starts[count:], self._parts[count:] = [offset], [part]
         self._waiting.setdefault(array, []).append(offset)
         self._count(array, len(data))
         self.size = offset + len(data)
@@ -119,14 +125,11 @@ class Heap:
 
     def rewind(self, size: int) -> None:
         """Forget everything from an offset on: what failed half way is not kept."""
-        while self._starts and self._starts[-1] >= size:
-            self._starts.pop()
-            part = self._parts.pop()
-            if part.spill is None:
-                self._waiting[part.array].pop()
-                self._count(part.array, -part.size)
-            else:
+        kept = bisect_left(self._starts, size)
+        for part in reversed(self._parts[kept:]):
+            if part.spill is not None:
                 part.spill.forget(part.position)
+        del self._starts[kept:], self._parts[kept:]
         if self._starts:
             part = self._parts[-1]
             left = min(part.size, size - self._starts[-1])
@@ -135,6 +138,11 @@ class Heap:
                 part.spill.forget(part.position + left)
         self.size = size
         self.rewinds += 1
+        self._waiting, self._sizes, self._held = {}, {}, 0
+        for start, part in zip(self._starts, self._parts, strict=True):
+            if part.spill is None:
+                self._waiting.setdefault(part.array, []).append(start)
+                self._count(part.array, part.size)
 
     def read(self, offset: int, length: int) -> bytes:
         """Return bytes that were taken, of any number of pieces."""
@@ -158,7 +166,7 @@ class Heap:
     def filed(self, array: str, offsets: Integers) -> tuple[Spill, Integers] | None:
         """Return the file that an array has for itself, and where payloads are in it; -1 for those that are not."""
         spill = self._own.get(array)
-        if spill is None or not spill.is_open or spill.is_empty:
+        if spill is None or not spill.is_open or spill.is_empty or spill.has_junk or spill.end != spill.claimed:
             return None
         numbers = np.maximum(np.searchsorted(self._starts, offsets, side="right") - 1, 0)
         is_there = np.array([part.spill is spill for part in self._parts])
@@ -193,30 +201,30 @@ class Heap:
         """Move what is in memory of some arrays to a file; all of it, or nothing."""
         starts = sorted(start for array in arrays for start in self._waiting[array])
         numbers = [bisect_left(self._starts, start) for start in starts]
+        # The others were moved by an earlier call, which was interrupted before it said so.
+        numbers = [number for number in numbers if self._parts[number].spill is None]
         positions = spill.append(self._parts[number].data for number in numbers)
         for number, position in zip(numbers, positions, strict=True):
             self._parts[number] = self._parts[number]._replace(data=None, spill=spill, position=position)
+        spill.claimed = spill.end
         for array in arrays:
             self._waiting[array] = []
             self._count(array, -self._sizes[array])
-        self._join_from(max(numbers[0] - 1, 0))
+        if numbers:
+            self._join_from(max(numbers[0] - 1, 0))
 
     def _join_from(self, first: int) -> None:
         """Make one of parts that follow each other in a file as they do here."""
-        starts, parts = self._starts[first:], self._parts[first:]
-        del self._starts[first:], self._parts[first:]
-        for start, part in zip(starts, parts, strict=True):
-            before = self._parts[-1] if len(self._parts) > first else None
-            distance = start - self._starts[-1] if before is not None else 0
-            if (
-                before is not None
-                and part.spill is before.spill is not None
-                and (part.position - before.position == distance)
-            ):
-                self._parts[-1] = before._replace(size=distance + part.size)
+        starts, parts = self._starts[first : first + 1], self._parts[first : first + 1]
+        for start, part in zip(self._starts[first + 1 :], self._parts[first + 1 :], strict=True):
+            before, distance = parts[-1], start - starts[-1]
+            if part.spill is before.spill is not None and part.position - before.position == distance:
+                parts[-1] = before._replace(size=distance + part.size)
             else:
-                self._starts.append(start)
-                self._parts.append(part)
+                starts.append(start)
+                parts.append(part)
+        # In one step, as above.
+        self._starts[first:], self._parts[first:] = starts, parts
 
 
 class Shelf:

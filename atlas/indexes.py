@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import numpy as np
@@ -17,10 +17,15 @@ from atlas.root import ArrayFiles, Root
 from atlas.segment import ArrayIndex, SegmentIndex
 from atlas.statistics import Statistics, from_columns
 from atlas.storage import Range, Storage
+from atlas.threads import take_turns
 
 # Indexes above this size are read a column at a time. They are not mapped: a file that is cut short under its
 # map ends the process.
 _READ_WHOLE = 32 << 20
+
+
+# Arrays that are asked of an object store at once.
+AT_ONCE = 16
 
 
 def read_index(storage: Storage, file: DataFile) -> Area:
@@ -130,6 +135,12 @@ class Indexed:
             with self._turn(array):
                 return self._segments.get(array) or self._load(array)
         return self._load(array) if found is None else found
+
+    def fetch(self, arrays: Iterable[str]) -> None:
+        """Fetch the indexes of arrays that are going to be wanted at once, where each takes requests."""
+        if not self.storage.is_local:
+            wanted = list(dict.fromkeys(arrays))
+            take_turns(self.segments, wanted, min(len(wanted), AT_ONCE) - 1)
 
     def _turn(self, array: str) -> threading.Lock:
         """Return what is held while the indexes of an array are fetched: others who want them wait, and need not."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from atlas.chunks import Integers
 from atlas.columns import distinct
 from atlas.config import StoreConfig
 from atlas.conflicts import Attempt
+from atlas.errors import AtlasError
 from atlas.groups import Declared
 from atlas.heap import Heap
 from atlas.names import Names, Sought, seek
@@ -172,6 +174,8 @@ class Pending:
     attempts : list of Attempt
         The commits that these changes were put in, and which failed, or seemed to. Those that did not happen, nor
         will, are not among them; one at most did.
+    is_torn : bool
+        Whether one of the changes was ended half way.
     """
 
     def __init__(self, heap: Heap, limit: int, starts: HeadStarts, layout: StoreConfig | None = None) -> None:
@@ -189,6 +193,7 @@ class Pending:
         self.blocks: dict[str, list[Block]] = {}
         self.seen: dict[str, Root] = {}
         self.attempts: list[Attempt] = []
+        self.is_torn = False
         self._moves: list[tuple[Attempt, dict[str, str]]] = []
         self._sequence = 0
         self._limit = limit
@@ -197,6 +202,18 @@ class Pending:
 
     def __bool__(self) -> bool:
         return bool(self.records or self.deleted or self.layout or self.table.alive.any())
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Make a change that takes several steps, between which Ctrl-C may come: of half of it nobody must hear."""
+        before, self.is_torn = self.is_torn, True
+        try:
+            yield
+        except AtlasError:
+            # Raised where it can be, with everything in order.
+            self.is_torn = before
+            raise
+        self.is_torn = before
 
     # ── datasets ─────────────────────────────────────────────────────────────────────────────
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
@@ -382,8 +382,15 @@ def _clash(session: Session, template: Template) -> TypeMismatch | None:
 
 
 def _add(session: Session, named: Sequence[tuple[int, str]], prepared: Prepared, replace: bool) -> None:
+    moved = _put_payloads(session.pending.heap, prepared)
+    with session.pending.whole():
+        _add_whole(session, named, prepared, replace, moved)
+
+
+def _add_whole(
+    session: Session, named: Sequence[tuple[int, str]], prepared: Prepared, replace: bool, moved: Mapping[str, int]
+) -> None:
     pending, root = session.pending, session.snapshot.root
-    moved = _put_payloads(pending.heap, prepared)
     listed = [name for _, name in named]
     names = Names.of(listed)
     if replace:

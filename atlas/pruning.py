@@ -232,6 +232,7 @@ def pruning_index(
 ) -> dict[str, Any]:
     """Return the columns asked for, over all ordinals."""
     catalog = snapshot.root.catalog
+    snapshot.fetch(arrays)
     columns = {array: array_bounds(snapshot, array) for array in arrays}
     columns |= {key: attribute_bounds(catalog, None, key) for key in global_attrs}
     columns |= {f"{array}:{key}": attribute_bounds(catalog, array, key) for array, key in array_attrs}

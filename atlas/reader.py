@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from atlas.arena import shared_arena
 from atlas.chunks import Integers, Selection
-from atlas.codecs import decode, decode_numbers, element_of
+from atlas.codecs import decode_numbers, element_of
 from atlas.columnfile import DataFile
 from atlas.columns import group_members
 from atlas.config import settings
@@ -25,7 +25,7 @@ from atlas.plan import ReadPlan, Wanted, plan_reads
 from atlas.root import Root
 from atlas.schema import ArraySchema
 from atlas.storage import Pin, Storage
-from atlas.text import unpack_text
+from atlas.text import decode_text
 from atlas.worker import DecodeJob, Kept, Source, decode_range, pack_layout, unpack_tables
 
 # Reads of results from this size on leave no file mapped page by page behind them: mapped pages count like memory,
@@ -358,7 +358,7 @@ def _text_cells(seen: dict[_TextKey, NDArray[Any]], dtype: DType, key: _TextKey)
         payload, raw, pipeline, checksum, shape = key
         if not is_whole(payload, pipeline, checksum):
             raise CorruptChunk("its checksum does not match")
-        cells = unpack_text(bytes(decode(payload, pipeline, raw, 1)), dtype, shape)
+        cells = decode_text(payload, pipeline, raw, dtype, shape)
         if raw <= _REPEATED_TEXT:
             seen[key] = cells
     return cells

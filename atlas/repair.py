@@ -23,7 +23,7 @@ from atlas.record import is_file_of_a_commit
 from atlas.root import ArrayFiles, Root
 from atlas.roots import delete_other_roots, has_root, load_table, next_state
 from atlas.segment import HEADER_LENGTH, SegmentIndex
-from atlas.storage import REPAIRING, Storage
+from atlas.storage import REPAIRING, WRITING, Storage
 from atlas.table import read_layer
 
 DAMAGED = "_damaged"
@@ -35,11 +35,11 @@ def repair(storage: Storage, dry_run: bool = False) -> RepairReport:
     if listed is not None and not any(is_file_of_a_commit(item.key) for item in listed):
         raise StoreNotFound(f"there is no Atlas store at {storage.describe()}, nor what is left of one")
     if dry_run:
-        return Damage(storage, storage.was_interrupted(), listed).report
+        return Damage(storage, listed).report
     storage.begin_writing()
     with storage.writer_lock(mark=REPAIRING) as interrupted:
         # Where a lock kept others out just now, they may have been at work before.
-        found = Damage(storage, interrupted, None if storage.is_local else listed)
+        found = Damage(storage, None if storage.is_local else listed)
         if found.report.actions:
             _carry_out(found)
         elif interrupted:
@@ -76,7 +76,7 @@ def _carry_out(found: Damage) -> None:
     root = publish(storage, root, old, replaced, old.commits)
     delete_other_roots(storage, root.config)
     if storage.is_local:
-        recover(storage, root, interrupted=True)
+        recover(storage, root, WRITING)
 
 
 def _table(found: Damage, files: CommitFiles, table: FileFound) -> DataFile:

@@ -20,7 +20,7 @@ from atlas.errors import ArrayNotFound, InvalidArgument, ShapeMismatch
 from atlas.schema import ArraySchema, make_array_schema
 from atlas.session import Session
 from atlas.statistics import cell_statistics
-from atlas.writer import Growth, PendingArray, filled
+from atlas.writer import Growth, Overlay, PendingArray, filled
 
 
 def resize(session: Session, name: str, array: str, shape: Any) -> None:
@@ -34,13 +34,15 @@ def resize(session: Session, name: str, array: str, shape: Any) -> None:
         before = session.pending.heap.size
         try:
             changed = _Reshaping(session, name, old, new).result()
-            session.pending.make_room(waiting_bytes(changed), session.snapshot.root.config, session.snapshot.workers)
         except BaseException:
             session.pending.heap.rewind(before)
             raise
-        session.change(name).arrays[array] = new
-        session.pending.arrays.setdefault(name, {})[array] = changed
-        session.pending.note(changed, waiting_bytes(changed))
+        # From here on the heap may have chunks of others, too: what fails now leaves it as it is.
+        session.pending.make_room(waiting_bytes(changed), session.snapshot.root.config, session.snapshot.workers)
+        with session.pending.whole():
+            session.change(name).arrays[array] = new
+            session.pending.arrays.setdefault(name, {})[array] = changed
+            session.pending.note(changed, waiting_bytes(changed))
 
 
 @contextmanager
@@ -93,6 +95,7 @@ class _Reshaping:
     def __init__(self, session: Session, name: str, old: ArraySchema, new: ArraySchema) -> None:
         self.session, self.name, self.old, self.new = session, name, old, new
         self.before = session.pending.array(name, old.name) or PendingArray(old, reset=False)
+        self.overlay = Overlay(old, self.before, session.ordinal(name))
         # Whether stored chunks keep their numbers, and none of them goes.
         self.in_place = (
             old.chunk_shape == new.chunk_shape
@@ -110,7 +113,7 @@ class _Reshaping:
             after.chunks[moved] = chunk if same else self._cut(number, moved)
         if self.before.reset:
             return after
-        snapshot, ordinal = self.session.snapshot, self.session.ordinal(self.name)
+        snapshot, ordinal = self.session.snapshot, self.overlay.ordinal
         stored = np.setdiff1d(snapshot.index(self.old.name).numbers_of(ordinal), waiting)
         kept = self._kept(stored.astype(np.int64))
         cut = {moved: self._cut(number, moved) for number, moved, same in kept if not same}
@@ -152,7 +155,7 @@ class _Reshaping:
         common = tuple(map(min, had.shape, has.shape))
         cells = filled(self.new, has.shape)
         box = Selection(had.start, common)
-        there = self.session.pending_box(self.session.snapshot, self.old, self.before, self.name, box)
+        there = self.session.pending_box(self.session.snapshot, self.overlay, self.name, box)
         cells[tuple(map(slice, common))] = there
         return cells
 

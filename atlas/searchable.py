@@ -364,6 +364,7 @@ class Searchable(Many):
         """
         merged, snapshot = self._session.merged_schema(), self._session.snapshot
         catalog = snapshot.root.catalog
+        snapshot.fetch(merged.arrays)
         summaries = {name: array_bounds(snapshot, name).summary() for name in sorted(merged.arrays)}
         summaries |= {key: attribute_bounds(catalog, None, key).summary() for key in merged.attributes}
         pairs = {f"{array}:{key}": attribute_bounds(catalog, array, key) for array, key in merged.pairs()}

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.columnfile import Area, ColumnFile, DataFile, finish_file
-from atlas.columns import Texts
+from atlas.columns import Texts, distinct, positions
 from atlas.errors import CorruptIndex
 from atlas.forks import cached_property
 from atlas.storage import DataWriter
@@ -272,8 +272,10 @@ class ArrayIndex:
         if self.dense:
             rows = np.repeat(self.starts[entry], counts) + numbers
             return np.where(known & (rows < np.repeat(self.starts[entry + 1], counts)), rows, -1)
-        span, keys = self._keys
-        wanted = np.repeat(entry * span, counts) + np.minimum(numbers, span - 1)
+        known_numbers, keys = self._keys
+        span = len(known_numbers) + 1  # the last one stands for all that are not stored
+        places = positions(known_numbers, numbers)
+        wanted = np.repeat(entry * span, counts) + np.where(places < 0, span - 1, places)
         rows = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
         return np.where(known & (keys[rows] == wanted), rows, -1)
 
@@ -288,11 +290,14 @@ class ArrayIndex:
         return self.locate(ordinals, counts, np.tile(numbers, len(ordinals))).reshape(len(ordinals), len(numbers))
 
     @cached_property
-    def _keys(self) -> tuple[int, Integers]:
-        """Each entry's place and chunk number as one integer, ascending, and how far those of entries are apart."""
-        span = int(self.columns["number"].max(initial=0)) + 2  # the last number of each is never stored
-        places = np.repeat(np.arange(len(self.entries)), np.diff(self.starts))
-        return span, places * span + self.columns["number"]
+    def _keys(self) -> tuple[Integers, Integers]:
+        """The chunk numbers that there are, and, ascending, each chunk's entry and place among these as one integer.
+
+        With the numbers themselves, which may be as large as there are cells, such integers could be too large.
+        """
+        numbers = distinct(self.columns["number"])
+        owners = np.repeat(np.arange(len(self.entries)), np.diff(self.starts))
+        return numbers, owners * (len(numbers) + 1) + positions(numbers, self.columns["number"])
 
 
 @dataclass(frozen=True)

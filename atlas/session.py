@@ -21,6 +21,8 @@ from atlas.commit import commit
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice, pending_limit, settings
 from atlas.errors import (
     ArrayNotFound,
+    AtlasError,
+    ConflictError,
     CorruptChunk,
     DatasetAlreadyExists,
     DatasetNotFound,
@@ -39,7 +41,7 @@ from atlas.root import PackedRoot, Root
 from atlas.roots import emptied, load_root, load_table
 from atlas.schema import ArraySchema, DatasetRecord, MergedSchema, split_record
 from atlas.storage import Storage
-from atlas.writer import PendingArray, filled
+from atlas.writer import Overlay, filled
 
 Mode = Literal["a", "r"]
 
@@ -125,6 +127,11 @@ class Session:
     def flush(self) -> None:
         """Commit what is pending and show the new state."""
         with self.lock:
+            if self.pending.is_torn:
+                raise AtlasError(
+                    "an interrupt ended a change half way, so what is pending cannot be committed; "
+                    "open the store anew and make the changes again"
+                )
             if self.pending:
                 base = self.snapshot.root.commit
                 root = commit(self.storage, self.snapshot, self.pending, self.snapshot.workers)
@@ -196,11 +203,20 @@ class Session:
                 return found
             catalog, number = self.snapshot.root.catalog, self.pending.number(name)
             together = None if number < 0 else self.pending.batch_record(number)
-            return together or catalog.record(catalog.ordinal(name))
+            if together is not None:
+                return together
+            ordinal = catalog.ordinal(name)
+            if ordinal < 0:
+                raise ConflictError(
+                    f"another writer has deleted dataset {name!r}, changes of which are pending here; "
+                    "open the store anew",
+                    [name],
+                )
+            return catalog.record(ordinal)
 
-    def ordinal(self, name: str, snapshot: Snapshot | None = None) -> int:
-        """Return where a committed state has a dataset, under whatever name; -1 where it has not."""
-        root = (snapshot or self.snapshot).root
+    def ordinal(self, name: str) -> int:
+        """Return where the committed state has a dataset, under whatever name; -1 where it has not."""
+        root = self.snapshot.root
         if name in self.pending.created:
             return -1
         return root.catalog.ordinal(self.pending.committed_name(name, root))
@@ -210,7 +226,8 @@ class Session:
         self.writable()
         if name not in self.pending.records:
             record = self.record(name).copy()
-            self.pending.loosen(name, record, self.snapshot.root)
+            with self.pending.whole():
+                self.pending.loosen(name, record, self.snapshot.root)
         return self.pending.records[name]
 
     def create(self, name: str) -> None:
@@ -218,7 +235,8 @@ class Session:
         self.writable()
         if self.exists(name):
             raise DatasetAlreadyExists(f"dataset already exists: {name!r}")
-        self.pending.create(name, self.snapshot.root)
+        with self.pending.whole():
+            self.pending.create(name, self.snapshot.root)
 
     def rename(self, old: str, new: str) -> None:
         """Give a dataset another name."""
@@ -229,14 +247,16 @@ class Session:
         if self.exists(new):
             raise DatasetAlreadyExists(f"dataset already exists: {new!r}")
         self.change(old)
-        self.pending.rename(old, new, self.snapshot.root)
+        with self.pending.whole():
+            self.pending.rename(old, new, self.snapshot.root)
 
     def delete(self, name: str) -> None:
         """Take a dataset away."""
         self.writable()
         self.require(name)
-        self.pending.delete(name, self.snapshot.root)
-        self.forget_schema()
+        with self.pending.whole():
+            self.pending.delete(name, self.snapshot.root)
+            self.forget_schema()
 
     def merged_schema(self) -> MergedSchema:
         """Return every array and attribute of the collection, pending ones included."""
@@ -309,16 +329,14 @@ class Session:
                 found.append((schema, ordinal))
             return snapshot, found
 
-    def resolve(
-        self, array: str, names: list[str]
-    ) -> tuple[Snapshot, list[Alike], dict[int, tuple[ArraySchema, PendingArray | None]]]:
+    def resolve(self, array: str, names: list[str]) -> tuple[Snapshot, list[Alike], dict[int, Overlay]]:
         """Look the names up: what is committed, by schema, and what pending changes override, by position."""
         if not isinstance(array, str):
             raise ArrayNotFound(f"array not found: {array!r}; array names are strings")
         with self.lock:
             snapshot, catalog = self.snapshot, self.snapshot.root.catalog
             listed = catalog.listed(names)
-            overlays: dict[int, tuple[ArraySchema, PendingArray | None]] = {}
+            overlays: dict[int, Overlay] = {}
             if self.pending:
                 listed = Listed(listed.ordinals.copy())
                 self._overlay(array, names, listed.ordinals, overlays)
@@ -330,7 +348,7 @@ class Session:
             raise ArrayNotFound(f"array not found: {array!r} in {self.storage.describe()}")
         return snapshot, layout, overlays
 
-    def _overlay(self, array: str, names: list[str], ordinals: Integers, overlays: dict[int, Any]) -> None:
+    def _overlay(self, array: str, names: list[str], ordinals: Integers, overlays: dict[int, Overlay]) -> None:
         """Find what pending changes say of an array, and take their datasets out of the committed ones."""
         pending = self.pending
         hidden = self.hidden()
@@ -340,7 +358,8 @@ class Session:
                     ordinals[position] = -1
                     record = pending.records.get(name)
                     if record is not None and array in record.arrays:
-                        overlays[position] = record.arrays[array], pending.array(name, array)
+                        found = pending.array(name, array)
+                        overlays[position] = Overlay(record.arrays[array], found, self.ordinal(name))
         if not pending.table.pieces:
             return
         numbers = pending.table.find(seek(names))
@@ -348,26 +367,40 @@ class Session:
             created = pending.batch_of(int(numbers[position])) is not None
             # A loose dataset has no number any more.
             found = pending.numbered_array(int(numbers[position]), array)
+            if found is not None:
+                overlays[position] = Overlay(found.schema, found, -1 if created else int(ordinals[position]))
             if created or found is not None:
                 ordinals[position] = -1
-            if found is not None:
-                overlays[position] = found.schema, found
 
-    def pending_box(
-        self, snapshot: Snapshot, schema: ArraySchema, pending: PendingArray | None, name: str, box: Selection
-    ) -> NDArray[Any]:
+    def pending_box(self, snapshot: Snapshot, overlay: Overlay, name: str, box: Selection) -> NDArray[Any]:
         """Return a box of one dataset's array: what is stored, with the pending cells over it."""
-        ordinal = self.ordinal(name, snapshot)
-        fresh = ordinal < 0 or (pending is not None and pending.reset)
-        result = filled(schema, box.shape) if fresh else self._stored_box(snapshot, schema, ordinal, box)
+        schema, pending, ordinal = overlay
+        if pending is not None and pending.reset:
+            result = filled(schema, box.shape)
+        else:
+            stored = self._stored(snapshot, schema if pending is None else pending.schema, ordinal, name)
+            result = self._stored_box(snapshot, schema, stored, ordinal, box)
         if pending is not None:
             with self.lock:  # so that a write of another thread is seen whole or not at all
                 pending.overlay(box, result)
         return result
 
     @staticmethod
-    def _stored_box(snapshot: Snapshot, schema: ArraySchema, ordinal: int, box: Selection) -> NDArray[Any]:
-        stored = snapshot.root.catalog.record(ordinal).arrays.get(schema.name, schema)
+    def _stored(snapshot: Snapshot, schema: ArraySchema, ordinal: int, name: str) -> ArraySchema:
+        """Return what the committed state says of an array, whose shape alone pending changes may make another."""
+        stored = None if ordinal < 0 else snapshot.root.catalog.record(ordinal).arrays.get(schema.name)
+        if stored is None or (stored.dtype, stored.chunk_shape) != (schema.dtype, schema.chunk_shape):
+            raise ConflictError(
+                f"another writer has deleted dataset {name!r}, or array {schema.name!r} of it, or made it anew, while "
+                "changes of it are pending here; open the store anew",
+                [name],
+            )
+        return stored
+
+    @staticmethod
+    def _stored_box(
+        snapshot: Snapshot, schema: ArraySchema, stored: ArraySchema, ordinal: int, box: Selection
+    ) -> NDArray[Any]:
         if stored.shape == schema.shape:
             return snapshot.read_box(schema, ordinal, box)
         # It has grown since: what is stored is cut as its old edge was.

@@ -58,6 +58,10 @@ class Spill:
         What a data file of these bytes is called after.
     is_taken : bool
         Whether a commit has made it a data file, or tried to: nothing is added any more.
+    claimed : int
+        How far what is in it is known to be somebody's.
+    has_junk : bool
+        Whether before that there is something which is nobody's: then it is not to become a data file.
     """
 
     def __init__(self, directory: str) -> None:
@@ -71,6 +75,7 @@ class Spill:
         self._hashes: list[int] = []
         self._read = -1, b""
         self._write(MAGIC + self.file_id.bytes)
+        self.claimed, self.has_junk = self.end, False
 
     @property
     def end(self) -> int:
@@ -84,6 +89,7 @@ class Spill:
 
     def append(self, pieces: Iterable[Any]) -> list[int]:
         """Write pieces, large ones from multiples of 8 on, and return where each is; all of them, or none."""
+        self.has_junk |= self.end != self.claimed
         positions, begun, position = [], self.end, self.end
         group: list[Any] = []
         try:
@@ -123,6 +129,8 @@ class Spill:
         blocks = bisect_left(self._ends, end) + 1
         del self._ends[blocks:], self._hashes[blocks:]
         self._read = -1, b""
+        self.has_junk |= self.end != end
+        self.claimed = self.end
 
     def read(self, position: int, length: int) -> bytes:
         """Return bytes of the file."""
@@ -133,13 +141,14 @@ class Spill:
         return b"".join(pieces)
 
     def _block(self, number: int) -> bytes:
-        if self._read[0] != number:
+        read = self._read
+        if read[0] != number:
             data = b"".join(self._pieces(*self._ends[number - 1 : number + 1]))
             if xxhash.xxh3_64_intdigest(data) != self._hashes[number]:
                 raise StorageError("reading pending changes back: the disk has not kept what was written")
             # Small chunks are read one by one.
-            self._read = number, data
-        return self._read[1]
+            self._read = read = number, data
+        return read[1]
 
     def _pieces(self, begin: int, end: int) -> Iterator[bytes]:
         # The system may give less than is asked for.

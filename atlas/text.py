@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atlas.codecs import decode
 from atlas.dtypes import DType
 from atlas.errors import CorruptChunk
 
@@ -36,6 +37,16 @@ def pack_texts(cells: Sequence[bytes], counts: NDArray[np.int64]) -> list[bytes]
     places = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     spans = zip(4 * (ends - counts), 4 * ends, places[ends - counts], places[ends], strict=True)
     return [heads[low:high] + data[begin:end] for low, high, begin, end in spans]
+
+
+def decode_text(payload: Any, pipeline: int, raw_length: int, dtype: DType, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return the cells of a chunk of text; raises :class:`CorruptChunk` when its payload is none."""
+    try:
+        data = bytes(decode(payload, pipeline, raw_length, 1))
+    except (MemoryError, OverflowError):
+        # Text may be of any length; what does not fit into memory is taken for a lie.
+        raise CorruptChunk(f"there is no room for {raw_length} bytes") from None
+    return unpack_text(data, dtype, shape)
 
 
 def unpack_text(data: bytes, dtype: DType, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -11,6 +11,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
@@ -103,6 +104,23 @@ def insist(action: Callable[[], object]) -> None:
             interrupted = error
     if interrupted is not None:
         raise interrupted
+
+
+def take_in(lock: Any, waiting: deque[Any], action: Callable[[], object]) -> None:
+    """Do something with all that waits, under a reentrant lock, unless somebody holds it: whoever does looks once more.
+
+    For finalizers. They may run inside any statement, also of the thread that holds the lock, which would wait for
+    itself.
+    """
+    while waiting and not lock._is_owned():
+        try:
+            if not lock.acquire(blocking=False):
+                return
+            action()
+        finally:
+            # An interrupt may come just when the lock has been taken; one of another thread is not released by this.
+            with suppress(RuntimeError):
+                lock.release()
 
 
 _threads = _Threads()

@@ -13,10 +13,12 @@ from atlas.chunks import resolve_selection
 from atlas.described import Described
 from atlas.dtypes import as_elements
 from atlas.errors import ArrayAlreadyExists, InvalidArgument
+from atlas.indexes import AT_ONCE
 from atlas.resizing import appended_shape, resize, whole_or_not
 from atlas.schema import ArraySchema, make_array_schema
 from atlas.session import naming
-from atlas.writer import PendingArray
+from atlas.threads import take_turns
+from atlas.writer import Overlay, PendingArray
 
 
 class DatasetView(Described):
@@ -93,8 +95,9 @@ class DatasetView(Described):
             if clash is not None:
                 session.mismatch(f"array {name!r}", clash.name, schema.dtype.name)
             # Only now is there a change: one that was refused must not reach the next flush.
-            session.change(self._name).arrays[schema.name] = schema
-            session.pending.arrays.setdefault(self._name, {})[schema.name] = PendingArray(schema, reset=True)
+            with session.pending.whole():
+                session.change(self._name).arrays[schema.name] = schema
+                session.pending.arrays.setdefault(self._name, {})[schema.name] = PendingArray(schema, reset=True)
 
     def delete_array(self, name: str) -> None:
         """Delete an array of this dataset, by the next flush.
@@ -116,14 +119,16 @@ class DatasetView(Described):
         >>> view.list_arrays()
         []
         """
-        with self._session.lock:
-            self._session.writable()
+        session = self._session
+        with session.lock:
+            session.writable()
             self._schema(name)
-            record = self._session.change(self._name)
-            del record.arrays[name]
-            record.array_attributes.pop(name, None)
-            self._session.pending.arrays.get(self._name, {}).pop(name, None)
-            self._session.forget_schema()
+            with session.pending.whole():
+                record = session.change(self._name)
+                del record.arrays[name]
+                record.array_attributes.pop(name, None)
+                session.pending.arrays.get(self._name, {}).pop(name, None)
+                session.forget_schema()
 
     def write_array(self, name: str, start: Sequence[int] | None, data: Any) -> None:
         """Write a box of cells, to be committed by the next flush.
@@ -167,12 +172,14 @@ class DatasetView(Described):
             snapshot, config = session.snapshot, session.snapshot.root.config
             session.pending.make_room(cells.nbytes, config, snapshot.workers)
             read_chunk = partial(self._stored_chunk, schema, pending)
-            pending.write(box, cells, read_chunk, session.pending.heap, config, snapshot.workers)
+            # First: cells that nobody has noted are not encoded by the flush.
             session.pending.note(pending, cells.nbytes)
+            pending.write(box, cells, read_chunk, session.pending.heap, config, snapshot.workers)
 
     def _stored_chunk(self, schema: ArraySchema, pending: PendingArray, number: int) -> NDArray[Any]:
-        session, box = self._session, schema.grid.extent(number)
-        return session.pending_box(session.snapshot, schema, PendingArray(schema, pending.reset), self._name, box)
+        session = self._session
+        stored = Overlay(schema, PendingArray(schema, pending.reset), session.ordinal(self._name))
+        return session.pending_box(session.snapshot, stored, self._name, schema.grid.extent(number))
 
     def resize(self, name: str, shape: Sequence[int]) -> None:
         """Give an array another shape, with the same number of axes, by the next flush.
@@ -281,10 +288,10 @@ class DatasetView(Described):
             if schema is None:
                 return None
             snapshot = session.snapshot
-            pending = session.pending.array(self._name, name)
+            overlay = Overlay(schema, session.pending.array(self._name, name), session.ordinal(self._name))
         box = resolve_selection(schema.shape, start, shape, f"array {name!r} of {self._name!r}")
         with naming([self._name], np.zeros(1, np.int64)):
-            return session.pending_box(snapshot, schema, pending, self._name, box)
+            return session.pending_box(snapshot, overlay, self._name, box)
 
     def read_arrays(
         self, names: Iterable[str], start: Sequence[int] | None = None, shape: Sequence[int] | None = None
@@ -316,4 +323,11 @@ class DatasetView(Described):
         """
         if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
             raise InvalidArgument(f"names must be a sequence of array names, not {names!r}")
-        return {name: self.read_array(name, start, shape) for name in names}
+        found, wanted = {}, list(names)
+
+        def read(name: str) -> None:
+            found[name] = self.read_array(name, start, shape)
+
+        # Several at once where each is a request or two.
+        take_turns(read, wanted, 0 if self._session.storage.is_local else min(len(wanted), AT_ONCE) - 1)
+        return {name: found[name] for name in wanted}

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers, Selection, Shape
-from atlas.codecs import decode, decode_numbers
+from atlas.codecs import decode_numbers
 from atlas.config import StoreConfig
 from atlas.dtypes import fill_cell
 from atlas.encoding import BATCH_BYTES, EncodedRows, encode_batches
 from atlas.heap import Heap, Shelf
 from atlas.schema import ArraySchema
-from atlas.text import unpack_text
+from atlas.text import decode_text
 
 _BATCH_CHUNKS = 4096
 
@@ -85,7 +85,7 @@ class HeldRows:
         offset, length, raw, pipeline = (int(own[name][0]) for name in ("offset", "length", "raw_length", "pipeline"))
         payload = self.heap.read(offset, length)
         if dtype.is_text:
-            return unpack_text(bytes(decode(payload, pipeline, raw, 1)), dtype, shape)
+            return decode_text(payload, pipeline, raw, dtype, shape)
         cells: Cells = decode_numbers(payload, pipeline, dtype.storage, shape).view(dtype.numpy)
         return cells
 
@@ -170,14 +170,17 @@ class PendingArray:
                 else:
                     partial[number] = self._held(number, read_chunk)
                     partial[number][tuple(map(slice, first, first + block))] = cells
-        # Nothing is taken before everything has been read and encoded: a write happens whole or not at all.
+        taken: dict[int, Cells | Held] = {**partial}
         if data.nbytes < _ENCODE_ABOVE or self.schema.dtype.is_text:
-            self.chunks |= {number: np.array(cells, order="C") for number, cells in whole.items()}
+            taken |= {number: np.array(cells, order="C") for number, cells in whole.items()}
         else:
             items = ((self.schema, number, cells) for number, cells in whole.items())
-            self.chunks |= dict(encode_into(heap, items, config, workers))
-        self.growth = self._grown(selection, partial)
-        self.chunks |= partial
+            taken |= dict(encode_into(heap, items, config, workers))
+        growth = self._grown(selection, partial)
+        # Nothing is taken before everything has been read and encoded, and then without a call, during which an
+        # interrupt might come: a write happens whole or not at all.
+        self.chunks |= taken
+        self.growth = growth
 
     def _grown(self, selection: Selection, partial: Mapping[int, Cells]) -> Growth | None:
         """Return what is known of the growth once a box has been written; `partial` are the chunks that it cuts."""
@@ -212,6 +215,24 @@ class PendingArray:
             if chunk is not None:
                 source = self._cells(number, chunk)[tuple(map(slice, first, first + block))]
                 result[tuple(map(slice, target, target + block))] = source
+
+
+class Overlay(NamedTuple):
+    """What there is of an array of one dataset once pending changes are counted.
+
+    Attributes
+    ----------
+    schema : ArraySchema
+    pending : PendingArray or None
+        Cells that wait.
+    ordinal : int
+        Where the committed state has the dataset; looked up together with the rest, since a flush of another thread
+        forgets under which name that was.
+    """
+
+    schema: ArraySchema
+    pending: PendingArray | None
+    ordinal: int
 
 
 Item = tuple[ArraySchema, Any, Cells]

@@ -55,6 +55,78 @@ def test_moving_on_does_not_hide_what_another_writer_did(place, follow):
     assert again.open_dataset("new").attributes() == {"theirs": 1}
 
 
+def delete(store: Atlas) -> None:
+    store.delete_dataset("a")
+
+
+def delete_the_array(store: Atlas) -> None:
+    store.open_dataset("a").delete_array("t")
+
+
+def make_it_anew(store: Atlas, dtype: str, chunk_shape: list[int]) -> None:
+    delete_the_array(store)
+    store.open_dataset("a").define_array("t", dtype, ["x"], [4], chunk_shape)
+    store.open_dataset("a").write_array("t", [0], np.arange(4).astype(dtype) + 5)
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        delete,
+        delete_the_array,
+        lambda store: make_it_anew(store, "float64", [4]),
+        lambda store: make_it_anew(store, "int64", [2]),
+    ],
+)
+def test_what_another_writer_took_away_is_not_read_as_something_else(place, meanwhile, together):
+    """Changes of it are pending, and a refresh has shown that it is not there any more, or not what it was."""
+    store = Atlas.open(place)
+    if together:
+        store.write_stacked("t", ["a"], np.ones((1, 1), "int64"))
+    else:
+        store.open_dataset("a").set_attribute("mine", 1)
+    with Atlas.open(place) as other:
+        meanwhile(other)
+    store.refresh()
+    view = store.open_dataset("a")
+    reads = [lambda: store.read_array_across_stacked("t", ["a", "b"]), lambda: view.read_array("t")]
+    if together and meanwhile is delete_the_array:
+        assert reads.pop()() is None
+    for read in reads:
+        with pytest.raises(atlas.ConflictError, match="another writer has deleted dataset 'a'") as caught:
+            read()
+        assert caught.value.datasets == ("a",)
+    with pytest.raises(atlas.ConflictError):
+        store.flush()
+
+
+class FlushedMeanwhile(list):
+    """The first cell of a box, which is looked at when it has been found out what the box is of."""
+
+    def __init__(self, store: Atlas) -> None:
+        super().__init__([1])
+        self.store = store
+
+    def __iter__(self):
+        self.store.flush()
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("read", ["alone", "across", "stacked"])
+def test_what_was_renamed_is_read_right_while_another_thread_flushes(place, read):
+    store = Atlas.open(place)
+    store.rename_dataset("a", "c")
+    start = FlushedMeanwhile(store)
+    if read == "alone":
+        found = store.open_dataset("c").read_array("t", start)
+    elif read == "across":
+        found = store.read_array_across("t", ["c"], start)[0]
+    else:
+        found = store.read_array_across_stacked("t", ["c"], start)[0]
+    assert found.tolist() == [1, 2, 3]
+
+
 def test_what_was_seen_by_a_refresh_may_be_changed(place):
     store = Atlas.open(place)
     store.open_dataset("b").set_attribute("mine", 1)
@@ -401,6 +473,23 @@ def test_compaction_leaves_what_a_newer_root_referred_to(place, interrupted, cap
     assert Atlas.repair(place).ok
     assert Atlas.open(place).open_dataset("a").get_attribute("k") == 8
     assert Atlas.open(place).open_dataset("a").read_array("u").tolist() == [0, 1, 2, 3]
+
+
+def refuse(place: Path) -> None:
+    with pytest.raises(atlas.StoreAlreadyExists):
+        Atlas.create(place)
+
+
+@pytest.mark.parametrize("meanwhile", [Atlas.repair, lambda place: Atlas.open(place).compact(), refuse])
+def test_a_repair_that_was_cut_off_takes_nothing_from_a_newer_state(place, meanwhile):
+    """An older root was put in its place, and who wanted to repair that was interrupted: no commit was, by that."""
+    older = (place / "atlas.json").read_bytes()
+    change(place, "a", 7)
+    (place / "atlas.json").write_bytes(older)
+    (place / locks.LOCK_NAME).write_bytes(b"r")
+    meanwhile(place)
+    assert Atlas.repair(place).ok
+    assert Atlas.open(place).open_dataset("a").get_attribute("k") == 7
 
 
 def test_an_older_root_finds_its_files_where_readers_kept_them(place):

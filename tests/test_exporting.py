@@ -68,6 +68,14 @@ def enumerations(nc: netCDF4.Dataset) -> None:
     nc.createVariable("gaps", kinds, ("x",), fill_value=255)[:] = [0, 255, 1]
 
 
+def months(nc: netCDF4.Dataset) -> None:
+    nc.createDimension("t", 3)
+    for name, kind in (("t", "i4"), ("other", "f8")):
+        variable = nc.createVariable(name, kind, ("t",))
+        variable.setncatts({"units": "months since 2000-01-01", "calendar": "360_day"})
+        variable[:] = [0, 1, 14]
+
+
 def raw(path: str | Path) -> dict[str, Any]:
     with netCDF4.Dataset(path) as nc:
         nc.set_auto_maskandscale(False)
@@ -85,8 +93,9 @@ def raw(path: str | Path) -> dict[str, Any]:
         return found | {"dimensions": {name: len(dimension) for name, dimension in nc.dimensions.items()}}
 
 
+@pytest.mark.filterwarnings("ignore::xarray.SerializationWarning")  # of files as they come
 @pytest.mark.parametrize(
-    "write", [characters, coordinates, unsigned, floats, enumerations], ids=lambda write: write.__name__
+    "write", [characters, coordinates, unsigned, floats, enumerations, months], ids=lambda write: write.__name__
 )
 def test_files_come_out_as_they_went_in(tmp_path, place, write):
     paths = [tmp_path / f"f{i}.nc" for i in range(2)]  # two are decoded together
@@ -97,6 +106,9 @@ def test_files_come_out_as_they_went_in(tmp_path, place, write):
     written = atlas.export(place, tmp_path / "out").written
     for path in paths:
         assert raw(written[path.stem]) == raw(path)
+        with xr.open_dataset(path, decode_times=False) as source:
+            found = xr.open_dataset(place, engine="atlas", group=path.stem, decode_times=False)
+            xr.testing.assert_identical(found.load(), source.load())
 
 
 @pytest.mark.parametrize("form", ["netcdf", "zarr"])

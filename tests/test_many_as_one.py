@@ -293,6 +293,26 @@ def test_types_that_hold_each_other_widen_and_others_are_refused(place):
         store.open_as_many_xarray_dataset(["b", "c"])
 
 
+@pytest.mark.parametrize("policy", [{}, {"on_shape": "ragged"}, {"chunks": {}}], ids=str)
+def test_times_of_different_units_get_the_finest(place, policy):
+    days = np.array(["2000-01-01", "2000-01-02"])
+    with Atlas.create(place) as store:
+        for unit in ("s", "ns", "us"):
+            times = days.astype(f"M8[{unit}]")
+            ds = xr.Dataset({"seen": ("x", times), "lag": ("x", times - times[0])}, {"time": ("x", times)})
+            (ds.isel(x=slice(1)) if policy == {"on_shape": "ragged"} and unit == "us" else ds).atlas.write(store, unit)
+        xr.Dataset({"seen": ("x", np.array(["0001-01-01"] * 2, "M8[s]"))}).atlas.write(store, "early")
+    store = Atlas.open(place)
+    many = store.open_as_many_xarray_dataset(["s", "ns", "us"], **policy).compute()
+    assert (many["seen"].dtype, many["lag"].dtype) == ("M8[ns]", "m8[ns]")
+    expected = [*days, *days, *days][: many["seen"].size]
+    assert many["seen"].values.reshape(-1).tolist() == np.array(expected, "M8[ns]").tolist()
+    if not policy:
+        assert many["time"].dims == ("x",), "which is the same in all"
+    with pytest.raises(atlas.ValueOutOfRange, match="'seen'"):
+        store.open_as_many_xarray_dataset(["ns", "early"], variables=["seen"], on_missing="fill", **policy).compute()
+
+
 def test_pending_datasets_are_seen(fleet):
     station(20).atlas.write(fleet, "new")
     many = fleet.open_as_many_xarray_dataset(["s01", "new"])
@@ -305,9 +325,21 @@ def test_pending_datasets_are_seen(fleet):
         fleet.open_as_many_xarray_dataset(["s01"])
 
 
+def test_integers_that_no_float_holds_stay_integers_where_some_lack_them(place):
+    with Atlas.create(place) as store:
+        for name, attributes in (("a", {"small": 3, "large": 2**60 + 1}), ("b", {})):
+            xr.Dataset(attrs=attributes).atlas.write(store, name)
+    many = Atlas.open(place).open_as_many_xarray_dataset(["a", "b"])
+    assert many["small"].dtype == float
+    assert many["large"].values.tolist() == [2**60 + 1, None]
+
+
 def test_a_new_dimension_needs_a_name_of_its_own(fleet):
     with pytest.raises(ValueError, match="concat_dim"):
         fleet.open_as_many_xarray_dataset(["s00", "s01"], concat_dim="z")
+    for name in ("", None):
+        with pytest.raises(ValueError, match="concat_dim must be the name"):
+            fleet.open_as_many_xarray_dataset(["s00", "s01"], concat_dim=name)
     with pytest.raises(ValueError, match="chunks= names 'statoin'"):
         fleet.open_as_many_xarray_dataset(["s00", "s01"], concat_dim="station", chunks={"statoin": 1})
 

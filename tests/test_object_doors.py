@@ -15,6 +15,7 @@ import xarray as xr
 from objectstore import servers
 from objectstore.place import kinds
 
+import atlas
 from atlas import config
 from atlas.cli import main
 from atlas.storage import remote
@@ -129,6 +130,24 @@ def test_coordinates_do_not_wait_for_one_another(moto, tmp_path):
         whole = fresh.open_as_xarray_dataset("wide")
     xr.testing.assert_identical(ds, wide)
     xr.testing.assert_identical(whole, wide)
+
+
+def test_arrays_do_not_wait_for_one_another(moto):
+    """The indexes of eight are under way at once, and then their cells."""
+    with moto.create() as store:
+        view = store.create_dataset("wide")
+        for number in range(8):
+            view.define_array(f"t{number}", "int32", ["x"], [3])
+            view.write_array(f"t{number}", [0], np.full(3, number, "int32"))
+    names = [f"t{number}" for number in range(8)]
+    view = moto.open().open_dataset("wide")
+    with moto.proxy.gathering(8):
+        found = view.read_arrays(names)
+    assert {name: cells.tolist() for name, cells in found.items()} == {f"t{n}": [n] * 3 for n in range(8)}
+    for ask in (atlas.Atlas.column_summaries, atlas.Atlas.pruning_index, atlas.Atlas.table):
+        store = moto.open()
+        with moto.proxy.gathering(8):
+            ask(store)
 
 
 def test_a_lazy_dataset_travels(s3, environment):

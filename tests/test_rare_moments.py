@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from contextlib import contextmanager, suppress
 from itertools import count
 from types import SimpleNamespace
@@ -20,15 +22,20 @@ from hypothesis import strategies as st
 from torture.scenes import in_child
 
 import atlas
-from atlas import commit, compaction, heap, roots, spill, verify
+from atlas import catalog, commit, compaction, heap, roots, spill, verify
 from atlas.catalog import Catalog
+from atlas.chunks import Selection
 from atlas.config import StoreConfig, settings
 from atlas.conflicts import Attempt
 from atlas.heap import Heap
+from atlas.pending import Pending
 from atlas.reader import Snapshot
 from atlas.root import Root
+from atlas.schema import make_array_schema
 from atlas.segment import HEADER_LENGTH
 from atlas.storage import LocalStorage, files, locks
+from atlas.threads import take_in
+from atlas.writer import Growth, Held, PendingArray
 
 
 @pytest.fixture
@@ -511,6 +518,288 @@ def test_the_disk_begins_with_large_files_before_they_are_synced(tmp_path, monke
     writer.finish()
     assert (tmp_path / "large").stat().st_size == 9 << 20
     assert [call[1:3] for call in begun] == ([(0, 8 << 20)] if can_begin else [])
+
+
+class Interrupter:
+    """Ctrl-C at the so-manieth moment when Python looks for it: functions begin, and those written in C have ended."""
+
+    def __init__(self, moment: int, where: str) -> None:
+        self.left = moment
+        self.where = where
+
+    def __call__(self, frame, event, argument) -> None:
+        if event in ("call", "c_return") and self.where in frame.f_code.co_filename:
+            self.left -= 1
+            if not self.left:
+                raise KeyboardInterrupt
+
+
+def at_every_call(prepare, act, check, where: str = "") -> int:
+    """Interrupt an action at every moment when Python may do so, and look at what it leaves; return how many there are.
+
+    `where` is part of the names of the files that are looked at.
+    """
+    for moment in count(1):
+        prepared, watch = prepare(), Interrupter(moment, where)
+        with suppress(KeyboardInterrupt):
+            sys.setprofile(watch)
+            try:
+                act(prepared)
+            finally:
+                sys.setprofile(None)
+        check(prepared)
+        if watch.left > 0:
+            return moment
+
+
+@pytest.mark.parametrize("is_taken_back", [True, False])
+def test_an_interrupt_leaves_what_waits_as_it_is(tmp_path, monkeypatch, is_taken_back):
+    """What was taken before can be read, and what is taken next, whatever an interrupted step has left."""
+    monkeypatch.setattr(heap, "OWN_BYTES", 2000)
+    monkeypatch.setattr(heap, "MORE_BYTES", 900)
+    pieces = [bytes([i]) * size for i, size in enumerate((300, 1100, 200, 1000, 40, 1200))]
+
+    def taken(waiting: Heap, begin: int, end: int) -> list[tuple[int, bytes]]:
+        return [(waiting.append(piece, "ab"[i % 2]), piece) for i, piece in enumerate(pieces[begin:end], begin)]
+
+    def prepare() -> tuple[Heap, list[tuple[int, bytes]]]:
+        waiting = Heap(str(tmp_path), 2500)
+        return waiting, taken(waiting, 0, 3)
+
+    def act(prepared) -> None:
+        waiting, _ = prepared
+        size = waiting.size
+        try:
+            waiting.append(pieces[3], "b")
+            waiting.append(pieces[1], None)
+        except KeyboardInterrupt:
+            if is_taken_back:
+                waiting.rewind(size)
+
+    def check(prepared) -> None:
+        waiting, given = prepared
+        waiting.filed("b", np.array([offset for offset, _ in given]))
+        given += taken(waiting, 3, 6)
+        waiting.append(bytes(3000))
+        waiting.append(b"last")
+        for offset, piece in given:
+            assert waiting.read(offset, len(piece)) == piece
+            found = waiting.filed("b", np.array([offset]))
+            if found is not None and found[1][0] >= 0:
+                assert os.pread(found[0].descriptor, len(piece), int(found[1][0])) == piece
+        if found is not None:
+            # Nothing is in it that is nobody's, but for zeros.
+            left = bytearray(os.pread(found[0].descriptor, found[0].end, 0)[HEADER_LENGTH:])
+            for part in waiting._parts:
+                if part.spill is found[0]:
+                    begin = part.position - HEADER_LENGTH
+                    left[begin : begin + part.size] = bytes(part.size)
+            assert not any(left)
+
+    assert at_every_call(prepare, act, check, os.path.dirname(heap.__file__)) > 50
+
+
+def test_what_was_taken_back_is_not_in_the_file_that_is_committed(tmp_path, monkeypatch):
+    """A few bytes only, which could be taken for what is left free before an aligned piece."""
+    monkeypatch.setattr(heap, "OWN_BYTES", 0)
+    monkeypatch.setattr(heap, "MORE_BYTES", 0)
+    store = atlas.Atlas.create(tmp_path / "s", pending_bytes=0)
+    store.create_dataset("a").define_array("t", "int32", ["x"], [100_000])
+    store.open_dataset("a").write_array("t", [0], np.arange(100_000, dtype="int32") ** 2)
+    waiting = store._session.pending.heap
+    size = waiting.size
+    waiting.append(b"junk", "t")
+    waiting.rewind(size)
+    store.flush()
+    assert store.verify().problems == []
+
+
+def test_an_interrupt_lets_a_write_happen_whole_or_not_at_all(tmp_path):
+    schema = make_array_schema("t", "int32", ["x"], [12], [4], -1)
+
+    def prepare() -> PendingArray:
+        return PendingArray(schema, reset=False, resized=True, growth=Growth((6,)))
+
+    def act(array: PendingArray) -> None:
+        cells = np.arange(1, 7, dtype="int32")
+        array.write(Selection((6,), (6,)), cells, lambda number: np.zeros(4, "int32"), Heap(None, 0), StoreConfig())
+
+    def check(array: PendingArray) -> None:
+        found = np.zeros(12, "int32")
+        array.overlay(Selection((0,), (12,)), found)
+        not_at_all, whole = ([0] * 12, Growth((6,))), ([*[0] * 6, *range(1, 7)], Growth((6,), rows=2, nulls=2))
+        assert (found.tolist(), array.growth) in (not_at_all, whole)
+
+    assert at_every_call(prepare, act, check) > 20
+
+
+@pytest.fixture(scope="module")
+def changing(tmp_path_factory) -> atlas.Atlas:
+    """A handle on which changes are made, and dropped again."""
+    with atlas.Atlas.create(tmp_path_factory.mktemp("changing") / "s", workers=1) as store:
+        for name in ("a", "b"):
+            add(store, name)
+            store.open_dataset(name).set_attribute("k", 1)
+    return store
+
+
+def shown(store: atlas.Atlas) -> dict[str, object]:
+    """Return all that a handle shows."""
+    views = {name: store.open_dataset(name) for name in store.list_datasets()}
+    cells = {name: {a: view.read_array(a).tolist() for a in view.list_arrays()} for name, view in views.items()}
+    return {name: (view.attributes(), cells[name]) for name, view in views.items()}
+
+
+# An interrupt that comes while a generator is closed is dropped by Python.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda store: store.delete_dataset("a"),
+        lambda store: store.delete_datasets(["a", "b"]),
+        lambda store: store.rename_dataset("a", "c"),
+        lambda store: store.copy_dataset("a", "c"),
+        lambda store: store.create_datasets(["c", "d"], {"t": {"dims": ["x"], "data": np.ones((2, 3), "int32")}}),
+        lambda store: store.open_dataset("a").define_array("u", "int8", ["x"], [2]),
+        lambda store: store.open_dataset("a").delete_array("t"),
+        lambda store: store.open_dataset("a").write_array("t", [1], np.full(2, 9, "int32")),
+        lambda store: store.open_dataset("a").resize("t", [2]),
+        lambda store: store.open_dataset("a").append("t", np.full(2, 9, "int32")),
+        lambda store: store.write_stacked("t", ["a", "b"], np.full((2, 1), 9, "int32")),
+    ],
+)
+def test_an_interrupt_makes_no_half_changes(changing, change):
+    """What a change that was ended half way has left is not committed, and nothing else shows it."""
+    session, outcomes = changing._session, set()
+    session.drop_pending()
+    before = shown(changing)
+    change(changing)
+    after = shown(changing)
+
+    def check(_: object) -> None:
+        if session.pending.is_torn:
+            with pytest.raises(atlas.AtlasError, match="half way"):
+                changing.flush()
+            outcomes.add("torn")
+        else:
+            found = shown(changing)
+            assert found in (before, after)
+            # Every cell that waits as it is will be encoded.
+            session.pending.settle(StoreConfig(), 1)
+            waiting = [array for arrays in session.pending.arrays.values() for array in arrays.values()]
+            assert all(isinstance(chunk, Held) for array in waiting for chunk in array.chunks.values())
+            assert shown(changing) == found
+            outcomes.add("whole" if found == after else "none")
+
+    at_every_call(session.drop_pending, lambda _: change(changing), check, os.path.dirname(atlas.__file__))
+    session.drop_pending()
+    assert {"whole", "none"} <= outcomes
+    assert atlas.Atlas.open(session.storage.local_path).list_datasets() == ["a", "b"]
+
+
+def test_an_interrupt_of_a_resize_leaves_what_others_wait_for(tmp_path, monkeypatch):
+    """The cells of another array were encoded to make room, and are behind what the resize had put there."""
+    store = atlas.Atlas.create(tmp_path / "s")
+    for name in ("a", "b"):
+        view = store.create_dataset(name)
+        view.define_array("t", "int32", ["x"], [6], [4])
+        view.write_array("t", [0], np.arange(6, dtype="int32") * 3)
+    real = Pending.make_room
+
+    def interrupted(pending: Pending, size: int, config: StoreConfig, workers: int) -> None:
+        monkeypatch.setattr(Pending, "make_room", real)
+        pending.settle(config, workers)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Pending, "make_room", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.open_dataset("a").resize("t", [9])
+    store.copy_dataset("a", "c")
+    store.flush()
+    for name in ("a", "b", "c"):
+        assert store.open_dataset(name).read_array("t").tolist() == [0, 3, 6, 9, 12, 15]
+
+
+def test_threads_that_read_back_what_waits_get_each_its_own(tmp_path, monkeypatch):
+    """Small pieces of one block are read one by one; another thread may want another block meanwhile."""
+
+    class Shared(spill.Spill):
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            if name == "_read" and value[0] == 1:
+                super().__setattr__(name, (2, b"second"))
+
+    file = Shared(str(tmp_path))
+    (first,), (second,) = file.append([b"first"]), file.append([b"second"])
+    assert (file.read(first, 5), file.read(second, 6)) == (b"first", b"second")
+
+
+class AlmostTaken:
+    """A lock, and what happens just when a thread gets it."""
+
+    def __init__(self, happens) -> None:
+        self.real, self.happens = threading.RLock(), happens
+
+    def acquire(self, blocking: bool = True) -> bool:
+        taken = self.real.acquire(blocking)
+        self.happens()
+        return taken
+
+    def __getattr__(self, name: str):
+        return getattr(self.real, name)
+
+
+def test_a_pin_that_another_thread_has_forgotten_is_not_missed(tmp_path):
+    with locks.writer_lock(str(tmp_path), 1):
+        pass
+    pin, status = locks.pin(str(tmp_path), 3), os.stat(tmp_path / locks.LOCK_NAME)
+    board = locks._boards[status.st_dev, status.st_ino]
+    board._lock = AlmostTaken(board._forget_dropped)
+    pin.release()
+    assert not locks.pinned_below(str(tmp_path), 9)
+
+
+def test_an_interrupt_leaves_no_lock_behind_in_what_finalizers_do():
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    lock, waiting = AlmostTaken(interrupt), deque([1])
+    with pytest.raises(KeyboardInterrupt):
+        take_in(lock, waiting, waiting.clear)
+    free: list[bool] = []
+    thread = threading.Thread(target=lambda: free.append(lock.real.acquire(blocking=False)))
+    thread.start()
+    thread.join()
+    assert free == [True]
+
+
+def test_chunks_are_found_however_far_apart_they_are(tmp_path):
+    """Numbers of chunks, times the datasets that have them, may be more than 64 bits tell."""
+    store, far = atlas.Atlas.create(tmp_path / "s"), (1 << 59) - 3
+    names = [f"d{i}" for i in range(20)]
+    for i, name in enumerate(names):
+        view = store.create_dataset(name)
+        view.define_array("t", "uint8", ["x"], [far + 3], [1])
+        view.write_array("t", [far + i % 2], np.array([i + 1, i + 2], "uint8"))
+    store.flush()
+    found = store.read_array_across_stacked("t", names, [far], [3])
+    assert found.tolist() == [[0, i + 1, i + 2] if i % 2 else [i + 1, i + 2, 0] for i in range(20)]
+
+
+def test_a_store_that_has_no_room_for_more_datasets_says_so(tmp_path, monkeypatch):
+    store = atlas.Atlas.create(tmp_path / "s")
+    add(store, "a")
+    store.flush()
+    monkeypatch.setattr(catalog, "MAX_SLOTS", 2)
+    store.delete_dataset("a")
+    add(store, "b")
+    store.flush()
+    add(store, "c")
+    with pytest.raises(atlas.InvalidArgument, match=r"room for 2 datasets.*compact it first"):
+        store.flush()
+    store.compact()
+    store.flush()
+    assert atlas.Atlas.open(tmp_path / "s").list_datasets() == ["b", "c"]
 
 
 def test_what_failed_half_way_is_not_kept(tmp_path):

@@ -539,6 +539,34 @@ def test_a_childs_copy_of_a_pin_is_not_the_childs_to_release(here):
     assert not here.is_pinned(3)
 
 
+@needs_pins
+@needs_fork
+@pytest.mark.parametrize("can_open", [True, False])
+def test_a_forked_child_has_a_pin_of_its_own(here, monkeypatch, can_open):
+    """What its parent gives up is still the child's, until that ends; where it can have none, it has none."""
+    pin = here.pin(2)
+    told, tells = os.pipe()
+    waits, goes = os.pipe()
+    with monkeypatch.context() as patch:
+        if not can_open:
+            patch.setattr(locks, "_READING", os.O_WRONLY | os.O_DIRECTORY)
+        child = os.fork()
+    if child == 0:
+        os.write(tells, b"forked")
+        os.close(goes)
+        os.read(waits, 1)
+        pin.release()
+        os._exit(0)
+    assert os.read(told, 6) == b"forked"
+    pin.release()
+    assert here.is_pinned(3) is can_open
+    os.close(goes)
+    assert os.waitpid(child, 0)[1] == 0
+    assert not here.is_pinned(3)
+    for end in (told, tells, waits):
+        os.close(end)
+
+
 def own_pin(store: Storage) -> int:
     pin = store.pin(1)
     seen = store.is_pinned(2)
@@ -799,6 +827,9 @@ def test_without_locks_of_bytes_the_quickest_is_next(tmp_path, monkeypatch, code
         ("a%2F", "a%252F"),
         ("atlas.json", "%61tlas.json"),
         ("_retired", "%5Fretired"),
+        ("_Damaged", "%5FDamaged"),
+        ("_catalog", "%5Fcatalog"),
+        ("_probe", "%5Fprobe"),
         ("con", "%63on"),
         ("NUL.txt", "%4EUL.txt"),
         ("a\0b\\c:d", "a%00b%5Cc%3Ad"),

@@ -238,8 +238,8 @@ class Storage(ABC):
         return IOStats()
 
     @abstractmethod
-    def writer_lock(self, timeout: float = 60.0, mark: bytes = WRITING) -> AbstractContextManager[bool]:
-        """Exclude every other writer; gives whether the one before may have left something unfinished.
+    def writer_lock(self, timeout: float = 60.0, mark: bytes = WRITING) -> AbstractContextManager[bytes]:
+        """Exclude every other writer; gives the mark of one before that may have left something unfinished, or nothing.
 
         `mark` tells the next writer what was; without one it is told what it would have been: for who only looks.
         """

@@ -251,7 +251,7 @@ class LocalStorage(Storage):
         """Do nothing: the lock keeps writers apart."""
 
     @contextmanager
-    def writer_lock(self, timeout: float = 60.0, mark: bytes = locks.WRITING) -> Iterator[bool]:
+    def writer_lock(self, timeout: float = 60.0, mark: bytes = locks.WRITING) -> Iterator[bytes]:
         """Exclude every other writer, whether thread, process or handle."""
         with contextlib.ExitStack() as held:
             with translated(self._path, "locking"):

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 from atlas.errors import ConflictError, StoreAlreadyExists
+from atlas.threads import take_in
 
 try:
     import fcntl
@@ -79,7 +80,7 @@ _threads_guard = threading.Lock()
 
 
 @contextmanager
-def thread_lock(place: str, timeout: float) -> Iterator[bool]:
+def thread_lock(place: str, timeout: float) -> Iterator[bytes]:
     """Exclude the other threads of this process; yields that nothing was left unfinished."""
     with _threads_guard:
         turns = _threads.setdefault(place, _Turns())
@@ -88,22 +89,22 @@ def thread_lock(place: str, timeout: float) -> Iterator[bool]:
     try:
         if not turns.acquire(timeout):
             raise ConflictError(f"another thread has been writing to {place} for more than {timeout:g} s")
-        yield False
+        yield b""
     finally:
         turns.release()
 
 
 @contextmanager
-def writer_lock(directory: str, timeout: float, mark: bytes = WRITING) -> Iterator[bool]:
+def writer_lock(directory: str, timeout: float, mark: bytes = WRITING) -> Iterator[bytes]:
     """Exclude every other writer of the store in `directory`.
 
-    Yields whether the writer before may have left something unfinished. With no `mark` what says so stays as it
-    is: for who only looks. What another writer left stays unfinished while a repair is at work.
+    Yields the mark of a writer before that may have left something unfinished, or nothing. With no `mark` what says so
+    stays as it is: for who only looks. What another writer left stays unfinished while a repair is at work.
     """
     # A flock is not exclusive between the threads that share a descriptor; the thread lock is.
     with thread_lock(os.path.realpath(directory), timeout):
         if not has_flock:
-            yield True
+            yield WRITING
             return
         descriptor = _acquire(os.path.join(directory, LOCK_NAME), timeout)
         try:
@@ -111,22 +112,25 @@ def writer_lock(directory: str, timeout: float, mark: bytes = WRITING) -> Iterat
             if mark and left != WRITING:
                 os.pwrite(descriptor, mark, 0)
             try:
-                yield bool(left)
+                yield left
             except (ConflictError, StoreAlreadyExists):
                 # Refused before anything was begun: what there is to clear up was there before.
-                if mark and not left:
-                    _clear(descriptor)
+                if mark:
+                    _leave(descriptor, left)
                 raise
             if mark:
-                _clear(descriptor)
+                _leave(descriptor, b"")
         finally:
             _close(descriptor)
 
 
-def _clear(descriptor: int) -> None:
+def _leave(descriptor: int, mark: bytes) -> None:
     # Should this fail, the next writer looks for leftovers in vain; what was written stands.
     with suppress(OSError):
-        os.ftruncate(descriptor, 0)
+        if mark:
+            os.pwrite(descriptor, mark, 0)
+        else:
+            os.ftruncate(descriptor, 0)
 
 
 def _acquire(path: str, timeout: float) -> int:
@@ -219,6 +223,8 @@ def _after_fork_in_child() -> None:
     _inherited.clear()
     _boards.clear()
     _fork_guard.release()
+    for pin in list(_pins):
+        pin.hold_in_child()
 
 
 if hasattr(os, "register_at_fork"):
@@ -231,7 +237,7 @@ class PinBoard:
     """The pins of this process on one store; one descriptor however many handles there are."""
 
     def __init__(self, descriptor: int) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._held: Counter[int] = Counter()
         self._dropped: deque[int] = deque()
         self._descriptor = descriptor
@@ -251,19 +257,16 @@ class PinBoard:
         self._settle()
 
     def _settle(self) -> None:
-        # The garbage collector may drop a pin in the middle of hold(), in the same thread: waiting for
-        # the lock would be for ever. Whoever has the lock looks once more after giving it back.
-        while self._dropped and self._lock.acquire(blocking=False):
-            try:
-                self._forget(self._dropped.popleft())
-            finally:
-                self._lock.release()
+        # The garbage collector may drop a pin in the middle of hold(), in the same thread.
+        take_in(self._lock, self._dropped, self._forget_dropped)
 
-    def _forget(self, generation: int) -> None:
-        self._held[generation] -= 1
-        if not self._held[generation]:
-            del self._held[generation]
-            self._set(fcntl.F_UNLCK, generation)
+    def _forget_dropped(self) -> None:
+        while self._dropped:
+            generation = self._dropped.popleft()
+            self._held[generation] -= 1
+            if not self._held[generation]:
+                del self._held[generation]
+                self._set(fcntl.F_UNLCK, generation)
 
     def _set(self, kind: int, generation: int) -> None:
         fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, _flock(kind, _PIN_BASE + generation, 1))
@@ -295,19 +298,32 @@ def _board(path: str) -> PinBoard:
 class ReaderPin:
     """One handle's pin; released with it."""
 
-    def __init__(self, board: PinBoard, generation: int) -> None:
-        board.hold(generation)
-        self._finalizer = weakref.finalize(self, _release, board, generation, os.getpid())
+    def __init__(self, path: str, generation: int) -> None:
+        self._path = path
+        self._generation = generation
+        self._hold()
+        _pins.add(self)
+
+    def _hold(self) -> None:
+        board = _board(self._path)
+        board.hold(self._generation)
+        self._finalizer = weakref.finalize(self, board.drop, self._generation)
 
     def release(self) -> None:
         """Give the pin up."""
         self._finalizer()
 
+    def hold_in_child(self) -> None:
+        """Take the pin again in a forked child: the one that is there is the parent's, who may give it up."""
+        of_parent = self._finalizer
+        if of_parent.alive:
+            with suppress(OSError):
+                self._hold()
+            of_parent.detach()
 
-def _release(board: PinBoard, generation: int, owner: int) -> None:
-    # In a forked child the pin still belongs to the parent.
-    if os.getpid() == owner:
-        board.drop(generation)
+
+# Those that a forked child takes for itself.
+_pins: weakref.WeakSet[ReaderPin] = weakref.WeakSet()
 
 
 class NoPin:
@@ -322,7 +338,7 @@ def pin(directory: str, generation: int) -> ReaderPin | NoPin:
     if not has_ofd_locks:
         return NoPin()
     try:
-        return ReaderPin(_board(os.path.join(directory, LOCK_NAME)), generation)
+        return ReaderPin(os.path.join(directory, LOCK_NAME), generation)
     except OSError:
         # No lock file, or not readable, or a file system without locks: there the probe below fails as well,
         # and retired files are kept for a grace period.

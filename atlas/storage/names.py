@@ -7,6 +7,7 @@ from collections.abc import Set
 import xxhash
 
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_+ .")
+_OWN = {"_retired", "_catalog", "_damaged", "_probe"}
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(10))}
 _LONGEST = 180
 
@@ -32,7 +33,7 @@ def array_directory(name: str, taken: Set[str] = frozenset()) -> str:
     directory = leading + body + trailing
     folded = directory.casefold()
     # A device keeps its meaning with any ending, so it is the beginning that must change.
-    if folded.split(".")[0].rstrip(" ") in _DEVICES or folded.startswith("atlas.") or folded == "_retired":
+    if folded.split(".")[0].rstrip(" ") in _DEVICES or folded.startswith("atlas.") or folded in _OWN:
         directory = f"%{ord(directory[0]):02X}{directory[1:]}"
     if len(directory) > _LONGEST or directory.casefold() in taken:
         digest = xxhash.xxh3_64_hexdigest(name.encode("utf-8"))

@@ -439,7 +439,8 @@ class RemoteStorage(Storage):
     async def _replace(self, place: str, data: bytes, version: str | None) -> str:
         if version is not None and _honours.get(self._server, True):
             return await self._put_if(place, data, version)
-        if version is not None:
+        # Who makes a store has looked just now whether there is one.
+        if version:
             await self._expect_version(place, version)
         put = partial(self._client.put, place, data)
         return await self._insist("put", put, written=len(data))
@@ -498,10 +499,10 @@ class RemoteStorage(Storage):
                 self._run("removing an upload of", partial(self._insist, "delete", give_up))
         return len(old)
 
-    def writer_lock(self, timeout: float = 60.0, mark: bytes = locks.WRITING) -> AbstractContextManager[bool]:
+    def writer_lock(self, timeout: float = 60.0, mark: bytes = locks.WRITING) -> AbstractContextManager[bytes]:
         """Exclude the other writers of this process, where no condition excludes all others."""
         if self._client.has_conditions and self.is_safe:
-            return nullcontext(False)
+            return nullcontext(b"")
         return locks.thread_lock(self.describe(), timeout)
 
     def pin(self, generation: int) -> Pin:

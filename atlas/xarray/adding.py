@@ -66,7 +66,7 @@ def add_xarray_dataset(
     create(beside, ds.drop_vars(grown))
     try:
         if mode == "w":
-            with session.lock:
+            with session.lock, session.pending.whole():
                 session.delete(name)
                 session.rename(beside, name)
         else:

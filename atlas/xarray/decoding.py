@@ -140,7 +140,7 @@ def _encoded_times(name: str, variable: Any) -> Any:
     if "_FillValue" not in variable.attrs:
         encoding.setdefault("_FillValue", None)  # or xarray tells of one that there is not
     loaded = xr.Variable(variable.dims, variable.values, variable.attrs, encoding)
-    return conventions.encode_cf_variable(loaded, name=name)
+    return _counted(loaded) if counts_months(loaded) else conventions.encode_cf_variable(loaded, name=name)
 
 
 def _packed(variable: Any) -> Any:
@@ -159,6 +159,8 @@ def encoded(variable: xr.Variable) -> xr.Variable:
         found = encoded(xr.Variable(variable.dims, variable.data, variable.attrs, encoding))
         found.attrs["missing_value"] = told
         return found
+    if counts_months(variable):
+        return _counted(variable)
     if not forgets_sign(variable.encoding):
         return conventions.encode_cf_variable(variable)
     dtype, encoding = np.dtype(variable.encoding["dtype"]), dict(variable.encoding)
@@ -166,6 +168,20 @@ def encoded(variable: xr.Variable) -> xr.Variable:
     encoding["dtype"] = np.dtype(f"{'u' if dtype.kind == 'i' else 'i'}{dtype.itemsize}")
     found = conventions.encode_cf_variable(xr.Variable(variable.dims, variable.data, variable.attrs, encoding))
     return xr.Variable(found.dims, found.data.view(dtype), {**found.attrs, "_Unsigned": sign}, found.encoding)
+
+
+def counts_months(variable: xr.Variable) -> bool:
+    """Return whether dates are months since another one: xarray reads these, and cannot write them."""
+    units = variable.encoding.get("units")
+    return variable.dtype == object and isinstance(units, str) and units.split(" ")[0] in ("month", "months")
+
+
+def _counted(dates: xr.Variable) -> xr.Variable:
+    import cftime
+
+    told = {key: dates.encoding[key] for key in ("units", "calendar")}
+    numbers = np.asarray(cftime.date2num(dates.values, **told), dates.encoding.get("dtype"))
+    return xr.Variable(dates.dims, numbers, {**dates.attrs, **told})
 
 
 def has_odd_missing(encoding: Mapping[Any, Any]) -> bool:

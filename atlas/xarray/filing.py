@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.xarray.decoding import encoded, forgets_sign, has_odd_missing
+from atlas.xarray.decoding import counts_months, encoded, forgets_sign, has_odd_missing
 from atlas.xarray.writing import keep_fill
 
 if TYPE_CHECKING:
@@ -19,9 +19,12 @@ def as_filed(ds: xr.Dataset, has_characters: bool) -> xr.Dataset:
     ds = ds.copy(deep=False)
     padded = {name: _padded(variable) for name, variable in ds.variables.items()} if has_characters else {}
     texts = {name: cells for name, cells in padded.items() if cells is not None}
-    ds = ds.drop_indexes([name for name in ds.xindexes if name in texts or forgets_sign(ds.variables[name].encoding)])
+    odd = {
+        name for name, variable in ds.variables.items() if forgets_sign(variable.encoding) or counts_months(variable)
+    }
+    ds = ds.drop_indexes([name for name in ds.xindexes if name in odd or name in texts])
     for name, variable in ds.variables.items():
-        if forgets_sign(variable.encoding):
+        if name in odd:
             stored = encoded(variable.to_base_variable())
             variable.data, variable.attrs, variable.encoding = stored.data, stored.attrs, {}
         keep_fill(variable)

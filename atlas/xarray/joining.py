@@ -98,7 +98,8 @@ class _Joined:
             return self._chunked(flat, [self._samples[rows.dims]], attrs, encoding)
         whole = [max(self._sizes[dim]) for dim in rows.dims]
         lazy, dims = StackedArray(rows, whole), [self._wish.concat_dim, *rows.dims]
-        if rows.array not in self._is_coordinate or not rows.is_alike or rows.has_gaps:
+        has_holes = len(layout.absent) or self._is_uneven(layout)
+        if rows.array not in self._is_coordinate or has_holes or rows.has_gaps:
             return self._chunked(lazy, dims, attrs, encoding)
         if not self._are_the_same(rows, layout):
             variable = self._chunked(lazy, dims, attrs, encoding)
@@ -229,9 +230,10 @@ def _differing(members: Members, array: str, layout: Trait) -> ShapeMismatch:
         )
     a, b = (members.names[int(np.argmax(layout.codes == code))] for code in (0, other))
     told = ["{} {} {}".format(*forms[code]) for code in (0, other)]
+    policy = "on_shape='pad' or 'ragged' puts up with other shapes, " if forms[0][:2] == forms[other][:2] else ""
     return ShapeMismatch(
         f"array {array!r} cannot be stacked: dataset {a!r} has {told[0]}, dataset {b!r} has {told[1]}; "
-        "on_shape='pad' or 'ragged' puts up with other shapes, store.drift_report(names) says all that differs"
+        f"{policy}store.drift_report(names) says all that differs"
     )
 
 
@@ -240,6 +242,8 @@ def _common_type(members: Members, array: str, layout: Trait) -> np.dtype[Any]:
     types = {schema.dtype for schema in layout.values}
     if len(types) == 1 or all(dtype.is_text for dtype in types):
         return layout.values[0].dtype.numpy  # type: ignore[no-any-return]
+    if {dtype.kind for dtype in types} in ({"M"}, {"m"}):
+        return np.result_type(*(dtype.numpy for dtype in types))  # the finest unit; what it cannot hold is told of
     common = np.result_type(*(dtype.numpy for dtype in types)) if all(t.kind in "iuf" for t in types) else None
     exact = common is not None and all(
         np.can_cast(t.numpy, common) and not (t.kind in "iu" and t.itemsize == 8 and common.kind == "f") for t in types

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from atlas.config import choice
-from atlas.errors import ArrayNotFound
+from atlas.errors import ArrayNotFound, InvalidArgument
 from atlas.members import Members
 from atlas.xarray import notes
 from atlas.xarray.reading import import_xarray
@@ -49,6 +49,8 @@ def open_as_many_xarray_dataset(
     import_xarray()
     from atlas.xarray.joining import joined
 
+    if not isinstance(concat_dim, str) or not concat_dim:
+        raise InvalidArgument(f"concat_dim must be the name of the new dimension, not {concat_dim!r}")
     choice(on_missing, ON_MISSING, "on_missing")
     choice(on_shape, ON_SHAPE, "on_shape")
     members = Members.of(store._session, names)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from atlas.attributes import decode_attributes
 from atlas.errors import MissingDependency
+from atlas.indexes import AT_ONCE
 from atlas.threads import take_turns
 from atlas.xarray import notes
-from atlas.xarray.shelf import AT_ONCE
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -12,14 +12,12 @@ from numpy.typing import NDArray
 from atlas.across import read_list
 from atlas.errors import AtlasError
 from atlas.forks import free_in_children
+from atlas.indexes import AT_ONCE
 from atlas.session import Session
 from atlas.threads import take_turns
 
 # Cells that are read ahead of their use.
 _AHEAD_BYTES = 32 << 20
-
-# Arrays that are asked of an object store at once.
-AT_ONCE = 16
 
 # A dataset and its array.
 _Place = tuple[str, str]

@@ -15,7 +15,8 @@ from xarray import conventions
 from atlas.across import read_parts, read_stacked
 from atlas.chunks import Integers, Selection
 from atlas.columns import group_members
-from atlas.dtypes import fill_cell
+from atlas.dtypes import fill_cell, from_numpy, in_unit
+from atlas.errors import ValueOutOfRange
 from atlas.members import Members, Trait
 from atlas.schema import ArraySchema
 from atlas.session import version_token
@@ -75,8 +76,20 @@ class Rows:
         result = np.full((len(names), *shape), self.fill, self.dtype)
         for positions, rows in self._alike(lambda schema: _cut(schema, start, shape), start):
             box: tuple[Any, ...] = tuple(map(slice, rows.shape[1:]))
-            result[(positions, *box)] = rows
+            result[(positions, *box)] = self._in_unit(rows)
         return result
+
+    def _in_unit(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Return times in the unit that all datasets' get."""
+        if rows.dtype.kind not in "mM":
+            return rows
+        found: NDArray[Any] | None = in_unit(rows, from_numpy(self.dtype))
+        if found is None:
+            raise ValueOutOfRange(
+                f"array {self.array!r} holds {rows.dtype} beyond {self.dtype}, which other datasets have; "
+                "store.drift_report(names) says which, and variables= leaves it out"
+            )
+        return found
 
     def flat(self, sizes: Integers) -> list[NDArray[Any]]:
         """Return all cells of every dataset along one axis; missing ones where it has not as many as it should."""
@@ -84,7 +97,7 @@ class Rows:
         whole = [0] * len(self.dims)
         for positions, rows in self._alike(lambda schema: Selection(tuple(whole), schema.shape), whole):
             for position, row in zip(positions.tolist(), rows, strict=True):
-                found[position] = row.reshape(-1).astype(self.dtype, copy=False)
+                found[position] = self._in_unit(row.reshape(-1)).astype(self.dtype, copy=False)
         return found
 
     def _alike(

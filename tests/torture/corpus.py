@@ -218,6 +218,9 @@ FORGERIES |= {
     "index: it belongs to another array": lambda f: f.index(lambda d, c: d.update(array="n")),
     "index: a constant without end": lambda f: f.entry("count", body=bytes(4), **_HUGE),
     "index: a range without end": lambda f: f.entry("ordinal", body=bytes(16), **_HUGE | {"encoding": "range"}),
+    "index: a range of texts": lambda f: f.entry(
+        "ordinal", body=bytes(16), encoding="range", dtype="<U4", count=16 << 20
+    ),
     "index: text without end": lambda f: f.entry("min", body=b"x" * 64, **_HUGE | {"dtype": "bytes"}, array="label"),
     "index: a column bomb": lambda f: f.entry(
         "count", body=bomb(), encoding="zstd", count=1 << 26
@@ -273,6 +276,7 @@ FORGERIES |= {
     "chunk: a bomb": lambda f: f.chunk(bomb(), 17),
     "chunk: a bomb that says so": lambda f: f.chunk(bomb(), 17, raw_length=1 << 28),
     "chunk: a bomb of text": lambda f: f.chunk(zstandard.compress(bytes(1 << 31), 1), 1, "label", 1 << 31),
+    "chunk: a constant of text without end": lambda f: f.chunk(bytes(1), 32, "label", 1 << 40),
     "chunk: a frame that declares no size": lambda f: f.chunk(
         zstandard.ZstdCompressor(write_content_size=False).compress(bytes(48)), 17
     ),

@@ -37,6 +37,7 @@ MODULES = (
     "atlas.record",
     "atlas.datafiles",
     "atlas.spill",
+    "atlas.heap",
     "atlas.garbage",
     "atlas.roots",
 )

@@ -16,7 +16,8 @@ from atlas import commitfiles, datafiles, repair
 from atlas.record import read_record, record_key
 from atlas.storage import LocalStorage
 from torture import flips
-from torture.forging import sealed_record, with_head
+from torture.corpus import original
+from torture.forging import Forgery, sealed_record, with_head
 from torture.scenes import build, cells, fill_dataset, in_child, state_of
 
 ENCODINGS = [(fmt, compression) for fmt in ("json", "msgpack") for compression in ("none", "zstd", "lz4")]
@@ -183,6 +184,16 @@ def test_one_chunk_of_several_lost_ones_can_be_written_anew(tmp_path: Path):
     # What the lost chunks held is bounded by what was known of them.
     stats = store.open_dataset("d2").array_stats("t")
     assert (stats["row_count"], stats["min"], stats["max"]) == (48, min(cells(3).min(), 8), cells(3).max())
+
+
+def test_a_damaged_chunk_of_no_dataset_is_no_loss(tmp_path: Path):
+    """A file, forged, has more datasets than the table."""
+    original(tmp_path / "s")
+    forgery = Forgery(tmp_path / "s")
+    forgery.column("ordinal", [0, 1, 1 << 20], "<u4")
+    flip(tmp_path / "s" / forgery.file()["file"], int(forgery.numbers("offset")[-1]))
+    report = atlas.Atlas.repair(tmp_path / "s")
+    assert (report.lost, report.actions) == ([], [])
 
 
 def test_lost_arrays_are_dropped_on_request(tmp_path: Path):
