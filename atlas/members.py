@@ -237,7 +237,8 @@ def spread(trait: Trait) -> NDArray[Any]:
         values = np.asarray(trait.values)
         if not len(trait.absent):
             return values[trait.codes]
-        if values.dtype.kind in "iuf":
+        is_exact = values.dtype.kind == "f" or (values.dtype.kind in "iu" and all(float(v) == int(v) for v in values))
+        if is_exact:
             return np.where(trait.codes < 0, np.nan, values[trait.codes])
     cells = np.empty(len(trait.values) + 1, object)
     for i, value in enumerate([*trait.values, None]):

@@ -325,6 +325,15 @@ def test_pending_datasets_are_seen(fleet):
         fleet.open_as_many_xarray_dataset(["s01"])
 
 
+def test_integers_that_no_float_holds_stay_integers_where_some_lack_them(place):
+    with Atlas.create(place) as store:
+        for name, attributes in (("a", {"small": 3, "large": 2**60 + 1}), ("b", {})):
+            xr.Dataset(attrs=attributes).atlas.write(store, name)
+    many = Atlas.open(place).open_as_many_xarray_dataset(["a", "b"])
+    assert many["small"].dtype == float
+    assert many["large"].values.tolist() == [2**60 + 1, None]
+
+
 def test_a_new_dimension_needs_a_name_of_its_own(fleet):
     with pytest.raises(ValueError, match="concat_dim"):
         fleet.open_as_many_xarray_dataset(["s00", "s01"], concat_dim="z")

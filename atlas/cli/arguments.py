@@ -50,7 +50,7 @@ Where = Annotated[
 Confirm = Annotated[bool, typer.Option("--confirm", help="Read cells to be certain of --where.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Workers = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Processes that work; by default as many as cores.")
+    int | None, typer.Option(min=1, metavar="N", help="Processes that work, at most; as many as cores by default.")
 ]
 
 
