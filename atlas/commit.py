@@ -23,7 +23,7 @@ from atlas.commitfiles import CommitFiles, settle
 from atlas.config import StoreConfig
 from atlas.conflicts import check_conflicts
 from atlas.datafiles import Target, write_array
-from atlas.errors import AtlasError, CorruptRoot, CorruptStore, StorageError, StoreNotFound
+from atlas.errors import AtlasError, CorruptRoot, CorruptStore, SnapshotExpired, StorageError, StoreNotFound
 from atlas.layer import Layer, stacked
 from atlas.pending import Pending
 from atlas.reader import Snapshot
@@ -39,6 +39,7 @@ from atlas.roots import (
     load_root,
     load_table,
     next_state,
+    overtaken,
     replace_root,
 )
 from atlas.storage import WRITING, Storage, array_directory
@@ -286,8 +287,11 @@ def _base(storage: Storage, snapshot: Snapshot, pending: Pending) -> Root:
 def _commit_onto(storage: Storage, base: Root, snapshot: Snapshot, pending: Pending, workers: int) -> Root:
     """Commit pending changes in the place of the state `base`; raises LostRace if that is not the newest any more."""
     pending.recognise(base)
-    ground = _ground(storage, base, snapshot, pending)
-    files, root, retired = _write_files(storage, ground, pending, workers)
+    try:
+        ground = _ground(storage, base, snapshot, pending)
+        files, root, retired = _write_files(storage, ground, pending, workers)
+    except SnapshotExpired as error:
+        raise overtaken(storage, base, error) from error
     pending.tried(root, pending.renamed(ground.root))
     try:
         root = publish(storage, root, base, retired, base.commits)

@@ -14,10 +14,11 @@ from atlas.columns import distinct
 from atlas.commit import publish, recover
 from atlas.commitfiles import CommitFiles, settle
 from atlas.datafiles import Target, newest_statistics, pick_entries, stored_statistics, write_file
+from atlas.errors import SnapshotExpired
 from atlas.payloads import payload_reader
 from atlas.reader import Snapshot
 from atlas.root import ArrayFiles, Root
-from atlas.roots import LostRace, Race, load_root, next_state
+from atlas.roots import LostRace, Race, load_root, next_state, overtaken
 from atlas.segment import Piece
 from atlas.storage import Storage
 
@@ -34,6 +35,8 @@ def compact(storage: Storage, workers: int) -> Root:
         while True:
             try:
                 return _compact(storage, current, workers)
+            except SnapshotExpired as error:
+                current = race.again(overtaken(storage, current, error))
             except LostRace as lost:
                 current = race.again(lost)
 

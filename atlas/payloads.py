@@ -11,6 +11,7 @@ from atlas.chunks import Integers
 from atlas.columnfile import DataFile
 from atlas.config import settings
 from atlas.errors import StorageError
+from atlas.indexes import expiring
 from atlas.kernels import digests
 from atlas.kernels.layout import SEALED
 from atlas.kernels.sealed import is_whole
@@ -67,7 +68,8 @@ class ReadAhead:
         return data if self._are_whole(offset, data) else self._once_more(offset, data)
 
     def _once_more(self, offset: int, data: bytes) -> bytes:
-        again = self._storage.read_anew(Range(self._file.key, offset, offset + len(data)))
+        with expiring(self._storage, self._file.key):
+            again = self._storage.read_anew(Range(self._file.key, offset, offset + len(data)))
         if again != data and not self._are_whole(offset, again):
             raise StorageError(f"{self._file.key} of {self._storage.describe()} is another whenever it is read")
         return again
@@ -88,7 +90,8 @@ class ReadAhead:
     def _fill(self, start: int, end: int) -> None:
         edges = [*range(start, end, settings().fetch_bytes), end]
         ranges = [Range(self._file.key, low, high) for low, high in pairwise(edges)]
-        self._start, self._data = start, memoryview(b"".join(self._storage.read_ranges(ranges)))
+        with expiring(self._storage, self._file.key):
+            self._start, self._data = start, memoryview(b"".join(self._storage.read_ranges(ranges)))
 
 
 def copy_payloads(read: Read, offsets: Integers, lengths: Integers, segment: SegmentWriter) -> Integers:

@@ -20,7 +20,15 @@ from weakref import WeakValueDictionary
 from atlas.catalog import Catalog
 from atlas.columnfile import ColumnFile, DataFile
 from atlas.config import StoreConfig, settings
-from atlas.errors import AtlasError, CommitUnknownError, ConflictError, CorruptRoot, StorageError, StoreNotFound
+from atlas.errors import (
+    AtlasError,
+    CommitUnknownError,
+    ConflictError,
+    CorruptRoot,
+    SnapshotExpired,
+    StorageError,
+    StoreNotFound,
+)
 from atlas.indexes import read_index
 from atlas.layer import Layer
 from atlas.record import has_record
@@ -238,6 +246,14 @@ def _find_out(storage: Storage, root: Root, base: Root, failure: Exception) -> R
             "one put in its place; nothing was committed, and Atlas.repair brings the newest back"
         ) from failure
     raise LostRace(current, base) from failure
+
+
+def overtaken(storage: Storage, base: Root, error: SnapshotExpired) -> LostRace:
+    """Return what it means to a writer that files of the state it builds on are gone; raises it if nothing else is."""
+    current = load_root(storage)
+    if current.commit == base.commit:
+        raise error
+    return LostRace(current, base)
 
 
 class Race:

@@ -12,7 +12,7 @@ from conftest import field
 from objectstore.place import BUCKET
 
 import atlas
-from atlas import roots
+from atlas import payloads, roots
 from atlas.config import MIB
 from atlas.storage import ConditionFailed, open_storage, remote
 from atlas.storage.client import FsspecClient, concurrently
@@ -130,6 +130,49 @@ def test_a_refusal_and_an_old_root_do_not_take_back_what_is_committed(moto, at_t
     at_the_root(refuse)
     getattr(store, step)()
     expect(moto.open(), ["a"] if step == "flush" else ["a", "b"])
+
+
+@pytest.mark.parametrize("step", ["flush", "compact"])
+def test_files_that_go_while_they_are_copied_are_a_lost_race(moto, monkeypatch, step):
+    """Others have compacted and collected meanwhile: what is built on top of their state has nothing to miss."""
+    store = moto.create()
+    names = [f"d{number}" for number in range(8)]
+    for name in names:
+        write(store, name)
+        store.flush()
+    if step == "flush":
+        # With so many small files there, these are taken into the new one.
+        write(store, "d8")
+        names.append("d8")
+    fill, overtakers = payloads.ReadAhead._fill, [moto.open()]
+
+    def overtaken(self, *span):
+        while overtakers:
+            other = overtakers.pop()
+            other.compact()
+            other.gc(grace=0)
+        fill(self, *span)
+
+    monkeypatch.setattr(payloads.ReadAhead, "_fill", overtaken)
+    getattr(store, step)()
+    expect(moto.open(), names)
+
+
+@pytest.mark.parametrize("step", ["flush", "compact"])
+def test_a_file_that_is_gone_from_the_newest_state_is_said_to_be(moto, step):
+    with moto.create() as store:
+        write(store, "a")
+    store.delete_dataset("a")
+    write(store, "b")
+    store.flush()
+    store = moto.open()
+    # The statistics of an array want its other chunks, too.
+    store.open_dataset("b").write_array("t", [0, 0], np.ones((4, 5), "float32"))
+    for key in moto.objects():
+        if key.endswith(".af"):
+            moto.filesystem().rm(f"{BUCKET}/{moto.prefix}/{key}")
+    with pytest.raises(atlas.SnapshotExpired, match="gone"):
+        getattr(store, step)()
 
 
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])

@@ -354,6 +354,23 @@ def test_masked_parts_do_not_keep_the_rest_from_being_predicted():
     assert found.axes
 
 
+def test_fields_are_predicted_from_those_before_however_large_they_are():
+    rng = np.random.default_rng(0)
+    still = rng.normal(0, 50, (40, 60))
+    series = np.round(still + 0.1 * np.arange(20)[:, None, None] + rng.normal(0, 0.02, (20, 40, 60)), 2).astype("f4")
+    masked = series.copy()
+    masked[:, rng.random((40, 60)) < 0.4] = np.nan
+    for cells in (series, masked):
+        assert chosen(native, cells, None) == chosen(twins, cells, None) == Packing(DIVIDED, 2, 1)
+
+
+def test_noise_with_masked_cells_is_not_predicted():
+    rng = np.random.default_rng(0)
+    noise = np.round(rng.normal(0, 5, (20, 40, 60)), 2).astype("f4")
+    noise[rng.random(noise.shape) < 0.4] = np.nan
+    assert chosen(native, noise, None) == chosen(twins, noise, None) == Packing(DIVIDED, 2, 0)
+
+
 def test_a_fill_value_far_away_costs_a_bit_a_cell():
     walk = np.round(np.cumsum(np.random.default_rng(2).normal(0, 5, 8000)), 2).astype("f4")
     filled = np.where(np.arange(8000) % 5, walk, np.float32(9.96921e36)).astype("f4")

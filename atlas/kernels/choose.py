@@ -40,10 +40,16 @@ _GROUPS = 4
 _PER_GROUP = 24
 _STEP = 41
 
+# How far before a masked cell the number is looked for that is stored in its place.
+_REACH = 128
+
 # What a prediction must save to be worth its time, in bits a cell: each axis, and more for the last one, whose
 # sums cannot be done many at once.
 _AXIS_COST = 0.3
 _LAST_AXIS_COST = 0.7
+
+# With differences along the first of several axes, a box needs the rows before it.
+_FIRST_AXIS_COST = 0.3
 
 # Floats that are no decimals are packed where their bits are expected to save this much.
 _WORTH = 0.92
@@ -135,6 +141,56 @@ def _number(src: Any, i: Any, element: Any, fill: Any, kind: Any, code: Any, pow
 
 
 @helper
+def _stored_number(src: Any, i: Any, element: Any, fill: Any, kind: Any, code: Any, power: Any) -> Any:
+    """Return about the integer that is stored for a cell: that of the last before it which has one, if it has none."""
+    for at in range(i, max(i - _REACH, -1), -1):
+        value = _number(src, at, element, fill, kind, code, power)
+        if value != _HOLE:
+            return value
+    return _HOLE
+
+
+@helper
+def _sample(
+    src: Any,
+    i: Any,
+    element: Any,
+    fill: Any,
+    kind: Any,
+    code: Any,
+    power: Any,
+    axes: Any,
+    extent: Any,
+    inner: Any,
+    before: Any,
+    low: Any,
+    high: Any,
+) -> None:
+    """Widen the bounds of a cell's number, and of its differences along every axis and pair of axes."""
+    value = _stored_number(src, i, element, fill, kind, code, power)
+    if value == _HOLE:
+        return
+    low[0], high[0] = min(low[0], value), max(high[0], value)
+    for a in range(axes):
+        before[a] = _HOLE
+        if i // inner[a] % extent[a] != 0:
+            before[a] = _stored_number(src, i - inner[a], element, fill, kind, code, power)
+        if before[a] == _HOLE:
+            continue
+        left = sub(value, before[a])
+        c = 1 + a
+        low[c], high[c] = min(low[c], left), max(high[c], left)
+        for b in range(a):
+            if before[b] == _HOLE:
+                continue
+            corner = _stored_number(src, i - inner[a] - inner[b], element, fill, kind, code, power)
+            if corner != _HOLE:
+                left = add(sub(sub(value, before[a]), before[b]), corner)
+                c = 1 + axes + a * (a - 1) // 2 + b
+                low[c], high[c] = min(low[c], left), max(high[c], left)
+
+
+@helper
 def _choose_axes(
     src: Any, cells: Any, axes: Any, ndim: Any, extent: Any, element: Any, fill: Any, report: Any, room: Any
 ) -> Any:
@@ -152,32 +208,26 @@ def _choose_axes(
     span = min(cells, BLOCK)
     groups = min(_GROUPS, (cells + BLOCK - 1) // BLOCK)
     step = min(_STEP, max(span // _PER_GROUP, 1))
+    # The first group has cells before it along every axis, however long the rows are.
+    first: Any = np.int64(0)
+    for axis in range(ndim - 1):
+        first += inner_of(ndim, extent, axis) if extent[axis] > 1 else np.int64(0)
+    first = min(first, cells - span)
     for group in range(groups):
         for c in range(candidates):
             low[c], high[c] = np.int64((1 << 63) - 1), _HOLE
-        begin = (cells - span) * group // max(groups - 1, 1)
+        begin = first + (cells - span - first) * group // max(groups - 1, 1)
+        masked = False
         for i in range(begin, begin + min(span, _PER_GROUP * step), step):
-            value = _number(src, i, element, fill, kind, code, power)
-            if value == _HOLE:
-                continue
-            low[0], high[0] = min(low[0], value), max(high[0], value)
-            for a in range(axes):
-                before[a] = _HOLE
-                if i // inner[a] % extent[a] != 0:
-                    before[a] = _number(src, i - inner[a], element, fill, kind, code, power)
-                if before[a] == _HOLE:
-                    continue
-                left = sub(value, before[a])
-                c = 1 + a
-                low[c], high[c] = min(low[c], left), max(high[c], left)
-                for b in range(a):
-                    if before[b] == _HOLE:
-                        continue
-                    corner = _number(src, i - inner[a] - inner[b], element, fill, kind, code, power)
-                    if corner != _HOLE:
-                        left = add(sub(sub(value, before[a]), before[b]), corner)
-                        c = 1 + axes + a * (a - 1) // 2 + b
-                        low[c], high[c] = min(low[c], left), max(high[c], left)
+            masked |= _number(src, i, element, fill, kind, code, power) == _HOLE
+            _sample(src, i, element, fill, kind, code, power, axes, extent, inner, before, low, high)
+        # Few cells are beside masked ones, but these have the largest differences.
+        edges = 0
+        for i in range(begin + 1, begin + span if masked else begin):
+            own = _number(src, i, element, fill, kind, code, power) == _HOLE
+            if own != (_number(src, i - 1, element, fill, kind, code, power) == _HOLE) and edges < _PER_GROUP:
+                _sample(src, i, element, fill, kind, code, power, axes, extent, inner, before, low, high)
+                edges += 1
         for c in range(candidates):
             if high[c] >= low[c]:
                 bits[c] += math.log2(np.float64(np.uint64(sub(high[c], low[c]))) + 1.0)
@@ -187,13 +237,14 @@ def _choose_axes(
         last -= 1
     best, cost = np.int64(0), bits[0] / max(seen[0], 1)
     for a in range(axes):
-        single = _AXIS_COST + (_LAST_AXIS_COST if a == last else 0.0)
+        single = _AXIS_COST + (_LAST_AXIS_COST if a == last else _FIRST_AXIS_COST if a == 0 else 0.0)
         if 0 < seen[1 + a] == seen[0] and bits[1 + a] / seen[0] + single < cost:
             best, cost = np.int64(1 << a), bits[1 + a] / seen[0] + single
         for b in range(a):
             c = 1 + axes + a * (a - 1) // 2 + b
-            if 0 < seen[c] == seen[0] and bits[c] / seen[0] + single + _AXIS_COST < cost:
-                best, cost = np.int64((1 << a) | (1 << b)), bits[c] / seen[0] + single + _AXIS_COST
+            both = single + _AXIS_COST + (_FIRST_AXIS_COST if b == 0 else 0.0)
+            if 0 < seen[c] == seen[0] and bits[c] / seen[0] + both < cost:
+                best, cost = np.int64((1 << a) | (1 << b)), bits[c] / seen[0] + both
     report[2] = best
     return cost
 

@@ -89,14 +89,24 @@ def _rough(values: Any, fill: Any, kind: int, code: int) -> tuple[Any, Any]:
 def _choose_axes(numbers: Any, known: Any, shape: tuple[int, ...], most: int) -> tuple[int, float]:
     """Return the axes, of the first `most`, that are best predicted along, and the bits that a cell takes."""
     cells, axes = len(numbers), min(len(shape), most)
+    # Few cells are beside masked ones, but these have the largest differences.
+    edges = np.flatnonzero(known[1:] != known[:-1]) + 1
+    none = ~known
+    # In the place of a cell that has none, the number before it is stored.
+    source = np.maximum.accumulate(np.where(known, np.arange(cells), -1))
+    numbers, known = numbers[np.maximum(source, 0)], (source >= 0) & (np.arange(cells) - source < 128)
     inner = [int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(axes)]
     span = min(cells, BLOCK)
     groups = min(4, -(-cells // BLOCK))
     step = min(41, max(span // 24, 1))
+    before_first = sum(int(np.prod(shape[i + 1 :], dtype=np.int64)) for i in range(len(shape) - 1) if shape[i] > 1)
+    first = min(before_first, cells - span)
     ranges: dict[int, list[float]] = {}
     for group in range(groups):
-        begin = (cells - span) * group // max(groups - 1, 1)
+        begin = first + (cells - span - first) * group // max(groups - 1, 1)
         at = np.arange(begin, begin + min(span, 24 * step), step)
+        if none[at].any():
+            at = np.concatenate([at, edges[(edges > begin) & (edges < begin + span)][:24]])
         at = at[known[at]]
         _note(ranges, 0, numbers[at])
         before = {}
@@ -117,8 +127,9 @@ def _choose_axes(numbers: Any, known: Any, shape: tuple[int, ...], most: int) ->
     there = ranges.get(0, [])
     best, cost = 0, sum(there) / max(len(there), 1)
     for a in range(axes):
-        single = 0.3 + (0.7 if a == last else 0.0)
-        for mask, extra in ((1 << a, single), *((1 << a | 1 << b, single + 0.3) for b in range(a))):
+        single = 0.3 + (0.7 if a == last else 0.3 if a == 0 else 0.0)
+        pairs = [(1 << a | 1 << b, single + 0.3 + (0.3 if b == 0 else 0.0)) for b in range(a)]
+        for mask, extra in ((1 << a, single), *pairs):
             seen = ranges.get(mask, [])
             if 0 < len(seen) == len(there) and sum(seen) / len(there) + extra < cost:
                 best, cost = mask, sum(seen) / len(there) + extra
