@@ -262,7 +262,7 @@ def _decode_file(
             decode_all(job, output, tables, rows[chosen], data)
     left = ~(packed | stored)
     if left.any():
-        _decode_rows(job, output, tables, rows[left], data, pipelines[left])
+        _decode_rows(job, output, tables, rows[left], data, pipelines[left].tolist())
 
 
 def _unpack(
@@ -288,45 +288,30 @@ def _decode_rows(
     tables: dict[str, NDArray[Any]],
     rows: NDArray[np.int64],
     data: Bytes,
-    pipelines: NDArray[np.uint8],
-) -> None:
-    """Decode chunks one by one; a batch is checked, decompressed and scattered while it is in the cache."""
-    known = job.kept.found
-    fresh = ~np.isin(rows, list(known)) if known else np.ones(len(rows), bool)
-    ends = np.cumsum(tables["raw_length"][rows] * fresh)
-    first = 0
-    while first < len(rows):
-        before = ends[first - 1] if first else 0
-        last = int(np.searchsorted(ends, before + BATCH_BYTES)) + 1
-        own = slice(first, last)
-        _check_payloads(data, tables, rows[own][fresh[own]])
-        _decode_batch(job, output, tables, rows[own], data, pipelines[own].tolist())
-        first = last
-
-
-def _decode_batch(
-    job: DecodeJob,
-    output: Bytes,
-    tables: dict[str, NDArray[Any]],
-    rows: NDArray[np.int64],
-    data: Bytes,
     pipelines: list[int],
 ) -> None:
+    """Decode chunks one by one, and scatter them a batch at a time."""
+    known = job.kept.found
+    _check_payloads(data, tables, rows[~np.isin(rows, list(known))] if known else rows)
     view = memoryview(data)  # type: ignore[arg-type]
-    chunks: list[Any] = []
+    batch: list[Any] = []
+    size, begin = 0, 0
+    shuffled = np.fromiter(map(is_shuffled, pipelines), np.uint8, len(rows))
     columns = (tables[name][rows].tolist() for name in ("offset", "length", "raw_length"))
-    for row, offset, length, raw, pipeline in zip(rows.tolist(), *columns, pipelines, strict=True):
-        chunk = job.kept.found.get(row)
+    for i, (row, offset, length, raw) in enumerate(zip(rows.tolist(), *columns, strict=True)):
+        chunk = known.get(row)
         if chunk is None:
             try:
-                chunk = decode(view[offset : offset + length], pipeline, raw, job.itemsize)
+                chunk = decode(view[offset : offset + length], pipelines[i], raw, job.itemsize)
             except CorruptChunk as error:
                 raise CorruptChunk(str(error), row) from None
             job.kept.put(row, chunk)
-        chunks.append(chunk)
-    shuffled = np.fromiter(map(is_shuffled, pipelines), np.uint8, len(rows))
-    loops = kernels.pick(sum(map(len, chunks)))
-    loops.scatter_decoded(chunks, shuffled, rows, tables, output, job.itemsize)
+            size += raw
+        batch.append(chunk)
+        if size >= BATCH_BYTES or i + 1 == len(rows):
+            own, loops = slice(begin, i + 1), kernels.pick(sum(map(len, batch)))
+            loops.scatter_decoded(batch, shuffled[own], rows[own], tables, output, job.itemsize)
+            batch, size, begin = [], 0, i + 1
 
 
 def _check_payloads(data: Bytes, tables: dict[str, NDArray[Any]], rows: NDArray[np.int64]) -> None:

@@ -81,22 +81,6 @@ def test_no_more_is_kept_than_the_setting_says(place, decompressed, monkeypatch)
         atlas.config.settings.cache_clear()
 
 
-def test_chunks_are_decompressed_right_after_they_are_checked(place, decompressed, monkeypatch):
-    cells = build(place)
-    checked = []
-
-    def noting(data, offset, length):
-        checked.append((len(offset), len(decompressed)))
-        return digests(data, offset, length)
-
-    digests = worker.digests
-    monkeypatch.setattr(worker, "digests", noting)
-    monkeypatch.setattr(worker, "BATCH_BYTES", 3 * cells[0].nbytes // 2)
-    store = atlas.Atlas.open(place)
-    assert store.read_array_across_stacked("t", NAMES).tobytes() == cells.tobytes()
-    assert checked == [(3, 0), (3, 3), (3, 6), (3, 9), (3, 12), (3, 15), (2, 18)]
-
-
 def test_lz4_blocks_that_are_not_kept_are_decompressed_by_a_kernel(place, decompressed, monkeypatch):
     native.load()
     cells = np.random.default_rng(0).integers(0, 5, (10, 40, 300)).cumsum(axis=2).astype("f4")
