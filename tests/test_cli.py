@@ -233,6 +233,16 @@ def test_nothing_is_lost_in_a_npy_file(tmp_path, terminal):
     assert "end in NUL" in terminal.errors
 
 
+@pytest.mark.parametrize(("suffix", "step"), [(".csv", "atlas.cli.read._lines"), (".npy", "numpy.save")])
+def test_half_of_a_file_is_not_left(store, tmp_path, terminal, monkeypatch, suffix, step):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(step, interrupted)
+    terminal("read", store, "R13857_001", "TEMP", "-o", tmp_path / f"cells{suffix}", status=130)
+    assert not (tmp_path / f"cells{suffix}").exists()
+
+
 def test_a_closed_stdout_is_no_crash(store):
     for option in ([], ["--json"]):
         command = [sys.executable, "-m", "atlas", "ls", str(store), *option]

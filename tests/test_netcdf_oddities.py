@@ -249,6 +249,8 @@ def test_what_cannot_be_kept_is_refused_in_one_line(tmp_path, write, says):
     report = create([path], tmp_path / "store", on_error="skip")
     assert list(report.skipped) == [str(path)]
     assert Atlas.open(tmp_path / "store").list_datasets() == []
+    leaving = {"drop_variables": ["v", "t", "_hidden"]}
+    assert create([path], tmp_path / "store", overwrite=True, reading=leaving).added == ["file"]
 
 
 @pytest.mark.parametrize("damage", [b"", b"text", b"\x89HDF\r\n\x1a\n" + bytes(500), "half"])

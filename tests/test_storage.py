@@ -544,7 +544,8 @@ def test_a_childs_copy_of_a_pin_is_not_the_childs_to_release(here):
 @pytest.mark.parametrize("can_open", [True, False])
 def test_a_forked_child_has_a_pin_of_its_own(here, monkeypatch, can_open):
     """What its parent gives up is still the child's, until that ends; where it can have none, it has none."""
-    pin = here.pin(2)
+    pin, given_up = here.pin(2), here.pin(1)
+    given_up.release()
     told, tells = os.pipe()
     waits, goes = os.pipe()
     with monkeypatch.context() as patch:
@@ -560,6 +561,7 @@ def test_a_forked_child_has_a_pin_of_its_own(here, monkeypatch, can_open):
     assert os.read(told, 6) == b"forked"
     pin.release()
     assert here.is_pinned(3) is can_open
+    assert not here.is_pinned(2)
     os.close(goes)
     assert os.waitpid(child, 0)[1] == 0
     assert not here.is_pinned(3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
@@ -73,7 +74,7 @@ def run(
     if output is None:
         _write(sys.stdout, array, dims, found, begin, single)
         return
-    with open(output, "w", newline="", encoding="utf-8") as file:
+    with open(output, "w", newline="", encoding="utf-8") as file, _whole_or_not(output):
         _write(file, array, dims, found, begin, single)
 
 
@@ -96,7 +97,18 @@ def _save(store: Any, array: str, names: list[str], start: Any, shape: Any, outp
             raise InvalidArgument(f"cells of {array!r} end in NUL, which a .npy file does not keep; .csv and --json do")
         # Text of a fixed width needs no pickle, which nobody should load.
         cells = cells.astype(str) if not any(isinstance(cell, bytes) for cell in cells.flat) else cells.astype(bytes)
-    np.save(output, cells[0] if single else cells, allow_pickle=False)
+    with open(output, "wb") as file, _whole_or_not(output):
+        np.save(file, cells[0] if single else cells, allow_pickle=False)
+
+
+@contextmanager
+def _whole_or_not(output: Path) -> Iterator[None]:
+    """Leave no half of a file, which would look like all of it."""
+    try:
+        yield
+    except BaseException:
+        output.unlink(missing_ok=True)
+        raise
 
 
 def _write(

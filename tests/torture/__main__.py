@@ -29,6 +29,7 @@ from torture import (
     mutation,
     powerloss,
     processes,
+    races,
 )
 from torture.corpus import FORGERIES
 from torture.scenes import WHOLE, Share, in_child, warm_up
@@ -141,6 +142,12 @@ def run_fleets(work: Path, share: Share) -> str:
     return f"{count:,} fleets, {48 * count:,} questions"
 
 
+def run_races(work: Path, share: Share) -> str:
+    """Race for a store on S3."""
+    requests, broken, commits = races.check(work, 10, 10, 0.05)
+    return f"{commits} commits of 12 writers, a compactor and a collector; {broken:,} of {requests:,} requests broken"
+
+
 def run_mutation(work: Path, share: Share) -> str:
     """Change the commit code in every small way."""
     total, alive = mutation.survivors(work, share)
@@ -160,12 +167,13 @@ PARTS: dict[str, Callable[[Path, Share], str]] = {
     "processes": run_processes,
     "cuts": run_cuts,
     "fleets": run_fleets,
+    "races": run_races,
     "mutation": run_mutation,
 }
 
 
 # What is about a real disk, real processes, or /dev/shm itself.
-_ON_DISK = ("concurrency", "processes", "cuts")
+_ON_DISK = ("concurrency", "processes", "cuts", "races")
 
 
 def _place(name: str) -> str | None:
