@@ -344,7 +344,7 @@ def test_options_do_what_they_say(files, place, terminal):
     text = terminal(
         "create", files, place, "--overwrite", "--on-error", "skip", "--log", place.parent / "log", status=1
     )
-    assert "4 datasets added, 1 files skipped" in text
+    assert "4 datasets added, 1 file skipped" in text
     assert "R13857_001.nc" in terminal.errors
     assert re.search(r"\tskipped\tR13857_001\t.*R13857_001.nc\t\w+", (place.parent / "log").read_text())
     terminal("append", files, place, status=1)

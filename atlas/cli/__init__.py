@@ -92,7 +92,8 @@ def _status() -> int:
             print(error.format_message(), file=sys.stderr)
             return MISUSED
         hint = getattr(getattr(error, "ctx", None), "command_path", "atlas")
-        return _complain(f"{error.format_message().rstrip('.')}. See {hint} --help.", MISUSED)
+        said = error.format_message().rstrip(".")
+        return _complain(f"{said}{'' if said.endswith('?') else '.'} See {hint} --help.", MISUSED)
     except AtlasError as error:
         return _complain("; ".join([str(error), *getattr(error, "__notes__", ())]), FAILED)
     except OSError as error:  # storage errors are ours: what is left is the terminal, file or pipe

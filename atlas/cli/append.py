@@ -119,9 +119,8 @@ def reported(as_json: bool, store: str) -> Iterator[tuple[terminal.Advance, Call
             print(f"skipped {path}: {reason}", file=sys.stderr)
         for path, remark in report.remarks.items():
             print(f"remark on {path}: {remark}", file=sys.stderr)
-        print(
-            f"{len(report.added)} datasets added, {len(report.skipped)} files skipped, {report.seconds:.1f} s: {store}"
-        )
+        added, skipped = terminal.counted(len(report.added), "dataset"), terminal.counted(len(report.skipped), "file")
+        print(f"{added} added, {skipped} skipped, {report.seconds:.1f} s: {store}")
         for what, names in (("replaced", report.replaced), ("read earlier", report.resumed)):
             if names:
                 print(f"  {len(names)} of them {what}")

@@ -51,7 +51,7 @@ def run(
     else:
         for name, reason in report.skipped.items():
             print(f"skipped {name}: {reason}", file=sys.stderr)
-        counts = f"{len(report.written)} datasets written, {len(report.skipped)} skipped"
+        counts = f"{terminal.counted(len(report.written), 'dataset')} written, {len(report.skipped)} skipped"
         print(f"{counts}, {report.seconds:.1f} s: {directory}")
     if report.skipped:
         raise typer.Exit(1)

@@ -38,5 +38,7 @@ def run(
         print(terminal.as_json(asdict(report)))
         return
     verb = "would be removed" if dry_run else "removed"
-    print(f"{len(report.removed)} files of {report.bytes:,} bytes and {report.uploads} unfinished uploads {verb}")
-    print(f"{len(report.waiting)} files wait until they are old enough")
+    removed, waiting = (terminal.counted(len(keys), "file") for keys in (report.removed, report.waiting))
+    uploads = terminal.counted(report.uploads, "unfinished upload")
+    print(f"{removed} of {report.bytes:,} bytes and {uploads} {verb}")
+    print(f"{waiting} wait{'s' if len(report.waiting) == 1 else ''} until old enough")

@@ -38,4 +38,4 @@ def run(
     listed = list(dict.fromkeys([*(names or ()), *matching]))
     source.delete_datasets(listed)
     source.flush()
-    print(terminal.as_json({"deleted": listed}) if as_json else f"{len(listed)} datasets deleted")
+    print(terminal.as_json({"deleted": listed}) if as_json else f"{terminal.counted(len(listed), 'dataset')} deleted")

@@ -13,6 +13,11 @@ from typing import Any
 SHORT_FLOATS = ("float16", "float32")
 
 
+def counted(number: int, what: str) -> str:
+    """Return how many there are of something that has an ``s`` where they are several."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def as_json(value: Any) -> str:
     """Return a value as JSON; NaN, the infinities and missing times become null."""
     found = plain(value)

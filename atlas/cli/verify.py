@@ -24,7 +24,8 @@ def run(store: Store, as_json: Json = False) -> None:
     if as_json:
         print(terminal.as_json(asdict(report)))
     else:
-        print("\n".join([*map(str, report.problems), f"{report.datasets} datasets, {report.chunks} chunks read"]))
-        print(f"{len(report.problems)} problems" if report.problems else "no damage found")
+        read = f"{terminal.counted(report.datasets, 'dataset')}, {terminal.counted(report.chunks, 'chunk')} read"
+        print("\n".join([*map(str, report.problems), read]))
+        print(terminal.counted(len(report.problems), "problem") if report.problems else "no damage found")
     if not report.ok:
         raise typer.Exit(1)
