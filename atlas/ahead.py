@@ -16,6 +16,7 @@ from functools import partial
 import numpy as np
 
 from atlas.chunks import Integers
+from atlas.columns import distinct
 from atlas.config import settings
 from atlas.errors import AtlasError
 from atlas.heap import Heap
@@ -82,7 +83,7 @@ class HeadStart:
         order = np.argsort(sent)
         at = order[np.minimum(np.searchsorted(sent, offsets, sorter=order), len(sent) - 1)]
         found = np.where((sent[at] == offsets) & (lengths > 0), places[at], -1)
-        return found if len(np.unique(found[found >= 0])) == len(sent) else None
+        return found if len(distinct(found[found >= 0])) == len(sent) else None
 
     def hand_over(self) -> SegmentWriter:
         """Give the file up to a commit, which completes it or takes it back."""

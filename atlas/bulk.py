@@ -14,7 +14,7 @@ from atlas.ahead import Sender
 from atlas.attributes import check_key, encode_attribute
 from atlas.chunks import Integers, Selection, resolve_selection
 from atlas.columns import Column, integer_column, values_column
-from atlas.dtypes import as_elements, from_numpy
+from atlas.dtypes import as_elements, from_numpy, is_masked_array
 from atlas.encoding import BATCH_BYTES, encode_batches
 from atlas.errors import ArrayNotFound, DatasetAlreadyExists, DatasetNotFound, InvalidArgument, ShapeMismatch
 from atlas.groups import Declared, Group
@@ -217,7 +217,7 @@ def delete_datasets(session: Session, names: Iterable[str]) -> None:
 def write_stacked(session: Session, array: str, names: Iterable[str], data: Any, start: Sequence[int] | None) -> None:
     """Write a row of `data` to the same box of every dataset, as a loop of single writes would."""
     listed = name_list(names)
-    cells = np.ma.asanyarray(data) if isinstance(data, np.ma.MaskedArray) else np.asarray(data)
+    cells = np.asanyarray(data) if is_masked_array(data) else np.asarray(data)
     if cells.ndim == 0 or len(cells) != len(listed):
         raise ShapeMismatch(f"data must have {len(listed)} rows, one per name, not shape {list(cells.shape)}")
     with session.lock:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from atlas.chunks import Shape
 from atlas.columnfile import DataFile
-from atlas.columns import Column, Integers, group_members
+from atlas.columns import Column, Integers, distinct, group_members
 from atlas.errors import InvalidArgument
 from atlas.forks import cached_property
 from atlas.groups import Group
@@ -185,7 +185,7 @@ class Catalog:
     def _hidden(self, depth: int) -> Integers:
         layer = self.layers[depth]
         newer = [layer.hidden(above) for above in self.layers[depth + 1 :]]
-        return np.unique(np.concatenate(newer)) if newer else np.zeros(0, np.int64)
+        return distinct(np.concatenate(newer)) if newer else np.zeros(0, np.int64)
 
     @cached_property
     def ordinals(self) -> Integers:
@@ -345,5 +345,5 @@ def _distinct_shapes(group: Group, definition: ArrayTemplate, rows: NDArray[Any]
     shapes = np.stack([np.asarray(column.take(rows).spread()) for column in columns], axis=1)
     if (shapes == shapes[0]).all():
         return [tuple(shapes[0].tolist())], alike
-    distinct, inverse = np.unique(shapes, axis=0, return_inverse=True)
-    return list(map(tuple, distinct.tolist())), inverse.reshape(-1)
+    kinds, inverse = np.unique(shapes, axis=0, return_inverse=True)
+    return list(map(tuple, kinds.tolist())), inverse.reshape(-1)

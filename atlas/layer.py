@@ -122,7 +122,7 @@ class Layer:
     def hidden(self, newer: Layer) -> Integers:
         """Return the rows that a newer layer replaces or takes away."""
         rows = self.rows_of(np.concatenate([newer.ordinals, newer.deleted]))
-        return np.unique(rows[rows >= 0])
+        return distinct(rows[rows >= 0])
 
     def members(self, rows: Integers) -> list[tuple[int, Integers]]:
         """Return the groups that rows belong to, each with the positions of its rows."""

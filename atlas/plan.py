@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from atlas.chunks import Integers, Overlap, Selection, find_overlaps
 from atlas.codecs import BY_KERNELS, PACKED, plain
+from atlas.columns import distinct
 from atlas.decoded import worth_keeping
 from atlas.dtypes import DType
 from atlas.errors import CorruptIndex
@@ -134,7 +135,7 @@ def plan_reads(index: ArrayIndex, dtype: DType, wanted: Sequence[Wanted], bases:
     geometry = np.arange(len(dataset)) + np.repeat(skipped[kind] - (np.cumsum(chunks) - chunks), chunks)
     rows = index.locate(ordinals, chunks, overlap.numbers[geometry])
     present = rows >= 0
-    absent = np.unique(dataset[~present])
+    absent = distinct(dataset[~present])
     rows, dataset, geometry = rows[present], dataset[present], geometry[present]
     owners = positions[dataset]
     columns = {

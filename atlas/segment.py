@@ -341,7 +341,7 @@ class Piece:
             return pieces[0]
         columns = {name: joined_cells([piece.columns[name] for piece in pieces]) for name in pieces[0].columns}
         entries = np.concatenate([piece.entries for piece in pieces])
-        reset = np.unique(np.concatenate([piece.reset for piece in pieces]))
+        reset = distinct(np.concatenate([piece.reset for piece in pieces]))
         if (np.diff(entries) > 0).all():
             # New datasets only: they come behind the others, and nothing is replaced.
             counts = np.concatenate([np.diff(piece.starts) for piece in pieces])
@@ -355,7 +355,7 @@ class Piece:
             after, before = order[1:], order[:-1]
             same[:-1] = (ordinals[after] == ordinals[before]) & (columns["number"][after] == columns["number"][before])
         order = order[~same]
-        entries = np.unique(entries)
+        entries = distinct(entries)
         starts = np.append(np.searchsorted(ordinals[order], entries), len(order))
         return Piece(entries, starts, reset, {name: column[order] for name, column in columns.items()})
 

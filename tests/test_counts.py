@@ -243,26 +243,44 @@ def test_every_task_of_a_read_is_a_range_of_chunks(place, monkeypatch):
 
 
 FIRST_READ = """
-import json, sys
-import atlas
 store = atlas.Atlas.open(sys.argv[1])
 store.read_array_across_stacked("t", store.list_datasets())
-heavy = ["numba", "loky", "xarray", "dask", "fsspec", "s3fs", "pandas", "zstandard", "llvmlite", "lz4", "rich"]
-print(json.dumps([name for name in heavy if name in sys.modules]))
 """
+FIRST_WRITE = """
+with atlas.Atlas.create(sys.argv[1]) as store:
+    store.create_datasets(["a", "b"], {"t": {"dims": ["x"], "data": np.arange(6.0).reshape(2, 3)}})
+    view = store.create_dataset("c")
+    view.define_array("t", "float64", ["x"], [3])
+    view.write_array("t", [0], np.arange(3.0))
+    view.set_attribute("depth", 3)
+store = atlas.Atlas.open(sys.argv[1])
+store.delete_dataset("a")
+store.flush()
+store.pruning_index(global_attrs=["depth"])
+store.compact()
+"""
+HEAVY = [
+    *("numba", "loky", "xarray", "dask", "fsspec", "s3fs", "pandas", "zstandard", "llvmlite", "lz4", "rich"),
+    "numpy.ma",
+]
 
 
-def imported(place: Path) -> list[str]:
-    done = subprocess.run([sys.executable, "-c", FIRST_READ, place], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
+def imported(program: str, place: Path) -> list[str]:
+    ending = f"import json; print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
+    command = [sys.executable, "-c", f"import sys, numpy as np, atlas\n{program}\n{ending}", place]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def test_a_first_read_imports_only_what_it_needs(tmp_path):
     native.load()
     build(tmp_path / "small", 5)
-    assert imported(tmp_path / "small") == []
+    assert imported(FIRST_READ, tmp_path / "small") == []
     build(tmp_path / "large", 300)
-    assert imported(tmp_path / "large") == ["zstandard", "llvmlite"]
+    assert imported(FIRST_READ, tmp_path / "large") == ["zstandard", "llvmlite"]
+
+
+def test_first_writes_and_searches_import_only_what_they_need(tmp_path):
+    assert imported(FIRST_WRITE, tmp_path / "new") == ["zstandard"]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 8])
