@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import http.server
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import PurePosixPath
 from typing import ClassVar
 
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import deadline, field
 from fsspec.implementations.memory import MemoryFileSystem
+from objectstore import servers
 from objectstore.place import BUCKET, kinds
 
 import atlas
@@ -186,11 +185,8 @@ def test_names_that_a_client_does_not_take_are_refused_in_one_line(moto):
 def test_what_an_address_says_of_its_user_is_not_shown(tmp_path):
     with atlas.Atlas.create(tmp_path / "s") as store:
         write(store)
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
-    handler.func.log_message = lambda *args: None
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://user:a-secret@127.0.0.1:{server.server_port}/s"
+    with servers.web(tmp_path) as port:
+        url = f"http://user:a-secret@127.0.0.1:{port}/s"
         store = atlas.Atlas.open(url)
         expect(store)
         cut, gone = atlas.Atlas.open(url), atlas.Atlas.open(url)
@@ -205,4 +201,3 @@ def test_what_an_address_says_of_its_user_is_not_shown(tmp_path):
             atlas.Atlas.open(f"{url}/nowhere")
         for said in (repr(store), first.value, second.value, third.value):
             assert "a-secret" not in str(said)
-        server.shutdown()

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import http.server
 import logging
 import os
 import pickle
 import subprocess
 import sys
-import threading
-from functools import partial
 
 import fsspec
 import numpy as np
@@ -82,11 +79,8 @@ def test_writers_in_memory_merge(tmp_path):
 def test_a_store_on_the_web_is_read_only(tmp_path):
     with atlas.Atlas.create(tmp_path / "s", meta_format="msgpack") as store:
         write(store)
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
-    handler.func.log_message = lambda *args: None
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/s"
+    with servers.web(tmp_path) as port:
+        url = f"http://127.0.0.1:{port}/s"
         store = atlas.Atlas.open(url)
         expect(store)
         assert repr(store).startswith(f"<Atlas {url} ")
@@ -97,7 +91,6 @@ def test_a_store_on_the_web_is_read_only(tmp_path):
             atlas.Atlas.create(url)
         with pytest.raises(atlas.StoreNotFound):
             atlas.Atlas.open(f"{url}/nowhere")
-        server.shutdown()
 
 
 def test_no_secret_is_shown_or_stored(moto, caplog):
