@@ -37,6 +37,9 @@ _ALIGNMENT = 64
 # Up to this size, planning the read of a chunk costs more than decoding all of it.
 _SMALL_CHUNK = 1 << 20
 
+# More bytes than there are anywhere, and so few that sums of them do not wrap around.
+_MOST_BYTES = 1 << 50
+
 # Chunks of text up to this size are looked at for whether another dataset has the same.
 _REPEATED_TEXT = 4096
 
@@ -74,6 +77,8 @@ class Snapshot(Indexed):
         self.workers = workers
         self.mode = mode
         self.pin = pin
+        # Whether chunks that were decompressed before are as good as those that are there now.
+        self.may_remember = True
         self._paths: dict[str, str | None] = {}
 
     def read_box(self, schema: ArraySchema, ordinal: int, selection: Selection) -> NDArray[Any]:
@@ -131,11 +136,17 @@ class Snapshot(Indexed):
             The type of all of them.
         wanted : sequence of (schema, selection, positions, ordinals)
             Positions are 0 … n-1 over all items together.
+
+        Raises
+        ------
+        MemoryError
+            If there cannot be room for them.
         """
         total = sum(len(positions) for _, _, positions, _ in wanted)
         sizes = np.zeros(total, np.int64)
         for _, selection, positions, _ in wanted:
             sizes[positions] = selection.cells * dtype.itemsize
+        _require_room(sizes.sum(dtype=np.float64))
         padded = -(-sizes // _ALIGNMENT) * _ALIGNMENT
         bases = np.cumsum(padded) - padded
         if dtype.is_text:
@@ -163,6 +174,7 @@ class Snapshot(Indexed):
         """
         shape = wanted[0][1].shape
         row = wanted[0][1].cells * dtype.itemsize
+        _require_room(row * count)
         if dtype.is_text:
             result = np.empty((count, *shape), object) if out is None else out
             rows = self._text_boxes(array, dtype, wanted, count)
@@ -240,7 +252,7 @@ class Snapshot(Indexed):
         if may_use_processes(self.mode, self.workers, self._calls(plan)):
             job = self._shared_job(sources, dtype, buffer, tables)
         if job is None:
-            keep = 0 < plan.kept_bytes <= settings().decoded_bytes
+            keep = self.may_remember and 0 < plan.kept_bytes <= settings().decoded_bytes
             kept = Kept.of(sources, tables) if keep else Kept()
             job = DecodeJob(sources, dtype.itemsize, element_of(dtype.storage), buffer, tables, kept=kept)
         job = replace(job, lets_go=len(buffer) > _LET_GO_ABOVE)
@@ -332,6 +344,12 @@ class Snapshot(Indexed):
                 unpack(rows, self._source(files[number]).bytes(), plan.columns["offset"][rows])
         except CorruptChunk as error:
             raise self._named(error, array, plan) from None
+
+
+def _require_room(size: float) -> None:
+    """Raise MemoryError if there cannot be room for so many bytes."""
+    if size > _MOST_BYTES:
+        raise MemoryError(f"cells of {size:.3g} bytes are asked for")
 
 
 def _text_places(plan: ReadPlan) -> list[tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]]:
