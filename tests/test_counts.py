@@ -305,7 +305,17 @@ def test_a_task_of_a_large_read_decodes_little_at_once(workers):
     ranges = balanced(np.full(1000, 1 << 20), 1000 << 20, None, workers)
     assert [low for low, _ in ranges] == [0, *(high for _, high in ranges[:-1])]
     assert ranges[-1][1] == 1000
-    assert max(high - low for low, high in ranges) <= 72
+    assert max(high - low for low, high in ranges) <= 65
+
+
+@pytest.mark.parametrize("workers", [2, 3, 8])
+@pytest.mark.parametrize("chunks", [40, 366, 733, 1000])
+def test_every_worker_has_as_many_tasks(workers, chunks):
+    """Of five tasks for two workers, one would do three while the other waits."""
+    ranges = balanced(np.full(chunks, 1 << 20), chunks << 20, None, workers)
+    assert len(ranges) % workers == 0
+    sizes = [high - low for low, high in ranges]
+    assert max(sizes) - min(sizes) <= 2
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs /proc")
