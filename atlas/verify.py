@@ -107,6 +107,10 @@ def verify(snapshot: Snapshot, progress: Progress | None = None) -> VerifyReport
         If an object store does not answer, or denies access.
     """
     report = VerifyReport()
+    # What is stored is to be looked at, not what this process has kept of it.
+    snapshot = Snapshot(
+        snapshot.storage, snapshot.root, snapshot.workers, snapshot.mode, snapshot.pin, snapshot, keeps=False
+    )
     _verify_records(snapshot, report)
     # Without the dataset table nothing says what any chunk is.
     if not _noted(snapshot, report, "", "", -1, partial(_load_table, snapshot)):
