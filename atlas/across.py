@@ -22,7 +22,7 @@ BoxOf = Callable[[ArraySchema, str], Selection]
 
 # So many chunks are read one by one in less time than a plan takes: of cells that may be packed, and of fewer; no more
 # than this of bytes, which threads would share.
-_FEW, _FEW_TINY, _FEW_BYTES = 5, 11, 4 << 20
+_FEW, _FEW_TINY, _FEW_BYTES = 5, 8, 4 << 20
 
 # A dataset's array, the dataset, and what to read of it.
 Box = tuple[ArraySchema, int, Selection]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from atlas import kernels
 from atlas.arena import SegmentHandle, attach
-from atlas.codecs import BY_KERNELS, PACKED, decode, element_of, is_shuffled, plain
+from atlas.codecs import BY_KERNELS, PACKED, RAW, decode, element_of, is_shuffled, plain
 from atlas.columns import group_members
 from atlas.config import settings
 from atlas.decoded import decoded_chunks, worth_keeping
@@ -347,6 +347,13 @@ def decode_one(
     ------
     CorruptChunk
     """
+    if stored.pipeline == RAW:
+        # Not sealed, it is small.
+        chunk = _decompressed(source, stored, raw, dtype.itemsize, keeps=False)
+        shape, start, extent = box
+        cells = np.frombuffer(chunk, out.dtype).reshape(shape)
+        out[...] = cells[tuple(slice(first, first + size) for first, size in zip(start, extent, strict=True))]
+        return
     loops, pipeline = kernels.pick(max(raw, kernels.CALL)), plain(stored.pipeline)
     if pipeline == PACKED:
         element = element_of(dtype)

@@ -81,7 +81,7 @@ def test_a_few_small_chunks_are_read_without_a_plan(place, monkeypatch):
             store.read_array_across_stacked("t", more, [3, 5], [10, 20])
 
 
-@pytest.mark.parametrize(("shape", "most"), [((), 11), ((7,), 11), ((100,), 5), ((1000, 65), 5), ((1000, 700), 1)])
+@pytest.mark.parametrize(("shape", "most"), [((), 8), ((7,), 8), ((100,), 5), ((1000, 65), 5), ((1000, 700), 1)])
 def test_how_many_chunks_are_few(place, monkeypatch, shape, most):
     names = [f"d{i}" for i in range(13)]
     cells = np.random.default_rng(0).integers(0, 900, (13, *shape)).astype("f4")
@@ -274,6 +274,25 @@ def test_every_task_of_a_read_is_a_range_of_chunks(place, monkeypatch):
     assert sorted(ranges)[0][0] == 0
     assert sorted(ranges)[-1][1] == 200
     assert len(ranges) == 4
+
+
+def test_rows_behind_a_box_are_no_work_for_threads(place, monkeypatch):
+    names = build(place, 50)
+    monkeypatch.setenv("ATLAS_PARALLEL_THRESHOLD", "20000")
+    monkeypatch.setattr("atlas.plan._SMALL", 0)
+    atlas.config.settings.cache_clear()
+    ranges = []
+
+    def counting(job, low, high):
+        ranges.append((low, high))
+        return worker.decode_range(job, low, high)
+
+    monkeypatch.setattr("atlas.reader.decode_range", counting)
+    store = atlas.Atlas.open(place, workers=2)
+    for rows, tasks in ((20, 4), (1, 1)):
+        ranges.clear()
+        store.read_array_across_stacked("t", names, [0, 0], [rows, 30])
+        assert len(ranges) == tasks
 
 
 FIRST_READ = """
