@@ -360,7 +360,7 @@ def _write_files(
         arrays, superseded = _write_arrays(files, ground, pending, ordinals, after)
         # A store that was emptied has another id than the one that its table files were read with.
         catalog = replace(catalog, load=partial(load_table, storage, successor.store))
-        root, retired = replace(successor, catalog=catalog, arrays=arrays), [*ground.replaced, *merged, *superseded]
+        root, retired = files.state(catalog, arrays), [*ground.replaced, *merged, *superseded]
         files.write_record(root, retired)
         files.make_durable()
         if time.monotonic() - began > _LONGEST_SECONDS and not storage.is_local:
