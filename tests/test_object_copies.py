@@ -168,9 +168,11 @@ def test_a_copy_on_a_disk_reads_them_and_writes_none(url, tmp_path):
     MEMORY.put(str(local), url, recursive=True)
     with atlas.Atlas.open(url) as store:
         expect(store, {"a": 0, "b": 1})
+        write(store, "c", 2)
+        assert "indexes" not in root_of(url)
         store.compact()
     expect_true_copies(url, {"t", "u"})
-    expect(atlas.Atlas.open(url), {"a": 0, "b": 1})
+    expect(atlas.Atlas.open(url), {"a": 0, "b": 1, "c": 2})
 
 
 def test_a_store_on_a_disk_has_none(tmp_path):
