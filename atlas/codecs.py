@@ -56,10 +56,14 @@ SMALLER = 0.7
 # How much of a large chunk a codec is tried on, and how much better than there it may do on all of it.
 _PARTS = 4
 _PART_BYTES = 8 << 10
+_TRIED_IN_PARTS = 4 * _PARTS * _PART_BYTES
 _DOUBT = 1.2
 
 # Packing must save this fraction, as it only pays where the numbers really are short.
 _PACKED_WORTH = 0.9
+
+# Where more than this is left of a large chunk, some numbers may be far from the others, and no sample have told.
+_DOUBTFUL = 0.6
 
 # A frame, or a block with its length, takes more than this by itself.
 _INCOMPRESSIBLE = 13
@@ -102,6 +106,18 @@ def packed_limit(size: int) -> int:
     return int(size * _PACKED_WORTH)
 
 
+def is_settled(packed: Any, repetitive: Any, size: int) -> Any:
+    """Return whether packing a chunk of so many bytes to fewer, more than none, is best, or no codec need be tried.
+
+    Parameters
+    ----------
+    packed, repetitive : int, or arrays
+        As packing says.
+    size : int
+    """
+    return (packed > 0) & (repetitive == 0) & ((packed <= _DOUBTFUL * size) | (size < _TRIED_IN_PARTS))
+
+
 def encode_numbers(
     raw: Any, dtype: np.dtype[Any], shape: tuple[int, ...], fill: Any, codec: str, level: int
 ) -> tuple[bytes, int]:
@@ -124,9 +140,9 @@ def encode_numbers(
     if not may_be_packed(len(raw), dtype, codec) or _is_constant(raw, dtype.itemsize):
         return encode(raw, dtype.itemsize, codec, level)
     loops = kernels.pick(max(len(raw), kernels.CALL))
-    packed, _, packings = loops.pack_rows(raw[np.newaxis], shape, element, fill, packed_limit(len(raw)))
-    packed, repetitive = packed.tobytes(), packings[0, 3] != 0
-    if len(packed) and not repetitive:
+    packed, lengths, packings = loops.pack_rows(raw[np.newaxis], shape, element, fill, packed_limit(len(raw)))
+    packed = packed.tobytes()
+    if is_settled(lengths[0], packings[0, 3], len(raw)):
         return packed, PACKED
     return encode_otherwise(raw, dtype.itemsize, packed, codec, level)
 
@@ -151,7 +167,7 @@ def encode_otherwise(raw: Any, itemsize: int, packed: Any, codec: str, level: in
 
 def _promises(raw: Any, itemsize: int, codec: str, level: int, packed: int) -> bool:
     """Return whether a codec may make a large chunk much smaller than packing did, judging by some parts of it."""
-    if len(raw) < 4 * _PARTS * _PART_BYTES:
+    if len(raw) < _TRIED_IN_PARTS:
         return True
     step = len(raw) // _PARTS // itemsize * itemsize
     parts = np.concatenate([raw[at : at + _PART_BYTES] for at in range(0, _PARTS * step, step)])

@@ -11,7 +11,17 @@ from numpy.typing import NDArray
 
 from atlas import kernels
 from atlas.chunks import Integers
-from atlas.codecs import PACKED, RAW, element_of, encode, encode_numbers, encode_otherwise, may_be_packed, packed_limit
+from atlas.codecs import (
+    PACKED,
+    RAW,
+    element_of,
+    encode,
+    encode_numbers,
+    encode_otherwise,
+    is_settled,
+    may_be_packed,
+    packed_limit,
+)
 from atlas.config import StoreConfig
 from atlas.kernels.layout import SEALED, SEALED_FROM, STRETCH
 from atlas.kernels.sealed import stretches
@@ -176,7 +186,7 @@ def _pack_rows(
     view = memoryview(data)
     for row, begin, end in zip(tried.tolist(), (ends - lengths).tolist(), ends.tolist(), strict=True):
         payloads[row] = view[begin:end]
-    settled = tried[(lengths > 0) & (packings[:, 3] == 0)]
+    settled = tried[is_settled(lengths, packings[:, 3], raw.shape[1])]
     return np.setdiff1d(np.arange(len(raw)), settled, assume_unique=True)
 
 

@@ -405,6 +405,16 @@ def test_repetitive_numbers_go_to_the_codec_that_is_good_at_them():
     assert not other or len(payload) < 0.7 * len(other)
 
 
+def test_outliers_that_no_sample_tells_are_left_to_the_codec():
+    rng = np.random.default_rng(3)
+    cells = rng.integers(0, 100, 100_000).astype("i4")
+    assert codecs.encode_numbers(raw(cells), cells.dtype, cells.shape, None, "zstd", 1)[1] == codecs.PACKED
+    cells[rng.random(len(cells)) < 0.001] = 2**31 - 1
+    payload, pipeline = codecs.encode_numbers(raw(cells), cells.dtype, cells.shape, None, "zstd", 1)
+    assert pipeline == codecs.SHUFFLE_ZSTD
+    assert len(payload) < 0.7 * len(packed_as(native, cells, None, chosen(native, cells, None), cells.nbytes))
+
+
 @settings(max_examples=400)
 @given(st.sampled_from(sorted(GOLDEN)), st.data())
 def test_damage_is_told_or_changes_values_alike(name, data):
