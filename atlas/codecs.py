@@ -56,10 +56,14 @@ SMALLER = 0.7
 # How much of a large chunk a codec is tried on, and how much better than there it may do on all of it.
 _PARTS = 4
 _PART_BYTES = 8 << 10
+_TRIED_IN_PARTS = 4 * _PARTS * _PART_BYTES
 _DOUBT = 1.2
 
 # Packing must save this fraction, as it only pays where the numbers really are short.
 _PACKED_WORTH = 0.9
+
+# Where more than this is left of a large chunk, some numbers may be far from the others, and no sample have told.
+_DOUBTFUL = 0.6
 
 # A frame, or a block with its length, takes more than this by itself.
 _INCOMPRESSIBLE = 13
@@ -99,6 +103,11 @@ def may_be_packed(size: int, dtype: np.dtype[Any]) -> bool:
 def packed_limit(size: int) -> int:
     """Return how many bytes a packed chunk of so many may take."""
     return int(size * _PACKED_WORTH)
+
+
+def _is_settled(packed: NDArray[np.int64], repetitive: NDArray[np.int64], size: int) -> Any:
+    """Return where packing chunks of `size` bytes to `packed` is so good that no other codec need be tried."""
+    return (packed > 0) & (repetitive == 0) & ((packed <= _DOUBTFUL * size) | (size < _TRIED_IN_PARTS))
 
 
 def encode_numbers(
@@ -153,7 +162,7 @@ def _pack(
     view = memoryview(data)
     for row, begin, end in zip(tried.tolist(), (ends - lengths).tolist(), ends.tolist(), strict=True):
         payloads[row] = view[begin:end]
-    settled = tried[(lengths > 0) & (packings[:, 3] == 0)]
+    settled = tried[_is_settled(lengths, packings[:, 3], raw.shape[1])]
     return np.setdiff1d(every, settled, assume_unique=True)
 
 
@@ -178,7 +187,7 @@ def _encode_otherwise(raw: Any, itemsize: int, packed: Any, codec: str, level: i
 
 def _promises(raw: Any, itemsize: int, codec: str, level: int, packed: int) -> bool:
     """Return whether a codec may make a large chunk much smaller than packing did, judging by some parts of it."""
-    if len(raw) < 4 * _PARTS * _PART_BYTES:
+    if len(raw) < _TRIED_IN_PARTS:
         return True
     step = len(raw) // _PARTS // itemsize * itemsize
     parts = np.concatenate([raw[at : at + _PART_BYTES] for at in range(0, _PARTS * step, step)])
