@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers, Overlap, Selection, find_overlaps
-from atlas.codecs import BY_KERNELS, PACKED, plain
+from atlas.codecs import BY_KERNELS, PACKED, RAW, plain
 from atlas.columns import distinct
 from atlas.decoded import worth_keeping
 from atlas.dtypes import DType
@@ -22,6 +22,9 @@ from atlas.segment import ArrayIndex
 
 # Packed chunks are decoded about so many times faster than compressed ones.
 _PACKED_SPEED = 4
+
+# Of fewer bytes nobody asks how long they take.
+_SMALL = 1 << 20
 
 
 class Wanted(NamedTuple):
@@ -86,8 +89,17 @@ class ReadPlan:
     @cached_property
     def cost(self) -> int:
         """Bytes that would take as long to decompress as all chunks take to decode."""
-        sizes = self.columns["raw_length"]
-        return int(sizes.sum() - sizes[plain(self.columns["pipeline"]) == PACKED].sum() * (1 - 1 / _PACKED_SPEED))
+        sizes, pipelines = self.columns["raw_length"], plain(self.columns["pipeline"])
+        if sizes.sum() <= _SMALL or not self.chunk_extent.shape[1]:
+            return int(sizes.sum())
+        # Of what is packed, rows behind the box are left alone; of what is stored as it is, those above, too.
+        rows = self.block_extent[:, 0] / self.chunk_extent[:, 0]
+        above = self.block_start[:, 0] / self.chunk_extent[:, 0]
+        shares, geometry = np.ones(len(sizes)), self.columns["geometry"]
+        for pipeline, share in ((RAW, rows), (PACKED, (rows + above) / _PACKED_SPEED)):
+            chosen = pipelines == pipeline
+            shares[chosen] = share[geometry[chosen]]
+        return int((sizes * shares).sum())
 
     def saved(self, rows: Iterable[int]) -> int:
         """Return what of the cost falls away where the chunks in some rows are at hand decompressed."""
