@@ -122,13 +122,14 @@ class Snapshot(Indexed):
         columns = ("file", "offset", "length", "pipeline", "checksum")
         file, *stored = (int(index.columns[name][row]) for name in columns)
         start = tuple(first - begin for first, begin in zip(selection.start, extent.start, strict=True))
-        result = np.empty(selection.shape, dtype.numpy) if out is None else out
+        if out is None:
+            out = self._allocate(selection.cells * dtype.itemsize, ()).view(dtype.numpy).reshape(selection.shape)
         try:
             box = extent.shape, start, selection.shape
-            decode_one(self._source(index.files[file]), Stored(*stored), raw, dtype.storage, box, result, self.keeps)
+            decode_one(self._source(index.files[file]), Stored(*stored), raw, dtype.storage, box, out, self.keeps)
         except CorruptChunk:
             return None
-        return result
+        return out
 
     def read_boxes(self, array: str, dtype: DType, wanted: Sequence[Wanted]) -> list[NDArray[Any]]:
         """Return boxes of many datasets, by position.
@@ -150,7 +151,7 @@ class Snapshot(Indexed):
         if dtype.is_text:
             return self._text_boxes(array, dtype, wanted, total)
         plans = self._plans(array, dtype, wanted, bases)
-        buffer = np.empty(int(sizes[0]), np.uint8) if total == 1 else self._allocate(int(padded.sum()), plans)
+        buffer = self._allocate(int(padded.sum()), plans)
         results: list[Any] = [None] * total
         for _, selection, positions, _ in wanted:
             for position in positions.tolist():
