@@ -280,7 +280,6 @@ def test_every_task_of_a_read_is_a_range_of_chunks(place, monkeypatch):
 def test_rows_behind_a_box_are_no_work_for_threads(place, monkeypatch):
     names = build(place, 50)
     monkeypatch.setenv("ATLAS_PARALLEL_THRESHOLD", "20000")
-    monkeypatch.setattr("atlas.plan._SMALL", 0)
     atlas.config.settings.cache_clear()
     ranges = []
 
