@@ -80,7 +80,7 @@ def _is_compact(snapshot: Snapshot) -> bool:
 
 def _live_entries(snapshot: Snapshot, array: str) -> Integers:
     """Return the ordinals that have the array and something stored for it."""
-    entries = distinct(np.concatenate([segment.entries for segment in snapshot.segments(array)]))
+    entries = distinct(np.concatenate([np.zeros(0, np.int64), *(part.entries for part in snapshot.segments(array))]))
     return np.asarray(entries[snapshot.root.catalog.having(array, entries)])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -125,7 +126,9 @@ def test_an_array_without_files_has_nothing_to_lose(tmp_path: Path):
     forgery.save()
     before = state_of(tmp_path / "s")
     assert atlas.Atlas.repair(tmp_path / "s").ok
+    atlas.Atlas.open(tmp_path / "s").compact()
     assert state_of(tmp_path / "s") == before
+    assert "more" not in json.loads((tmp_path / "s" / "atlas.json").read_bytes())["arrays"]
 
 
 A_HEAD = msgpack.packb({"object": "atlas.json", "root": b"", "indexes": []})
