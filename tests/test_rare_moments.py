@@ -923,3 +923,31 @@ def test_arrays_that_no_memory_holds(tmp_path):
     for shape in ([1 << 58, 2], [0, 1 << 40, 1 << 40]):
         with pytest.raises(atlas.InvalidArgument, match="too large"):
             store.open_dataset("d0").define_array("u", "int8", ["x", "y", "z"][: len(shape)], shape)
+
+
+@pytest.mark.parametrize(
+    ("cells", "taken"),
+    [
+        (np.arange(200, dtype="i8"), 200),
+        (np.arange(300, dtype="i8"), 600),
+        (np.arange(200, dtype="i8") - 100, 200),
+        (np.arange(200, dtype="i8") - 199, 400),
+        (np.arange(200, dtype="u8") + (1 << 63), 1600),
+        (np.arange(200) / 4, 800),
+        (np.arange(200) / 10, 1600),
+        (np.array([-0.0, 0.0]), 8),
+        (np.arange(200, dtype="f4") / 4, 800),
+        (np.full(200, np.nan), 0),
+        (np.array([7]), 0),
+        (np.array([], "i8"), 0),
+        (np.array([b"a", None, b"c"], object), 0),
+    ],
+)
+def test_columns_on_a_shelf_are_narrow_and_come_back_as_they_were(tmp_path, cells, taken):
+    waiting = Heap(str(tmp_path), 1 << 20)
+    waiting.append(b"before")
+    shelf = heap.Shelf(waiting, {"cells": cells})
+    assert waiting.size == taken + (8 if taken >= heap.ALIGNED_FROM else 6)
+    for first in (0, len(cells) // 2):
+        found = shelf.columns(first, len(cells) - first)["cells"]
+        assert (found.dtype, found.tobytes()) == (cells.dtype, cells[first:].tobytes())

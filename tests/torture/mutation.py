@@ -87,6 +87,10 @@ EQUIVALENT = {
     "is_plain = not pending.attempts and pending.layout is None -> not pending.attempts or pending.layout is None": (
         "where a condition guards the root, building on a state that is not the newest costs a lost race, and no more"
     ),
+    "np.promote_types(np.min_scalar_type(low), np.min_scalar_type(high if low >= 0 else ~max(high, 0))) -> 1": (
+        "-1 and -2 take as much room"
+    ),
+    "return np.frombuffer(data, kept).astype(dtype, copy=False) -> True": "one copy more",
     "added = (*((key, root.generation, now) for key in retired), *((key, 0, now) for key in obsolete)) -> 1": (
         "a record that could not be removed goes at the next commit, or at the one after the last reader of state 0"
     ),
