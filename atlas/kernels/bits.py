@@ -28,6 +28,9 @@ from atlas.kernels.memory import add, both, either, shl, shr, sub, u32, u64
 
 _ONES = np.uint32(0xFFFFFFFF)
 
+# From so many lanes on, numbers of one row are worth doing together.
+_MANY_LANES = 4
+
 
 @helper
 def block_words(n: Any, width: Any) -> Any:
@@ -37,6 +40,26 @@ def block_words(n: Any, width: Any) -> Any:
     if width > 32:
         return lanes * (rows + ((rows * (width - 32) + 31) >> 5))
     return lanes * ((rows * width + 31) >> 5)
+
+
+@helper
+def _unpack_rows(
+    words: Any, n: Any, lanes: Any, width: Any, mask: Any, base: Any, cast: Any, size: Any, out: Any
+) -> None:
+    """Unpack a block that has not all lanes row after row, as the numbers of one are shifted alike."""
+    bit = 0
+    for first in range(0, n, lanes):
+        shift = np.uint32(bit & 31)
+        low, row = u32(words + 4 * lanes * (bit >> 5)), cast(out + first * size)
+        count = min(lanes, n - first)
+        if (bit & 31) + width <= 32:
+            for i in range(count):
+                row[i] = add(base, both(shr(low[i], shift), mask))
+        else:
+            high, up = u32(words + 4 * lanes * ((bit >> 5) + 1)), sub(np.uint32(32), shift)
+            for i in range(count):
+                row[i] = add(base, both(either(shr(low[i], shift), shl(high[i], up)), mask))
+        bit += width
 
 
 @helper
@@ -59,6 +82,9 @@ def unpack_block(words: Any, n: Any, width: Any, base: Any, cast: Any, size: Any
             out += size * LANES
         return
     lanes = (n + 31) >> 5
+    if lanes >= _MANY_LANES:
+        _unpack_rows(words, n, lanes, width, mask, base, cast, size, out)
+        return
     for lane in range(lanes):
         word = u32(words + 4 * lane)
         bit = 0
