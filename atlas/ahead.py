@@ -23,6 +23,7 @@ from atlas.heap import Heap
 from atlas.payloads import copy_payloads
 from atlas.segment import SegmentWriter
 from atlas.storage import EarlyWriter, Storage
+from atlas.storage.names import data_key
 
 # Chunks of a dataset that may lie apart from each other in a file on an object store.
 MOST_CHUNKS_APART = 64
@@ -125,7 +126,7 @@ class HeadStarts:
             return None
         self._storage.begin_writing()
         file_id = uuid.uuid4()
-        key = f"{directory}/data-{file_id.hex}.af"
+        key = data_key(directory, file_id)
         writer = self._storage.create_early(key)
         if writer is not None:
             segment = SegmentWriter(writer, key, file_id.bytes, recorded=False)

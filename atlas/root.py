@@ -7,7 +7,6 @@ document itself with those 16 digits written as zeros. So every byte of it is co
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,12 +21,12 @@ from atlas.config import StoreConfig
 from atlas.errors import CorruptRoot, InvalidArgument
 from atlas.layer import Layer, is_count, runs_json
 from atlas.schema import check_name
+from atlas.storage.names import is_key_of_a_file
 
 FORMAT_VERSION = 1
 _SUFFIXES = {"none": "", "zstd": ".zst", "lz4": ".lz4"}
 _BLANK = "0" * 16
 _PLAIN_KEY = "atlas.msgpack.zst"
-_RETIRED_KEY = re.compile(r"[^/\0]+/(data-[0-9a-f]{32}\.af|table-[0-9a-f]{32}\.at|commit-[0-9a-f]{32}\.ar)")
 
 # A root is refused that claims to grow more than this: real ones shrink to a tenth.
 _PLAIN_BYTES = 64 << 20
@@ -383,6 +382,6 @@ def _array_files(value: Any) -> ArrayFiles:
 
 def _retired(entry: Any) -> tuple[str, int, int]:
     _expect(isinstance(entry, list) and len(entry) == 3 and isinstance(entry[0], str), "bad retired file")
-    _expect(_RETIRED_KEY.fullmatch(entry[0]), "bad retired file")
+    _expect(is_key_of_a_file(entry[0]), "bad retired file")
     _expect(is_size(entry[1]) and is_size(entry[2]), "bad retired file")
     return entry[0], entry[1], entry[2]

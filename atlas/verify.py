@@ -15,10 +15,10 @@ from atlas.errors import AtlasError, CorruptIndex, CorruptRoot, CorruptStore, Re
 from atlas.examine import check_file
 from atlas.plan import Wanted
 from atlas.reader import Snapshot
-from atlas.record import RECORD_NAME, read_record, record_key
+from atlas.record import read_record
 from atlas.roots import load_root, load_table
 from atlas.schema import ArraySchema
-from atlas.table import DIRECTORY
+from atlas.storage.names import CATALOG, is_record, record_key
 
 # A dataset with chunks of an array: its name, its ordinal, what it declares.
 Holder = tuple[str, int, ArraySchema]
@@ -147,7 +147,7 @@ def _check_for_newer(snapshot: Snapshot) -> None:
     if not storage.is_local or storage.was_interrupted():
         return
     known = {record_key(commit) for commit in snapshot.root.commits}
-    strange = {f"{DIRECTORY}/{name}" for name in storage.list_dir(DIRECTORY) if RECORD_NAME.fullmatch(name)} - known
+    strange = {f"{CATALOG}/{name}" for name in storage.list_dir(CATALOG) if is_record(name)} - known
     if not strange:
         return
     root = load_root(storage)
