@@ -23,7 +23,7 @@ from typing import Any
 import msgpack
 import xxhash
 
-from atlas.columnfile import is_size
+from atlas.checks import is_count
 from atlas.errors import CorruptIndex
 from atlas.root import ROOT_KEYS, LoadTable, PackedRoot, Root
 from atlas.storage import DataWriter, Range, Storage
@@ -154,7 +154,7 @@ def _parsed(data: bytes, key: str) -> Record:
         plausible = head["object"] in ROOT_KEYS and isinstance(head["root"], bytes)
     except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
         raise CorruptIndex(f"record {key} is damaged: {error}") from None
-    _expect(plausible and all(isinstance(name, str) and is_size(n) for name, n in named), key, "its head is malformed")
+    _expect(plausible and all(isinstance(name, str) and is_count(n) for name, n in named), key, "its head is malformed")
     indexes, at = {}, _HEAD_AT + size
     for name, length in named:
         indexes[name] = memoryview(data)[at : at + length]

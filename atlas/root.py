@@ -16,10 +16,11 @@ import msgpack
 import xxhash
 
 from atlas.catalog import MAX_SLOTS, Catalog
-from atlas.columnfile import DataFile, is_size
+from atlas.checks import expect, is_count
+from atlas.columnfile import DataFile
 from atlas.config import StoreConfig
-from atlas.errors import CorruptRoot, InvalidArgument
-from atlas.layer import Layer, is_count, runs_json
+from atlas.errors import CorruptRoot
+from atlas.layer import Layer, runs_json
 from atlas.schema import check_name
 from atlas.storage.names import is_key_of_a_file
 
@@ -322,24 +323,19 @@ def _unique(pairs: Any) -> dict[str, Any]:
     return result
 
 
-def _expect(condition: Any, message: str) -> None:
-    if not condition:
-        raise InvalidArgument(message)
-
-
 def _root_of(document: Any, meta_format: str, compression: str, load_table: LoadTable) -> Root:
-    _expect(isinstance(document, dict) and document.get("format") == "atlas", "it is not an Atlas root")
+    expect(isinstance(document, dict) and document.get("format") == "atlas", "it is not an Atlas root")
     version = document.get("version")
-    _expect(version == FORMAT_VERSION, f"format version {version!r} is not known here (this release reads 1)")
-    _expect(is_size(document.get("generation")), "bad generation")
-    _expect(all(isinstance(document.get(k), str) for k in ("store", "commit", "parent", "codec")), "bad commit ids")
+    expect(version == FORMAT_VERSION, f"format version {version!r} is not known here (this release reads 1)")
+    expect(is_count(document.get("generation")), "bad generation")
+    expect(all(isinstance(document.get(k), str) for k in ("store", "commit", "parent", "codec")), "bad commit ids")
     arrays, retired, recent = document.get("arrays"), document.get("retired"), document.get("recent", [])
-    _expect(isinstance(recent, list) and all(isinstance(commit, str) for commit in recent), "bad commit ids")
+    expect(isinstance(recent, list) and all(isinstance(commit, str) for commit in recent), "bad commit ids")
     following = document.get("next")
     if following is not None:
-        _expect(following in ROOT_KEYS, "bad name of the next root")
+        expect(following in ROOT_KEYS, "bad name of the next root")
         meta_format, compression = ROOT_KEYS[following]
-    _expect(isinstance(arrays, dict) and isinstance(retired, list), "bad array table")
+    expect(isinstance(arrays, dict) and isinstance(retired, list), "bad array table")
     root = Root(
         StoreConfig(
             document["codec"], meta_format, compression, document.get("level", 1), document.get("packing", True)
@@ -354,34 +350,34 @@ def _root_of(document: Any, meta_format: str, compression: str, load_table: Load
         tuple(recent),
     )
     # Whoever writes next removes what is retired.
-    _expect(not {key for key, _, _ in root.retired} & {file.key for file in root.files}, "a retired file is in use")
+    expect(not {key for key, _, _ in root.retired} & {file.key for file in root.files}, "a retired file is in use")
     return root
 
 
 def _catalog(document: Any, load_table: LoadTable) -> Catalog:
     table, store = document.get("datasets"), document["store"]
-    _expect(isinstance(table, dict) and isinstance(table.get("tables"), list), "the dataset table is malformed")
+    expect(isinstance(table, dict) and isinstance(table.get("tables"), list), "the dataset table is malformed")
     slots, count = table.get("slots"), table.get("count")
-    _expect(is_count(slots, MAX_SLOTS) and is_count(count, slots), "the dataset table is malformed")
+    expect(is_count(slots, MAX_SLOTS) and is_count(count, slots), "the dataset table is malformed")
     tables = tuple(DataFile.from_json(file, ".at") for file in table["tables"])
     # Each dataset takes a table file 8 bytes for the hash of its name alone.
     older = sum(file.length for file in tables) // 8
     top = Layer.from_json(document.get("schemas"), table.get("parts"), table.get("deleted"), slots, older)
-    _expect(tables or len(top) == count, "the dataset table is malformed")
+    expect(tables or len(top) == count, "the dataset table is malformed")
     return Catalog(slots, count, tables, top, partial(load_table, store))
 
 
 def _array_files(value: Any) -> ArrayFiles:
-    _expect(isinstance(value, dict) and isinstance(value.get("files"), list), "bad array entry")
+    expect(isinstance(value, dict) and isinstance(value.get("files"), list), "bad array entry")
     directory = value.get("directory")
     files = tuple(DataFile.from_json(file) for file in value["files"])
-    _expect(isinstance(directory, str), "bad directory")
-    _expect(all(file.key.startswith(f"{directory}/") for file in files), "a data file lies outside its directory")
+    expect(isinstance(directory, str), "bad directory")
+    expect(all(file.key.startswith(f"{directory}/") for file in files), "a data file lies outside its directory")
     return ArrayFiles(directory, files)
 
 
 def _retired(entry: Any) -> tuple[str, int, int]:
-    _expect(isinstance(entry, list) and len(entry) == 3 and isinstance(entry[0], str), "bad retired file")
-    _expect(is_key_of_a_file(entry[0]), "bad retired file")
-    _expect(is_size(entry[1]) and is_size(entry[2]), "bad retired file")
+    expect(isinstance(entry, list) and len(entry) == 3 and isinstance(entry[0], str), "bad retired file")
+    expect(is_key_of_a_file(entry[0]), "bad retired file")
+    expect(is_count(entry[1]) and is_count(entry[2]), "bad retired file")
     return entry[0], entry[1], entry[2]

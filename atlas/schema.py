@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from atlas.checks import expect
 from atlas.chunks import MAX_CELLS, ChunkGrid, Shape, as_extents
 from atlas.dtypes import DType, decode_fill, encode_fill, normalize_fill, parse_dtype, require_utf8, widen
 from atlas.errors import CorruptRoot, DataTypeError, InvalidArgument, InvalidName
@@ -186,9 +187,9 @@ class ArrayTemplate:
     @staticmethod
     def from_json(value: Any) -> ArrayTemplate:
         """Inverse of :meth:`to_json`, checking everything."""
-        _expect(isinstance(value, dict), "an array is not an object")
+        expect(isinstance(value, dict), "an array is not an object")
         name, dims = check_name(value.get("name"), "array"), value.get("dims")
-        _expect(isinstance(dims, list), f"dims of {name!r} are not a list")
+        expect(isinstance(dims, list), f"dims of {name!r} are not a list")
         dtype = parse_dtype(value.get("dtype"))
         literal = value.get("shape", [0] * len(dims))
         checked = make_array_schema(name, dtype, dims, literal, value.get("chunk_shape"), None)
@@ -268,33 +269,28 @@ class Template:
     @staticmethod
     def from_json(value: Any) -> Template:
         """Inverse of :meth:`to_json`, checking everything."""
-        _expect(isinstance(value, dict), "a schema is not an object")
+        expect(isinstance(value, dict), "a schema is not an object")
         arrays, dims = value.get("arrays"), value.get("dims")
-        _expect(isinstance(arrays, list) and isinstance(dims, list), "a schema lacks its arrays or dims")
+        expect(isinstance(arrays, list) and isinstance(dims, list), "a schema lacks its arrays or dims")
         templates = tuple(ArrayTemplate.from_json(array) for array in arrays)
-        _expect(all(isinstance(dim, str) for dim in dims), "a dimension is not a string")
+        expect(all(isinstance(dim, str) for dim in dims), "a dimension is not a string")
         needed = {dim for array in templates if array.shape is None for dim in array.dims}
-        _expect(len(set(dims)) == len(dims) and needed <= set(dims), "a schema's dims do not match its arrays")
-        _expect(len({array.name for array in templates}) == len(templates), "an array is declared twice")
+        expect(len(set(dims)) == len(dims) and needed <= set(dims), "a schema's dims do not match its arrays")
+        expect(len({array.name for array in templates}) == len(templates), "an array is declared twice")
         return Template(templates, _attribute_layout(value.get("attributes", []), "dataset"), tuple(dims))
 
 
-def _expect(condition: bool, message: str) -> None:
-    if not condition:
-        raise InvalidArgument(message)
-
-
 def _attribute_layout(value: Any, what: str) -> tuple[tuple[str, str], ...]:
-    _expect(isinstance(value, list), f"attributes of {what!r} are not a list")
+    expect(isinstance(value, list), f"attributes of {what!r} are not a list")
     for pair in value:
-        _expect(
+        expect(
             isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair),
             f"an attribute of {what!r} is not [key, type]",
         )
     layout = tuple((key, tag) for key, tag in value)
     for _, tag in layout:
         parse_dtype(tag.removeprefix("np.").removesuffix("[]"))
-    _expect(len({key for key, _ in layout}) == len(layout), f"an attribute of {what!r} is declared twice")
+    expect(len({key for key, _ in layout}) == len(layout), f"an attribute of {what!r} is declared twice")
     return layout
 
 
