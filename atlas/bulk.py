@@ -227,9 +227,8 @@ def write_stacked(session: Session, array: str, names: Iterable[str], data: Any,
         for schema, positions in parts:
             own = data if len(positions) == len(listed) else cells[positions]
             rows = as_elements(schema.dtype, own, f"array {array!r}")
-            first = (0,) * len(schema.shape) if start is None else start
             what = f"array {array!r} of {listed[positions[0]]!r}"
-            checked.append((schema, positions, resolve_selection(schema.shape, first, rows.shape[1:], what), rows))
+            checked.append((schema, positions, resolve_selection(schema.shape, start, rows.shape[1:], what), rows))
         before = session.pending.heap.size
         together, single = [], []
         try:

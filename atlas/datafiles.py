@@ -21,6 +21,7 @@ from atlas.chunks import Integers
 from atlas.columnfile import DataFile
 from atlas.columns import Texts
 from atlas.commitfiles import CommitFiles
+from atlas.dtypes import objects
 from atlas.errors import CorruptStore, SnapshotExpired
 from atlas.heap import Heap
 from atlas.payloads import Read, ReadAhead, copy_payloads, payload_reader
@@ -264,9 +265,7 @@ def stored_statistics(segments: Sequence[SegmentIndex]) -> list[Known]:
 def _bound(cells: Any) -> NDArray[Any]:
     if not isinstance(cells, (Texts, list)):
         return np.asarray(cells)
-    values = np.empty(len(cells), object)
-    values[:] = [0 if value is None else value for value in (cells if isinstance(cells, list) else cells.tolist())]
-    return values
+    return objects([0 if value is None else value for value in (cells if isinstance(cells, list) else cells.tolist())])
 
 
 def newest_statistics(known: Sequence[Known], entries: Integers) -> StatisticsColumns:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from atlas.catalog import Catalog
 from atlas.columns import Column, Integers, cell_type
-from atlas.dtypes import parse_dtype
+from atlas.dtypes import objects, parse_dtype
 from atlas.errors import MissingDependency
 from atlas.pruning import Bounds, array_bounds, attribute_values
 from atlas.reader import Snapshot
@@ -39,7 +39,7 @@ def columns_of(
     """Return the columns of the table, a row for each dataset in order of insertion."""
     catalog = snapshot.root.catalog
     every = np.ones(catalog.count, bool)
-    columns = {"dataset": Series(_objects(catalog.names()), every)}
+    columns = {"dataset": Series(objects(catalog.names()), every)}
     for key in global_attrs:
         columns[key] = _attribute(catalog, None, key)
     for array, key in array_attrs:
@@ -48,12 +48,6 @@ def columns_of(
     for array in arrays:
         columns |= _statistics(snapshot, array)
     return columns
-
-
-def _objects(values: Sequence[Any]) -> NDArray[Any]:
-    cells = np.empty(len(values), object)
-    cells[:] = values
-    return cells
 
 
 def _attribute(catalog: Catalog, array: str | None, key: str) -> Series:
@@ -73,7 +67,7 @@ def _attribute(catalog: Catalog, array: str | None, key: str) -> Series:
 def attribute_cells(tag: str, column: Column) -> NDArray[Any]:
     """Return attribute values as the type that they were set with."""
     if cell_type(tag) in ("packed", "text"):
-        return _objects([v.tolist() if isinstance(v, np.ndarray) else v for v in attribute_values(tag, column)])
+        return objects([v.tolist() if isinstance(v, np.ndarray) else v for v in attribute_values(tag, column)])
     return _as_type(np.asarray(column.spread()), tag.removeprefix("np."))
 
 
@@ -103,7 +97,7 @@ def _bound(cells: NDArray[Any], bounds: Bounds, name: str | None) -> NDArray[Any
         return cells
     if name == "string":
         texts = [cell.decode("utf-8") if there else None for cell, there in zip(cells, bounds.valid, strict=True)]
-        return _objects(texts)
+        return objects(texts)
     return cells.astype(object) if name == "binary" else _as_type(cells, name)
 
 

@@ -17,7 +17,7 @@ from atlas.bulk import are_known, merge_template
 from atlas.chunks import ChunkGrid, Integers, resolve_selection
 from atlas.columns import Column, Texts, distinct
 from atlas.config import StoreConfig
-from atlas.dtypes import as_elements
+from atlas.dtypes import as_elements, objects
 from atlas.encoding import EncodedRows, encode_rows
 from atlas.errors import ArrayAlreadyExists, AtlasError, DatasetAlreadyExists, InvalidName, TypeMismatch
 from atlas.groups import Declared, Group
@@ -77,8 +77,7 @@ class Draft:
         """Take a box of cells."""
         schema = self.record.arrays[name]
         cells = as_elements(schema.dtype, data, f"array {name!r}")
-        first = (0,) * len(schema.shape) if start is None else start
-        box = resolve_selection(schema.shape, first, cells.shape, f"array {name!r}")
+        box = resolve_selection(schema.shape, start, cells.shape, f"array {name!r}")
         if box.shape != schema.shape:
             whole = self.cells.setdefault(name, filled(schema, schema.shape))
             whole[tuple(map(slice, box.start, np.add(box.start, box.shape)))] = cells
@@ -309,9 +308,7 @@ def _plain(cells: NDArray[Any] | Texts) -> Any:
 
 def _cells(plain: Any) -> Any:
     if isinstance(plain, dict):
-        cells = np.empty(len(plain[""]), object)
-        cells[:] = plain[""]
-        return cells
+        return objects(plain[""])
     first, data = plain
     if isinstance(first, bytes):
         return Texts(np.frombuffer(first, np.uint8), np.frombuffer(data, np.int64))

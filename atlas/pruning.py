@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from atlas.attributes import decode_attribute
 from atlas.catalog import Catalog
 from atlas.columns import Column, Integers, Texts, cell_type, column_values, group_members
-from atlas.dtypes import parse_dtype
+from atlas.dtypes import objects, parse_dtype
 from atlas.reader import Snapshot
 from atlas.statistics import fill_statistics, statistics_dtype
 
@@ -108,9 +108,7 @@ class _Bound:
 
 def _array(cells: Any) -> NDArray[Any]:
     if isinstance(cells, list):
-        column = np.empty(len(cells), object)
-        column[:] = cells
-        return column
+        return objects(cells)
     column = np.asarray(cells)
     return column.astype("u8") if column.dtype.kind == "b" else column
 

@@ -164,8 +164,7 @@ class DatasetView(Described):
             session.writable()
             schema = self._schema(name)
             cells = as_elements(schema.dtype, data, f"array {name!r}")
-            first = (0,) * len(schema.shape) if start is None else start
-            box = resolve_selection(schema.shape, first, cells.shape, f"array {name!r}")
+            box = resolve_selection(schema.shape, start, cells.shape, f"array {name!r}")
             self._session.change(self._name)
             arrays = session.pending.arrays.setdefault(self._name, {})
             pending = arrays.setdefault(name, PendingArray(schema, reset=False))
