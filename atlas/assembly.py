@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.catalog import Catalog
-from atlas.chunks import Integers, Selection
+from atlas.chunks import Integers, Selection, in_steps
 from atlas.columns import Texts, distinct, group_members, positions
 from atlas.dtypes import DType
 from atlas.errors import CorruptChunk, CorruptIndex
@@ -203,9 +203,8 @@ def _add_stored(
     for number in numbers.tolist():
         holders = entries[index.locate_all(ordinals[entries], np.array([number]))[:, 0] >= 0]
         box = schema.grid.extent(number)
-        step = max(1, _READ_BYTES // max(1, box.cells * schema.dtype.itemsize))
-        for first in range(0, len(holders), step):
-            own = holders[first : first + step]
+        for rows in in_steps(len(holders), box.cells * schema.dtype.itemsize, _READ_BYTES):
+            own = holders[rows]
             try:
                 totals.add(own, _stored_statistics(snapshot, schema, box, ordinals[own]))
             except CorruptChunk:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from atlas.across import name_list, read_stacked
 from atlas.ahead import Sender
 from atlas.attributes import check_key, encode_attribute
-from atlas.chunks import Integers, Selection, resolve_selection
+from atlas.chunks import Integers, Selection, in_steps, resolve_selection
 from atlas.columns import Column, integer_column, values_column
 from atlas.dtypes import as_elements, from_numpy, is_masked_array
 from atlas.encoding import BATCH_BYTES, encode_batches
@@ -61,7 +61,7 @@ def create_datasets(
         checked = Names.of(listed)
         _refuse_known(session, listed, checked)
         merge_template(session, group.template)
-        encoded = [_encode(session, schemas[name], _whole(schemas[name]), rows) for name, rows in data.items()]
+        encoded = [_encode(session, schemas[name], schemas[name].box, rows) for name, rows in data.items()]
         with session.pending.whole():
             ids = session.pending.create_batch(checked, Declared.of_group(group), session.snapshot.root)
             for schema, numbers, held in encoded:
@@ -282,10 +282,6 @@ def _split(session: Session, names: list[str], positions: Integers) -> tuple[Int
 Encoded = tuple[ArraySchema, Integers, HeldRows]
 
 
-def _whole(schema: ArraySchema) -> Selection:
-    return Selection((0,) * len(schema.shape), schema.shape)
-
-
 def _encode(
     session: Session, schema: ArraySchema, box: Selection, rows: NDArray[Any], names: list[str] | None = None
 ) -> Encoded:
@@ -300,11 +296,11 @@ def _encode(
     is_whole = names is None or bool((overlap.block_extent == overlap.chunk_extent).all())
     sender = _sender(session, schema.name, len(rows), len(overlap.numbers)) if is_whole else None
     # What leaves as it is encoded leaves in the order that files on object stores have.
-    steps = _steps(schema, len(rows)) if sender is None else iter([(0, len(rows))])
+    steps = [slice(0, len(rows))] if sender is not None else in_steps(len(rows), schema.nbytes, _READ_BYTES)
     try:
-        for first, last in steps:
+        for step in steps:
             chunks = (
-                (schema, _chunk_rows(session, schema, overlap, i, rows[first:last], names and names[first:last]))
+                (schema, _chunk_rows(session, schema, overlap, i, rows[step], names and names[step]))
                 for i in range(len(overlap.numbers))
             )
             own: list[HeldRows] = []
@@ -327,12 +323,6 @@ def _sender(session: Session, array: str, count: int, chunks: int) -> Sender | N
     return session.pending.starts.sender(array, directory, count, chunks)
 
 
-def _steps(schema: ArraySchema, count: int) -> Iterator[tuple[int, int]]:
-    step = max(1, _READ_BYTES // max(1, schema.cells * schema.dtype.itemsize))
-    for first in range(0, count, step):
-        yield first, min(first + step, count)
-
-
 def _chunk_rows(
     session: Session, schema: ArraySchema, overlap: Any, i: int, rows: NDArray[Any], names: list[str] | None
 ) -> NDArray[Any]:
@@ -349,9 +339,8 @@ def _chunk_rows(
 
 def _pieces(chunks: Iterable[tuple[ArraySchema, NDArray[Any]]]) -> Iterator[tuple[ArraySchema, NDArray[Any]]]:
     for schema, rows in chunks:
-        step = max(1, BATCH_BYTES // max(1, rows.nbytes // max(1, len(rows))))
-        for first in range(0, len(rows), step):
-            yield schema, rows[first : first + step]
+        for step in in_steps(len(rows), rows.nbytes // max(1, len(rows)), BATCH_BYTES):
+            yield schema, rows[step]
 
 
 def _in_order(steps: list[list[HeldRows]], chunks: int) -> HeldRows:

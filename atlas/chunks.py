@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -49,6 +49,23 @@ class Selection(NamedTuple):
         """Number of cells in the box."""
         return math.prod(self.shape)
 
+    @staticmethod
+    def whole(shape: Shape) -> Selection:
+        """Return the box of all cells of an array."""
+        return Selection((0,) * len(shape), shape)
+
+
+def whole_chunk(shape: Shape) -> Shape:
+    """Return the chunk shape with which an array is one chunk."""
+    return tuple(max(size, 1) for size in shape)
+
+
+def in_steps(count: int, size: int, most: int) -> Iterator[slice]:
+    """Yield consecutive rows of `size` bytes each, as many at a time as are no more than `most`, or else one."""
+    step = max(1, most // max(1, size))
+    for first in range(0, count, step):
+        yield slice(first, min(first + step, count))
+
 
 def resolve_selection(array_shape: Shape, start: Any, shape: Any, what: str) -> Selection:
     """Return the box that `start` and `shape` ask for; a missing one means "from 0" or "to the end".
@@ -59,7 +76,7 @@ def resolve_selection(array_shape: Shape, start: Any, shape: Any, what: str) -> 
         If the number of axes is wrong or the box leaves the array.
     """
     if start is None and shape is None:
-        return Selection((0,) * len(array_shape), array_shape)
+        return Selection.whole(array_shape)
     try:
         first = (0,) * len(array_shape) if start is None else as_extents(start, "start")
         if shape is None:
@@ -117,7 +134,7 @@ class ChunkGrid:
     def extent(self, number: int) -> Selection:
         """Return the box of the array that a chunk covers."""
         if number == 0 and self.chunk_shape == self.shape:
-            return Selection((0,) * len(self.shape), self.shape)
+            return Selection.whole(self.shape)
         position = []
         for count in reversed(self.counts):
             number, last = divmod(number, count)

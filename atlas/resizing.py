@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.chunks import ChunkGrid, Integers, Selection, Shape, as_extents
+from atlas.chunks import ChunkGrid, Integers, Selection, Shape, as_extents, whole_chunk
 from atlas.copying import stored_chunks, waiting_bytes
 from atlas.dtypes import as_elements
 from atlas.errors import ArrayNotFound, InvalidArgument, ShapeMismatch
@@ -84,7 +84,7 @@ def _schema(session: Session, name: str, array: str) -> ArraySchema:
 def _reshaped(old: ArraySchema, shape: Any) -> ArraySchema:
     extents = as_extents(shape, f"shape of {old.name!r}")
     # An array without cells that is one chunk has no chunk shape of its own yet.
-    whole = old.cells == 0 and old.chunk_shape == tuple(max(n, 1) for n in old.shape)
+    whole = old.cells == 0 and old.chunk_shape == whole_chunk(old.shape)
     chunks = None if whole and len(extents) == len(old.shape) else old.chunk_shape
     return make_array_schema(old.name, old.dtype.name, old.dims, extents, chunks, old.fill)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from atlas.checks import expect
-from atlas.chunks import MAX_CELLS, ChunkGrid, Shape, as_extents
+from atlas.chunks import MAX_CELLS, ChunkGrid, Selection, Shape, as_extents, whole_chunk
 from atlas.dtypes import DType, decode_fill, encode_fill, normalize_fill, parse_dtype, require_utf8, widen
 from atlas.errors import CorruptRoot, DataTypeError, InvalidArgument, InvalidName
 from atlas.forks import cached_property
@@ -71,9 +71,19 @@ class ArraySchema:
         return ChunkGrid(self.shape, self.chunk_shape)
 
     @property
+    def box(self) -> Selection:
+        """All of its cells."""
+        return Selection.whole(self.shape)
+
+    @property
     def cells(self) -> int:
         """Number of cells."""
         return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all cells; of text, which may be of any length, one for each."""
+        return self.cells * self.dtype.itemsize
 
     def meta(self) -> dict[str, Any]:
         """Return the description that users see."""
@@ -107,7 +117,7 @@ def make_array_schema(name: Any, dtype: Any, dims: Any, shape: Any, chunk_shape:
 
 def _check_chunks(name: str, shape: Shape, chunk_shape: Any) -> Shape:
     if chunk_shape is None:
-        return tuple(max(n, 1) for n in shape)
+        return whole_chunk(shape)
     chunks = as_extents(chunk_shape, f"chunk_shape of {name!r}", minimum=1)
     if len(chunks) != len(shape):
         raise InvalidArgument(f"{name!r} has {len(shape)} axes but chunk_shape {list(chunks)} has {len(chunks)}")
@@ -163,7 +173,7 @@ class ArrayTemplate:
 
     def chunks_of(self, shape: Shape) -> Shape:
         """Return the chunk shape in a dataset where the array has this shape."""
-        return tuple(max(n, 1) for n in shape) if self.chunk_shape is None else self.chunk_shape
+        return whole_chunk(shape) if self.chunk_shape is None else self.chunk_shape
 
     def with_extents(self, shape: Shape, chunk_shape: Shape) -> ArraySchema:
         """Return the schema of this shape and chunk shape."""
@@ -303,7 +313,7 @@ def split_record(record: DatasetRecord) -> tuple[Template, tuple[int, ...], list
         shares = all(merged[d] == n and sizes.get(d, n) == n for d, n in zip(array.dims, array.shape, strict=True))
         if shares:
             sizes = merged
-        whole = array.chunk_shape == tuple(max(n, 1) for n in array.shape)
+        whole = array.chunk_shape == whole_chunk(array.shape)
         attributes = record.array_attributes.get(array.name, {})
         arrays.append(
             ArrayTemplate(

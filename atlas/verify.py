@@ -9,7 +9,6 @@ from functools import partial
 
 import numpy as np
 
-from atlas.chunks import Selection
 from atlas.columns import column_values
 from atlas.errors import AtlasError, CorruptIndex, CorruptRoot, CorruptStore, ReadOnlyStore, StorageError
 from atlas.examine import check_file
@@ -205,7 +204,7 @@ def _groups(snapshot: Snapshot, holders: list[Holder]) -> Iterator[list[Holder]]
     size = 0
     for holder in holders:
         schema = holder[2]
-        own = schema.cells * schema.dtype.itemsize
+        own = schema.nbytes
         if group and (snapshot.storage.is_local or size + own > _GROUP_BYTES or schema.dtype != group[0][2].dtype):
             yield group
             group, size = [], 0
@@ -228,13 +227,12 @@ def _verify_group(snapshot: Snapshot, report: VerifyReport, group: list[Holder])
 def _is_intact(snapshot: Snapshot, group: list[Holder]) -> bool:
     schema = group[0][2]
     index = snapshot.index(schema.name)
-    if schema.cells * schema.dtype.itemsize > _GROUP_BYTES:
+    if schema.nbytes > _GROUP_BYTES:
         return False  # all of it may be more than there is memory
     if any(index.numbers_of(ordinal).max(initial=-1) >= own.grid.count for _, ordinal, own in group):
         return False
     wanted = [
-        Wanted(own, Selection((0,) * len(own.shape), own.shape), np.array([row]), np.array([ordinal]))
-        for row, (_, ordinal, own) in enumerate(group)
+        Wanted(own, own.box, np.array([row]), np.array([ordinal])) for row, (_, ordinal, own) in enumerate(group)
     ]
     try:
         snapshot.read_boxes(schema.name, schema.dtype, wanted)
