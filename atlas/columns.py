@@ -29,6 +29,11 @@ def _follow(rows: NDArray[Any]) -> bool:
     return bool((np.diff(rows) == 1).all())
 
 
+def are_all(rows: NDArray[Any], count: int) -> bool:
+    """Return whether rows are all of so many, in order."""
+    return len(rows) == count and _follow(rows)
+
+
 def distinct(values: NDArray[Any]) -> NDArray[Any]:
     """Return the values in order, each once. NumPy's own function would load masked arrays for it."""
     ordered = np.sort(values)
@@ -165,7 +170,7 @@ class Column:
         """Return the column of some rows."""
         if self.constant:
             return Column(len(rows), self.cells) if len(rows) else Column(0, self.cells)
-        if len(rows) == self.rows and (np.diff(rows) == 1).all():
+        if are_all(rows, self.rows):
             return self
         cells = self.cells.take(rows) if isinstance(self.cells, Texts) else self.cells[rows]
         return Column(len(rows), cells)

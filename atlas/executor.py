@@ -123,11 +123,6 @@ def _in_dask_worker() -> bool:
     return True
 
 
-def may_start_processes() -> bool:
-    """Return whether a pool of processes may be used here."""
-    return not is_nested()
-
-
 def in_order(task: Callable[..., Any], items: Iterable[Any], workers: int) -> Iterator[Any]:
     """Yield what a task makes of each item, in order; done a few ahead by a private pool of processes."""
     waiting, pool = iter(items), new_pool(workers)
@@ -405,5 +400,5 @@ def warm_up(workers: int | None = None) -> None:
     """
     # Here first: workers that find nothing compiled would each do it.
     kernels.pick(0, compiled=True).load()
-    if may_start_processes():
+    if not is_nested():
         _pool.warm_up(workers or settings().workers)

@@ -71,7 +71,7 @@ def fetched(storage: Storage, files: Sequence[DataFile], columns: Mapping[str, N
     """
     ranges: list[Range] = []
     members: list[Integers] = []
-    for number in distinct(np.sort(columns["file"])).tolist():
+    for number in distinct(columns["file"]).tolist():
         mine = np.flatnonzero(columns["file"] == number)
         requests = coalesce(
             columns["offset"][mine], columns["length"][mine], settings().fetch_gap, settings().fetch_bytes

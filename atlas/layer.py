@@ -37,6 +37,10 @@ def _nothing() -> Integers:
     return np.zeros(0, np.int64)
 
 
+def _all_changed(generation: int, rows: int) -> Column:
+    return Column(rows, np.full(min(rows, 1), generation, np.int64))
+
+
 @dataclass(frozen=True)
 class Layer:
     """Rows of the dataset table, in ascending order of ordinal.
@@ -70,7 +74,7 @@ class Layer:
     @staticmethod
     def of(names: Names, declared: Declared, ordinals: Integers, generation: int) -> Layer:
         """Return a layer of datasets, with ascending ordinals, that all changed in one generation."""
-        changed = Column(len(ordinals), np.full(min(len(ordinals), 1), generation, np.int64))
+        changed = _all_changed(generation, len(ordinals))
         return Layer(ordinals, names, changed, declared.group, declared.row, declared.groups)
 
     @staticmethod
@@ -147,7 +151,7 @@ class Layer:
 
     def changed_in(self, generation: int) -> Layer:
         """Return the layer as if all its rows had changed in one generation."""
-        return replace(self, changed=Column(len(self), np.full(min(len(self), 1), generation, np.int64)))
+        return replace(self, changed=_all_changed(generation, len(self)))
 
     def deleting(self, deleted: Integers) -> Layer:
         """Return the layer that takes these ordinals of older ones away."""

@@ -19,12 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.columnfile import Area, ColumnFile, DataFile, finish_file
-from atlas.columns import Texts, distinct, positions
+from atlas.columns import Integers, Texts, distinct, positions
 from atlas.errors import CorruptIndex
 from atlas.forks import cached_property
 from atlas.storage import DataWriter
-
-Integers = NDArray[np.int64]
 
 MAGIC = b"ATLASAF1"
 HEADER_LENGTH = len(MAGIC) + 16
