@@ -20,7 +20,7 @@ from atlas.columns import distinct
 from atlas.config import settings
 from atlas.errors import AtlasError
 from atlas.heap import Heap
-from atlas.payloads import copy_payloads
+from atlas.payloads import Payloads, copy_payloads
 from atlas.segment import SegmentWriter
 from atlas.storage import EarlyWriter, Storage
 from atlas.storage.names import data_key
@@ -60,7 +60,7 @@ class HeadStart:
     def send(self, offsets: Integers, lengths: Integers) -> None:
         """Send payloads of the heap."""
         offsets, lengths = offsets[lengths > 0], lengths[lengths > 0]
-        self._sent.append((offsets, copy_payloads(self._heap.read, offsets, lengths, self.segment)))
+        self._sent.append((offsets, copy_payloads(Payloads(self._heap.read), offsets, lengths, self.segment)))
 
     @property
     def directory(self) -> str:
