@@ -13,11 +13,10 @@ from atlas.chunks import resolve_selection
 from atlas.described import Described
 from atlas.dtypes import as_elements
 from atlas.errors import ArrayAlreadyExists, InvalidArgument
-from atlas.indexes import AT_ONCE
+from atlas.indexes import side_by_side
 from atlas.resizing import appended_shape, resize, whole_or_not
 from atlas.schema import ArraySchema, make_array_schema
 from atlas.session import naming
-from atlas.threads import take_turns
 from atlas.writer import Overlay, PendingArray
 
 
@@ -327,6 +326,5 @@ class DatasetView(Described):
         def read(name: str) -> None:
             found[name] = self.read_array(name, start, shape)
 
-        # Several at once where each is a request or two.
-        take_turns(read, wanted, 0 if self._session.storage.is_local else min(len(wanted), AT_ONCE) - 1)
+        side_by_side(self._session.storage, read, wanted)
         return {name: found[name] for name in wanted}
