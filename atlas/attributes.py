@@ -172,6 +172,11 @@ _ENCODERS: dict[str, Callable[[str, Any, str], Any]] = {
 }
 
 
+def element_type(tag: str) -> str:
+    """Return the name of the type that a value, or each item of a list, has."""
+    return tag.removeprefix("np.").removesuffix("[]")
+
+
 def decode_attribute(tag: str, value: Any) -> Any:
     """Return the value that :func:`encode_attribute` wrote down.
 
@@ -180,7 +185,7 @@ def decode_attribute(tag: str, value: Any) -> Any:
     InvalidArgument
         If tag and value do not fit together.
     """
-    element = tag.removeprefix("np.").removesuffix("[]")
+    element = element_type(tag)
     try:
         items = [_decode_element(element, item) for item in (value if tag.endswith("[]") else [value])]
         if not tag.startswith("np."):

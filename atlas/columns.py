@@ -10,6 +10,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from atlas.attributes import element_type
 from atlas.dtypes import decode_float, encode_float
 from atlas.errors import CorruptStore, InvalidArgument
 
@@ -228,7 +229,7 @@ def cell_type(tag: str) -> str:
     """Return the kind of cells that hold attributes of a type: a NumPy type string, ``text`` or ``packed``."""
     if tag.endswith("[]"):
         return "packed"
-    element = tag.removeprefix("np.")
+    element = element_type(tag)
     if element in ("string", "binary"):
         return "text"
     if element == "bool":

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atlas.attributes import element_type
 from atlas.catalog import Catalog
 from atlas.columns import Column, Integers, cell_type
 from atlas.dtypes import objects, parse_dtype
@@ -68,7 +69,7 @@ def attribute_cells(tag: str, column: Column) -> NDArray[Any]:
     """Return attribute values as the type that they were set with."""
     if cell_type(tag) in ("packed", "text"):
         return objects([v.tolist() if isinstance(v, np.ndarray) else v for v in attribute_values(tag, column)])
-    return _as_type(np.asarray(column.spread()), tag.removeprefix("np."))
+    return _as_type(np.asarray(column.spread()), element_type(tag))
 
 
 def _as_type(cells: NDArray[Any], name: str) -> NDArray[Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from atlas.attributes import element_type
 from atlas.checks import expect
 from atlas.chunks import MAX_CELLS, ChunkGrid, Selection, Shape, as_extents, whole_chunk
 from atlas.dtypes import DType, decode_fill, encode_fill, normalize_fill, parse_dtype, require_utf8, widen
@@ -299,7 +300,7 @@ def _attribute_layout(value: Any, what: str) -> tuple[tuple[str, str], ...]:
         )
     layout = tuple((key, tag) for key, tag in value)
     for _, tag in layout:
-        parse_dtype(tag.removeprefix("np.").removesuffix("[]"))
+        parse_dtype(element_type(tag))
     expect(len({key for key, _ in layout}) == len(layout), f"an attribute of {what!r} is declared twice")
     return layout
 
