@@ -19,7 +19,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from atlas.checks import expect, is_count
-from atlas.codecs import compress_zstd
+from atlas.codecs import compress_zstd, decompress_zstd
 from atlas.columns import Column, Texts
 from atlas.errors import CorruptIndex
 from atlas.storage import DataWriter
@@ -283,7 +283,7 @@ class ColumnFile:
 
 def _decode(dtype: str, encoding: str, data: memoryview | bytes, count: int) -> Any:
     if encoding == "zstd":
-        data = _decompress(data, count)
+        data = decompress_zstd(data, COMPRESS_BELOW)
     if dtype == "bytes":
         return _texts(np.frombuffer(data, np.uint8), encoding, count)
     if encoding == "constant":
@@ -295,18 +295,6 @@ def _decode(dtype: str, encoding: str, data: memoryview | bytes, count: int) -> 
         first, step = np.frombuffer(data, "<i8", 2).tolist()
         return (np.arange(count, dtype=np.int64) * step + first).astype(dtype)
     return np.frombuffer(data, dtype, count)
-
-
-def _decompress(data: memoryview | bytes, count: int) -> bytes:
-    import zstandard
-
-    try:
-        size = zstandard.frame_content_size(data)
-        if not 0 <= size <= COMPRESS_BELOW:
-            raise ValueError(f"it declares {size} bytes for {count} rows")
-        return zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise ValueError(str(error)) from None
 
 
 def _texts(data: NDArray[np.uint8], encoding: str, count: int) -> Texts:

@@ -17,6 +17,7 @@ import xxhash
 
 from atlas.catalog import MAX_SLOTS, Catalog
 from atlas.checks import expect, is_count
+from atlas.codecs import decompress_zstd
 from atlas.columnfile import DataFile
 from atlas.config import StoreConfig
 from atlas.errors import CorruptRoot
@@ -252,32 +253,20 @@ def decode_root(data: bytes, key: str, load_table: LoadTable) -> Root:
 
 
 def _decompress(data: bytes, compression: str, key: str) -> bytes:
+    most = max(_PLAIN_BYTES, _PLAIN_RATIO * len(data))
     try:
         if compression == "zstd":
-            return _decompress_zstd(data)
+            return decompress_zstd(data, most)
         if compression == "lz4":
-            return _decompress_lz4(data)
+            return _decompress_lz4(data, most)
     except (ValueError, RuntimeError, EOFError) as error:
         raise CorruptRoot(f"root object {key} cannot be decompressed: {error}") from None
     return data
 
 
-def _decompress_zstd(data: bytes) -> bytes:
-    import zstandard
-
-    try:
-        size = zstandard.frame_content_size(data)
-        if not 0 <= size <= max(_PLAIN_BYTES, _PLAIN_RATIO * len(data)):
-            raise ValueError(f"it declares {size} bytes")
-        return zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise ValueError(str(error)) from None
-
-
-def _decompress_lz4(data: bytes) -> bytes:
+def _decompress_lz4(data: bytes, most: int) -> bytes:
     import lz4.frame
 
-    limit = max(_PLAIN_BYTES, _PLAIN_RATIO * len(data))
     decompressor = lz4.frame.LZ4FrameDecompressor()
     # A piece at a time: the decompressor makes room for as much as it is allowed to return.
     pieces = [decompressor.decompress(data, max_length=_LZ4_PIECE)]
@@ -285,8 +274,8 @@ def _decompress_lz4(data: bytes) -> bytes:
     while pieces[-1] and not decompressor.eof:
         pieces.append(decompressor.decompress(b"", max_length=_LZ4_PIECE))
         size += len(pieces[-1])
-        if size > limit:
-            raise ValueError(f"it grows beyond {limit} bytes")
+        if size > most:
+            raise ValueError(f"it grows beyond {most} bytes")
     if not decompressor.eof or decompressor.unused_data:
         raise ValueError("it is truncated or followed by junk")
     return b"".join(pieces)
