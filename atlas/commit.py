@@ -23,11 +23,10 @@ from atlas.commitfiles import CommitFiles, settle
 from atlas.config import StoreConfig
 from atlas.conflicts import check_conflicts
 from atlas.datafiles import Target, write_array
-from atlas.errors import AtlasError, CorruptRoot, CorruptStore, SnapshotExpired, StorageError, StoreNotFound
+from atlas.errors import AtlasError, CorruptRoot, SnapshotExpired, StorageError, StoreNotFound
 from atlas.layer import Layer, stacked
 from atlas.pending import Pending
 from atlas.reader import Snapshot
-from atlas.record import read_record
 from atlas.root import ROOT_KEYS, ArrayFiles, Root, encode_root, root_key
 from atlas.roots import (
     CLAIMED_KEY,
@@ -40,6 +39,7 @@ from atlas.roots import (
     load_table,
     next_state,
     overtaken,
+    recorded_state,
     replace_root,
 )
 from atlas.storage import WRITING, Storage, array_directory
@@ -212,11 +212,9 @@ def _known_to_newer(storage: Storage, unknown: Sequence[str], root: Root, genera
     """Return the names of the files that recorded states of the same store above a generation know."""
     known = set()
     for key in unknown:
-        if is_record(name_of(key)):
-            with suppress(CorruptStore, FileNotFoundError):
-                recorded = read_record(storage, key).root(partial(load_table, storage))
-                if recorded.store == root.store and recorded.generation > generation:
-                    known |= {name_of(key), *map(name_of, known_files(recorded))}
+        recorded = recorded_state(storage, key) if is_record(name_of(key)) else None
+        if recorded is not None and recorded.store == root.store and recorded.generation > generation:
+            known |= {name_of(key), *map(name_of, known_files(recorded))}
     return known
 
 

@@ -71,11 +71,6 @@ class FileFound:
     unrecorded: bool
 
 
-def newer(root: Root, known: Root) -> bool:
-    """Whether a state of the same store came after another."""
-    return root.store == known.store and root.generation > known.generation
-
-
 class Damage:
     """All that is to be known before anything is changed.
 
@@ -162,7 +157,7 @@ class Damage:
         is_believed = not self.storage.is_local and not self._is_root_missing
         if known is not None and (self._was_writing or is_believed):
             return known, ""
-        found = [(root, key) for key, root in self._recorded_states() if known is None or newer(root, known)]
+        found = [(root, key) for key, root in self._recorded_states() if known is None or root.follows(known)]
         if found:
             root, key = max(found, key=self._rank)
             nothing = None if self.storage.is_local else ""

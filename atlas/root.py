@@ -93,6 +93,10 @@ class Root:
         """Whether a commit is known to be this one, or one of those before."""
         return commit in {*self.commits, self.parent, *self.recent}
 
+    def follows(self, other: Root) -> bool:
+        """Whether it is a later state of the same store."""
+        return self.store == other.store and self.generation > other.generation
+
     @property
     def oldest_known(self) -> int:
         """The generation from which on the state names every commit that led to it."""

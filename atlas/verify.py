@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,7 +14,7 @@ from atlas.examine import check_file
 from atlas.plan import Wanted
 from atlas.reader import Snapshot
 from atlas.record import read_record
-from atlas.roots import load_root, load_table
+from atlas.roots import load_root, recorded_state
 from atlas.schema import ArraySchema
 from atlas.storage.names import CATALOG, is_record, record_key
 
@@ -151,10 +150,8 @@ def _check_for_newer(snapshot: Snapshot) -> None:
         return
     root = load_root(storage)
     for key in sorted(strange):
-        recorded = None
-        with suppress(CorruptStore, FileNotFoundError):
-            recorded = read_record(storage, key).root(partial(load_table, storage))
-        if recorded is not None and recorded.store == root.store and recorded.generation > root.generation:
+        recorded = recorded_state(storage, key)
+        if recorded is not None and recorded.follows(root):
             raise CorruptRoot(
                 f"the root is of commit {root.generation}, but {key} is of a newer one, {recorded.generation}: "
                 "an older root was put in its place"
