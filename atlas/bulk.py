@@ -20,7 +20,7 @@ from atlas.errors import ArrayNotFound, DatasetAlreadyExists, DatasetNotFound, I
 from atlas.groups import Declared, Group
 from atlas.names import Names, seek
 from atlas.pending import Block
-from atlas.schema import ArraySchema, Attributes, DatasetRecord, Template, make_array_schema, split_record
+from atlas.schema import ArraySchema, Attributes, DatasetRecord, make_array_schema, split_record
 from atlas.segment import joined_cells
 from atlas.session import Session
 from atlas.storage import array_directory
@@ -60,7 +60,7 @@ def create_datasets(
         session.writable()
         checked = Names.of(listed)
         _refuse_known(session, listed, checked)
-        merge_template(session, group.template)
+        session.merge_template(group.template)
         encoded = [_encode(session, schemas[name], schemas[name].box, rows) for name, rows in data.items()]
         with session.pending.whole():
             ids = session.pending.create_batch(checked, Declared.of_group(group), session.snapshot.root)
@@ -171,26 +171,6 @@ def are_known(session: Session, names: Names) -> NDArray[np.bool_]:
         gone = np.fromiter((name in hidden and not session.exists(name) for name in listed), bool, len(names))
         known &= ~gone
     return known
-
-
-def merge_template(session: Session, template: Template) -> None:
-    """Widen the collection's types by what datasets declare.
-
-    Raises
-    ------
-    TypeMismatch
-        If types cannot merge, and the policy is not to warn.
-    """
-    merged = session.merged_schema()
-    for array in template.arrays:
-        clash = merged.add_array(array.name, array.dtype, array.dims)
-        if clash is not None:
-            session.mismatch(f"array {array.name!r}", clash.name, array.dtype.name)
-    for owner, key, tag in template.slots:
-        known = merged.add_attribute(owner, key, tag)
-        if known is not None:
-            of = f" of array {owner!r}" if owner else ""
-            session.mismatch(f"attribute {key!r}{of}", known, tag)
 
 
 def delete_datasets(session: Session, names: Iterable[str]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.attributes import check_key, encode_attribute
-from atlas.bulk import are_known, merge_template
+from atlas.bulk import are_known
 from atlas.chunks import ChunkGrid, Integers, resolve_selection
 from atlas.columns import Column, Texts, distinct
 from atlas.config import StoreConfig
@@ -372,7 +372,7 @@ def _acceptable(
 def _clash(session: Session, template: Template) -> TypeMismatch | None:
     """Widen the collection's types; return what the policy for types that cannot merge says of it."""
     try:
-        merge_template(session, template)
+        session.merge_template(template)
     except TypeMismatch as error:
         return error
     return None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from atlas.chunks import ChunkGrid, Integers, Selection, Shape, as_extents, whole_chunk
 from atlas.copying import stored_chunks, waiting_bytes
 from atlas.dtypes import as_elements
-from atlas.errors import ArrayNotFound, InvalidArgument, ShapeMismatch
+from atlas.errors import InvalidArgument, ShapeMismatch
 from atlas.schema import ArraySchema, make_array_schema
 from atlas.session import Session
 from atlas.statistics import cell_statistics
@@ -27,7 +27,7 @@ def resize(session: Session, name: str, array: str, shape: Any) -> None:
     """Give an array of a dataset another shape, with the same number of axes."""
     with session.lock:
         session.writable()
-        old = _schema(session, name, array)
+        old = session.array(name, array)
         new = _reshaped(old, shape)
         if new.shape == old.shape:
             return
@@ -61,7 +61,7 @@ def whole_or_not(session: Session, name: str) -> Iterator[None]:
 
 def appended_shape(session: Session, name: str, array: str, data: Any, axis: int) -> tuple[Shape, NDArray[Any]]:
     """Return the shape of an array once cells are appended to it, and these cells as its type has them."""
-    schema = _schema(session, name, array)
+    schema = session.array(name, array)
     rank = len(schema.shape)
     if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)) or not -rank <= axis < rank:
         raise InvalidArgument(f"array {array!r} has {rank} axes; axis {axis!r} is none of them")
@@ -72,13 +72,6 @@ def appended_shape(session: Session, name: str, array: str, data: Any, axis: int
         shown = ", ".join("any" if n is None else str(n) for n in expected)
         raise ShapeMismatch(f"array {array!r} takes cells of shape [{shown}] along axis {place}, not {cells.shape}")
     return tuple(n + (cells.shape[i] if i == place else 0) for i, n in enumerate(schema.shape)), cells
-
-
-def _schema(session: Session, name: str, array: str) -> ArraySchema:
-    found = session.record(name).arrays.get(array) if isinstance(array, str) else None
-    if found is None:
-        raise ArrayNotFound(f"array not found: {array!r} in dataset {name!r}")
-    return found
 
 
 def _reshaped(old: ArraySchema, shape: Any) -> ArraySchema:

@@ -19,6 +19,7 @@ from atlas.catalog import Alike, Listed
 from atlas.chunks import Integers, Selection
 from atlas.commit import commit
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice, pending_limit, settings
+from atlas.dtypes import DType
 from atlas.errors import (
     ArrayNotFound,
     AtlasError,
@@ -39,7 +40,7 @@ from atlas.pending import Pending
 from atlas.reader import Snapshot
 from atlas.root import PackedRoot, Root
 from atlas.roots import emptied, load_root, load_table
-from atlas.schema import ArraySchema, DatasetRecord, MergedSchema, split_record
+from atlas.schema import ArraySchema, DatasetRecord, MergedSchema, Template, split_record
 from atlas.storage import Storage
 from atlas.writer import Overlay, filled
 
@@ -214,6 +215,13 @@ class Session:
                 )
             return catalog.record(ordinal)
 
+    def array(self, name: str, array: object) -> ArraySchema:
+        """Return how a dataset declares an array; raises :class:`ArrayNotFound` if it does not."""
+        found = self.record(name).arrays.get(array) if isinstance(array, str) else None
+        if found is None:
+            raise ArrayNotFound(f"array not found: {array!r} in dataset {name!r}")
+        return found
+
     def ordinal(self, name: str) -> int:
         """Return where the committed state has a dataset, under whatever name; -1 where it has not."""
         root = self.snapshot.root
@@ -304,7 +312,27 @@ class Session:
                 + self.pending.created_count()
             )
 
-    def mismatch(self, what: str, known: str, found: str) -> None:
+    def merge_template(self, template: Template) -> None:
+        """Widen the collection's types by what datasets declare; of what cannot merge is told as the policy says."""
+        for array in template.arrays:
+            self.merge_array(array.name, array.dtype, array.dims)
+        for owner, key, tag in template.slots:
+            self.merge_attribute(owner, key, tag)
+
+    def merge_array(self, name: str, dtype: DType, dims: tuple[str, ...]) -> None:
+        """Widen the type that the collection has for arrays of a name."""
+        clash = self.merged_schema().add_array(name, dtype, dims)
+        if clash is not None:
+            self._mismatch(f"array {name!r}", clash.name, dtype.name)
+
+    def merge_attribute(self, array: str | None, key: str, tag: str) -> None:
+        """Widen the type that the collection has for attributes of a key."""
+        known = self.merged_schema().add_attribute(array, key, tag)
+        if known is not None:
+            of = f" of array {array!r}" if array else ""
+            self._mismatch(f"attribute {key!r}{of}", known, tag)
+
+    def _mismatch(self, what: str, known: str, found: str) -> None:
         """Warn of a type that cannot merge with the collection's, or raise, as the policy says."""
         message = (
             f"type mismatch for {what}: the collection has {known}, which cannot merge with {found} "

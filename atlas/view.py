@@ -90,9 +90,7 @@ class DatasetView(Described):
             session.writable()
             if name in self._record().arrays:
                 raise ArrayAlreadyExists(f"array already exists: {name!r} in dataset {self._name!r}")
-            clash = session.merged_schema().add_array(schema.name, schema.dtype, schema.dims)
-            if clash is not None:
-                session.mismatch(f"array {name!r}", clash.name, schema.dtype.name)
+            session.merge_array(schema.name, schema.dtype, schema.dims)
             # Only now is there a change: one that was refused must not reach the next flush.
             with session.pending.whole():
                 session.change(self._name).arrays[schema.name] = schema
