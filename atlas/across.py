@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.chunks import Integers, Selection, resolve_selection
+from atlas.chunks import Box, Integers, resolve_box
 from atlas.codecs import PACKED_ABOVE
 from atlas.errors import ArrayNotFound, InvalidArgument, ShapeMismatch
 from atlas.plan import Wanted
@@ -17,7 +17,7 @@ from atlas.session import Session, naming
 from atlas.writer import Overlay, filled
 
 Extents = Sequence[int] | None
-BoxOf = Callable[[ArraySchema, str], Selection]
+BoxOf = Callable[[ArraySchema, str], Box]
 
 # A few small chunks are read one by one in less time than a plan takes: as long as decoding so many bytes. So is what
 # each of them takes, or half of that where it is too small to be packed.
@@ -32,7 +32,7 @@ def read_list(
 
 
 def _same_box(array: str, start: Extents, shape: Extents) -> BoxOf:
-    return lambda schema, name: resolve_selection(schema.shape, start, shape, f"array {array!r} of {name!r}")
+    return lambda schema, name: resolve_box(schema.shape, start, shape, f"array {array!r} of {name!r}")
 
 
 def read_parts(session: Session, array: str, dataset_names: Iterable[str], box_of: BoxOf) -> list[NDArray[Any] | None]:
@@ -93,7 +93,7 @@ def read_stacked(
             "pass on_missing='fill' for rows of the fill value, or use read_array_across"
         )
     schema = _common_schema(array, names, layout, overlays)
-    box = resolve_selection(schema.shape, start, shape, f"array {array!r}")
+    box = resolve_box(schema.shape, start, shape, f"array {array!r}")
     target = _check_out(out, (len(names), *box.shape), schema.dtype.numpy)
     nothing = np.zeros(0, np.int64)
     wanted = [Wanted(s, box, positions, ordinals) for s, positions, ordinals in layout]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.catalog import Catalog
-from atlas.chunks import Integers, Selection, in_steps
+from atlas.chunks import Box, Integers, in_steps
 from atlas.columns import Texts, distinct, group_members, positions
 from atlas.dtypes import DType
 from atlas.errors import CorruptChunk, CorruptIndex
@@ -213,7 +213,7 @@ def _add_stored(
 
 
 def _stored_statistics(
-    snapshot: Snapshot, schema: ArraySchema, box: Selection, ordinals: Integers
+    snapshot: Snapshot, schema: ArraySchema, box: Box, ordinals: Integers
 ) -> StatisticsColumns:
     wanted = [Wanted(schema, box, np.arange(len(ordinals)), ordinals)]
     parts = snapshot.read_boxes(schema.name, schema.dtype, wanted)
@@ -222,7 +222,7 @@ def _stored_statistics(
     return row_statistics(schema.dtype, schema.fill, np.stack(parts))
 
 
-def _bounded_statistics(snapshot: Snapshot, schema: ArraySchema, box: Selection, ordinal: int) -> StatisticsColumns:
+def _bounded_statistics(snapshot: Snapshot, schema: ArraySchema, box: Box, ordinal: int) -> StatisticsColumns:
     try:
         return _stored_statistics(snapshot, schema, box, np.array([ordinal]))
     except CorruptChunk:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from atlas.across import name_list, read_stacked
 from atlas.ahead import Sender
 from atlas.attributes import check_key, encode_attribute
-from atlas.chunks import Integers, Selection, in_steps, resolve_selection
+from atlas.chunks import Box, Integers, in_steps, resolve_box
 from atlas.columns import Column, integer_column, values_column
 from atlas.dtypes import as_elements, from_numpy, is_masked_array
 from atlas.encoding import BATCH_BYTES, encode_batches
@@ -208,7 +208,7 @@ def write_stacked(session: Session, array: str, names: Iterable[str], data: Any,
             own = data if len(positions) == len(listed) else cells[positions]
             rows = as_elements(schema.dtype, own, f"array {array!r}")
             what = f"array {array!r} of {listed[positions[0]]!r}"
-            checked.append((schema, positions, resolve_selection(schema.shape, start, rows.shape[1:], what), rows))
+            checked.append((schema, positions, resolve_box(schema.shape, start, rows.shape[1:], what), rows))
         before = session.pending.heap.size
         together, single = [], []
         try:
@@ -263,7 +263,7 @@ Encoded = tuple[ArraySchema, Integers, HeldRows]
 
 
 def _encode(
-    session: Session, schema: ArraySchema, box: Selection, rows: NDArray[Any], names: list[str] | None = None
+    session: Session, schema: ArraySchema, box: Box, rows: NDArray[Any], names: list[str] | None = None
 ) -> Encoded:
     """Put every chunk that a box touches, for every row, into the heap."""
     overlap = schema.grid.overlap(box)

@@ -1,4 +1,4 @@
-"""From a selection to a table of tasks, with vectorised look-ups and no I/O."""
+"""From boxes to a table of tasks, with vectorised look-ups and no I/O."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.chunks import Integers, Overlap, Selection, find_overlaps
+from atlas.chunks import Box, Integers, Overlap, find_overlaps
 from atlas.codecs import BY_KERNELS, PACKED, plain
 from atlas.columns import distinct
 from atlas.decoded import worth_keeping
@@ -30,13 +30,13 @@ class Wanted(NamedTuple):
     Attributes
     ----------
     schema : ArraySchema
-    selection : Selection
+    box : Box
     positions : (n,) which of the requested datasets these are
     ordinals : (n,) their rows in the catalog
     """
 
     schema: ArraySchema
-    selection: Selection
+    box: Box
     positions: Integers
     ordinals: Integers
 
@@ -160,7 +160,7 @@ def plan_reads(index: ArrayIndex, dtype: DType, wanted: Sequence[Wanted], bases:
     return plan
 
 
-def _overlaps(schemas: Sequence[ArraySchema], boxes: Sequence[Selection]) -> tuple[Overlap, Integers]:
+def _overlaps(schemas: Sequence[ArraySchema], boxes: Sequence[Box]) -> tuple[Overlap, Integers]:
     """Return the chunks of the boxes, and how many each has."""
     if len(boxes) > 1:
         return find_overlaps([schema.grid for schema in schemas], boxes)
@@ -168,7 +168,7 @@ def _overlaps(schemas: Sequence[ArraySchema], boxes: Sequence[Selection]) -> tup
     return found, np.array([len(found.numbers)])
 
 
-def _strides(boxes: Sequence[Selection], itemsize: int) -> Integers:
+def _strides(boxes: Sequence[Box], itemsize: int) -> Integers:
     """Return the byte strides of the results, which are C-contiguous."""
     shapes = np.array([box.shape for box in boxes], np.int64).reshape(len(boxes), -1)
     sizes = np.full_like(shapes, itemsize)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from atlas.attributes import check_key, encode_attribute
 from atlas.bulk import are_known
-from atlas.chunks import ChunkGrid, Integers, resolve_selection
+from atlas.chunks import ChunkGrid, Integers, resolve_box
 from atlas.columns import Column, Texts, distinct
 from atlas.config import StoreConfig
 from atlas.dtypes import as_elements, objects
@@ -77,7 +77,7 @@ class Draft:
         """Take a box of cells."""
         schema = self.record.arrays[name]
         cells = as_elements(schema.dtype, data, f"array {name!r}")
-        box = resolve_selection(schema.shape, start, cells.shape, f"array {name!r}")
+        box = resolve_box(schema.shape, start, cells.shape, f"array {name!r}")
         if box.shape != schema.shape:
             whole = self.cells.setdefault(name, filled(schema, schema.shape))
             whole[tuple(map(slice, box.start, np.add(box.start, box.shape)))] = cells

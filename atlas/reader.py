@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.arena import shared_arena
-from atlas.chunks import Integers, Selection
+from atlas.chunks import Box, Integers
 from atlas.codecs import decode_numbers, element_of
 from atlas.columnfile import DataFile
 from atlas.columns import group_members
@@ -76,25 +76,25 @@ class Snapshot(Indexed):
         self.pin = pin
         self._paths: dict[str, str | None] = {}
 
-    def read_box(self, schema: ArraySchema, ordinal: int, selection: Selection) -> NDArray[Any]:
+    def read_box(self, schema: ArraySchema, ordinal: int, box: Box) -> NDArray[Any]:
         """Return a box of one dataset's array."""
-        number = self.small_chunk(schema, selection)
-        found = None if number is None else self._read_in_chunk(schema, ordinal, number, selection)
+        number = self.small_chunk(schema, box)
+        found = None if number is None else self._read_in_chunk(schema, ordinal, number, box)
         if found is not None:
             return found
         return self.read_boxes(
-            schema.name, schema.dtype, [Wanted(schema, selection, np.array([0]), np.array([ordinal]))]
+            schema.name, schema.dtype, [Wanted(schema, box, np.array([0]), np.array([ordinal]))]
         )[0]
 
-    def small_chunk(self, schema: ArraySchema, selection: Selection) -> int | None:
+    def small_chunk(self, schema: ArraySchema, box: Box) -> int | None:
         """Return the number of the chunk that a box is read from without a plan; ``None`` where one is better made."""
-        number = schema.grid.only_chunk(selection)
+        number = schema.grid.only_chunk(box)
         if number is None or schema.dtype.is_text or not self.storage.is_local:
             return None
         return number if schema.grid.chunk_cells * schema.dtype.itemsize <= _SMALL_CHUNK else None
 
     def _read_in_chunk(
-        self, schema: ArraySchema, ordinal: int, number: int, selection: Selection
+        self, schema: ArraySchema, ordinal: int, number: int, box: Box
     ) -> NDArray[Any] | None:
         """Return a box of one small chunk without the cost of a plan, or ``None`` to leave it to one.
 
@@ -116,9 +116,9 @@ class Snapshot(Indexed):
             cells = decode_numbers(payload, pipeline, dtype.storage, extent.shape)
         except CorruptChunk:
             return None
-        box = tuple(slice(s - first, s - first + n) for s, n, first in zip(*selection, extent.start, strict=True))
-        whole = selection.shape == extent.shape
-        result: NDArray[Any] = (cells if whole else np.array(cells[box], order="C")).view(dtype.numpy)
+        cut = tuple(slice(s - first, s - first + n) for s, n, first in zip(*box, extent.start, strict=True))
+        whole = box.shape == extent.shape
+        result: NDArray[Any] = (cells if whole else np.array(cells[cut], order="C")).view(dtype.numpy)
         return result
 
     def read_boxes(self, array: str, dtype: DType, wanted: Sequence[Wanted]) -> list[NDArray[Any]]:
@@ -129,13 +129,13 @@ class Snapshot(Indexed):
         array : str
         dtype : DType
             The type of all of them.
-        wanted : sequence of (schema, selection, positions, ordinals)
+        wanted : sequence of (schema, box, positions, ordinals)
             Positions are 0 … n-1 over all items together.
         """
         total = sum(len(positions) for _, _, positions, _ in wanted)
         sizes = np.zeros(total, np.int64)
-        for _, selection, positions, _ in wanted:
-            sizes[positions] = selection.cells * dtype.itemsize
+        for _, box, positions, _ in wanted:
+            sizes[positions] = box.cells * dtype.itemsize
         padded = -(-sizes // _ALIGNMENT) * _ALIGNMENT
         bases = np.cumsum(padded) - padded
         if dtype.is_text:
@@ -143,9 +143,9 @@ class Snapshot(Indexed):
         plans = self._plans(array, dtype, wanted, bases)
         buffer = np.empty(int(sizes[0]), np.uint8) if total == 1 else self._allocate(int(padded.sum()), plans)
         results: list[Any] = [None] * total
-        for _, selection, positions, _ in wanted:
+        for _, box, positions, _ in wanted:
             for position in positions.tolist():
-                results[position] = np.ndarray(selection.shape, dtype.numpy, buffer, bases[position])
+                results[position] = np.ndarray(box.shape, dtype.numpy, buffer, bases[position])
         self._fill_and_run(array, dtype, plans, buffer, results)
         return results
 
@@ -293,10 +293,10 @@ class Snapshot(Indexed):
         total: int,
     ) -> list[NDArray[Any]]:
         results: list[Any] = [None] * total
-        for schema, selection, positions, _ in wanted:
+        for schema, box, positions, _ in wanted:
             cell = fill_cell(dtype, schema.fill)
             for position in positions.tolist():
-                results[position] = np.empty(selection.shape, object)
+                results[position] = np.empty(box.shape, object)
                 results[position].fill(cell)
         for plan, _ in self._plans(array, dtype, wanted, np.zeros(total, np.int64)):
             if plan.tasks:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.chunks import ChunkGrid, Integers, Selection, Shape, as_extents, whole_chunk
+from atlas.chunks import Box, ChunkGrid, Integers, Shape, as_extents, whole_chunk
 from atlas.copying import stored_chunks, waiting_bytes
 from atlas.dtypes import as_elements
 from atlas.errors import InvalidArgument, ShapeMismatch
@@ -147,7 +147,7 @@ class _Reshaping:
         had, has = self.old.grid.extent(number), self.new.grid.extent(moved)
         common = tuple(map(min, had.shape, has.shape))
         cells = filled(self.new, has.shape)
-        box = Selection(had.start, common)
+        box = Box(had.start, common)
         there = self.session.pending_box(self.session.snapshot, self.overlay, self.name, box)
         cells[tuple(map(slice, common))] = there
         return cells

@@ -9,7 +9,7 @@ from typing import Any
 
 from atlas.attributes import element_type
 from atlas.checks import expect
-from atlas.chunks import MAX_CELLS, ChunkGrid, Selection, Shape, as_extents, whole_chunk
+from atlas.chunks import MAX_CELLS, Box, ChunkGrid, Shape, as_extents, whole_chunk
 from atlas.dtypes import DType, decode_fill, encode_fill, normalize_fill, parse_dtype, require_utf8, widen
 from atlas.errors import CorruptRoot, DataTypeError, InvalidArgument, InvalidName
 from atlas.forks import cached_property
@@ -72,9 +72,9 @@ class ArraySchema:
         return ChunkGrid(self.shape, self.chunk_shape)
 
     @property
-    def box(self) -> Selection:
+    def box(self) -> Box:
         """All of its cells."""
-        return Selection.whole(self.shape)
+        return Box.whole(self.shape)
 
     @property
     def cells(self) -> int:

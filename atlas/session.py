@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from atlas.ahead import HeadStarts
 from atlas.catalog import Alike, Listed
-from atlas.chunks import Integers, Selection
+from atlas.chunks import Box, Integers
 from atlas.commit import commit
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice, pending_limit, settings
 from atlas.dtypes import DType
@@ -400,7 +400,7 @@ class Session:
             if created or found is not None:
                 ordinals[position] = -1
 
-    def pending_box(self, snapshot: Snapshot, overlay: Overlay, name: str, box: Selection) -> NDArray[Any]:
+    def pending_box(self, snapshot: Snapshot, overlay: Overlay, name: str, box: Box) -> NDArray[Any]:
         """Return a box of one dataset's array: what is stored, with the pending cells over it."""
         schema, pending, ordinal = overlay
         if pending is not None and pending.reset:
@@ -427,7 +427,7 @@ class Session:
 
     @staticmethod
     def _stored_box(
-        snapshot: Snapshot, schema: ArraySchema, stored: ArraySchema, ordinal: int, box: Selection
+        snapshot: Snapshot, schema: ArraySchema, stored: ArraySchema, ordinal: int, box: Box
     ) -> NDArray[Any]:
         if stored.shape == schema.shape:
             return snapshot.read_box(schema, ordinal, box)
@@ -436,7 +436,7 @@ class Session:
         common = tuple(max(min(first + size, end) - first, 0) for first, size, end in pairs)
         result = filled(schema, box.shape)
         if 0 not in common:
-            there = snapshot.read_box(stored, ordinal, Selection(box.start, common))
+            there = snapshot.read_box(stored, ordinal, Box(box.start, common))
             result[tuple(map(slice, common))] = there
         return result
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.chunks import resolve_selection
+from atlas.chunks import resolve_box
 from atlas.described import Described
 from atlas.dtypes import as_elements
 from atlas.errors import ArrayAlreadyExists, InvalidArgument
@@ -161,7 +161,7 @@ class DatasetView(Described):
             session.writable()
             schema = self._schema(name)
             cells = as_elements(schema.dtype, data, f"array {name!r}")
-            box = resolve_selection(schema.shape, start, cells.shape, f"array {name!r}")
+            box = resolve_box(schema.shape, start, cells.shape, f"array {name!r}")
             self._session.change(self._name)
             arrays = session.pending.arrays.setdefault(self._name, {})
             pending = arrays.setdefault(name, PendingArray(schema, reset=False))
@@ -285,7 +285,7 @@ class DatasetView(Described):
                 return None
             snapshot = session.snapshot
             overlay = Overlay(schema, session.pending.array(self._name, name), session.ordinal(self._name))
-        box = resolve_selection(schema.shape, start, shape, f"array {name!r} of {self._name!r}")
+        box = resolve_box(schema.shape, start, shape, f"array {name!r} of {self._name!r}")
         with naming([self._name], np.zeros(1, np.int64)):
             return session.pending_box(snapshot, overlay, self._name, box)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.chunks import Integers, Selection, Shape
+from atlas.chunks import Box, Integers, Shape
 from atlas.codecs import decode_numbers
 from atlas.config import StoreConfig
 from atlas.dtypes import fill_cell
@@ -148,7 +148,7 @@ class PendingArray:
 
     def write(
         self,
-        selection: Selection,
+        box: Box,
         data: Cells,
         read_chunk: ReadChunk,
         heap: Heap,
@@ -158,11 +158,11 @@ class PendingArray:
         """Take a box of cells; `read_chunk` gives what a partly written chunk held before."""
         whole: dict[int, Cells] = {}
         partial: dict[int, Cells] = {}
-        if selection.shape == self.schema.shape == data.shape and self.schema.grid.count == 1:
+        if box.shape == self.schema.shape == data.shape and self.schema.grid.count == 1:
             # The common case, a whole array of one chunk, needs no arithmetic.
             whole[0] = data
         else:
-            overlap = self.schema.grid.overlap(selection)
+            overlap = self.schema.grid.overlap(box)
             for number, extent, first, block, target in zip(overlap.numbers.tolist(), *overlap[1:], strict=True):
                 cells = data[tuple(map(slice, target, target + block))]
                 if (block == extent).all():
@@ -176,16 +176,16 @@ class PendingArray:
         else:
             items = ((self.schema, number, cells) for number, cells in whole.items())
             taken |= dict(encode_into(heap, items, config, workers))
-        growth = self._grown(selection, partial)
+        growth = self._grown(box, partial)
         # Nothing is taken before everything has been read and encoded, and then without a call, during which an
         # interrupt might come: a write happens whole or not at all.
         self.chunks |= taken
         self.growth = growth
 
-    def _grown(self, selection: Selection, partial: Mapping[int, Cells]) -> Growth | None:
+    def _grown(self, box: Box, partial: Mapping[int, Cells]) -> Growth | None:
         """Return what is known of the growth once a box has been written; `partial` are the chunks that it cuts."""
         growth = self.growth
-        if growth is None or growth.kept_in(*selection):
+        if growth is None or growth.kept_in(*box):
             return None
         # Chunks that the old edge cuts are pending already, unless nobody ever wrote a cell of them.
         for number in partial.keys() - self.chunks.keys():
@@ -205,9 +205,9 @@ class PendingArray:
             return chunk.rows.cells(chunk.row, self.schema, self.schema.grid.extent(number).shape)
         return chunk
 
-    def overlay(self, selection: Selection, result: NDArray[Any]) -> None:
+    def overlay(self, box: Box, result: NDArray[Any]) -> None:
         """Copy the pending cells of a box over `result`."""
-        overlap = self.schema.grid.overlap(selection)
+        overlap = self.schema.grid.overlap(box)
         for number, first, block, target in zip(
             overlap.numbers.tolist(), overlap.block_start, overlap.block_extent, overlap.target_start, strict=True
         ):
