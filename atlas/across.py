@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from atlas.chunks import Box, Integers, resolve_box
 from atlas.codecs import PACKED_ABOVE
+from atlas.config import choice
 from atlas.errors import ArrayNotFound, InvalidArgument, ShapeMismatch
 from atlas.plan import Wanted
 from atlas.schema import ArraySchema
@@ -74,8 +75,7 @@ def read_stacked(
 ) -> NDArray[Any]:
     """Return one array with a row per name, in `out` if that is given."""
     names = name_list(dataset_names)
-    if on_missing not in ("raise", "fill"):
-        raise InvalidArgument(f"unknown on_missing: {on_missing!r}; use 'raise' or 'fill'")
+    choice(on_missing, ("raise", "fill"), "on_missing")
     few = _read_few(session, array, names, _same_box(array, start, shape), alike=True)
     if few is not None:
         target = _check_out(out, (len(names), *few[0].shape), few[0].dtype)

@@ -319,8 +319,3 @@ def _check_payloads(data: Bytes, tables: dict[str, NDArray[Any]], rows: NDArray[
     wrong = np.flatnonzero(digests(data, offset, length) != expected)
     if len(wrong):
         raise CorruptChunk("its checksum does not match", int(rows[wrong[0]]))
-
-
-def warm() -> None:
-    """Load the compiled kernels into this process."""
-    kernels.pick(0, compiled=True).load()

@@ -44,7 +44,7 @@ def decoded(monkeypatch) -> Counter:
 
         pack_rows, digest = staticmethod(native.pack_rows), staticmethod(native.digest)
 
-    monkeypatch.setattr(kernels, "pick", lambda cost, compiled=False: Counting)
+    monkeypatch.setattr(kernels, "pick", lambda cost: Counting)
     return counts
 
 
@@ -200,7 +200,7 @@ def python_calls(read: Callable[[], object]) -> int:
 
 def test_no_python_function_is_called_per_chunk(place):
     names = build(place, 300)
-    native.load()
+    kernels.load()
     store = atlas.Atlas.open(place, executor="serial")
     few, many = (python_calls(partial(store.read_array_across_stacked, "t", some)) for some in (names[:20], names))
     # Names are looked up one by one; each of these datasets has four chunks.
@@ -218,7 +218,7 @@ def test_unequal_datasets_take_a_few_calls_each(place):
             ):
                 view.define_array(array, dtype, ["z"], data.shape)
                 view.write_array(array, [0], data)
-    native.load()
+    kernels.load()
     store = atlas.Atlas.open(place, executor="serial")
     for array, calls in (("t", 10), ("s", 30)):
         few, many = (python_calls(partial(store.read_array_across, array, some)) for some in (names[:20], names))
@@ -272,7 +272,7 @@ def imported(program: str, place: Path) -> list[str]:
 
 
 def test_a_first_read_imports_only_what_it_needs(tmp_path):
-    native.load()
+    kernels.load()
     build(tmp_path / "small", 5)
     assert imported(FIRST_READ, tmp_path / "small") == []
     build(tmp_path / "large", 300)

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 import atlas
-from atlas import worker
+from atlas import kernels, worker
 from atlas.decoded import decoded_chunks
-from atlas.kernels import native
 
 NAMES = [f"d{i}" for i in range(10)]
 
@@ -77,7 +76,7 @@ def test_no_more_is_kept_than_the_setting_says(place, decompressed, setting):
 
 
 def test_lz4_blocks_that_are_not_kept_are_decompressed_by_a_kernel(place, decompressed, setting):
-    native.load()
+    kernels.load()
     cells = np.random.default_rng(0).integers(0, 5, (10, 40, 300)).cumsum(axis=2).astype("f4")
     for codec_chunk, python in ((30, 0), (300, 20)):
         config = atlas.StoreConfig("lz4", packing=False)
