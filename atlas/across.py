@@ -20,9 +20,9 @@ from atlas.writer import Overlay, filled
 Extents = Sequence[int] | None
 BoxOf = Callable[[ArraySchema, str], Box]
 
-# A few small chunks are read one by one in less time than a plan takes: as long as decoding so many bytes. So is what
-# each of them takes, or half of that where it is too small to be packed.
-_PLAN, _ONE = 1300 << 10, 230 << 10
+# A plan takes as long as decoding so many bytes, and so does each chunk that is read without one, or half as long where
+# it is too small to be packed: a few small ones are read sooner one by one.
+_PLAN_BYTES, _CHUNK_BYTES = 1300 << 10, 230 << 10
 
 
 def read_list(
@@ -112,7 +112,7 @@ def _read_few(session: Session, array: str, names: list[str], box_of: BoxOf, ali
 
     With `alike`, arrays of different shapes or types are left to a plan, too.
     """
-    known = session.committed(array, names) if len(names) * _ONE <= 2 * _PLAN else None
+    known = session.committed(array, names) if len(names) * _CHUNK_BYTES <= 2 * _PLAN_BYTES else None
     if known is None:
         return None
     snapshot, found = known
@@ -121,9 +121,9 @@ def _read_few(session: Session, array: str, names: list[str], box_of: BoxOf, ali
     boxes, cost = [], 0
     for name, (schema, _) in zip(names, found, strict=True):
         size = schema.grid.chunk_cells * schema.dtype.itemsize
-        cost += size + (_ONE if size >= PACKED_ABOVE else _ONE // 2)
+        cost += size + (_CHUNK_BYTES if size >= PACKED_ABOVE else _CHUNK_BYTES // 2)
         box = box_of(schema, name)
-        if cost > _PLAN or snapshot.small_chunk(schema, box) is None:
+        if cost > _PLAN_BYTES or snapshot.small_chunk(schema, box) is None:
             return None
         boxes.append(box)
     rows = []

@@ -140,24 +140,21 @@ def _encode_numbers(schema: ArraySchema, cells: Cells, config: StoreConfig) -> E
     fill = frequent_value(schema)
     size = raw.shape[1]
     raw_lengths = np.full(count, size, np.int64)
-    payloads: list[Any] = [b""] * count
-    pipelines = np.full(count, PACKED, np.uint8)
     if config.codec == "none":
         return list(raw), np.full(count, RAW, np.uint8), raw_lengths
-    others = np.arange(count)
+    payloads: list[Any] = [b""] * count
+    pipelines = np.full(count, PACKED, np.uint8)
     if not config.packing:
         for row in range(count):
             payloads[row], pipelines[row] = encode(raw[row], dtype.itemsize, config.codec, config.level)
-        return payloads, pipelines, raw_lengths
-    if count > 1 and size < _ROWS_BELOW and may_be_packed(size, dtype, config.codec):
-        others = _pack_rows(raw, dtype, extent, fill, payloads)
-        for row in others.tolist():
+    elif count > 1 and size < _ROWS_BELOW and may_be_packed(size, dtype, config.codec):
+        for row in _pack_rows(raw, dtype, extent, fill, payloads).tolist():
             payloads[row], pipelines[row] = encode_otherwise(
                 raw[row], dtype.itemsize, payloads[row], config.codec, config.level
             )
-        return payloads, pipelines, raw_lengths
-    for row in range(count):
-        payloads[row], pipelines[row] = encode_numbers(raw[row], dtype, extent, fill, config.codec, config.level)
+    else:
+        for row in range(count):
+            payloads[row], pipelines[row] = encode_numbers(raw[row], dtype, extent, fill, config.codec, config.level)
     return payloads, pipelines, raw_lengths
 
 

@@ -161,8 +161,8 @@ class Snapshot(Indexed):
 
         `out`, when given, is a C-contiguous array of the right shape and type.
         """
-        shape = wanted[0][1].shape
-        row = wanted[0][1].cells * dtype.itemsize
+        shape = wanted[0].box.shape
+        row = wanted[0].box.cells * dtype.itemsize
         if dtype.is_text:
             result = np.empty((count, *shape), object) if out is None else out
             rows = self._text_boxes(array, dtype, wanted, count)

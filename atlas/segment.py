@@ -31,11 +31,11 @@ HEADER_LENGTH = len(MAGIC) + 16
 RESET = 1  # the array was defined anew: what older files hold for the dataset is void
 STATISTICS = 2  # min and max are valid
 
-_ENTRY_COLUMNS = {"ordinal": "<u4", "count": "<u4", "flags": "|u1", "rows": "<u8", "nulls": "<u8"}
 # Payloads from this size on begin where the words in them can be read in place, without a copy.
 ALIGNED_FROM = 1024
 ALIGNMENT = 8
 
+_ENTRY_COLUMNS = {"ordinal": "<u4", "count": "<u4", "flags": "|u1", "rows": "<u8", "nulls": "<u8"}
 _CHUNK_COLUMNS = {"number": "<u8", "offset": "<u8", "length": "<u8", "raw_length": "<u8"}
 _EXACT_COLUMNS = {"pipeline": "|u1", "checksum": "<u8"}
 
