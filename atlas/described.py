@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from atlas.attributes import check_key, decode_attributes, encode_attribute
+from atlas.attributes import check_key, decode_attributes, encode_named
 from atlas.display import dataset_html
 from atlas.schema import ArraySchema, DatasetRecord
 from atlas.session import Session
@@ -174,7 +174,7 @@ class Described:
         >>> view.attributes()
         {'platform': 'Argo float', 'cycles': 3}
         """
-        encoded = encode_attribute(value, dtype, f"attribute {check_key(key)!r}")
+        encoded = encode_named(key, value, dtype)
         with self._session.lock:
             self._session.writable()
             self._session.merge_attribute(None, key, encoded[0])
@@ -243,7 +243,7 @@ class Described:
         >>> view.array_attributes("t")
         {'units': 'degC'}
         """
-        encoded = encode_attribute(value, dtype, f"attribute {check_key(key)!r} of array {array!r}")
+        encoded = encode_named(key, value, dtype, array)
         with self._session.lock:
             self._session.writable()
             self._schema(array)

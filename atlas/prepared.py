@@ -12,7 +12,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.attributes import check_key, encode_attribute
+from atlas.attributes import encode_named
 from atlas.bulk import are_known
 from atlas.chunks import ChunkGrid, Integers, resolve_box
 from atlas.columns import Column, Texts, distinct
@@ -99,11 +99,11 @@ class Draft:
 
     def set_attribute(self, key: str, value: Any, dtype: str | None = None) -> None:
         """Set an attribute of the dataset."""
-        self.record.attributes[key] = encode_attribute(value, dtype, f"attribute {check_key(key)!r}")
+        self.record.attributes[key] = encode_named(key, value, dtype)
 
     def set_array_attribute(self, array: str, key: str, value: Any, dtype: str | None = None) -> None:
         """Set an attribute of one array."""
-        encoded = encode_attribute(value, dtype, f"attribute {check_key(key)!r} of array {array!r}")
+        encoded = encode_named(key, value, dtype, array)
         self.record.array_attributes.setdefault(array, {})[key] = encoded
 
 
