@@ -173,7 +173,7 @@ _ENCODERS: dict[str, Callable[[str, Any, str], Any]] = {
 
 
 def encode_named(key: Any, value: Any, dtype: str | None, array: str | None = None) -> tuple[str, Any]:
-    """Return an attribute of a dataset, or of an array of it, as :func:`encode_attribute` does, once its key will do."""
+    """Return an attribute of a dataset, or of an array of it, as :func:`encode_attribute` does; its key is checked."""
     of = "" if array is None else f" of array {array!r}"
     return encode_attribute(value, dtype, f"attribute {check_key(key)!r}{of}")
 

@@ -140,7 +140,7 @@ def write_file(
     payloads: Sequence[Payloads],
     heap: Heap | None = None,
 ) -> DataFile:
-    """Write a data file with the chunks of a piece; its column ``file`` says which of `payloads` has each, or the heap."""
+    """Write a data file with chunks; column ``file`` of the piece says which of `payloads` has each, or the heap."""
     columns = dict(piece.columns)
     sources = np.array(columns.pop("file"))
     offsets = np.zeros(len(sources), np.int64)
