@@ -212,9 +212,7 @@ def _add_stored(
                     totals.add(np.array([entry]), _bounded_statistics(snapshot, schema, box, int(ordinals[entry])))
 
 
-def _stored_statistics(
-    snapshot: Snapshot, schema: ArraySchema, box: Box, ordinals: Integers
-) -> StatisticsColumns:
+def _stored_statistics(snapshot: Snapshot, schema: ArraySchema, box: Box, ordinals: Integers) -> StatisticsColumns:
     wanted = [Wanted(schema, box, np.arange(len(ordinals)), ordinals)]
     parts = snapshot.read_boxes(schema.name, schema.dtype, wanted)
     if schema.dtype.is_text:

@@ -82,9 +82,7 @@ class Snapshot(Indexed):
         found = None if number is None else self._read_in_chunk(schema, ordinal, number, box)
         if found is not None:
             return found
-        return self.read_boxes(
-            schema.name, schema.dtype, [Wanted(schema, box, np.array([0]), np.array([ordinal]))]
-        )[0]
+        return self.read_boxes(schema.name, schema.dtype, [Wanted(schema, box, np.array([0]), np.array([ordinal]))])[0]
 
     def small_chunk(self, schema: ArraySchema, box: Box) -> int | None:
         """Return the number of the chunk that a box is read from without a plan; ``None`` where one is better made."""
@@ -93,9 +91,7 @@ class Snapshot(Indexed):
             return None
         return number if schema.grid.chunk_cells * schema.dtype.itemsize <= _SMALL_CHUNK else None
 
-    def _read_in_chunk(
-        self, schema: ArraySchema, ordinal: int, number: int, box: Box
-    ) -> NDArray[Any] | None:
+    def _read_in_chunk(self, schema: ArraySchema, ordinal: int, number: int, box: Box) -> NDArray[Any] | None:
         """Return a box of one small chunk without the cost of a plan, or ``None`` to leave it to one.
 
         Chunks that are absent or damaged are left: a plan deals with them, and names what is wrong.

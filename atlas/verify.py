@@ -228,9 +228,7 @@ def _is_intact(snapshot: Snapshot, group: list[Holder]) -> bool:
         return False  # all of it may be more than there is memory
     if any(index.numbers_of(ordinal).max(initial=-1) >= own.grid.count for _, ordinal, own in group):
         return False
-    wanted = [
-        Wanted(own, own.box, np.array([row]), np.array([ordinal])) for row, (_, ordinal, own) in enumerate(group)
-    ]
+    wanted = [Wanted(own, own.box, np.array([row]), np.array([ordinal])) for row, (_, ordinal, own) in enumerate(group)]
     try:
         snapshot.read_boxes(schema.name, schema.dtype, wanted)
     except _NO_ANSWER:
