@@ -13,6 +13,7 @@ from atlas.codecs import PACKED_ABOVE
 from atlas.config import choice
 from atlas.errors import ArrayNotFound, InvalidArgument, ShapeMismatch
 from atlas.plan import Wanted
+from atlas.reader import Snapshot
 from atlas.schema import ArraySchema
 from atlas.session import Session, naming
 from atlas.writer import Overlay, filled
@@ -20,9 +21,12 @@ from atlas.writer import Overlay, filled
 Extents = Sequence[int] | None
 BoxOf = Callable[[ArraySchema, str], Box]
 
-# A plan takes as long as decoding so many bytes, and so does each chunk that is read without one, or half as long where
-# it is too small to be packed: a few small ones are read sooner one by one.
-_PLAN_BYTES, _CHUNK_BYTES = 1300 << 10, 230 << 10
+# So many chunks are read one by one in less time than a plan takes: of cells that may be packed, and of fewer; no more
+# than this of bytes, which threads would share.
+_FEW, _FEW_TINY, _FEW_BYTES = 5, 8, 4 << 20
+
+# A dataset's array, the dataset, and what to read of it.
+BoxOfOne = tuple[ArraySchema, int, Box]
 
 
 def read_list(
@@ -39,9 +43,9 @@ def _same_box(array: str, start: Extents, shape: Extents) -> BoxOf:
 def read_parts(session: Session, array: str, dataset_names: Iterable[str], box_of: BoxOf) -> list[NDArray[Any] | None]:
     """Return one array per name, ``None`` where a dataset lacks the array; `box_of` says which box of each schema."""
     names = name_list(dataset_names)
-    few = _read_few(session, array, names, box_of, alike=False)
+    few = _few(session, array, names, box_of, alike=False)
     if few is not None:
-        return list(few)
+        return [_read_box(few[0], name, box) for name, box in zip(names, few[1], strict=True)]
     snapshot, layout, overlays = session.resolve(array, names)
     results: list[NDArray[Any] | None] = [None] * len(names)
     by_type: dict[str, list[tuple[ArraySchema, Integers, Integers]]] = {}
@@ -76,15 +80,14 @@ def read_stacked(
     """Return one array with a row per name, in `out` if that is given."""
     names = name_list(dataset_names)
     choice(on_missing, ("raise", "fill"), "on_missing")
-    few = _read_few(session, array, names, _same_box(array, start, shape), alike=True)
+    few = _few(session, array, names, _same_box(array, start, shape), alike=True)
     if few is not None:
-        target = _check_out(out, (len(names), *few[0].shape), few[0].dtype)
-        if target is None and len(few) == 1:
-            return few[0][np.newaxis]
-        target = np.empty((len(names), *few[0].shape), few[0].dtype) if target is None else target
-        for position, cells in enumerate(few):
-            target[position] = cells
-        return target
+        schema, _, box = few[1][0]
+        target = _check_out(out, (len(names), *box.shape), schema.dtype.numpy)
+        rows = np.empty((len(names), *box.shape), schema.dtype.numpy) if target is None else target
+        for position, name in enumerate(names):
+            _read_box(few[0], name, few[1][position], rows[position, ...])
+        return rows
     snapshot, layout, overlays = session.resolve(array, names)
     absent = _absent(names, layout, overlays)
     if absent and on_missing == "raise":
@@ -107,30 +110,35 @@ def read_stacked(
     return result if out is None else out
 
 
-def _read_few(session: Session, array: str, names: list[str], box_of: BoxOf, alike: bool) -> list[NDArray[Any]] | None:
-    """Read small chunks of a few datasets without a plan; ``None`` where one is better made.
+def _few(
+    session: Session, array: str, names: list[str], box_of: BoxOf, alike: bool
+) -> tuple[Snapshot, list[BoxOfOne]] | None:
+    """Return what to read, if it is a few chunks that are read without a plan in less time.
 
     With `alike`, arrays of different shapes or types are left to a plan, too.
     """
-    known = session.committed(array, names) if len(names) * _CHUNK_BYTES <= 2 * _PLAN_BYTES else None
+    known = session.committed(array, names) if len(names) <= _FEW_TINY else None
     if known is None:
         return None
     snapshot, found = known
-    if alike and any((schema.shape, schema.dtype) != (found[0][0].shape, found[0][0].dtype) for schema, _ in found):
-        return None
-    boxes, cost = [], 0
-    for name, (schema, _) in zip(names, found, strict=True):
+    shape, dtype = found[0][0].shape, found[0][0].dtype
+    boxes, total = [], 0
+    for name, (schema, ordinal) in zip(names, found, strict=True):
         size = schema.grid.chunk_cells * schema.dtype.itemsize
-        cost += size + (_CHUNK_BYTES if size >= PACKED_ABOVE else _CHUNK_BYTES // 2)
-        box = box_of(schema, name)
-        if cost > _PLAN_BYTES or snapshot.small_chunk(schema, box) is None:
+        total += size
+        is_many = len(names) > 1 and (total > _FEW_BYTES or (size >= PACKED_ABOVE and len(names) > _FEW))
+        if is_many or (alike and (schema.shape, schema.dtype) != (shape, dtype)):
             return None
-        boxes.append(box)
-    rows = []
-    for name, (schema, ordinal), box in zip(names, found, boxes, strict=True):
-        with naming([name], np.zeros(1, np.int64)):
-            rows.append(snapshot.read_box(schema, ordinal, box))
-    return rows
+        box = box_of(schema, name)
+        if snapshot.only_chunk(schema, box) is None:
+            return None
+        boxes.append((schema, ordinal, box))
+    return snapshot, boxes
+
+
+def _read_box(snapshot: Snapshot, name: str, box: BoxOfOne, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    with naming([name], np.zeros(1, np.int64)):
+        return snapshot.read_box(*box, out)
 
 
 def name_list(names: Iterable[str]) -> list[str]:

@@ -282,6 +282,9 @@ def _base(storage: Storage, snapshot: Snapshot, pending: Pending) -> Root:
 def _commit_onto(storage: Storage, base: Root, snapshot: Snapshot, pending: Pending, workers: int) -> Root:
     """Commit pending changes in the place of the state `base`; raises LostRace if that is not the newest any more."""
     pending.recognise(base)
+    if pending.is_committed and not storage.is_local:
+        # Whatever others have made of it since. On a disk it may not be durable yet.
+        return base
     try:
         ground = _ground(storage, base, snapshot, pending)
         files, root, retired = _write_files(storage, ground, pending, workers)
@@ -352,7 +355,7 @@ def _write_files(
         arrays, superseded = _write_arrays(files, ground, pending, ordinals, after)
         # A store that was emptied has another id than the one that its table files were read with.
         catalog = replace(catalog, load=partial(load_table, storage, successor.store))
-        root, retired = replace(successor, catalog=catalog, arrays=arrays), [*ground.replaced, *merged, *superseded]
+        root, retired = files.state(catalog, arrays), [*ground.replaced, *merged, *superseded]
         files.write_record(root, retired)
         files.make_durable()
         if time.monotonic() - began > _LONGEST_SECONDS and not storage.is_local:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from atlas.ahead import HeadStart
 from atlas.catalog import Catalog
 from atlas.columnfile import DataFile
-from atlas.config import StoreConfig
 from atlas.layer import Layer, joined
 from atlas.record import append_record, write_record
-from atlas.root import Root, root_key
+from atlas.root import ArrayFiles, Root
 from atlas.segment import SegmentWriter
 from atlas.spill import Spill
 from atlas.storage import DataWriter, Storage
@@ -26,9 +25,15 @@ from atlas.table import write_table
 INLINE_BYTES = 1 << 16
 TABLE_RATIO = 4
 
-# On object stores a root that is not plain JSON takes two requests to find; with this much in it there is no third
-# for a table file until some ten thousands of datasets.
+# On object stores a table file is a request that waits for the root: with few ten thousands of datasets there is none.
 INLINE_BYTES_FAR = 1 << 20
+
+# Indexes that a root there has copies of, so that the first read of an array need not wait for them either.
+COPIED_BYTES = 256 << 10
+
+
+def _index_bytes(files: Sequence[DataFile]) -> int:
+    return sum(file.index_length for file in files)
 
 
 class CommitFiles:
@@ -103,8 +108,7 @@ class CommitFiles:
     @property
     def inline_bytes(self) -> int:
         """How much of the dataset table the root may hold itself."""
-        is_plain = root_key(self._root.config) == root_key(StoreConfig())
-        return INLINE_BYTES_FAR if self.are_fetched and not is_plain else INLINE_BYTES
+        return INLINE_BYTES_FAR if self.are_fetched else INLINE_BYTES
 
     @property
     def _leaves_record(self) -> bool:
@@ -123,6 +127,27 @@ class CommitFiles:
         """Take an older file's index into this commit's record; return the file as the root is to name it."""
         self._indexes[file.key] = index
         return replace(file, commit=self._root.commit)
+
+    def state(self, catalog: Catalog, arrays: Mapping[str, ArrayFiles]) -> Root:
+        """Return the state that the commit makes."""
+        return replace(self._root, catalog=catalog, arrays=arrays, copies=self._copies(arrays))
+
+    def _copies(self, arrays: Mapping[str, ArrayFiles]) -> dict[str, bytes]:
+        """Return the indexes that the root is to have copies of: where they are fetched, as many as fit.
+
+        All of an array or none, as one that is missing takes a request all the same; smaller ones first, of which more
+        fit.
+        """
+        if not self.are_fetched:
+            return {}
+        written = (segment.written for segment in self._segments if segment.written is not None)
+        known = {**self._root.copies, **{file.key: index for file, index in written}}
+        copies, left = dict[str, bytes](), COPIED_BYTES
+        for files in sorted((array.files for array in arrays.values()), key=_index_bytes):
+            if _index_bytes(files) <= left and all(file.key in known for file in files):
+                left -= _index_bytes(files)
+                copies.update((file.key, bytes(known[file.key])) for file in files)
+        return copies
 
     def write_record(self, root: Root, retired: Sequence[str] = ()) -> None:
         """Write what brings the root and the indexes of the commit's files back, should they be lost.

@@ -59,7 +59,7 @@ def _compact(storage: Storage, current: Root, workers: int) -> Root:
                 arrays[name] = _copy(snapshot, name, live, moved, target)
             # What is read of one array would otherwise stay in memory with that of all others.
             snapshot.forget(name)
-        root = replace(successor, catalog=catalog, arrays=arrays)
+        root = files.state(catalog, arrays)
         files.write_record(root, retired)
         files.make_durable()
         files.keep()

@@ -11,7 +11,7 @@ import numpy as np
 
 from atlas.columnfile import ColumnFile, DataFile
 from atlas.errors import CorruptRoot, CorruptStore
-from atlas.examine import check_file, intact_rows, open_index
+from atlas.examine import check_file, copied_index, intact_rows, open_index
 from atlas.record import Record, read_record, records_behind
 from atlas.root import ROOT_KEYS, ArrayFiles, Root, decode_root, root_key
 from atlas.segment import ArrayIndex, SegmentIndex
@@ -63,7 +63,7 @@ class RepairReport:
 
 @dataclass
 class FileFound:
-    """A file that the root names: its index, as it is or as the record of its commit has it, and what is wrong."""
+    """A file that the root names: its index, as it is or as a copy has it, and what is wrong."""
 
     file: DataFile
     index: ColumnFile | None
@@ -95,6 +95,7 @@ class Damage:
         self._read_roots()
         self._read_records()
         self.root, self.from_record = self._choose()
+        self._drop_false_copies()
         self.tables = [self._look(file, None) for file in self.root.catalog.tables]
         self.arrays = {
             name: [self._look(file, name) for file in files.files] for name, files in self.root.arrays.items()
@@ -212,6 +213,18 @@ class Damage:
 
     # ── what is damaged ──────────────────────────────────────────────────────────────────────
 
+    def _drop_false_copies(self) -> None:
+        """Leave the copies of indexes out that are not what they ought to be."""
+        true = dict(self.root.copies)
+        for array, files in self.root.arrays.items():
+            for file in files.files:
+                try:
+                    copied_index(self.root, file, array)
+                except CorruptStore as error:
+                    true.pop(file.key, None)
+                    self.report.actions.append(f"leave a copy out of the root: {error}")
+        self.root = replace(self.root, copies=true)
+
     def _look(self, file: DataFile, array: str | None) -> FileFound:
         unrecorded = bool(file.commit) and record_key(file.commit) not in self.records
         try:
@@ -220,6 +233,8 @@ class Damage:
             return FileFound(file, self._copied_index(file, array), str(error), unrecorded)
 
     def _copied_index(self, file: DataFile, array: str | None) -> ColumnFile | None:
+        if array is not None and file.key in self.root.copies:
+            return copied_index(self.root, file, array)
         record = self.records.get(record_key(file.commit))
         copy = None if record is None else record.indexes.get(file.key)
         if copy is None:

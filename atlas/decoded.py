@@ -7,9 +7,6 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from atlas.codecs import LZ4, SHUFFLE_LZ4, SHUFFLE_ZSTD, ZSTD, among
 from atlas.config import settings
 from atlas.forks import free_in_children
@@ -20,8 +17,8 @@ _FRAMES, _BLOCKS = among(ZSTD, SHUFFLE_ZSTD), among(LZ4, SHUFFLE_LZ4)
 _SMALLEST_BLOCK = 16 << 10
 
 
-def worth_keeping(pipelines: NDArray[np.uint8], sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return which chunks, of so many bytes, take longer to decompress than to look up."""
+def worth_keeping(pipelines: Any, sizes: Any) -> Any:
+    """Return which chunks, of so many bytes, or whether one, take longer to decompress than to look up."""
     return _FRAMES[pipelines] | (_BLOCKS[pipelines] & (sizes >= _SMALLEST_BLOCK))
 
 

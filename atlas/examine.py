@@ -13,6 +13,7 @@ from atlas.errors import CorruptIndex
 from atlas.indexes import read_index
 from atlas.kernels.sealed import is_whole
 from atlas.record import record_behind
+from atlas.root import Root
 from atlas.segment import ALIGNMENT, HEADER_LENGTH, MAGIC, SegmentIndex
 from atlas.storage import Storage
 from atlas.table import MAGIC as TABLE_MAGIC
@@ -47,6 +48,15 @@ def open_index(area: Area, file: DataFile, array: str | None) -> ColumnFile:
     index.chunk_columns()
     index.expect_no_junk()
     return index
+
+
+def copied_index(root: Root, file: DataFile, array: str) -> ColumnFile | None:
+    """Return the index of a file if the root has a copy of it; raises :class:`CorruptIndex` if that is not true."""
+    copy = root.copies.get(file.key)
+    try:
+        return None if copy is None else open_index(np.frombuffer(copy, np.uint8), file, array)
+    except CorruptIndex as error:
+        raise CorruptIndex(f"the copy in the root is of no use: {error}") from None
 
 
 def check_file(storage: Storage, file: DataFile, array: str | None) -> ColumnFile:

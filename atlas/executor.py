@@ -92,9 +92,8 @@ def _are_worth_while(calls: int) -> bool:
 
 def may_use_processes(mode: str | None, workers: int, calls: int) -> bool:
     """Return whether :func:`run` would have other processes do a job."""
-    if workers == 1 or is_nested() or not _pool.is_usable:
-        return False
-    return mode == "processes" or (mode is None and _are_worth_while(calls))
+    is_wanted = mode == "processes" or (mode is None and _are_worth_while(calls))
+    return is_wanted and workers > 1 and _pool.is_usable and not is_nested()
 
 
 def is_nested() -> bool:

@@ -162,9 +162,10 @@ class Indexed:
         return found
 
     def _fetch_segments(self, array: str, files: Sequence[DataFile]) -> None:
-        """Fetch the indexes that are not known at once."""
+        """Fetch, at once, the indexes that are not known, nor copied into the root."""
         with self._lock:
             missing = [file for file in files if file not in self._known]
+        missing = [file for file in missing if self._copied(array, file) is None]
         with expiring(self.storage, f"of array {array!r}"):
             areas = self.storage.read_ranges([_place(file) for file in missing])
         for file, area in zip(missing, areas, strict=True):
@@ -177,10 +178,18 @@ class Indexed:
         with self._lock:
             found = self._known.get(file)
         if found is None:
-            found = SegmentIndex(read_index(self.storage, file), file, array)
+            found = self._copied(array, file) or SegmentIndex(read_index(self.storage, file), file, array)
             with self._lock:
                 self._known[file] = found
         return found
+
+    def _copied(self, array: str, file: DataFile) -> SegmentIndex | None:
+        """Return the index of a file that the root has a copy of; one that is not true is passed over."""
+        copy = self.root.copies.get(file.key)
+        with suppress(CorruptIndex):
+            found = None if copy is None else SegmentIndex(np.frombuffer(copy, np.uint8), file, array)
+            return found if found is not None and found.is_whole else None
+        return None
 
     def index(self, array: str) -> ArrayIndex:
         """Return where every chunk of an array is."""

@@ -174,6 +174,8 @@ class Pending:
     attempts : list of Attempt
         The commits that these changes were put in, and which failed, or seemed to. Those that did not happen, nor
         will, are not among them; one at most did.
+    whole_attempt : Attempt or None
+        The commit that everything pending was put in, if nothing was changed since.
     is_torn : bool
         Whether one of the changes was ended half way.
     """
@@ -193,6 +195,7 @@ class Pending:
         self.blocks: dict[str, list[Block]] = {}
         self.seen: dict[str, Root] = {}
         self.attempts: list[Attempt] = []
+        self.whole_attempt: Attempt | None = None
         self.is_torn = False
         self._moves: list[tuple[Attempt, dict[str, str]]] = []
         self._sequence = 0
@@ -315,7 +318,8 @@ class Pending:
         """Take note of a commit that is begun, and of the datasets that it renames."""
         # What is known to have happened is what this one is put on top of.
         self.attempts = [attempt for attempt in self.attempts if not attempt.happened]
-        self.attempts.append(Attempt(root, set(self.seen), len(self.table.alive)))
+        self.whole_attempt = Attempt(root, set(self.seen), len(self.table.alive))
+        self.attempts.append(self.whole_attempt)
         if moved:
             self._moves.append((self.attempts[-1], dict(moved)))
 
@@ -327,6 +331,11 @@ class Pending:
                 attempt.happened = True
                 self.seen |= dict.fromkeys(attempt.names, attempt.root)
                 self.table.seen_in(attempt.root, attempt.numbered)
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether all of it has been found among the commits."""
+        return self.whole_attempt is not None and self.whole_attempt.happened
 
     def number(self, name: str) -> int:
         """Return a dataset's number in the name table, or -1."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from atlas.arena import shared_arena
 from atlas.chunks import Box, Integers
-from atlas.codecs import decode_numbers, element_of
+from atlas.codecs import element_of
 from atlas.columnfile import DataFile
 from atlas.columns import group_members
 from atlas.config import settings
@@ -20,13 +20,14 @@ from atlas.errors import CorruptChunk, CorruptIndex, CorruptStore
 from atlas.executor import may_use_processes, run
 from atlas.fetching import balanced, decode_fetched, fetched
 from atlas.indexes import Indexed
+from atlas.kernels.layout import Stored
 from atlas.kernels.sealed import is_whole
 from atlas.plan import ReadPlan, Wanted, plan_reads
 from atlas.root import Root
 from atlas.schema import ArraySchema
 from atlas.storage import Pin, Storage
 from atlas.text import decode_text
-from atlas.worker import DecodeJob, Kept, Source, decode_range, pack_layout, unpack_tables
+from atlas.worker import DecodeJob, Kept, Source, decode_one, decode_range, pack_layout, unpack_tables
 
 # Reads of results from this size on leave no file mapped page by page behind them: mapped pages count like memory,
 # and next to a large result they soon are as much again.
@@ -34,8 +35,8 @@ _LET_GO_ABOVE = 128 << 20
 
 _ALIGNMENT = 64
 
-# Up to this size, planning the read of a chunk costs more than decoding all of it.
-_SMALL_CHUNK = 1 << 20
+# A larger chunk is left to a plan, behind which no file is mapped page by page.
+_LARGEST_ALONE = 64 << 20
 
 # Chunks of text up to this size are looked at for whether another dataset has the same.
 _REPEATED_TEXT = 4096
@@ -59,6 +60,8 @@ class Snapshot(Indexed):
         Keeps the files of the state from being removed for as long as the snapshot lives.
     before : Snapshot, optional
         An earlier state; the indexes of files that are still the same are taken from it.
+    keeps : bool
+        Whether what is decompressed may be kept, and taken from reads before.
     """
 
     def __init__(
@@ -69,52 +72,60 @@ class Snapshot(Indexed):
         mode: str | None = None,
         pin: Pin | None = None,
         before: Snapshot | None = None,
+        keeps: bool = True,
     ) -> None:
         super().__init__(storage, root, before)
+        self.keeps = keeps
         self.workers = workers
         self.mode = mode
         self.pin = pin
         self._paths: dict[str, str | None] = {}
 
-    def read_box(self, schema: ArraySchema, ordinal: int, box: Box) -> NDArray[Any]:
-        """Return a box of one dataset's array."""
-        number = self.small_chunk(schema, box)
-        found = None if number is None else self._read_in_chunk(schema, ordinal, number, box)
-        if found is not None:
-            return found
-        return self.read_boxes(schema.name, schema.dtype, [Wanted(schema, box, np.array([0]), np.array([ordinal]))])[0]
+    def read_box(self, schema: ArraySchema, ordinal: int, box: Box, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Return a box of one dataset's array, in `out`, which is in one piece, if that is given."""
+        number = self.only_chunk(schema, box)
+        found = None if number is None else self._read_in_chunk(schema, ordinal, number, box, out)
+        if found is None:
+            wanted = Wanted(schema, box, np.array([0]), np.array([ordinal]))
+            found = self.read_boxes(schema.name, schema.dtype, [wanted])[0]
+            if out is not None:
+                out[...] = found
+        return found if out is None else out
 
-    def small_chunk(self, schema: ArraySchema, box: Box) -> int | None:
+    def only_chunk(self, schema: ArraySchema, box: Box) -> int | None:
         """Return the number of the chunk that a box is read from without a plan; ``None`` where one is better made."""
         number = schema.grid.only_chunk(box)
         if number is None or schema.dtype.is_text or not self.storage.is_local:
             return None
-        return number if schema.grid.chunk_cells * schema.dtype.itemsize <= _SMALL_CHUNK else None
+        return number if schema.grid.chunk_cells * schema.dtype.itemsize <= _LARGEST_ALONE else None
 
-    def _read_in_chunk(self, schema: ArraySchema, ordinal: int, number: int, box: Box) -> NDArray[Any] | None:
-        """Return a box of one small chunk without the cost of a plan, or ``None`` to leave it to one.
+    def _read_in_chunk(
+        self,
+        schema: ArraySchema,
+        ordinal: int,
+        number: int,
+        box: Box,
+        out: NDArray[Any] | None,
+    ) -> NDArray[Any] | None:
+        """Return a box of one chunk without the cost of a plan, or ``None`` to leave it to one.
 
         Chunks that are absent or damaged are left: a plan deals with them, and names what is wrong.
         """
         index, dtype = self.index(schema.name), schema.dtype
         row = index.locate_one(ordinal, number)
         extent = schema.grid.extent(number)
-        size = extent.cells * dtype.itemsize
-        if row < 0 or size != index.columns["raw_length"][row]:
+        raw = extent.cells * dtype.itemsize
+        if row < 0 or raw != index.columns["raw_length"][row]:
             return None
         columns = ("file", "offset", "length", "pipeline", "checksum")
-        file, offset, length, pipeline, checksum = (int(index.columns[name][row]) for name in columns)
+        file, *stored = (int(index.columns[name][row]) for name in columns)
+        start = tuple(first - begin for first, begin in zip(box.start, extent.start, strict=True))
+        result = np.empty(box.shape, dtype.numpy) if out is None else out
         try:
-            data = self._source(index.files[file]).bytes()
-            payload = memoryview(data)[offset : offset + length]  # type: ignore[arg-type]
-            if not is_whole(payload, pipeline, checksum):
-                return None
-            cells = decode_numbers(payload, pipeline, dtype.storage, extent.shape)
+            part = extent.shape, start, box.shape
+            decode_one(self._source(index.files[file]), Stored(*stored), raw, dtype.storage, part, result, self.keeps)
         except CorruptChunk:
             return None
-        cut = tuple(slice(s - first, s - first + n) for s, n, first in zip(*box, extent.start, strict=True))
-        whole = box.shape == extent.shape
-        result: NDArray[Any] = (cells if whole else np.array(cells[cut], order="C")).view(dtype.numpy)
         return result
 
     def read_boxes(self, array: str, dtype: DType, wanted: Sequence[Wanted]) -> list[NDArray[Any]]:
@@ -194,11 +205,7 @@ class Snapshot(Indexed):
     ) -> None:
         for plan, group in plans:
             if len(plan.incomplete):
-                fills = {int(p): schema.fill for schema, _, positions, _ in group for p in positions}
-                for position in plan.incomplete.tolist():
-                    # Indexed with an ellipsis, a row of a stack of scalars is still a view.
-                    row = results[position, ...] if isinstance(results, np.ndarray) else results[position]
-                    row[...] = fill_cell(dtype, fills[position])
+                _fill(dtype, group, plan.incomplete, results)
             if plan.tasks:
                 self._run(array, dtype, plan, buffer)
 
@@ -236,7 +243,7 @@ class Snapshot(Indexed):
         if may_use_processes(self.mode, self.workers, self._calls(plan)):
             job = self._shared_job(sources, dtype, buffer, tables)
         if job is None:
-            keep = 0 < plan.kept_bytes <= settings().decoded_bytes
+            keep = self.keeps and 0 < plan.kept_bytes <= settings().decoded_bytes
             kept = Kept.of(sources, tables) if keep else Kept()
             job = DecodeJob(sources, dtype.itemsize, element_of(dtype.storage), buffer, tables, kept=kept)
         job = replace(job, lets_go=len(buffer) > _LET_GO_ABOVE)
@@ -328,6 +335,18 @@ class Snapshot(Indexed):
                 unpack(rows, self._source(files[number]).bytes(), plan.columns["offset"][rows])
         except CorruptChunk as error:
             raise self._named(error, array, plan) from None
+
+
+def _fill(dtype: DType, group: Sequence[Wanted], incomplete: Integers, results: Any) -> None:
+    """Write the fill value to the results that have cells which were never written."""
+    for schema, _, positions, _ in group:
+        places = positions[np.isin(positions, incomplete)]
+        cell = fill_cell(dtype, schema.fill)
+        if isinstance(results, np.ndarray):
+            results[places] = cell
+            continue
+        for position in places.tolist():
+            results[position][...] = cell
 
 
 def _text_places(plan: ReadPlan) -> list[tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]]:

@@ -62,7 +62,7 @@ def _carry_out(found: Damage) -> None:
             for name, items in found.arrays.items()
             if not found.useless(name)
         }
-        root = replace(successor, catalog=catalog, arrays=arrays)
+        root = files.state(catalog, arrays)
         replaced = sorted({file.key for file in old.files} - {file.key for file in root.files})
         if storage.is_local:
             # Should this repair be cut off and the root be lost, its record is believed: what it names is there.

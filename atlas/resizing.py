@@ -54,6 +54,7 @@ def whole_or_not(session: Session, name: str) -> Iterator[None]:
         yield
     except BaseException:
         if name in session.pending.records:
+            session.pending.whole_attempt = None
             session.pending.records[name], session.pending.arrays[name] = record, pending
             session.forget_schema()
         raise

@@ -6,9 +6,10 @@ document itself with those 16 digits written as zeros. So every byte of it is co
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -63,6 +64,8 @@ class Root:
         Unique id of the store, the same in all of its files.
     recent : tuple of str
         The last commits before this one, newest last.
+    copies : mapping of str to bytes
+        Indexes of data files, by the file's key, as they are there: readers far away need not fetch these first.
     version : str or None
         What the next state is to replace: the object's version, nothing when it must not be there yet;
         ``None`` where a lock decides.
@@ -77,6 +80,7 @@ class Root:
     retired: tuple[tuple[str, int, int], ...] = ()
     store: str = ""
     recent: tuple[str, ...] = ()
+    copies: Mapping[str, bytes] = field(default_factory=dict)
     version: str | None = None
 
     @property
@@ -151,7 +155,13 @@ def root_document(root: Root, key: str) -> dict[str, Any]:
             "deleted": runs_json(catalog.top.deleted),
             "parts": parts,
         },
+        **({"indexes": _copies_document(root, key)} if root.copies else {}),
     }
+
+
+def _copies_document(root: Root, key: str) -> dict[str, Any]:
+    is_text = ROOT_KEYS[key][0] == "json"
+    return {name: base64.b64encode(copy).decode() if is_text else copy for name, copy in root.copies.items()}
 
 
 def encode_root(root: Root, key: str = "") -> bytes:
@@ -186,7 +196,9 @@ class PackedRoot:
     def of(root: Root) -> PackedRoot:
         """Pack a state."""
         meta_format, compression = ROOT_KEYS[_PLAIN_KEY]
-        plain = replace(root, config=replace(root.config, meta_format=meta_format, meta_compression=compression))
+        config = replace(root.config, meta_format=meta_format, meta_compression=compression)
+        # Without the copies of indexes, which would be most of it.
+        plain = replace(root, config=config, copies={})
         return PackedRoot(root.commit, root_key(root.config), encode_root(plain))
 
     def root(self, load_table: LoadTable) -> Root:
@@ -200,7 +212,7 @@ def _dump_json(document: dict[str, Any]) -> bytes:
     # One line per key and per list item: a person can read it, and the C encoder still does the work.
     lines = []
     for key, value in document.items():
-        if key in ("arrays", "schemas") and value:
+        if key in ("arrays", "schemas", "indexes") and value:
             items = value.items() if isinstance(value, dict) else ((None, item) for item in value)
             inner = ",\n  ".join((f"{json.dumps(k)}: " if k is not None else "") + json.dumps(v) for k, v in items)
             opening, closing = ("{", "}") if isinstance(value, dict) else ("[", "]")
@@ -329,6 +341,7 @@ def _root_of(document: Any, meta_format: str, compression: str, load_table: Load
         expect(following in ROOT_KEYS, "bad name of the next root")
         meta_format, compression = ROOT_KEYS[following]
     expect(isinstance(arrays, dict) and isinstance(retired, list), "bad array table")
+    known = {check_name(name, "array"): _array_files(value) for name, value in arrays.items()}
     root = Root(
         StoreConfig(
             document["codec"], meta_format, compression, document.get("level", 1), document.get("packing", True)
@@ -337,10 +350,11 @@ def _root_of(document: Any, meta_format: str, compression: str, load_table: Load
         document["commit"],
         document["parent"],
         _catalog(document, load_table),
-        {check_name(name, "array"): _array_files(value) for name, value in arrays.items()},
+        known,
         tuple(_retired(entry) for entry in retired),
         document["store"],
         tuple(recent),
+        _copies(document.get("indexes", {}), known),
     )
     # Whoever writes next removes what is retired.
     expect(not {key for key, _, _ in root.retired} & {file.key for file in root.files}, "a retired file is in use")
@@ -367,6 +381,20 @@ def _array_files(value: Any) -> ArrayFiles:
     expect(isinstance(directory, str), "bad directory")
     expect(all(file.key.startswith(f"{directory}/") for file in files), "a data file lies outside its directory")
     return ArrayFiles(directory, files)
+
+
+def _copies(copies: Any, arrays: Mapping[str, ArrayFiles]) -> dict[str, bytes]:
+    """Return the copies of indexes, as long as these are; whether they are true is seen when they are used."""
+    expect(isinstance(copies, dict), "bad copies of indexes")
+    sizes = {file.key: file.index_length for files in arrays.values() for file in files.files} if copies else {}
+    found = {key: copy if isinstance(copy, bytes) else _from_text(copy) for key, copy in copies.items()}
+    expect(all(len(copy) == sizes.get(key) for key, copy in found.items()), "a copy of an index is not as long as it")
+    return found
+
+
+def _from_text(copy: Any) -> bytes:
+    expect(isinstance(copy, str), "bad copies of indexes")
+    return base64.b64decode(copy, validate=True)
 
 
 def _retired(entry: Any) -> tuple[str, int, int]:

@@ -192,7 +192,7 @@ def create_root(storage: Storage, config: StoreConfig) -> Root:
 
 def emptied(root: Root, config: StoreConfig) -> Root:
     """Return the state of an empty store of this layout that stands in the place of `root`."""
-    return replace(root, config=config, catalog=Catalog(), arrays={}, store=new_commit_id())
+    return replace(root, config=config, catalog=Catalog(), arrays={}, copies={}, store=new_commit_id())
 
 
 def delete_other_roots(storage: Storage, config: StoreConfig) -> None:

@@ -174,11 +174,12 @@ class Session:
         self.adopt(root if self.pending.layout is None else emptied(root, self.pending.layout))
 
     def writable(self) -> None:
-        """Raise :class:`ReadOnlyStore` unless changes are allowed."""
+        """Raise :class:`ReadOnlyStore` unless changes are allowed; asked under the lock, before each."""
         if self.mode == "r":
             raise ReadOnlyStore(
                 f"{self.storage.describe()} was opened with mode='r'; open it with mode='a' to change it"
             )
+        self.pending.whole_attempt = None  # of which a change is no part
 
     def exists(self, name: str) -> bool:
         """Return whether there is a dataset of that name."""

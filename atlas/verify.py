@@ -10,7 +10,7 @@ import numpy as np
 
 from atlas.columns import column_values
 from atlas.errors import AtlasError, CorruptIndex, CorruptRoot, CorruptStore, ReadOnlyStore, StorageError
-from atlas.examine import check_file
+from atlas.examine import check_file, copied_index
 from atlas.plan import Wanted
 from atlas.reader import Snapshot
 from atlas.record import read_record
@@ -105,6 +105,10 @@ def verify(snapshot: Snapshot, progress: Progress | None = None) -> VerifyReport
         If an object store does not answer, or denies access.
     """
     report = VerifyReport()
+    # What is stored is to be looked at, not what this process has kept of it.
+    snapshot = Snapshot(
+        snapshot.storage, snapshot.root, snapshot.workers, snapshot.mode, snapshot.pin, snapshot, keeps=False
+    )
     _verify_records(snapshot, report)
     # Without the dataset table nothing says what any chunk is.
     if not _noted(snapshot, report, "", "", -1, partial(_load_table, snapshot)):
@@ -115,6 +119,7 @@ def verify(snapshot: Snapshot, progress: Progress | None = None) -> VerifyReport
     for position, array in enumerate(arrays):
         # An index that cannot be trusted says nothing about any of its chunks.
         usable = _noted(snapshot, report, array, "", -1, partial(_check_files, snapshot, array))
+        _noted(snapshot, report, array, "", -1, partial(_check_copies, snapshot, array))
         holders = _holders(snapshot, array) if usable else []
         done = 0
         for group in _groups(snapshot, holders):
@@ -184,6 +189,11 @@ def _load_table(snapshot: Snapshot) -> None:
 def _check_files(snapshot: Snapshot, array: str) -> None:
     for file in snapshot.index(array).files:
         check_file(snapshot.storage, file, array)
+
+
+def _check_copies(snapshot: Snapshot, array: str) -> None:
+    for file in snapshot.root.arrays[array].files:
+        copied_index(snapshot.root, file, array)
 
 
 def _holders(snapshot: Snapshot, array: str) -> list[Holder]:

@@ -19,12 +19,15 @@ from numpy.typing import NDArray
 
 from atlas import kernels
 from atlas.arena import SegmentHandle, attach
-from atlas.codecs import BY_KERNELS, PACKED, decode, is_shuffled, plain
+from atlas.codecs import BY_KERNELS, PACKED, RAW, decode, element_of, is_shuffled, plain
 from atlas.columns import group_members
+from atlas.config import settings
 from atlas.decoded import decoded_chunks, worth_keeping
 from atlas.errors import CorruptChunk, SnapshotExpired
 from atlas.forks import free_in_children
 from atlas.kernels import digests
+from atlas.kernels.layout import Stored
+from atlas.kernels.sealed import is_whole
 from atlas.storage.files import put_aside, translated
 
 Bytes = NDArray[np.uint8]
@@ -319,3 +322,62 @@ def _check_payloads(data: Bytes, tables: dict[str, NDArray[Any]], rows: NDArray[
     wrong = np.flatnonzero(digests(data, offset, length) != expected)
     if len(wrong):
         raise CorruptChunk("its checksum does not match", int(rows[wrong[0]]))
+
+
+def decode_one(
+    source: Source, stored: Stored, raw: int, dtype: np.dtype[Any], box: Any, out: NDArray[Any], keeps: bool
+) -> None:
+    """Decode a box of one chunk: what :func:`decode_range` does, without tables of tasks.
+
+    Parameters
+    ----------
+    source : Source
+    stored : Stored
+    raw : int
+        Bytes of the whole chunk.
+    dtype : numpy.dtype
+    box : (shape, start, extent)
+        Of the chunk, and of what is wanted of it.
+    out : ndarray
+        In one piece, and as large as the box.
+    keeps : bool
+        Whether what is decompressed may be kept, and taken from reads before.
+
+    Raises
+    ------
+    CorruptChunk
+    """
+    if stored.pipeline == RAW:
+        # Not sealed, it is small.
+        chunk = _decompressed(source, stored, raw, dtype.itemsize, keeps=False)
+        shape, start, extent = box
+        cells = np.frombuffer(chunk, out.dtype).reshape(shape)
+        out[...] = cells[tuple(slice(first, first + size) for first, size in zip(start, extent, strict=True))]
+        return
+    loops, pipeline = kernels.pick(max(raw, kernels.CALL)), plain(stored.pipeline)
+    if pipeline == PACKED:
+        element = element_of(dtype)
+        if element < 0:
+            raise CorruptChunk("cells of this type are never packed")
+        loops.unpack_one(source.bytes(), stored, box, out, element)
+    elif BY_KERNELS[pipeline] and not worth_keeping(pipeline, raw):
+        loops.scatter_one(source.bytes(), stored, box, out, dtype.itemsize)
+    else:
+        chunk = _decompressed(source, stored, raw, dtype.itemsize, keeps)
+        loops.place_one(chunk, is_shuffled(pipeline), box, out, dtype.itemsize)
+
+
+def _decompressed(source: Source, stored: Stored, raw: int, itemsize: int, keeps: bool) -> Any:
+    """Return a chunk's bytes, kept from a read before or for those to come."""
+    keeps = keeps and raw <= settings().decoded_bytes and bool(worth_keeping(stored.pipeline, raw))
+    identity = _identity(source.path, source.length) if keeps and source.path is not None else None
+    key = (identity, stored.offset, stored.length, raw, stored.pipeline, stored.checksum)
+    chunk = None if identity is None else decoded_chunks.get(key)
+    if chunk is None:
+        payload = memoryview(source.bytes())[stored.offset : stored.offset + stored.length]  # type: ignore[arg-type]
+        if not is_whole(payload, stored.pipeline, stored.checksum):
+            raise CorruptChunk("its checksum does not match")
+        chunk = decode(payload, stored.pipeline, raw, itemsize)
+        if identity is not None:
+            decoded_chunks.put(key, chunk)
+    return chunk

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -80,7 +81,7 @@ def test_a_few_small_chunks_are_read_without_a_plan(place, monkeypatch):
             store.read_array_across_stacked("t", more, [3, 5], [10, 20])
 
 
-@pytest.mark.parametrize(("shape", "most"), [((), 11), ((7,), 11), ((100,), 5), ((100, 160), 4), ((1000, 65), 2)])
+@pytest.mark.parametrize(("shape", "most"), [((), 8), ((7,), 8), ((100,), 5), ((1000, 65), 5), ((1000, 700), 1)])
 def test_how_many_chunks_are_few(place, monkeypatch, shape, most):
     names = [f"d{i}" for i in range(13)]
     cells = np.random.default_rng(0).integers(0, 900, (13, *shape)).astype("f4")
@@ -98,6 +99,39 @@ def test_how_many_chunks_are_few(place, monkeypatch, shape, most):
         plans.clear()
         assert store.read_array_across_stacked("t", names[:count]).tobytes() == cells[:count].tobytes()
         assert bool(plans) == (count > most)
+
+
+def test_of_a_chunk_alone_the_box_is_unpacked_where_it_is_wanted(place, monkeypatch):
+    names = build(place, 5)
+    native.load()
+    store = atlas.Atlas.open(place)
+    whole = store.read_array_across_stacked("t", names)
+    unpacked = []
+
+    def noting(src, stored, box, out, element):
+        unpacked.append((box, out))
+        native.unpack_one(src, stored, box, out, element)
+
+    monkeypatch.setattr(kernels, "pick", lambda cost, compiled=False: SimpleNamespace(unpack_one=noting))
+    out = np.empty((5, 1, 30), "f4")
+    found = store.read_array_across_stacked("t", names, [22, 0], [1, 30], out=out)
+    assert found is out
+    assert found.tobytes() == whole[:, 22:23, :30].tobytes()
+    assert [box for box, _ in unpacked] == [((20, 30), (2, 0), (1, 30))] * 5
+    assert all(np.shares_memory(row, target) for (_, row), target in zip(unpacked, out, strict=True))
+    cell = store.open_dataset(names[0]).read_array("t", [22, 7], [1, 1])
+    assert cell == whole[0, 22, 7]
+    assert np.shares_memory(cell, unpacked[-1][1])
+
+
+def test_arrays_that_were_never_written_are_filled_together(place):
+    names = [f"d{i:03d}" for i in range(300)]
+    with atlas.Atlas.create(place) as store:
+        store.create_datasets(names, {"t": {"dims": ["x"], "dtype": "float32", "shape": [7], "fill_value": -1.0}})
+    store = atlas.Atlas.open(place, executor="serial")
+    few, many = (python_calls(partial(store.read_array_across_stacked, "t", some)) for some in (names[:20], names))
+    assert many - few < 280
+    assert (store.read_array_across_stacked("t", names) == -1).all()
 
 
 def test_unequal_arrays_are_not_stacked_however_few_and_small(place):
@@ -240,6 +274,25 @@ def test_every_task_of_a_read_is_a_range_of_chunks(place, monkeypatch):
     assert sorted(ranges)[0][0] == 0
     assert sorted(ranges)[-1][1] == 200
     assert len(ranges) == 4
+
+
+def test_rows_behind_a_box_are_no_work_for_threads(place, monkeypatch):
+    names = build(place, 50)
+    monkeypatch.setenv("ATLAS_PARALLEL_THRESHOLD", "20000")
+    monkeypatch.setattr("atlas.plan._SMALL", 0)
+    atlas.config.settings.cache_clear()
+    ranges = []
+
+    def counting(job, low, high):
+        ranges.append((low, high))
+        return worker.decode_range(job, low, high)
+
+    monkeypatch.setattr("atlas.reader.decode_range", counting)
+    store = atlas.Atlas.open(place, workers=2)
+    for rows, tasks in ((20, 4), (1, 1)):
+        ranges.clear()
+        store.read_array_across_stacked("t", names, [0, 0], [rows, 30])
+        assert len(ranges) == tasks
 
 
 FIRST_READ = """

@@ -48,6 +48,35 @@ def test_what_was_read_is_not_decompressed_again(place, decompressed):
     assert len(decompressed) == 20  # the other half of the chunks, though another handle read them
 
 
+def test_a_chunk_alone_is_not_decompressed_again_either(place, decompressed):
+    cells = build(place)
+    for _ in range(2):
+        store = atlas.Atlas.open(place)
+        for row, name in enumerate(NAMES[:3]):
+            found = store.open_dataset(name).read_array("t", [20, 5], [20, 7])
+            assert found.tobytes() == cells[row, 20:, 5:12].tobytes()
+        stacked = store.read_array_across_stacked("t", NAMES[:3], [25, 0], [2, 30])
+        assert stacked.tobytes() == cells[:3, 25:27].tobytes()
+    assert len(decompressed) == 3
+    # Nor by a read that makes a plan.
+    assert store.read_array_across_stacked("t", NAMES, [20, 0], [1, 1]).tobytes() == cells[:, 20:21, :1].tobytes()
+    assert len(decompressed) == 10
+
+
+def test_what_is_kept_is_no_proof_of_what_is_stored(place, decompressed):
+    build(place)
+    store = atlas.Atlas.open(place)
+    store.read_array_across_stacked("t", NAMES)
+    (file,) = (place / "t").glob("*.af")
+    data, status = bytearray(file.read_bytes()), file.stat()
+    data[len(data) // 4] ^= 1
+    with file.open("r+b") as same:
+        same.write(data)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert len(store.verify().problems) == 1
+    assert store.open_dataset("d9").read_array("t") is not None
+
+
 def test_what_changed_on_the_disk_is_seen(place, decompressed):
     build(place)
     store = atlas.Atlas.open(place)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from atlas import codecs, errors
 from atlas.kernels import native, twins
-from atlas.kernels.native import digest, scatter, scatter_decoded, shuffle
+from atlas.kernels.layout import Stored
+from atlas.kernels.native import digest, place_one, scatter, scatter_decoded, scatter_one, shuffle, unpack_one
 from atlas.kernels.sealed import stretches
 
 TABLES = ("chunk_extent", "block_start", "block_extent", "strides")
@@ -102,6 +103,47 @@ def test_stored_chunks_are_scattered_as_numpy_does_and_no_damage_gets_out(case, 
     except errors.CorruptChunk as error:
         found.append((error.row, str(error)))
     assert found == [(row, "its checksum does not match")] or (sealed[row] and again.tobytes() == ours.tobytes())
+
+
+@settings(max_examples=200)
+@given(boxes(), st.data())
+def test_a_chunk_alone_is_read_as_one_of_many(case, data):
+    chunks, tables, _, itemsize = case
+    sealed = data.draw(st.lists(st.booleans(), min_size=len(chunks), max_size=len(chunks)))
+    file = stored(tables, chunks, sealed)
+    for row, chunk in enumerate(chunks):
+        box = tuple(tuple(tables[name][row].tolist()) for name in TABLES[:3])
+        cells = np.frombuffer(chunk, f"V{itemsize}").reshape(box[0])
+        expected = cells[tuple(slice(first, first + size) for first, size in zip(*box[1:], strict=True))].tobytes()
+        where = Stored(*(int(tables[name][row]) for name in ("offset", "length", "pipeline", "checksum")))
+        shuffled = np.frombuffer(chunk, np.uint8).reshape(-1, itemsize).T.tobytes()
+        for loops in (native, twins):
+            outs = [np.zeros(box[2], f"V{itemsize}") for _ in range(3)]
+            loops.scatter_one(file, where, box, outs[0], itemsize)
+            loops.place_one(chunk, False, box, outs[1], itemsize)
+            loops.place_one(shuffled, True, box, outs[2], itemsize)
+            assert [out.tobytes() for out in outs] == [expected] * 3
+        damaged = file.copy()
+        damaged[where.offset] ^= 1
+        for loops in (native, twins):
+            with pytest.raises(errors.CorruptChunk, match="checksum"):
+                loops.scatter_one(damaged, where, box, np.zeros(box[2], f"V{itemsize}"), itemsize)
+
+
+def test_a_chunk_alone_never_leaves_its_buffers():
+    file, out, whole = np.zeros(100, np.uint8), np.zeros(10, np.uint8), ((10,), (0,), (10,))
+    for where in (Stored(-1, 10, 0, 0), Stored(0, -1, 0, 0), Stored(95, 10, 0, 0)):
+        with pytest.raises(ValueError, match="leaves its buffer"):
+            scatter_one(file, where, whole, out, 1)
+        with pytest.raises(ValueError, match="leaves its buffer"):
+            unpack_one(file, where, whole, out, 1)
+    with pytest.raises(ValueError, match="leaves its buffer"):
+        place_one(bytes(9), False, whole, out, 1)
+    for box in (((10,), (-1,), (5,)), ((10,), (0,), (-1,)), ((10,), (6,), (5,))):
+        with pytest.raises(ValueError, match="leaves its chunk"):
+            place_one(bytes(10), False, box, out, 1)
+    with pytest.raises(ValueError, match="leaves the output"):
+        place_one(bytes(20), False, ((20,), (0,), (11,)), out, 1)
 
 
 def test_only_what_is_used_of_a_sealed_chunk_is_checked():

@@ -17,6 +17,7 @@ from objectstore import servers
 from objectstore.place import BUCKET, kinds
 
 import atlas
+from atlas import commitfiles
 from atlas.storage import open_storage
 
 
@@ -108,7 +109,8 @@ def test_errors_of_other_file_systems_are_ours():
         atlas.Atlas.open(Odd(), prefix="s")
 
 
-def test_an_index_is_fetched_once_however_many_want_it(moto):
+def test_an_index_is_fetched_once_however_many_want_it(moto, monkeypatch):
+    monkeypatch.setattr(commitfiles, "COPIED_BYTES", 0)
     with moto.create() as store:
         write(store)
     store, together = moto.open(), threading.Barrier(8)

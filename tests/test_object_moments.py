@@ -9,10 +9,10 @@ from functools import partial
 import numpy as np
 import pytest
 from conftest import field
-from objectstore.place import BUCKET
+from objectstore.place import BUCKET, kinds
 
 import atlas
-from atlas import payloads, roots
+from atlas import commit, payloads, roots
 from atlas.config import MIB
 from atlas.storage import ConditionFailed, open_storage, remote
 from atlas.storage.client import FsspecClient, concurrently
@@ -108,6 +108,69 @@ def test_a_commit_that_never_arrived_is_ruled_out_by_the_next(moto, at_the_root)
     other.flush()
     with pytest.raises(atlas.ConflictError, match="'a'"):
         store.flush()
+
+
+def unknown(store: atlas.Atlas, at_the_root, monkeypatch) -> None:
+    """A flush that commits, and hears nothing of it."""
+
+    def fail(storage):
+        raise atlas.StorageError("no answer")
+
+    def lose(put):
+        put()
+        fail(None)
+
+    at_the_root(lose)
+    with monkeypatch.context() as patched:
+        patched.setattr(roots, "load_root", fail)
+        patched.setattr(commit, "load_root", fail)
+        with pytest.raises(atlas.CommitUnknownError, match="flush again"):
+            store.flush()
+
+
+def test_what_was_committed_and_is_flushed_again_is_done_whatever_became_of_it(moto, at_the_root, monkeypatch):
+    store, other = moto.create(), moto.open()
+    write(store, "a")
+    unknown(store, at_the_root, monkeypatch)
+    other.refresh()
+    other.open_dataset("a").set_attribute("k", 2)
+    other.flush()
+    with moto.recording() as made:
+        store.flush()
+    assert kinds(made) == {"GET": 1}
+    assert store.open_dataset("a").get_attribute("k") == 2
+    store.open_dataset("a").set_attribute("k", 3)
+    store.flush()
+    assert moto.open().open_dataset("a").get_attribute("k") == 3
+
+
+def test_what_was_changed_since_is_a_conflict_all_the_same(moto, at_the_root, monkeypatch):
+    store, other = moto.create(), moto.open()
+    write(store, "a")
+    unknown(store, at_the_root, monkeypatch)
+    store.open_dataset("a").set_attribute("k", 1)
+    other.refresh()
+    other.open_dataset("a").set_attribute("k", 2)
+    other.flush()
+    with pytest.raises(atlas.ConflictError, match="'a'"):
+        store.flush()
+
+
+def test_a_second_attempt_that_did_not_happen_is_made_again(moto, at_the_root, monkeypatch):
+    """The first one did, without what was changed after it."""
+    store = moto.create()
+    write(store, "a")
+    unknown(store, at_the_root, monkeypatch)
+    write(store, "b")
+
+    def fail(put):
+        raise atlas.StorageError("no answer")
+
+    at_the_root(fail)
+    with pytest.raises(atlas.StorageError, match="no answer"):
+        store.flush()
+    store.flush()
+    expect(moto.open(), ["a", "b"])
 
 
 @pytest.mark.parametrize("step", ["flush", "compact"])

@@ -12,6 +12,7 @@ from conftest import field
 from objectstore.place import BUCKET, kinds
 
 import atlas
+from atlas import commitfiles
 
 
 def write(store: atlas.Atlas, names, first: int = 0) -> None:
@@ -95,7 +96,8 @@ def test_what_wrote_no_file_is_lost_and_said_to_be(moto):
     expect(moto.open(), ["a"])
 
 
-def test_a_table_of_names_alone_comes_back(moto):
+def test_a_table_of_names_alone_comes_back(moto, monkeypatch):
+    monkeypatch.setattr(commitfiles, "INLINE_BYTES_FAR", 1 << 16)
     store = moto.create()
     names = [f"station {i:05d} of the network" for i in range(4000)]
     store.create_datasets(names, {}, {"k": list(range(4000))})

@@ -27,6 +27,7 @@ from atlas.kernels.layout import (
     SIGN_LAST,
     WIDE,
     Packing,
+    Stored,
 )
 from atlas.kernels.sealed import stretches
 
@@ -95,17 +96,35 @@ def integers(draw, rng, count):
 
 
 def unpacked(loops, payload: bytes, cells: np.ndarray, box: tuple[slice, ...]) -> bytes:
-    """Read a box of a packed chunk."""
+    """Read a box of a packed chunk: in a table of tasks, and alone."""
     wanted = np.array(cells[box], order="C")
-    out = np.zeros(max(wanted.nbytes, 1), np.uint8)
-    tables = [list(cells.shape), [s.start for s in box], [s.stop - s.start for s in box], wanted.strides]
-    extent, start, block, strides = (np.array(table, np.int64).reshape(1, cells.ndim) for table in tables)
-    one, src = np.zeros(1, np.int64), np.frombuffer(b"!" + payload, np.uint8)
-    tables = {"offset": one + 1, "length": one + len(payload), "geometry": np.zeros(1, np.int32), "destination": one}
-    tables |= {"pipeline": np.zeros(1, np.uint8), "checksum": np.array([xxhash.xxh3_64_intdigest(payload)], np.uint64)}
-    tables |= {"chunk_extent": extent, "block_start": start, "block_extent": block, "strides": strides}
-    loops.unpack(src, one, tables, out, element(cells))
-    return out[: wanted.nbytes].tobytes()
+    size = max(wanted.nbytes, 1)
+    start, extent = [s.start for s in box], [s.stop - s.start for s in box]
+    tables = [np.array([table], np.int64) for table in (list(cells.shape), start, extent, wanted.strides)]
+    one, src, checksum = (
+        np.zeros(1, np.int64),
+        np.frombuffer(b"!" + payload, np.uint8),
+        xxhash.xxh3_64_intdigest(payload),
+    )
+    table = {"offset": one + 1, "length": one + len(payload), "geometry": np.zeros(1, np.int32), "destination": one}
+    table |= {"pipeline": np.zeros(1, np.uint8), "checksum": np.array([checksum], np.uint64)}
+    table |= dict(zip(("chunk_extent", "block_start", "block_extent", "strides"), tables, strict=True))
+    stored, place = Stored(1, len(payload), 0, checksum), (cells.shape, tuple(start), tuple(extent))
+    answers: list[bytes | str] = []
+    for read in (
+        lambda out: loops.unpack(src, one, table, out, element(cells)),
+        lambda out: loops.unpack_one(src, stored, place, out, element(cells)),
+    ):
+        out = np.zeros(size, np.uint8)
+        try:
+            read(out)
+            answers.append(out[: wanted.nbytes].tobytes())
+        except CorruptChunk as error:
+            answers.append(str(error))
+    assert answers[0] == answers[1]
+    if isinstance(answers[0], str):
+        raise CorruptChunk(answers[0])
+    return answers[0]
 
 
 def chosen(loops, cells: np.ndarray, fill) -> Packing | None:

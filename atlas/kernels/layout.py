@@ -82,6 +82,15 @@ REFUSALS = {
 }
 
 
+class Stored(NamedTuple):
+    """Where the payload of a chunk is in its file, and how it was made."""
+
+    offset: int
+    length: int
+    pipeline: int
+    checksum: int
+
+
 class Packing(NamedTuple):
     """How a chunk is packed.
 

@@ -187,7 +187,8 @@ class _Growing(Target):
         if self.original is not None:
             self.view.set_array_attribute(self.name, notes.DTYPE, self.original)
         elif note is not None:
-            del self.view._session.change(self.view.name).array_attributes[self.name][notes.DTYPE]
+            with self.view._session.lock:
+                del self.view._session.change(self.view.name).array_attributes[self.name][notes.DTYPE]
 
     def write(self, start: list[int], block: NDArray[Any]) -> None:
         """Write one block, behind what was there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import pickle
 import shutil
@@ -188,6 +189,50 @@ FORGERIES |= {
     "place: a data file is a pipe": lambda f: _replaced(f, f.place / f.file()["file"], os.mkfifo),
     "place: the lock file is a pipe": lambda f: _replaced(f, f.place / ".atlas.lock", os.mkfifo),
     "place: a record is a pipe": lambda f: _replaced(f, next((f.place / "_catalog").iterdir()), os.mkfifo),
+}  # fmt: skip
+
+# ── copies of indexes in the root ─────────────────────────────────────────────────────────────
+
+
+def _text(copy: bytes) -> str:
+    return base64.b64encode(copy).decode()
+
+
+def _copy(change: Callable[[str, bytes], Any]) -> Forge:
+    """Give the root a copy of an index, as those on object stores have, and change it."""
+
+    def forge(f: Forgery) -> None:
+        key, (first, length) = f.file()["file"], f.file()["index"]
+        f.document["indexes"] = change(key, (f.place / key).read_bytes()[first : first + length])
+        f.save()
+
+    return forge
+
+
+def _copy_of_another(f: Forgery) -> None:
+    first, length = f.file("n")["index"]
+    other = (f.place / f.file("n")["file"]).read_bytes()[first : first + length]
+    _copy(lambda key, copy: {key: _text(other[: len(copy)].rjust(len(copy), b"\0"))})(f)
+
+
+FORGERIES |= {
+    "copy: no map": _copy(lambda key, copy: [[key, _text(copy)]]),
+    "copy: a number": _copy(lambda key, copy: {key: len(copy)}),
+    "copy: a list": _copy(lambda key, copy: {key: [*copy]}),
+    "copy: nested": _copy(lambda key, copy: {key: {key: {key: _text(copy)}}}),
+    "copy: no text of bytes": _copy(lambda key, copy: {key: "ü?" * len(copy)}),
+    "copy: of no file": _copy(lambda key, copy: {"t/data-0.af": _text(copy)}),
+    "copy: of a file outside": _copy(lambda key, copy: {"../../secret/data-0.af": _text(b"secret")}),
+    "copy: longer than the index": _copy(lambda key, copy: {key: _text(copy + b"\0")}),
+    "copy: shorter than the index": _copy(lambda key, copy: {key: _text(copy[1:])}),
+    "copy: ten megabytes": _copy(lambda key, copy: {key: _text(copy) * (10_000_000 // len(copy))}),
+    "copy: zeros": _copy(lambda key, copy: {key: _text(bytes(len(copy)))}),
+    "copy: one bit of a column": _copy(lambda key, copy: {key: _text(bytes([copy[0] ^ 1]) + copy[1:])}),
+    "copy: one bit of the directory": _copy(
+        lambda key, copy: {key: _text(copy[:-20] + bytes([copy[-20] ^ 1]) + copy[-19:])}
+    ),
+    "copy: a directory longer than it": _copy(lambda key, copy: {key: _text(copy[:-8] + b"\xff" * 8)}),
+    "copy: of another array": _copy_of_another,
 }  # fmt: skip
 
 

@@ -8,18 +8,21 @@ import numpy as np
 import xxhash
 
 from atlas.kernels.twins.admitting import admit
-from atlas.kernels.twins.moving import scatter, scatter_decoded, shuffle
+from atlas.kernels.twins.moving import place_one, scatter, scatter_decoded, scatter_one, shuffle
 from atlas.kernels.twins.packing import pack_rows
-from atlas.kernels.twins.unpacking import unpack, unpack_whole
+from atlas.kernels.twins.unpacking import unpack, unpack_one, unpack_whole
 
 __all__ = [
     "admit",
     "digest",
     "pack_rows",
+    "place_one",
     "scatter",
     "scatter_decoded",
+    "scatter_one",
     "shuffle",
     "unpack",
+    "unpack_one",
     "unpack_whole",
 ]
 

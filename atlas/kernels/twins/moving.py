@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from atlas.errors import CorruptChunk
-from atlas.kernels.layout import BAD_BLOCK, DAMAGED, LZ4, PROBLEMS, SEALED, SHUFFLE_LZ4, WRONG_SIZE
+from atlas.kernels.layout import BAD_BLOCK, DAMAGED, LZ4, PROBLEMS, SEALED, SHUFFLE_LZ4, WRONG_SIZE, Stored
 from atlas.kernels.sealed import body_of, is_whole
 
 
@@ -33,6 +33,32 @@ def scatter_decoded(chunks: Any, shuffled: Any, rows: Any, tables: Any, out: Any
             data = _unshuffled(data, itemsize)
         shape = tuple(tables["chunk_extent"][tables["geometry"][row]].tolist())
         place_row(data.view(f"V{itemsize}").reshape(shape), row, tables, out)
+
+
+def scatter_one(src: Any, stored: Stored, box: Any, out: Any, itemsize: int) -> None:
+    """Twin of :func:`atlas.kernels.native.scatter_one`, without its bounds check."""
+    scatter(src, np.zeros(1, np.int64), single_task(stored, box, itemsize), flat(out), itemsize)
+
+
+def place_one(chunk: Any, is_shuffled: bool, box: Any, out: Any, itemsize: int) -> None:
+    """Twin of :func:`atlas.kernels.native.place_one`, without its bounds check."""
+    tables = single_task(Stored(0, 0, 0, 0), box, itemsize)
+    scatter_decoded([chunk], np.array([is_shuffled]), np.zeros(1, np.int64), tables, flat(out), itemsize)
+
+
+def single_task(stored: Stored, box: Any, itemsize: int) -> dict[str, Any]:
+    """Return the table of a single task, whose cells go out in C order."""
+    shape, start, block = (np.array([part], np.int64) for part in box)
+    strides = itemsize * np.cumprod(np.append(block[0, 1:], 1)[::-1])[::-1][np.newaxis, : block.shape[1]]
+    columns = zip(("offset", "length", "pipeline", "checksum"), stored, ("i8", "i8", "u1", "u8"), strict=True)
+    boxes = {"chunk_extent": shape, "block_start": start, "block_extent": block, "strides": strides}
+    nothing = {"geometry": np.zeros(1, np.int32), "destination": np.zeros(1, np.int64)}
+    return boxes | nothing | {name: np.array([number], dtype) for name, number, dtype in columns}
+
+
+def flat(out: Any) -> Any:
+    """Return the bytes of an array that is in one piece."""
+    return out.reshape(-1).view(np.uint8)
 
 
 def _decompressed(payload: Any, size: int, row: int) -> Any:

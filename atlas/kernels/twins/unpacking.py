@@ -24,8 +24,9 @@ from atlas.kernels.layout import (
     UNKNOWN_HEADER,
     WIDE,
     WRONG_LENGTH,
+    Stored,
 )
-from atlas.kernels.twins.moving import place_row, stored_payload
+from atlas.kernels.twins.moving import flat, place_row, single_task, stored_payload
 from atlas.kernels.twins.numbers import TYPES, floats
 from atlas.kernels.twins.stream import accumulated, block_sizes, block_words, unpack_block
 
@@ -40,6 +41,12 @@ def unpack(src: Any, rows: Any, tables: Any, out: Any, element: int) -> None:
         except _Problem as problem:
             raise CorruptChunk(PROBLEMS[problem.args[0]], row) from None
         place_row(cells.view(f"V{ITEM_SIZES[element]}"), row, tables, out)
+
+
+def unpack_one(src: Any, stored: Stored, box: Any, out: Any, element: int) -> None:
+    """Twin of :func:`atlas.kernels.native.unpack_one`, without its bounds check."""
+    tables = single_task(stored, box, ITEM_SIZES[element])
+    unpack(src, np.zeros(1, np.int64), tables, flat(out), element)
 
 
 def unpack_whole(payload: Any, shape: tuple[int, ...], element: int) -> Any:
