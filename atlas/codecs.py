@@ -56,10 +56,14 @@ SMALLER = 0.7
 # How much of a large chunk a codec is tried on, and how much better than there it may do on all of it.
 _PARTS = 4
 _PART_BYTES = 8 << 10
+_TRIED_IN_PARTS = 4 * _PARTS * _PART_BYTES
 _DOUBT = 1.2
 
 # Packing must save this fraction, as it only pays where the numbers really are short.
 _PACKED_WORTH = 0.9
+
+# Where more than this is left of a large chunk, some numbers may be far from the others, and no sample have told.
+_DOUBTFUL = 0.6
 
 # A frame, or a block with its length, takes more than this by itself.
 _INCOMPRESSIBLE = 13
@@ -90,11 +94,10 @@ def element_of(dtype: np.dtype[Any]) -> int:
     return ELEMENTS.get(f"{dtype.kind}{dtype.itemsize}", -1)
 
 
-def may_be_packed(size: int, dtype: np.dtype[Any], codec: str) -> bool:
+def may_be_packed(size: int, dtype: np.dtype[Any]) -> bool:
     """Return whether chunks of so many bytes of a type are packed at all."""
     # The places of patches are 32 bits.
-    fits = PACKED_ABOVE <= size <= dtype.itemsize << 32
-    return codec != "none" and element_of(dtype) >= 0 and fits
+    return element_of(dtype) >= 0 and PACKED_ABOVE <= size <= dtype.itemsize << 32
 
 
 def packed_limit(size: int) -> int:
@@ -102,45 +105,78 @@ def packed_limit(size: int) -> int:
     return int(size * _PACKED_WORTH)
 
 
+def _is_settled(packed: NDArray[np.int64], repetitive: NDArray[np.int64], size: int) -> Any:
+    """Return where packing chunks of `size` bytes to `packed` is so good that no other codec need be tried."""
+    return (packed > 0) & (repetitive == 0) & ((packed <= _DOUBTFUL * size) | (size < _TRIED_IN_PARTS))
+
+
 def encode_numbers(
-    raw: Any, dtype: np.dtype[Any], shape: tuple[int, ...], fill: Any, codec: str, level: int
-) -> tuple[bytes, int]:
-    """Return a chunk's payload and the pipeline that made it, packed where that is best.
+    raw: NDArray[np.uint8], dtype: np.dtype[Any], shape: tuple[int, ...], fill: Any, codec: str, level: int
+) -> tuple[list[Any], NDArray[np.uint8]]:
+    """Return the payloads of chunks of one shape and the pipelines that made them, packed where that is best.
 
     Parameters
     ----------
-    raw : (n,) uint8
-        The elements, C order, little-endian.
+    raw : (n, bytes) uint8
+        The elements of each chunk, C order, little-endian.
     dtype : numpy.dtype
         Their type.
     shape : tuple of int
-        The chunk's shape.
+        The chunks' shape.
     fill : (itemsize,) uint8 or None
         The bytes of a value that many cells may hold.
     codec, level
         As for :func:`encode`.
+
+    Returns
+    -------
+    payloads : list of bytes-like
+        Some are in memory that the next call in this thread uses again.
+    pipelines : (n,) uint8
     """
-    element = element_of(dtype)
-    if not may_be_packed(len(raw), dtype, codec) or _is_constant(raw, dtype.itemsize):
-        return encode(raw, dtype.itemsize, codec, level)
-    loops = kernels.pick(max(len(raw), kernels.CALL))
-    packed, _, packings = loops.pack_rows(raw[np.newaxis], shape, element, fill, packed_limit(len(raw)))
-    packed, repetitive = packed.tobytes(), packings[0, 3] != 0
-    if len(packed) and not repetitive:
-        return packed, PACKED
-    return encode_otherwise(raw, dtype.itemsize, packed, codec, level)
+    payloads: list[Any] = [b""] * len(raw)
+    pipelines = np.full(len(raw), PACKED, np.uint8)
+    others = _pack(raw, dtype, shape, fill, payloads)
+    for row in others.tolist():
+        payloads[row], pipelines[row] = _encode_otherwise(raw[row], dtype.itemsize, payloads[row], codec, level)
+    return payloads, pipelines
 
 
-def encode_otherwise(raw: Any, itemsize: int, packed: Any, codec: str, level: int) -> tuple[Any, int]:
-    """Return a payload, and its pipeline, where packing has not settled it.
+def _pack(
+    raw: NDArray[np.uint8], dtype: np.dtype[Any], shape: tuple[int, ...], fill: Any, payloads: list[Any]
+) -> NDArray[np.int64]:
+    """Put packed payloads in their places; return the rows that another codec has to look at.
 
-    Parameters
-    ----------
-    raw, itemsize, codec, level
-        As for :func:`encode`.
-    packed : bytes-like
-        What packing made of it; nothing where it cannot be packed.
+    A call for all of them: threads that encode side by side would wait for each other at every one.
     """
+    every = np.arange(len(raw))
+    if not may_be_packed(raw.shape[1], dtype):
+        return every
+    tried = every[~_constant_rows(raw, dtype.itemsize)]
+    if not len(tried):
+        return every
+    loops = kernels.pick(len(tried) * max(raw.shape[1], kernels.CALL))
+    picked = raw if len(tried) == len(raw) else raw[tried]
+    data, lengths, packings = loops.pack_rows(picked, shape, element_of(dtype), fill, packed_limit(raw.shape[1]))
+    ends = np.cumsum(lengths)
+    view = memoryview(data)
+    for row, begin, end in zip(tried.tolist(), (ends - lengths).tolist(), ends.tolist(), strict=True):
+        payloads[row] = view[begin:end]
+    settled = tried[_is_settled(lengths, packings[:, 3], raw.shape[1])]
+    return np.setdiff1d(every, settled, assume_unique=True)
+
+
+def _constant_rows(raw: NDArray[np.uint8], itemsize: int) -> NDArray[np.bool_]:
+    items = raw.reshape(len(raw), -1, itemsize)
+    # The second cell settles it for most chunks.
+    constant = (items[:, :2] == items[:, :1]).all(axis=(1, 2))
+    candidates = np.flatnonzero(constant)
+    constant[candidates] = (items[candidates] == items[candidates, :1]).all(axis=(1, 2))
+    return np.asarray(constant)
+
+
+def _encode_otherwise(raw: Any, itemsize: int, packed: Any, codec: str, level: int) -> tuple[Any, int]:
+    """Return a payload and its pipeline where packing, which may have made nothing of it, has not settled it."""
     if len(packed) and not _promises(raw, itemsize, codec, level, len(packed)):
         return packed, PACKED
     other, pipeline = encode(raw, itemsize, codec, level)
@@ -151,7 +187,7 @@ def encode_otherwise(raw: Any, itemsize: int, packed: Any, codec: str, level: in
 
 def _promises(raw: Any, itemsize: int, codec: str, level: int, packed: int) -> bool:
     """Return whether a codec may make a large chunk much smaller than packing did, judging by some parts of it."""
-    if len(raw) < 4 * _PARTS * _PART_BYTES:
+    if len(raw) < _TRIED_IN_PARTS:
         return True
     step = len(raw) // _PARTS // itemsize * itemsize
     parts = np.concatenate([raw[at : at + _PART_BYTES] for at in range(0, _PARTS * step, step)])

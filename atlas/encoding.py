@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from atlas import kernels
 from atlas.chunks import Integers
-from atlas.codecs import PACKED, RAW, element_of, encode, encode_numbers, encode_otherwise, may_be_packed, packed_limit
+from atlas.codecs import PACKED, RAW, encode, encode_numbers
 from atlas.config import StoreConfig
 from atlas.kernels.layout import SEALED, SEALED_FROM, STRETCH
 from atlas.kernels.sealed import stretches
@@ -21,11 +21,9 @@ from atlas.statistics import row_statistics, text_statistics
 from atlas.text import encoded_cells, pack_texts
 from atlas.threads import map_ahead
 
-# What a task encodes: enough to hide what it costs to begin, little enough to stay in the cache.
-BATCH_BYTES = 1 << 20
-
-# Larger chunks are encoded one by one: a call is nothing to them, and memory that was touched before is faster.
-_ROWS_BELOW = 128 << 10
+# What a task encodes. Threads that encode side by side wait for the interpreter, and for each other, several times a
+# task: of 1 MiB, two took as long as one.
+BATCH_BYTES = 8 << 20
 
 HASH_BYTES = 8
 
@@ -135,55 +133,16 @@ Encoded = tuple[list[Any], NDArray[np.uint8], Integers]
 
 
 def _encode_numbers(schema: ArraySchema, cells: Cells, config: StoreConfig) -> Encoded:
-    count, extent, dtype = len(cells), cells.shape[1:], schema.dtype.storage
+    count, dtype = len(cells), schema.dtype.storage
     raw = cells.reshape(count, -1).view(dtype).view(np.uint8) if cells.size else np.zeros((count, 0), np.uint8)
-    fill = frequent_value(schema)
-    size = raw.shape[1]
-    raw_lengths = np.full(count, size, np.int64)
+    raw_lengths = np.full(count, raw.shape[1], np.int64)
     if config.codec == "none":
         return list(raw), np.full(count, RAW, np.uint8), raw_lengths
-    payloads: list[Any] = [b""] * count
-    pipelines = np.full(count, PACKED, np.uint8)
-    if not config.packing:
-        for row in range(count):
-            payloads[row], pipelines[row] = encode(raw[row], dtype.itemsize, config.codec, config.level)
-    elif count > 1 and size < _ROWS_BELOW and may_be_packed(size, dtype, config.codec):
-        for row in _pack_rows(raw, dtype, extent, fill, payloads).tolist():
-            payloads[row], pipelines[row] = encode_otherwise(
-                raw[row], dtype.itemsize, payloads[row], config.codec, config.level
-            )
-    else:
-        for row in range(count):
-            payloads[row], pipelines[row] = encode_numbers(raw[row], dtype, extent, fill, config.codec, config.level)
-    return payloads, pipelines, raw_lengths
-
-
-def _pack_rows(
-    raw: NDArray[np.uint8], dtype: np.dtype[Any], extent: tuple[int, ...], fill: Any, payloads: list[Any]
-) -> Integers:
-    """Put packed payloads in their places; return the rows that another codec has to look at."""
-    constant = _constant_rows(raw, dtype.itemsize)
-    tried = np.flatnonzero(~constant)
-    if not len(tried):
-        return np.arange(len(raw))
-    loops = kernels.pick(len(tried) * max(raw.shape[1], kernels.CALL))
-    picked = raw if len(tried) == len(raw) else raw[tried]
-    data, lengths, packings = loops.pack_rows(picked, extent, element_of(dtype), fill, packed_limit(raw.shape[1]))
-    ends = np.cumsum(lengths)
-    view = memoryview(data)
-    for row, begin, end in zip(tried.tolist(), (ends - lengths).tolist(), ends.tolist(), strict=True):
-        payloads[row] = view[begin:end]
-    settled = tried[(lengths > 0) & (packings[:, 3] == 0)]
-    return np.setdiff1d(np.arange(len(raw)), settled, assume_unique=True)
-
-
-def _constant_rows(raw: NDArray[np.uint8], itemsize: int) -> NDArray[np.bool_]:
-    items = raw.reshape(len(raw), -1, itemsize)
-    # The second cell settles it for most chunks.
-    constant = (items[:, :2] == items[:, :1]).all(axis=(1, 2))
-    candidates = np.flatnonzero(constant)
-    constant[candidates] = (items[candidates] == items[candidates, :1]).all(axis=(1, 2))
-    return np.asarray(constant)
+    if config.packing:
+        fill = frequent_value(schema)
+        return *encode_numbers(raw, dtype, cells.shape[1:], fill, config.codec, config.level), raw_lengths
+    pairs = [encode(row, dtype.itemsize, config.codec, config.level) for row in raw]
+    return [payload for payload, _ in pairs], np.array([pipeline for _, pipeline in pairs], np.uint8), raw_lengths
 
 
 def frequent_value(schema: ArraySchema) -> Any:

@@ -131,8 +131,11 @@ def balanced(sizes: Integers, cost: int, mode: str | None, workers: int) -> list
     Of large reads there are more, as each range ends with letting go of the files' pages that it used.
     """
     alone = workers == 1 or (mode is None and cost < settings().parallel_threshold)
+    at_once, fewest = (1, 1) if alone else (workers, 2)
     ends = np.cumsum(sizes + _CHUNK_COST)
-    pieces = min(len(sizes), max(1 if alone else workers * 2, int(ends[-1]) // _MOST_AT_ONCE))
+    # As many for each worker: of five, one would do three while the other waits.
+    each = max(fewest, -(-int(ends[-1]) // (_MOST_AT_ONCE * at_once)))
+    pieces = min(len(sizes), at_once * each)
     if pieces == 1:
         return [(0, len(sizes))]
     cuts = np.searchsorted(ends, np.linspace(0, ends[-1], pieces + 1)[1:-1])

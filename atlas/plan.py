@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Box, Integers, Overlap, find_overlaps
-from atlas.codecs import BY_KERNELS, PACKED, RAW, among, plain
+from atlas.codecs import BY_KERNELS, PACKED, RAW, plain
 from atlas.columns import distinct
 from atlas.decoded import worth_keeping
 from atlas.dtypes import DType
@@ -22,9 +22,6 @@ from atlas.segment import ArrayIndex
 
 # Packed chunks are decoded about so many times faster than compressed ones.
 _PACKED_SPEED = 4
-
-# Of these, the rows before a box may have to be decoded, and none behind it.
-_IN_PART = among(RAW, PACKED)
 
 # Of fewer bytes nobody asks how long they take.
 _SMALL = 1 << 20
@@ -95,10 +92,14 @@ class ReadPlan:
         sizes, pipelines = self.columns["raw_length"], plain(self.columns["pipeline"])
         if sizes.sum() <= _SMALL or not self.chunk_extent.shape[1]:
             return int(sizes.sum())
-        # Of what is packed or stored as it is, rows behind the box are left alone.
-        share = (self.block_start[:, 0] + self.block_extent[:, 0]) / self.chunk_extent[:, 0]
-        sizes = np.where(_IN_PART[pipelines], sizes * share[self.columns["geometry"]], sizes)
-        return int(sizes.sum() - sizes[pipelines == PACKED].sum() * (1 - 1 / _PACKED_SPEED))
+        # Of what is packed, rows behind the box are left alone; of what is stored as it is, those above, too.
+        rows = self.block_extent[:, 0] / self.chunk_extent[:, 0]
+        above = self.block_start[:, 0] / self.chunk_extent[:, 0]
+        shares, geometry = np.ones(len(sizes)), self.columns["geometry"]
+        for pipeline, share in ((RAW, rows), (PACKED, (rows + above) / _PACKED_SPEED)):
+            chosen = pipelines == pipeline
+            shares[chosen] = share[geometry[chosen]]
+        return int((sizes * shares).sum())
 
     def saved(self, rows: Iterable[int]) -> int:
         """Return what of the cost falls away where the chunks in some rows are at hand decompressed."""

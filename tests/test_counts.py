@@ -103,7 +103,7 @@ def test_how_many_chunks_are_few(place, monkeypatch, shape, most):
 
 def test_of_a_chunk_alone_the_box_is_unpacked_where_it_is_wanted(place, monkeypatch):
     names = build(place, 5)
-    native.load()
+    kernels.load()
     store = atlas.Atlas.open(place)
     whole = store.read_array_across_stacked("t", names)
     unpacked = []
@@ -336,13 +336,39 @@ def test_first_writes_and_searches_import_only_what_they_need(tmp_path):
     assert imported(FIRST_WRITE, tmp_path / "new") == ["zstandard"]
 
 
+def test_chunks_are_packed_many_at_a_time(place, monkeypatch):
+    """Threads that encode wait for each other whenever a kernel returns, so it is called for 8 MiB, not for a chunk."""
+    rows, pack_rows = [], native.pack_rows
+    monkeypatch.setattr(native, "pack_rows", lambda cells, *how: rows.append(len(cells)) or pack_rows(cells, *how))
+    data = np.round(np.cumsum(np.random.default_rng(1).normal(0, 1, (60, 200, 400)), axis=2), 2).astype("f4")
+    with atlas.Atlas.create(place, workers=2) as store:
+        names = [f"d{i:02d}" for i in range(len(data))]
+        store.create_datasets(names, {"t": {"dims": ["y", "x"], "chunk_shape": [200, 200], "data": data}})
+        store.create_dataset("one").define_array("t", "float32", ["y", "x"], [12_000, 400], [200, 200])
+        assert sorted(rows) == [8, 8, 52, 52]
+        rows.clear()
+        store.open_dataset("one").write_array("t", [0, 0], data.reshape(12_000, 400))
+        assert len(rows) <= 4
+        assert sum(rows) == 120
+
+
 @pytest.mark.parametrize("workers", [1, 2, 8])
 def test_a_task_of_a_large_read_decodes_little_at_once(workers):
     """What it used of the files counts as memory until it ends."""
     ranges = balanced(np.full(1000, 1 << 20), 1000 << 20, None, workers)
     assert [low for low, _ in ranges] == [0, *(high for _, high in ranges[:-1])]
     assert ranges[-1][1] == 1000
-    assert max(high - low for low, high in ranges) <= 72
+    assert max(high - low for low, high in ranges) <= 65
+
+
+@pytest.mark.parametrize("workers", [2, 3, 8])
+@pytest.mark.parametrize("chunks", [40, 366, 733, 1000])
+def test_every_worker_has_as_many_tasks(workers, chunks):
+    """Of five tasks for two workers, one would do three while the other waits."""
+    ranges = balanced(np.full(chunks, 1 << 20), chunks << 20, None, workers)
+    assert len(ranges) % workers == 0
+    sizes = [high - low for low, high in ranges]
+    assert max(sizes) - min(sizes) <= 2
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs /proc")

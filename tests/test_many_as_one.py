@@ -56,7 +56,7 @@ def reads(monkeypatch):
 
     monkeypatch.setattr(reader, "plan_reads", planned)
     # A few small chunks would be read without a plan.
-    monkeypatch.setattr("atlas.across._PLAN_BYTES", 0)
+    monkeypatch.setattr("atlas.across._FEW_TINY", 0)
     return counts
 
 

@@ -138,10 +138,9 @@ def chunk_target(seeds: Seeds, changes: Mutations, choice: int) -> None:
     cells = _cells(dtype, shape, choice)
     raw = np.ascontiguousarray(cells).reshape(-1).view(np.uint8)
     codec = ("zstd", "lz4")[choice // 60 % 2]
-    payload, pipeline = codecs.encode_numbers(
-        raw, dtype, shape, raw[: dtype.itemsize] if choice % 4 else None, codec, 1
-    )
-    broken = mutated(payload, changes)
+    fill = raw[: dtype.itemsize] if choice % 4 else None
+    (payload,), (pipeline,) = codecs.encode_numbers(raw[None], dtype, shape, fill, codec, 1)
+    broken = mutated(bytes(payload), changes)
     if pipeline == codecs.PACKED:
         same_result(broken, shape, codecs.element_of(dtype))
     else:
