@@ -14,7 +14,7 @@ from conftest import deadline, field
 from objectstore import FAULTS
 
 import atlas
-from atlas.storage import remote
+from atlas.storage import requests
 
 DEADLINE = 1
 ALL = os.environ.get("OBJECT_FAULTS") == "all"
@@ -24,13 +24,13 @@ NAMES = ["a", "b", "c"]
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(remote, "_ANSWER_SECONDS", 0.4)
+    monkeypatch.setattr(requests, "_ANSWER_SECONDS", 0.4)
 
 
 @pytest.fixture
 def given_up(monkeypatch) -> list[tuple[float, float]]:
     """When requests were begun that were given up, each after its deadline, and when they were."""
-    times, insist = [], remote.RemoteStorage._insist
+    times, insist = [], requests.Requests.insist
 
     async def noted(self, kind, *given, **options):
         begun = time.monotonic()
@@ -40,7 +40,7 @@ def given_up(monkeypatch) -> list[tuple[float, float]]:
             times.append((begun, time.monotonic()))
             raise
 
-    monkeypatch.setattr(remote.RemoteStorage, "_insist", noted)
+    monkeypatch.setattr(requests.Requests, "insist", noted)
     return times
 
 

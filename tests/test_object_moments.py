@@ -14,7 +14,7 @@ from objectstore.place import BUCKET, kinds
 import atlas
 from atlas import commit, payloads, roots
 from atlas.config import MIB
-from atlas.storage import ConditionFailed, open_storage, remote
+from atlas.storage import ConditionFailed, open_storage, remote, requests
 from atlas.storage.client import FsspecClient, concurrently
 
 
@@ -287,12 +287,12 @@ def test_what_is_cancelled_is_not_taken_for_done(monkeypatch):
 
 def test_requests_that_share_a_slow_line_are_not_late(monkeypatch):
     """Forty of a quarter of a mebibyte are given ten seconds together, not a quarter of one each."""
-    monkeypatch.setattr(remote, "_ANSWER_SECONDS", 0.0)
+    monkeypatch.setattr(requests, "_ANSWER_SECONDS", 0.0)
     storage = open_storage("memory://slow")
 
     async def answer():
         await asyncio.sleep(0.5)
 
-    requests = [partial(storage._insist, "range", answer, MIB // 4)] * 40
-    storage._run("reading", lambda: concurrently(requests, 40))
+    calls = [partial(storage._requests.insist, "range", answer, MIB // 4)] * 40
+    storage._requests.run("reading", lambda: concurrently(calls, 40))
     assert storage.io_stats.requests == {"range": 40}

@@ -21,7 +21,7 @@ from objectstore import FAULTS, servers
 from objectstore.place import BUCKET
 
 import atlas
-from atlas.storage import flight, remote
+from atlas.storage import flight, remote, requests
 
 SECRET = servers.SECRET
 
@@ -411,7 +411,7 @@ def test_a_handle_of_obstore_is_a_place_too(moto, obstore):
 
 
 def test_faults_meet_obstore_as_well(moto, monkeypatch):
-    monkeypatch.setattr(remote, "_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(requests, "_ANSWER_SECONDS", 0.5)
     options = {"storage_options": moto.options | {"client": "obstore"}}
     store = atlas.Atlas.create(moto.url, **options)
     write(store)

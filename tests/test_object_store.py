@@ -15,7 +15,7 @@ from objectstore.place import kinds
 
 import atlas
 from atlas import commitfiles
-from atlas.storage import remote
+from atlas.storage import requests
 
 
 def write(store: atlas.Atlas, names: list[str], arrays: tuple[str, ...] = ("t",)) -> None:
@@ -231,7 +231,7 @@ def test_the_same_dataset_is_a_conflict(moto):
 
 @pytest.mark.parametrize("fault", ["lost", "lost-500", "timeout", "500", "reset"])
 def test_a_lost_answer_to_the_commit_is_no_conflict(moto, fault, monkeypatch):
-    monkeypatch.setattr(remote, "_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(requests, "_ANSWER_SECONDS", 0.5)
     store = moto.create()
     write(store, ["a"])
     left = [fault]

@@ -21,6 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 from atlas.errors import ConflictError, CorruptStore, InvalidArgument, ReadOnlyStore, StorageError
 from atlas.storage import LocalStorage, Storage, array_directory, files, local, locks, open_storage
 from atlas.storage.remote import RemoteStorage
+from atlas.storage.requests import Requests
 
 KEY = "t/data-1.af"
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -664,10 +665,10 @@ def test_foreign_errors_become_ours_in_one_line():
         store.replace("atlas.json", b"")
     botocore = pytest.importorskip("botocore.exceptions")
     store = RemoteStorage(Refusing(), "bucket/s")
-    store._filesystem.error = botocore.NoCredentialsError()
+    store._requests.filesystem.error = botocore.NoCredentialsError()
     with pytest.raises(StorageError, match="credentials"):
         store.read("atlas.json")
-    store._filesystem.error = PermissionError("Forbidden")
+    store._requests.filesystem.error = PermissionError("Forbidden")
     with pytest.raises(ReadOnlyStore):
         store.replace("atlas.json", b"")
 
@@ -692,12 +693,12 @@ def test_the_lock_of_a_remote_store_does_not_depend_on_the_working_directory(tmp
 
 @needs_fork
 def test_a_forked_child_makes_its_own_connections():
-    store = RemoteStorage(Refusing(marker=1), "x")
-    mine = store._client
-    assert store._client is mine
+    requests = Requests(Refusing(marker=1), "x")
+    mine = requests.client
+    assert requests.client is mine
 
     def differs() -> bool:
-        return store._client is not mine and store._filesystem.storage_options == {"marker": 1}
+        return requests.client is not mine and requests.filesystem.storage_options == {"marker": 1}
 
     assert in_child(lambda: not differs()) == 0
 

@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import pickle
-import random
-import time
 import uuid
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
-from typing import Any, TypeVar, cast
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from atlas.config import MIB, settings
-from atlas.errors import AtlasError, ConflictError, CorruptStore, ReadOnlyStore, StorageError, UnsafeStorage
+from atlas.config import settings
+from atlas.errors import AtlasError, ConflictError, ReadOnlyStore, StorageError, UnsafeStorage
 from atlas.storage import locks
 from atlas.storage.base import ConditionFailed, Pin, Storage, Stored, check_key
 from atlas.storage.cache import RangeCache
-from atlas.storage.client import Client, Found, FsspecClient, NotOffered, Transient, UploadingClient, concurrently
+from atlas.storage.client import Found, NotOffered, Transient, UploadingClient, concurrently
 from atlas.storage.flight import Job, in_flight
 from atlas.storage.ranges import Range, coalesce
-from atlas.storage.s3 import S3Client
-from atlas.storage.stats import Counters, IOStats
+from atlas.storage.requests import Requests
+from atlas.storage.stats import IOStats
 from atlas.storage.upload import RemoteWriter
-
-_Result = TypeVar("_Result")
-
-# A request may take so long, and a second more for every MiB that is under way, before it is made anew.
-_ANSWER_SECONDS = 15.0
-_FIRST_PAUSE = 0.05
-_LONGEST_PAUSE = 5.0
 
 # How long it is tried to take back what a failed commit has put.
 _TAKE_BACK_SECONDS = 10
@@ -62,142 +51,44 @@ class RemoteStorage(Storage):
     """
 
     def __init__(self, filesystem: Any, prefix: str, single_writer: bool = False) -> None:
-        self._prefix = prefix.rstrip("/")
+        self._requests = Requests(filesystem, prefix)
+        self._prefix = self._requests.prefix
         self._single_writer = single_writer
-        self._counters = Counters()
         self._under_way: asyncio.Future[None] | None = None
-        self._use(filesystem)
-
-    def _use(self, filesystem: Any) -> None:
-        self._filesystem = filesystem
-        self._owner = os.getpid()
-        self._bytes_under_way = 0
-        if type(filesystem).__module__.startswith("obstore."):
-            # Here, since it is not required.
-            from atlas.storage.obstore_client import ObstoreClient
-
-            client = ObstoreClient(filesystem)
-            self._known_client: Client = client
-            self._protocol, self._top = client.protocol, f"{client.root}/"
-            return
-        names = (filesystem.protocol,) if isinstance(filesystem.protocol, str) else filesystem.protocol
-        self._protocol, self._top = names[0], ""
-        self._known_client = S3Client(filesystem) if "s3" in names else FsspecClient(filesystem, self._url_secrets())
-
-    @property
-    def _client(self) -> UploadingClient:
-        # Connections and the loop that they belong to are of the process that made them.
-        if self._owner != os.getpid():
-            old = self._filesystem
-            if self._top:
-                raise StorageError(
-                    "an obstore handle is of no use in a forked process; open the store there, or spawn it"
-                )
-            self._use(type(old)(*old.storage_args, **old.storage_options))
-        # What only those have that have parts is asked of those only.
-        return cast(UploadingClient, self._known_client)
 
     def __getstate__(self) -> tuple[Any, str, bool]:
-        return self._filesystem, self._prefix, self._single_writer
+        return self._requests.filesystem, self._prefix, self._single_writer
 
     def __setstate__(self, state: tuple[Any, str, bool]) -> None:
         self.__init__(*state)  # type: ignore[misc]
 
-    def _url_secrets(self) -> list[str]:
-        """Return what of an address on the web nobody must see."""
-        url = urlsplit(self._prefix)
-        return [part for part in (url.netloc.rpartition("@")[0], url.query) if part and self._on_the_web]
-
-    @property
-    def _on_the_web(self) -> bool:
-        return self._protocol in ("http", "https")
-
     def describe(self) -> str:
         """Return the protocol and the prefix."""
-        if self._on_the_web:
-            url = urlsplit(self._prefix)
-            return urlunsplit((url.scheme, url.netloc.rpartition("@")[2], url.path, "", ""))
-        return f"{self._protocol}://{self._top}{self._prefix.lstrip('/')}"
+        return self._requests.describe()
+
+    @property
+    def _client(self) -> UploadingClient:
+        return self._requests.client
 
     @property
     def token(self) -> Hashable:
         """A hash of what the file system was made with."""
-        options = xxhash.xxh3_128_hexdigest(pickle.dumps(self._filesystem))
+        options = xxhash.xxh3_128_hexdigest(pickle.dumps(self._requests.filesystem))
         return self.describe(), self._single_writer, options
 
     @property
     def io_stats(self) -> IOStats:
         """What this handle has asked for so far."""
-        return self._counters.read()
+        return self._requests.counters.read()
 
     def _place(self, key: str) -> str:
         return f"{self._prefix}/{check_key(key)}" if self._prefix else check_key(key)
 
-    # ── one request ──────────────────────────────────────────────────────────────────────────
-
-    def _run(self, doing: str, call: Callable[[], Awaitable[_Result]]) -> _Result:
-        from fsspec.asyn import sync
-
-        async def ended() -> _Result:
-            try:
-                return await self._explained(doing, call)
-            except asyncio.CancelledError:
-                # Nobody here cancels all of it, and whoever waits would take it for done.
-                raise StorageError(f"{doing} {self.describe()}: it was cancelled") from None
-
-        result: _Result = sync(self._client.loop, ended)
-        return result
-
-    async def _explained(self, doing: str, call: Callable[[], Awaitable[_Result]]) -> _Result:
-        """Make a call, and say of its errors where they happened."""
-        try:
-            return await call()
-        except (StorageError, ReadOnlyStore, CorruptStore) as error:
-            raise type(error)(f"{doing} {self.describe()}: {error}") from error
-
-    async def _insist(
-        self, kind: str, call: Callable[[], Awaitable[_Result]], asked: int = 0, used: int = 0, written: int = 0
-    ) -> _Result:
-        """Make a request, again and again while it may yet succeed and there is time."""
-        self._bytes_under_way += asked + written
-        try:
-            # So that those which are made together know of each other.
-            await asyncio.sleep(0)
-            result = await self._answer(kind, call, asked, written)
-        finally:
-            self._bytes_under_way -= asked + written
-        self._counters.count("", used=used)
-        return result
-
-    async def _answer(self, kind: str, call: Callable[[], Awaitable[_Result]], asked: int, written: int) -> _Result:
-        clock = time.monotonic
-        deadline, pause, failure, late, has_begun = clock() + settings().request_seconds, _FIRST_PAUSE, "", 0, False
-        while True:
-            # They share the line.
-            transfer = self._bytes_under_way / MIB
-            try:
-                if not has_begun:
-                    # It takes botocore a second of work, on a busy machine many: no answer is late before the question.
-                    await self._client.begin_session()
-                    deadline, has_begun = clock() + settings().request_seconds, True
-                self._counters.count(kind, asked, 0, written)
-                patience = min((_ANSWER_SECONDS + transfer) * 2**late, deadline + transfer - clock())
-                return await asyncio.wait_for(call(), max(patience, 0.1))
-            except Transient as error:
-                failure = str(error)
-            except TimeoutError:
-                failure = failure or "no answer"
-                late += 1
-            if clock() + pause > deadline:
-                raise StorageError(
-                    f"{failure}; given up after {settings().request_seconds:g} s (ATLAS_REQUEST_SECONDS)"
-                ) from None
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(pause * 2, _LONGEST_PAUSE)
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────────
 
     async def _get(self, key: str) -> Any:
-        answer = await self._insist("get", partial(self._client.get, self._place(key)))
-        self._counters.count("", len(answer.data), len(answer.data))
+        answer = await self._requests.insist("get", partial(self._client.get, self._place(key)))
+        self._requests.counters.count("", len(answer.data), len(answer.data))
         return answer
 
     async def _get_range(self, item: Range, used: int, anew: bool = False) -> bytes:
@@ -208,7 +99,7 @@ class RemoteStorage(Storage):
                 return known
         size = item.end - item.start
         call = partial(self._client.get, self._place(item.key), item.start, item.end)
-        data = bytes((await self._insist("range", call, size, used)).data)
+        data = bytes((await self._requests.insist("range", call, size, used)).data)
         if cache is not None:
             await asyncio.to_thread(cache.put, self._identity, item, data)
         return data
@@ -217,8 +108,6 @@ class RemoteStorage(Storage):
     def _identity(self) -> str:
         # Not the endpoint: it may have several names, and keys of files are used once.
         return self.describe()
-
-    # ── reading ──────────────────────────────────────────────────────────────────────────────
 
     def data_path(self, key: str) -> None:
         """Return nothing: there is no path to map."""
@@ -230,13 +119,13 @@ class RemoteStorage(Storage):
 
     def read_versioned(self, key: str) -> tuple[bytes, str]:
         """Return a whole object and its version."""
-        answer = self._run(f"reading {key} of", partial(self._get, key))
+        answer = self._requests.run(f"reading {key} of", partial(self._get, key))
         return answer.data, answer.version
 
     def read_each(self, keys: Sequence[str]) -> dict[str, tuple[bytes, str | None]]:
         """Return those objects that there are, asked for at once."""
         calls = [partial(self._get_if_there, key) for key in keys]
-        answers = self._run("reading", lambda: concurrently(calls, settings().fetch_requests))
+        answers = self._requests.run("reading", lambda: concurrently(calls, settings().fetch_requests))
         return {key: tuple(answer) for key, answer in zip(keys, answers, strict=True) if answer is not None}
 
     async def _get_if_there(self, key: str) -> Any:
@@ -251,7 +140,7 @@ class RemoteStorage(Storage):
 
     def read_anew(self, item: Range) -> bytes:
         """Return part of an object as it is stored; where that is cached, it is cached anew."""
-        return self._run(f"reading {item.key} of", partial(self._get_range, item, item.end - item.start, True))
+        return self._requests.run(f"reading {item.key} of", partial(self._get_range, item, item.end - item.start, True))
 
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
         """Return parts of objects, asked for at once."""
@@ -268,7 +157,7 @@ class RemoteStorage(Storage):
             Job(
                 ranges[number].end - ranges[number].start,
                 partial(
-                    self._explained,
+                    self._requests.explained,
                     f"reading {ranges[number].key} of",
                     partial(self._get_range, ranges[number], used[number]),
                 ),
@@ -308,19 +197,19 @@ class RemoteStorage(Storage):
 
     def size(self, key: str) -> int:
         """Return the length of an object."""
-        call = partial(self._insist, "head", partial(self._client.size, self._place(key)))
-        return int(self._run(f"looking at {key} of", call))
+        call = partial(self._requests.insist, "head", partial(self._client.size, self._place(key)))
+        return int(self._requests.run(f"looking at {key} of", call))
 
     def inventory(self) -> list[Stored]:
         """Return every object of the store."""
-        found = self._run("listing", self._find)
+        found = self._requests.run("listing", self._find)
         start = len(self._prefix.lstrip("/")) + 1 if self._prefix else 0
         return [Stored(item.path.lstrip("/")[start:], item.size, item.modified) for item in found]
 
     async def _find(self) -> list[Found]:
-        found, more = await self._insist("list", partial(self._client.find, self._prefix))
+        found, more = await self._requests.insist("list", partial(self._client.find, self._prefix))
         while more:
-            page, more = await self._insist("list", partial(self._client.find, self._prefix, more))
+            page, more = await self._requests.insist("list", partial(self._client.find, self._prefix, more))
             found += page
         return found
 
@@ -335,12 +224,12 @@ class RemoteStorage(Storage):
     @property
     def is_safe(self) -> bool:
         """Whether a put that depends on what is there does, on this server; found out when first asked."""
-        if self._protocol == "memory":
+        if self._requests.protocol == "memory":
             return True  # the lock of the store keeps out everybody who could write to it
         if not self._client.has_conditions:
             return False
         if self._server not in _honours:
-            self._run("trying a conditional put in", self._try_server)
+            self._requests.run("trying a conditional put in", self._try_server)
         return _honours[self._server]
 
     async def _try_server(self) -> None:
@@ -353,13 +242,13 @@ class RemoteStorage(Storage):
     async def _try_condition(self) -> bool:
         place, nothing = (self._place(f"_probe/{uuid.uuid4().hex}") for _ in range(2))
         try:
-            put = partial(self._insist, "put", partial(self._client.put, place, b""))
+            put = partial(self._requests.insist, "put", partial(self._client.put, place, b""))
             # There are servers that know one of the two conditions only.
             _, is_bound = await asyncio.gather(put(), self._is_refused(nothing, '"no-such-version"'))
             return is_bound and await self._is_refused(place, "")
         finally:
             # Nobody waits for it; were it not to happen, gc does it.
-            self._counters.count("delete")
+            self._requests.counters.count("delete")
             self._under_way = asyncio.ensure_future(self._drop([place, nothing]))
 
     async def _is_refused(self, place: str, version: str) -> bool:
@@ -373,12 +262,13 @@ class RemoteStorage(Storage):
 
     async def _drop(self, places: Sequence[str]) -> None:
         with suppress(AtlasError, FileNotFoundError, Transient, TimeoutError):
-            await asyncio.wait_for(self._client.delete(places), _ANSWER_SECONDS)
+            await asyncio.wait_for(self._client.delete(places), _TAKE_BACK_SECONDS)
 
     def begin_writing(self) -> None:
         """Refuse to write where two writers could undo each other's commits, unless there is one only."""
-        if self._on_the_web:
-            raise ReadOnlyStore(f"{self.describe()} is read-only: nothing can be written over {self._protocol}")
+        if self._requests.on_the_web:
+            protocol = self._requests.protocol
+            raise ReadOnlyStore(f"{self.describe()} is read-only: nothing can be written over {protocol}")
         if not self.is_safe and not (self._single_writer or settings().single_writer):
             raise UnsafeStorage(
                 f"{self.describe()} does not honour conditional writes, so that two writers could undo each other's "
@@ -392,17 +282,17 @@ class RemoteStorage(Storage):
             calls.append(self._try_server)
         else:
             self.begin_writing()
-        found = self._run("looking for a store at", lambda: concurrently(calls, settings().fetch_requests))
+        found = self._requests.run("looking for a store at", lambda: concurrently(calls, settings().fetch_requests))
         self.begin_writing()
         return any(answer is not None for answer in found)
 
     def create(self, key: str) -> RemoteWriter:
         """Begin a new object."""
-        return RemoteWriter(self, self._place(key))
+        return RemoteWriter(self, self._requests, self._place(key))
 
     def create_early(self, key: str) -> RemoteWriter | None:
         """Begin a new object that leaves in parts."""
-        return RemoteWriter(self, self._place(key), is_large=True) if self._client.has_parts else None
+        return RemoteWriter(self, self._requests, self._place(key), is_large=True) if self._client.has_parts else None
 
     def must_finish(self, writers: Sequence[Any]) -> bool:
         """Return whether what waits to be put fills the memory that was set aside for it."""
@@ -418,7 +308,7 @@ class RemoteStorage(Storage):
         """Put objects at once."""
         calls = [writer.complete for writer in writers]
         try:
-            self._run("writing to", lambda: concurrently(calls, settings().fetch_requests))
+            self._requests.run("writing to", lambda: concurrently(calls, settings().fetch_requests))
         except FileNotFoundError as error:
             # An upload in parts that somebody else has ended.
             raise StorageError(f"writing to {self.describe()}: the parts of {error} are gone") from None
@@ -428,13 +318,16 @@ class RemoteStorage(Storage):
         calls = [call for writer in writers if (call := writer.taking_back()) is not None]
         if not calls:
             return
+
+        def take_back() -> Awaitable[Any]:
+            return asyncio.wait_for(concurrently(calls, settings().fetch_requests), _TAKE_BACK_SECONDS)
+
         with suppress(AtlasError, TimeoutError):
-            at_once = settings().fetch_requests
-            self._run("taking back", lambda: asyncio.wait_for(concurrently(calls, at_once), _TAKE_BACK_SECONDS))
+            self._requests.run("taking back", take_back)
 
     def replace(self, key: str, data: bytes, version: str | None = None) -> str:
         """Put the object over the version that it is to replace; :class:`ConditionFailed` when that is not there."""
-        return self._run(f"replacing {key} of", partial(self._replace, self._place(key), data, version))
+        return self._requests.run(f"replacing {key} of", partial(self._replace, self._place(key), data, version))
 
     async def _replace(self, place: str, data: bytes, version: str | None) -> str:
         if version is not None and _honours.get(self._server, True):
@@ -443,19 +336,19 @@ class RemoteStorage(Storage):
         if version:
             await self._expect_version(place, version)
         put = partial(self._client.put, place, data)
-        return await self._insist("put", put, written=len(data))
+        return await self._requests.insist("put", put, written=len(data))
 
     async def _put_if(self, place: str, data: bytes, version: str) -> str:
         put_if = partial(self._client.put_if, place, data, version)
         try:
-            return await self._insist("conditional_put", put_if, written=len(data))
+            return await self._requests.insist("conditional_put", put_if, written=len(data))
         except FileNotFoundError:
             # So servers say that there is nothing that could have the version.
             raise ConditionFailed(place) from None
 
     async def _expect_version(self, place: str, version: str) -> None:
         # As good as it gets: whoever does write here although there was to be one writer is seen, as a rule.
-        if await self._insist("head", partial(self._client.version, place)) != version:
+        if await self._requests.insist("head", partial(self._client.version, place)) != version:
             raise ConflictError(
                 "another writer has committed, but the server does not honour conditional writes: "
                 "only one may write; open the store anew"
@@ -480,23 +373,23 @@ class RemoteStorage(Storage):
         """Remove objects by as few requests as may be."""
         places, most = [self._place(key) for key in keys], self._client.most_deleted
         calls = [partial(self._delete, places[first : first + most]) for first in range(0, len(places), most)]
-        self._run("removing objects of", lambda: concurrently(calls, settings().fetch_requests))
+        self._requests.run("removing objects of", lambda: concurrently(calls, settings().fetch_requests))
 
     async def _delete(self, places: Sequence[str]) -> None:
         with suppress(FileNotFoundError):
-            await self._insist("delete", partial(self._client.delete, places))
+            await self._requests.insist("delete", partial(self._client.delete, places))
 
     def drop_unfinished(self, before: float) -> int:
         """Remove uploads that were begun before a time, and not completed; return how many."""
         if not self._client.has_parts:
             return 0
         unfinished = partial(self._client.unfinished, self._prefix)
-        found = self._run("listing uploads of", partial(self._insist, "list", unfinished))
+        found = self._requests.run("listing uploads of", partial(self._requests.insist, "list", unfinished))
         old = [(path, upload) for path, upload, begun in found if begun < before]
         for path, upload in old:
             give_up = partial(self._client.give_up, path, upload)
             with suppress(FileNotFoundError):
-                self._run("removing an upload of", partial(self._insist, "delete", give_up))
+                self._requests.run("removing an upload of", partial(self._requests.insist, "delete", give_up))
         return len(old)
 
     def writer_lock(self, timeout: float = 60.0, mark: bytes = locks.WRITING) -> AbstractContextManager[bytes]:
@@ -519,7 +412,7 @@ class RemoteStorage(Storage):
     def keep_copy(self, key: str, copy: str) -> None:
         """Copy the object."""
         call = partial(self._client.copy, self._place(key), self._place(copy))
-        self._run(f"copying {key} of", partial(self._insist, "put", call))
+        self._requests.run(f"copying {key} of", partial(self._requests.insist, "put", call))
 
     def purge(self, key: str) -> None:
         """Remove an object."""

@@ -16,6 +16,7 @@ from atlas.storage.client import parts_at_once
 
 if TYPE_CHECKING:
     from atlas.storage.remote import RemoteStorage
+    from atlas.storage.requests import Requests
 
 # Parts get larger as an object grows, since there may be 10,000 at most.
 _PARTS_OF_ONE_SIZE = 1000
@@ -24,8 +25,9 @@ _PARTS_OF_ONE_SIZE = 1000
 class RemoteWriter:
     """Gathers one new object; implements :class:`~atlas.storage.base.DataWriter`."""
 
-    def __init__(self, storage: RemoteStorage, path: str, is_large: bool = False) -> None:
+    def __init__(self, storage: RemoteStorage, requests: Requests, path: str, is_large: bool = False) -> None:
         self._storage = storage
+        self._requests = requests
         self._path = path
         self._part_bytes = settings().part_bytes
         # What is little more than a part is put whole, by one request instead of four.
@@ -60,7 +62,7 @@ class RemoteWriter:
         self._waiting.append(view if view.readonly else memoryview(bytes(view)))
         self._left += len(data)
         self._position += len(data)
-        while self._left > self._size * self._kept_parts and self._storage._client.has_parts:
+        while self._left > self._size * self._kept_parts and self._requests.client.has_parts:
             self._kept_parts = 1
             self._send(self._taken(self._size))
 
@@ -90,17 +92,17 @@ class RemoteWriter:
         self._sent.append(self._start(self._put_part(part, len(self._sent) + 1)))
 
     def _start(self, request: Coroutine[Any, Any, Any]) -> Future[Any]:
-        return asyncio.run_coroutine_threadsafe(request, self._storage._client.loop)
+        return asyncio.run_coroutine_threadsafe(request, self._requests.client.loop)
 
     async def _begin(self) -> Any:
-        storage = self._storage
-        insist = partial(storage._insist, "multipart", partial(storage._client.begin, self._path))
-        return await storage._explained("writing to", insist)
+        requests = self._requests
+        insist = partial(requests.insist, "multipart", partial(requests.client.begin, self._path))
+        return await requests.explained("writing to", insist)
 
     async def _put_part(self, part: bytes, number: int) -> str:
-        put = partial(self._storage._client.put_part, self._path, await self._begun(), number, part)
-        insist = partial(self._storage._insist, "part", put, written=len(part))
-        return await self._storage._explained("writing to", insist)
+        put = partial(self._requests.client.put_part, self._path, await self._begun(), number, part)
+        insist = partial(self._requests.insist, "part", put, written=len(part))
+        return await self._requests.explained("writing to", insist)
 
     async def _begun(self) -> Any:
         assert self._upload is not None
@@ -109,17 +111,17 @@ class RemoteWriter:
 
     async def complete(self) -> None:
         """Put the object, or the last part of it."""
-        storage, client = self._storage, self._storage._client
+        requests, client = self._requests, self._requests.client
         # From here on it may be there, whatever the answer.
         self._is_put = True
         if self._upload is None:
             data = self._taken(self._left)
-            await storage._insist("put", partial(client.put, self._path, data), written=len(data))
+            await requests.insist("put", partial(client.put, self._path, data), written=len(data))
             return
         last = self._taken(self._left)
         sent = await asyncio.gather(*map(asyncio.wrap_future, self._sent))
         tags = [*sent, await self._put_part(last, len(self._sent) + 1)]
-        await storage._insist("multipart", partial(client.complete, self._path, await self._begun(), tags))
+        await requests.insist("multipart", partial(client.complete, self._path, await self._begun(), tags))
         self._upload = None
 
     def finish(self) -> None:
@@ -139,11 +141,11 @@ class RemoteWriter:
         return self._take_back if self._upload is not None or self._is_put else None
 
     async def _take_back(self) -> None:
-        storage, client = self._storage, self._storage._client
+        requests, client = self._requests, self._requests.client
         # What cannot be taken back now is garbage that nothing refers to.
         if self._upload is not None:
             with suppress(AtlasError, FileNotFoundError):
-                await storage._insist("delete", partial(client.give_up, self._path, await self._begun()))
+                await requests.insist("delete", partial(client.give_up, self._path, await self._begun()))
         if self._is_put:
             with suppress(AtlasError, FileNotFoundError):
-                await storage._insist("delete", partial(client.delete, [self._path]))
+                await requests.insist("delete", partial(client.delete, [self._path]))

@@ -19,7 +19,7 @@ import numpy as np
 from objectstore import places
 
 import atlas
-from atlas.storage import remote
+from atlas.storage import requests
 
 # Once each; a time-out would take the whole of an answer's time.
 FAULTS = ("500", "slowdown", "reset", "truncated", "range", "garbled", "lost", "lost-500")
@@ -156,7 +156,7 @@ def check(work: Path, writers: int, flushes: int, share: float) -> tuple[int, in
 
 def main(role: str, number: str, flushes: str, url: str, over: str, options: str) -> None:
     # Answers that are lost are not waited for as long as users would.
-    remote._ANSWER_SECONDS = 3.0
+    requests._ANSWER_SECONDS = 3.0
     store = insist(lambda: atlas.Atlas.open(url, storage_options=json.loads(options)))
     ROLES[role](store, int(number), int(flushes), Path(over))
 
