@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from atlas.chunks import Box, Integers, Overlap, find_overlaps
 from atlas.codecs import BY_KERNELS, PACKED, RAW, plain
 from atlas.columns import distinct
+from atlas.config import settings
 from atlas.decoded import worth_keeping
 from atlas.dtypes import DType
 from atlas.errors import CorruptIndex
@@ -22,9 +23,6 @@ from atlas.segment import ArrayIndex
 
 # Packed chunks are decoded about so many times faster than compressed ones.
 _PACKED_SPEED = 4
-
-# Of fewer bytes nobody asks how long they take.
-_SMALL = 1 << 20
 
 
 class Wanted(NamedTuple):
@@ -88,10 +86,11 @@ class ReadPlan:
 
     @cached_property
     def cost(self) -> int:
-        """Bytes that would take as long to decompress as all chunks take to decode."""
+        """Bytes that would take as long to decompress as all chunks take to decode; of few chunks all bytes."""
         sizes, pipelines = self.columns["raw_length"], plain(self.columns["pipeline"])
-        if sizes.sum() <= _SMALL or not self.chunk_extent.shape[1]:
-            return int(sizes.sum())
+        total = int(sizes.sum())
+        if total < settings().parallel_threshold or not self.chunk_extent.shape[1]:
+            return total
         # Of what is packed, rows behind the box are left alone; of what is stored as it is, those above, too.
         rows = self.block_extent[:, 0] / self.chunk_extent[:, 0]
         above = self.block_start[:, 0] / self.chunk_extent[:, 0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -123,13 +122,14 @@ class Snapshot(Indexed):
         columns = ("file", "offset", "length", "pipeline", "checksum")
         file, *stored = (int(index.columns[name][row]) for name in columns)
         start = tuple(first - begin for first, begin in zip(box.start, extent.start, strict=True))
-        result = np.empty(box.shape, dtype.numpy) if out is None else out
+        if out is None:
+            out = self._allocate(box.cells * dtype.itemsize, ()).view(dtype.numpy).reshape(box.shape)
         try:
             part = extent.shape, start, box.shape
-            decode_one(self._source(index.files[file]), Stored(*stored), raw, dtype.storage, part, result, self.keeps)
+            decode_one(self._source(index.files[file]), Stored(*stored), raw, dtype.storage, part, out, self.keeps)
         except CorruptChunk:
             return None
-        return result
+        return out
 
     def read_boxes(self, array: str, dtype: DType, wanted: Sequence[Wanted]) -> list[NDArray[Any]]:
         """Return boxes of many datasets, by position.
@@ -157,7 +157,7 @@ class Snapshot(Indexed):
         if dtype.is_text:
             return self._text_boxes(array, dtype, wanted, total)
         plans = self._plans(array, dtype, wanted, bases)
-        buffer = np.empty(int(sizes[0]), np.uint8) if total == 1 else self._allocate(int(padded.sum()), plans)
+        buffer = self._allocate(int(padded.sum()), plans)
         results: list[Any] = [None] * total
         for _, box, positions, _ in wanted:
             for position in positions.tolist():
@@ -247,22 +247,27 @@ class Snapshot(Indexed):
             raise self._named(error, array, plan) from None
 
     def _decode_mapped(self, array: str, dtype: DType, plan: ReadPlan, buffer: NDArray[np.uint8]) -> None:
-        tables = plan.tables
+        tables, lets_go = plan.tables, len(buffer) > _LET_GO_ABOVE
         sources = tuple(map(self._source, self.index(array).files))
         job = None
         if may_use_processes(self.mode, self.workers, self._calls(plan)):
-            job = self._shared_job(sources, dtype, buffer, tables)
+            job = self._shared_job(sources, dtype, buffer, tables, lets_go)
         if job is None:
             keep = self.keeps and 0 < plan.kept_bytes <= settings().decoded_bytes
             kept = Kept.of(sources, tables) if keep else Kept()
-            job = DecodeJob(sources, dtype.itemsize, element_of(dtype.storage), buffer, tables, kept=kept)
-        job = replace(job, lets_go=len(buffer) > _LET_GO_ABOVE)
-        cost = plan.cost - plan.saved(job.kept.found)
+            element = element_of(dtype.storage)
+            job = DecodeJob(sources, dtype.itemsize, element, buffer, tables, kept=kept, lets_go=lets_go)
+        cost = plan.cost - (plan.saved(job.kept.found) if job.kept.found else 0)
         ranges = balanced(plan.columns["raw_length"], cost, self.mode, self.workers)
         run(decode_range, job, ranges, self.mode, self.workers, cost, self._calls(plan))
 
     def _shared_job(
-        self, sources: tuple[Source, ...], dtype: DType, buffer: NDArray[np.uint8], tables: dict[str, Any]
+        self,
+        sources: tuple[Source, ...],
+        dtype: DType,
+        buffer: NDArray[np.uint8],
+        tables: dict[str, Any],
+        lets_go: bool,
     ) -> DecodeJob | None:
         if any(source.path is None for source in sources):
             return None
@@ -275,8 +280,8 @@ class Snapshot(Indexed):
             table[...] = tables[name]
         if lease.handle is None:
             return None
-        element = element_of(dtype.storage)
-        return DecodeJob(sources, dtype.itemsize, element, output, (lease.handle, layout), shareable=True)
+        element, shared = element_of(dtype.storage), (lease.handle, layout)
+        return DecodeJob(sources, dtype.itemsize, element, output, shared, shareable=True, lets_go=lets_go)
 
     def _source(self, file: DataFile) -> Source:
         # Where compaction by another process puts the file aside later on, whoever maps it looks there, too.

@@ -16,6 +16,7 @@ import pytest
 
 import atlas
 from atlas import catalog, kernels, worker
+from atlas.arena import shared_arena
 from atlas.fetching import balanced
 from atlas.kernels import native
 from atlas.plan import plan_reads
@@ -279,7 +280,6 @@ def test_every_task_of_a_read_is_a_range_of_chunks(place, monkeypatch):
 def test_rows_behind_a_box_are_no_work_for_threads(place, monkeypatch):
     names = build(place, 50)
     monkeypatch.setenv("ATLAS_PARALLEL_THRESHOLD", "20000")
-    monkeypatch.setattr("atlas.plan._SMALL", 0)
     atlas.config.settings.cache_clear()
     ranges = []
 
@@ -293,6 +293,18 @@ def test_rows_behind_a_box_are_no_work_for_threads(place, monkeypatch):
         ranges.clear()
         store.read_array_across_stacked("t", names, [0, 0], [rows, 30])
         assert len(ranges) == tasks
+
+
+@pytest.mark.parametrize("shape", [[20, 30], [40, 60]])
+def test_large_arrays_are_read_into_memory_that_is_used_again(place, monkeypatch, shape):
+    (name,) = build(place, 1)
+    monkeypatch.setenv("ATLAS_PARALLEL_THRESHOLD", "1000")
+    atlas.config.settings.cache_clear()
+    view = atlas.Atlas.open(place).open_dataset(name)
+    cells = view.read_array("t", [0, 0], shape)
+    free = shared_arena().free_bytes
+    del cells
+    assert shared_arena().free_bytes > free
 
 
 FIRST_READ = """

@@ -246,7 +246,7 @@ def test_lz4_blocks_of_another_size_are_refused():
 def refusals(src, rows, length, tables, out, itemsize):
     """Return how kernel and twin refuse tasks, which must be for the same reason."""
     found = []
-    for admit in (native._admit, twins.admit):
+    for admit in (lambda *task: native._admit(*task)[0], twins.admit):
         try:
             found.append(admit(src, rows, length, tables, [tables[name] for name in TABLES], out, itemsize))
         except ValueError as error:
@@ -292,7 +292,7 @@ def test_rows_outside_the_table_and_columns_in_pieces_are_refused():
 
 def test_a_box_outside_its_chunk_is_refused():
     tables = tasks([[2]], [[2]], [[2]], [[2]], [0])
-    assert "leaves its chunk" in refusals(None, np.zeros(1, np.int64), np.array([2]), tables, bytes(99), 1)
+    assert "leaves its chunk" in refusals(None, np.zeros(1, np.int64), np.array([2]), tables, np.zeros(99, np.uint8), 1)
 
 
 @settings(max_examples=50)
@@ -376,7 +376,7 @@ def test_rows_of_every_width_are_unshuffled(itemsize, width):
 def bounded(extent, start, block, strides, count=1, geometry=0):
     """Return how tasks of one byte an element that begin at 0 of 64 bytes are refused, if they are."""
     tables = tasks(extent, start, block, strides, [0] * count, [geometry] * count)
-    return refusals(None, np.arange(count), np.full(count, 64), tables, bytes(64), 1)
+    return refusals(None, np.arange(count), np.full(count, 64), tables, np.zeros(64, np.uint8), 1)
 
 
 def test_forged_extents_do_not_wrap_around():
@@ -395,7 +395,7 @@ def test_forged_extents_do_not_wrap_around():
 
 def test_an_empty_box_may_begin_anywhere():
     tables = tasks([[8]], [[8]], [[0]], [[1]], [64])
-    assert refusals(None, np.zeros(1, np.int64), np.array([64]), tables, bytes(64), 1) == (8, 64, 9)
+    assert refusals(None, np.zeros(1, np.int64), np.array([64]), tables, np.zeros(64, np.uint8), 1) == (8, 64, 9)
 
 
 def test_only_the_geometries_of_the_tasks_count():

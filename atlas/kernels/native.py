@@ -59,15 +59,21 @@ def _address(array: Any) -> int:
 _COLUMNS = ("geometry", "destination", "offset", "length", "pipeline", "checksum")
 
 
-def _admit(src: Any, rows: Any, length: Any, tables: Any, boxes: Any, out: Any, item: int) -> tuple[int, ...]:
-    """Return the most cells of a chunk, the length of the longest payload, and the most cells restored at once.
+def _admit(
+    src: Any, rows: Any, length: Any, tables: Any, boxes: Any, out: Any, item: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return what the largest task takes, and the arguments of kernels from the geometry to the strides.
 
-    When it returns, all tasks may touch memory.
+    These are the most cells of a chunk, the length of the longest payload, and the most cells restored at once. When
+    it returns, all tasks may touch memory.
     """
     report = np.zeros(3)
     columns = [tables[name] for name in _COLUMNS if name in tables]
     if len(set(map(len, columns))) > 1 or len(set(map(len, boxes))) > 1:
         raise ValueError("the columns of the tasks differ in length")
+    kinds, ndim = boxes[0].shape
+    geometry, extents, starts, blocks = map(_address, (tables["geometry"], *boxes[:3]))
+    destination, strides = _address(tables["destination"]), _address(boxes[3])
     problem = library["admit"](
         _address(rows),
         len(rows),
@@ -75,18 +81,22 @@ def _admit(src: Any, rows: Any, length: Any, tables: Any, boxes: Any, out: Any, 
         0 if src is None else _address(tables["offset"]),
         _address(length),
         0 if src is None else len(src),
-        _address(tables["geometry"]),
-        *boxes[0].shape,
-        *map(_address, boxes[:3]),
+        geometry,
+        kinds,
+        ndim,
+        extents,
+        starts,
+        blocks,
         len(out),
-        _address(tables["destination"]),
-        _address(boxes[3]),
+        destination,
+        strides,
         item,
         _address(report),
     )
     if problem:
         raise ValueError(REFUSALS[problem])
-    return tuple(map(int, report))
+    places = (geometry, ndim, extents, starts, blocks, _address(out), destination, strides)
+    return tuple(map(int, report)), places
 
 
 def _stored(tables: Any) -> list[int]:
@@ -125,10 +135,10 @@ def scatter(src: Any, rows: Any, tables: Any, out: Any, itemsize: int) -> None:
         If any task would leave `src` or `out`.
     """
     boxes = _boxes(tables, itemsize)
-    cells, _, _ = _admit(src, rows, tables["length"], tables, boxes, out, itemsize)
+    (cells, _, _), places = _admit(src, rows, tables["length"], tables, boxes, out, itemsize)
     is_coded = "pipeline" in tables and bool((tables["pipeline"][rows] & LZ4 != 0).any())
     chunks = (*_stored(tables), 0)
-    _scatter(_address(src), rows, chunks, tables, boxes, out, itemsize, cells * itemsize if is_coded else 0)
+    _scatter(_address(src), rows, chunks, places, itemsize, cells * itemsize if is_coded else 0)
 
 
 def scatter_decoded(chunks: Any, shuffled: Any, rows: Any, tables: Any, out: Any, itemsize: int) -> None:
@@ -156,27 +166,17 @@ def scatter_decoded(chunks: Any, shuffled: Any, rows: Any, tables: Any, out: Any
         places = _address(joined) + np.cumsum(sizes) - sizes
     else:
         places = np.array([_address(np.frombuffer(chunk, np.uint8)) for chunk in chunks], np.int64)
-    _admit(None, rows, sizes, tables, boxes, out, itemsize)
-    _scatter(0, rows, (_address(places), 0, 0, 0, _address(shuffled)), tables, boxes, out, itemsize, 0)
+    _, where = _admit(None, rows, sizes, tables, boxes, out, itemsize)
+    _scatter(0, rows, (_address(places), 0, 0, 0, _address(shuffled)), where, itemsize, 0)
 
 
 def _scatter(
-    src: int, rows: Any, chunks: tuple[int, ...], tables: Any, boxes: Any, out: Any, itemsize: int, largest: int
+    src: int, rows: Any, chunks: tuple[int, ...], places: tuple[int, ...], itemsize: int, largest: int
 ) -> None:
-    ndim = boxes[0].shape[1]
-    room = _room("work", GUARD_ROOM + 16 * ndim + largest)
+    room = _room("work", GUARD_ROOM + 16 * places[1] + largest)
     failed = np.zeros(1, np.int64)
     problem = library["scatter"](
-        src,
-        _address(rows),
-        len(rows),
-        *chunks,
-        _address(tables["geometry"]),
-        ndim,
-        *map(_address, (*boxes[:3], out, tables["destination"], boxes[3])),
-        itemsize,
-        _address(room),
-        _address(failed),
+        src, _address(rows), len(rows), *chunks, *places, itemsize, _address(room), _address(failed)
     )
     if problem:
         raise CorruptChunk(PROBLEMS[problem], int(failed[0]))
@@ -201,19 +201,16 @@ def unpack(src: Any, rows: Any, tables: Any, out: Any, element: int) -> None:
     """
     item = ITEM_SIZES[element]
     boxes = _boxes(tables, item)
-    cells, longest, at_once = _admit(src, rows, tables["length"], tables, boxes, out, item)
-    ndim = boxes[0].shape[1]
+    (cells, longest, at_once), places = _admit(src, rows, tables["length"], tables, boxes, out, item)
     most_blocks = cells // BLOCK + _MOST_BOXES + 2
-    room = _room("work", unpack_room(ndim, most_blocks, longest, at_once))
+    room = _room("work", unpack_room(places[1], most_blocks, longest, at_once))
     failed = np.zeros(1, np.int64)
     problem = library["unpack"](
         _address(src),
         _address(rows),
         len(rows),
         *_stored(tables),
-        _address(tables["geometry"]),
-        ndim,
-        *map(_address, (*boxes[:3], out, tables["destination"], boxes[3])),
+        *places,
         element,
         item,
         most_blocks,
