@@ -69,6 +69,7 @@ ORDER = [
     "payloads",
     "ahead",
     "writer",
+    "nametable",
     "pending",
     "assembly",
     "commitfiles",
