@@ -13,9 +13,9 @@ from atlas.codecs import PACKED_ABOVE
 from atlas.config import choice
 from atlas.errors import ArrayNotFound, InvalidArgument, ShapeMismatch
 from atlas.plan import Wanted
-from atlas.reader import Snapshot
+from atlas.reader import Snapshot, naming
 from atlas.schema import ArraySchema
-from atlas.session import Session, naming
+from atlas.session import Session
 from atlas.writer import Overlay, filled
 
 Extents = Sequence[int] | None
@@ -64,7 +64,7 @@ def read_parts(session: Session, array: str, dataset_names: Iterable[str], box_o
             results[place] = part
     for position, overlay in overlays.items():
         box = box_of(overlay.schema, names[position])
-        results[position] = session.pending_box(snapshot, overlay, names[position], box)
+        results[position] = overlay.read(snapshot, names[position], box, session.lock)
     return results
 
 
@@ -106,7 +106,7 @@ def read_stacked(
     for position in absent:
         result[position, ...] = filled(schema, box.shape)
     for position, overlay in overlays.items():
-        result[position, ...] = session.pending_box(snapshot, overlay, names[position], box)
+        result[position, ...] = overlay.read(snapshot, names[position], box, session.lock)
     return result if out is None else out
 
 

@@ -402,3 +402,19 @@ def _text_cells(seen: dict[_TextKey, NDArray[Any]], dtype: DType, key: _TextKey)
 
 class _DamagedChunk(CorruptChunk):
     """A damaged chunk with the position of its dataset among those asked for; the store names it."""
+
+
+class naming:
+    """Adds the dataset's name to the error of a damaged chunk."""
+
+    def __init__(self, names: list[str], places: Integers) -> None:
+        self._names = names
+        self._places = places
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, CorruptChunk) and error.row >= 0:
+            name = self._names[int(self._places[error.row])]
+            raise CorruptChunk(f"dataset {name!r}: {error}") from None

@@ -149,7 +149,7 @@ class _Reshaping:
         common = tuple(map(min, had.shape, has.shape))
         cells = filled(self.new, has.shape)
         box = Box(had.start, common)
-        there = self.session.pending_box(self.session.snapshot, self.overlay, self.name, box)
+        there = self.overlay.read(self.session.snapshot, self.name, box, self.session.lock)
         cells[tuple(map(slice, common))] = there
         return cells
 

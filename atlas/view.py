@@ -14,9 +14,9 @@ from atlas.described import Described
 from atlas.dtypes import as_elements
 from atlas.errors import ArrayAlreadyExists, InvalidArgument
 from atlas.indexes import side_by_side
+from atlas.reader import naming
 from atlas.resizing import appended_shape, resize, whole_or_not
 from atlas.schema import ArraySchema, make_array_schema
-from atlas.session import naming
 from atlas.writer import Overlay, PendingArray, size_in_memory
 
 
@@ -177,7 +177,7 @@ class DatasetView(Described):
     def _stored_chunk(self, schema: ArraySchema, pending: PendingArray, number: int) -> NDArray[Any]:
         session = self._session
         stored = Overlay(schema, PendingArray(schema, pending.reset), session.ordinal(self._name))
-        return session.pending_box(session.snapshot, stored, self._name, schema.grid.extent(number))
+        return stored.read(session.snapshot, self._name, schema.grid.extent(number), session.lock)
 
     def resize(self, name: str, shape: Sequence[int]) -> None:
         """Give an array another shape, with the same number of axes, by the next flush.
@@ -289,7 +289,7 @@ class DatasetView(Described):
             overlay = Overlay(schema, session.pending.array(self._name, name), session.ordinal(self._name))
         box = resolve_box(schema.shape, start, shape, f"array {name!r} of {self._name!r}")
         with naming([self._name], np.zeros(1, np.int64)):
-            return session.pending_box(snapshot, overlay, self._name, box)
+            return overlay.read(snapshot, self._name, box, session.lock)
 
     def read_arrays(
         self, names: Iterable[str], start: Sequence[int] | None = None, shape: Sequence[int] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -15,7 +16,9 @@ from atlas.codecs import decode_numbers
 from atlas.config import StoreConfig
 from atlas.dtypes import fill_cell
 from atlas.encoding import BATCH_BYTES, EncodedRows, encode_batches
+from atlas.errors import ConflictError
 from atlas.heap import Heap, Shelf
+from atlas.reader import Snapshot
 from atlas.schema import ArraySchema
 from atlas.text import decode_text
 
@@ -255,6 +258,43 @@ class Overlay(NamedTuple):
     schema: ArraySchema
     pending: PendingArray | None
     ordinal: int
+
+    def read(self, snapshot: Snapshot, name: str, box: Box, lock: AbstractContextManager[Any]) -> NDArray[Any]:
+        """Return a box: what is stored, with the pending cells over it, which are only looked at under the lock."""
+        pending = self.pending
+        if pending is not None and pending.reset:
+            result = filled(self.schema, box.shape)
+        else:
+            result = self._stored(snapshot, name, box)
+        if pending is not None:
+            with lock:  # so that a write of another thread is seen whole or not at all
+                pending.overlay(box, result)
+        return result
+
+    def _stored(self, snapshot: Snapshot, name: str, box: Box) -> NDArray[Any]:
+        """Return what the committed state has of a box; the rest of it was never written."""
+        stored, schema = self._stored_schema(snapshot, name), self.schema
+        if stored.shape == schema.shape:
+            return snapshot.read_box(schema, self.ordinal, box)
+        # It has grown since: what is stored is cut as its old edge was.
+        pairs = zip(*box, stored.shape, strict=True)
+        common = tuple(max(min(first + size, end) - first, 0) for first, size, end in pairs)
+        result = filled(schema, box.shape)
+        if 0 not in common:
+            result[tuple(map(slice, common))] = snapshot.read_box(stored, self.ordinal, Box(box.start, common))
+        return result
+
+    def _stored_schema(self, snapshot: Snapshot, name: str) -> ArraySchema:
+        """Return what the committed state says of the array, whose shape alone pending changes may make another."""
+        schema = self.schema if self.pending is None else self.pending.schema
+        stored = None if self.ordinal < 0 else snapshot.root.catalog.record(self.ordinal).arrays.get(schema.name)
+        if stored is None or (stored.dtype, stored.chunk_shape) != (schema.dtype, schema.chunk_shape):
+            raise ConflictError(
+                f"another writer has deleted dataset {name!r}, or array {schema.name!r} of it, or made it anew, while "
+                "changes of it are pending here; open the store anew",
+                [name],
+            )
+        return stored
 
 
 Item = tuple[ArraySchema, Any, Cells]
