@@ -17,8 +17,13 @@ from atlas.forks import cached_property
 Shape = tuple[int, ...]
 Integers = NDArray[np.int64]
 
-# No array may hold more cells than a signed 64-bit byte offset can reach.
-MAX_CELLS = 1 << 60
+# No array may hold more cells than a signed 64-bit byte offset can reach, 16 bytes to each.
+MAX_CELLS = 1 << 58
+
+
+def is_too_large(shape: Shape) -> bool:
+    """Return whether there can be no array of a shape. Empty axes are left out: so does NumPy, which refuses it."""
+    return math.prod(shape if 0 not in shape else filter(None, shape)) > MAX_CELLS
 
 
 def as_extents(values: Any, what: str, minimum: int = 0) -> Shape:

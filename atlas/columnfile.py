@@ -221,7 +221,7 @@ class ColumnFile:
         self.expect(size <= len(area) - 8, "it is truncated")
         self._directory_length = size
         # Columns of one value, or of equal steps, take no bytes a row; real ones come with others that do.
-        self._most_rows = max(file.length, _FREE_ROWS)
+        self.most_rows = max(len(area), _FREE_ROWS)
         packed = area[len(area) - 8 - size : len(area) - 8].tobytes()
         self.expect(xxhash.xxh3_64_hexdigest(packed) == file.index_hash, "its hash is not the one the root vouches for")
         try:
@@ -274,7 +274,7 @@ class ColumnFile:
         try:
             offset, length, count = (int(entry[k]) for k in ("offset", "length", "count"))
             self.expect(0 <= offset <= offset + length <= len(self._area), f"column {name!r} lies outside it")
-            self.expect(0 <= count <= self._most_rows, f"column {name!r} has an absurd length")
+            self.expect(0 <= count <= self.most_rows, f"column {name!r} has an absurd length")
             data = self._area[offset : offset + length].data
             self.expect(xxhash.xxh3_64_intdigest(data) == entry["hash"], f"column {name!r} does not match its hash")
             encoding = str(entry["encoding"])

@@ -18,7 +18,7 @@ from atlas.reader import Snapshot
 from atlas.schema import ArraySchema, check_name
 from atlas.session import Session
 from atlas.statistics import cell_statistics, statistics_of
-from atlas.writer import Held, HeldRows, PendingArray
+from atlas.writer import Held, HeldRows, PendingArray, size_in_memory
 
 
 def copy_dataset(session: Session, source: str, target: str) -> None:
@@ -66,7 +66,7 @@ def _again(chunk: Held, array: str) -> Held:
 
 def waiting_bytes(array: PendingArray) -> int:
     """Return the bytes of the chunks that are not encoded yet."""
-    return sum(cells.nbytes for cells in array.chunks.values() if not isinstance(cells, Held))
+    return sum(size_in_memory(cells) for cells in array.chunks.values() if not isinstance(cells, Held))
 
 
 def stored_chunks(

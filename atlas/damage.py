@@ -193,7 +193,7 @@ class Damage:
     def _exists(self, file: DataFile) -> bool:
         try:
             return self.storage.size(file.key) >= 0
-        except FileNotFoundError:
+        except (FileNotFoundError, CorruptStore):
             return False
 
     def _got_done(self, root: Root) -> bool:
@@ -257,7 +257,7 @@ class Damage:
             return
         unknown = [found for found in files if found.index is None]
         if unknown:
-            owners = int(self.root.catalog.having(array).sum())
+            owners = self._owners(array)
             message = f"{unknown[0].problem}, and there is no copy of its index: nothing of the array can be read"
             if owners:
                 self.report.lost.append(Problem(array, "", -1, f"array {array!r}, in {owners} datasets: {message}"))
@@ -270,10 +270,9 @@ class Damage:
             rows = np.flatnonzero(merged.columns["file"] == number)
             chunks = {name: column[rows] for name, column in merged.columns.items()}
             intact[rows] = intact_rows(self.storage, found.file, chunks)
-        owned = self.root.catalog.having(array)
         # A file may have more than the dataset table knows of.
-        rows = np.flatnonzero(~intact & (ordinals < len(owned)))
-        rows = rows[owned[ordinals[rows]]]
+        rows = np.flatnonzero(~intact)
+        rows = rows[self.root.catalog.having(array, ordinals[rows])]
         names = self.root.catalog.names_of(ordinals[rows]) if len(rows) else []
         for name, row in zip(names, rows.tolist(), strict=True):
             number, key = int(merged.columns["number"][row]), files[int(merged.columns["file"][row])].file.key
@@ -282,7 +281,12 @@ class Damage:
 
     def useless(self, array: str) -> bool:
         """Whether an array's files are of no use: none can be read without one that is lost, and no dataset has it."""
-        return any(found.index is None for found in self.arrays[array]) and not self.root.catalog.having(array).any()
+        return any(found.index is None for found in self.arrays[array]) and not self._owners(array)
+
+    def _owners(self, array: str) -> int:
+        """Return how many datasets have an array."""
+        catalog = self.root.catalog
+        return int(catalog.having(array, catalog.ordinals).sum())
 
     def _describe(self) -> None:
         if self.from_record:

@@ -242,8 +242,12 @@ class _Pool:
             if self._decoded < settings().pool_threshold or self._executor is not None or self._starting:
                 return
             self._starting = True
-        # Not a daemon: an interpreter that ends meanwhile waits for it, and loky can clean up.
-        threading.Thread(target=self._start_in_background, args=(workers,), name="atlas-start-pool").start()
+        try:
+            # Not a daemon: an interpreter that ends meanwhile waits for it, and loky can clean up.
+            threading.Thread(target=self._start_in_background, args=(workers,), name="atlas-start-pool").start()
+        except RuntimeError as error:
+            _log.debug("no more threads here (%s); the calling one does the work", error)
+            self._starting = False
 
     def _start_in_background(self, workers: int) -> None:
         try:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from atlas.catalog import Catalog
 from atlas.columns import Column, Integers, cell_type
 from atlas.dtypes import parse_dtype
-from atlas.errors import MissingDependency
+from atlas.errors import CorruptIndex, MissingDependency
 from atlas.pruning import Bounds, array_bounds, attribute_values
 from atlas.reader import Snapshot
 
@@ -57,7 +57,7 @@ def _objects(values: Sequence[Any]) -> NDArray[Any]:
 
 
 def _attribute(catalog: Catalog, array: str | None, key: str) -> Series:
-    present = np.zeros(catalog.slots, bool)
+    present = np.zeros(catalog.columns_length, bool)
     parts: list[tuple[Integers, NDArray[Any]]] = []
     for tag, ordinals, column in catalog.attribute(array, key):
         present[ordinals] = True
@@ -101,10 +101,13 @@ def _bound(cells: NDArray[Any], bounds: Bounds, name: str | None) -> NDArray[Any
     """Return smallest or largest cells as the type of the array."""
     if name is None or not bounds.valid.any():
         return cells
-    if name == "string":
-        texts = [cell.decode("utf-8") if there else None for cell, there in zip(cells, bounds.valid, strict=True)]
-        return _objects(texts)
-    return cells.astype(object) if name == "binary" else _as_type(cells, name)
+    try:
+        if name == "string":
+            pairs = zip(cells, bounds.valid, strict=True)
+            return _objects([cell.decode("utf-8") if there else None for cell, there in pairs])
+        return cells.astype(object) if name == "binary" else _as_type(cells, name)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CorruptIndex(f"stored statistics do not fit the type {name} of their array: {error}") from None
 
 
 # ── as what users want ───────────────────────────────────────────────────────────────────────────

@@ -184,6 +184,7 @@ class Layer:
         `older` is the most datasets that there can be in older layers.
         """
         _expect(isinstance(schemas, list) and isinstance(parts, list), "the dataset table is malformed")
+        _expect(len(parts) <= len(schemas), "a schema has several parts")
         layer = stacked([_part_layer(schemas, part, slots) for part in parts])
         _expect((np.diff(layer.ordinals) > 0).all(), "an ordinal is used twice")
         _expect(len(set(layer.names.tolist())) == len(layer), "two datasets have the same name")

@@ -37,6 +37,9 @@ _ALIGNMENT = 64
 # A larger chunk is left to a plan, behind which no file is mapped page by page.
 _LARGEST_ALONE = 64 << 20
 
+# More bytes than there are anywhere, and so few that sums of them do not wrap around.
+_MOST_BYTES = 1 << 50
+
 # Chunks of text up to this size are looked at for whether another dataset has the same.
 _REPEATED_TEXT = 4096
 
@@ -140,11 +143,17 @@ class Snapshot(Indexed):
             The type of all of them.
         wanted : sequence of (schema, selection, positions, ordinals)
             Positions are 0 … n-1 over all items together.
+
+        Raises
+        ------
+        MemoryError
+            If there cannot be room for them.
         """
         total = sum(len(positions) for _, _, positions, _ in wanted)
         sizes = np.zeros(total, np.int64)
         for _, selection, positions, _ in wanted:
             sizes[positions] = selection.cells * dtype.itemsize
+        _require_room(sizes.sum(dtype=np.float64))
         padded = -(-sizes // _ALIGNMENT) * _ALIGNMENT
         bases = np.cumsum(padded) - padded
         if dtype.is_text:
@@ -172,6 +181,7 @@ class Snapshot(Indexed):
         """
         shape = wanted[0][1].shape
         row = wanted[0][1].cells * dtype.itemsize
+        _require_room(row * count)
         if dtype.is_text:
             result = np.empty((count, *shape), object) if out is None else out
             rows = self._text_boxes(array, dtype, wanted, count)
@@ -342,6 +352,12 @@ class Snapshot(Indexed):
                 unpack(rows, self._source(files[number]).bytes(), plan.columns["offset"][rows])
         except CorruptChunk as error:
             raise self._named(error, array, plan) from None
+
+
+def _require_room(size: float) -> None:
+    """Raise MemoryError if there cannot be room for so many bytes."""
+    if size > _MOST_BYTES:
+        raise MemoryError(f"cells of {size:.3g} bytes are asked for")
 
 
 def _fill(dtype: DType, group: Sequence[Wanted], incomplete: Integers, results: Any) -> None:

@@ -28,10 +28,12 @@ FORMAT_VERSION = 1
 _SUFFIXES = {"none": "", "zstd": ".zst", "lz4": ".lz4"}
 _BLANK = "0" * 16
 _PLAIN_KEY = "atlas.msgpack.zst"
+_COMMIT = re.compile(r"[0-9a-f]{32}")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _RETIRED_KEY = re.compile(r"[^/\0]+/(data-[0-9a-f]{32}\.af|table-[0-9a-f]{32}\.at|commit-[0-9a-f]{32}\.ar)")
 
 # A root is refused that claims to grow more than this: real ones shrink to a tenth.
-_PLAIN_BYTES = 64 << 20
+_PLAIN_BYTES = 2 << 20
 _PLAIN_RATIO = 100
 _LZ4_PIECE = 1 << 20
 
@@ -320,7 +322,11 @@ def _parse_json(plain: bytes) -> Any:
     def refuse(text: str) -> Any:
         raise ValueError(f"{text} is not JSON")
 
-    return json.loads(plain, object_pairs_hook=_unique, parse_constant=refuse)
+    document = json.loads(plain.decode("utf-8"), object_pairs_hook=_unique, parse_constant=refuse)
+    if _SURROGATE.search(plain):
+        # Half a pair has no UTF-8 form, and would keep the next root from being written.
+        json.dumps(document, ensure_ascii=False).encode("utf-8")
+    return document
 
 
 def _parse_msgpack(plain: bytes) -> Any:
@@ -346,6 +352,8 @@ def _root_of(document: Any, meta_format: str, compression: str, load_table: Load
     _expect(version == FORMAT_VERSION, f"format version {version!r} is not known here (this release reads 1)")
     _expect(is_size(document.get("generation")), "bad generation")
     _expect(all(isinstance(document.get(k), str) for k in ("store", "commit", "parent", "codec")), "bad commit ids")
+    # The record of the commit is called after it.
+    _expect(_COMMIT.fullmatch(document["commit"]), "bad commit ids")
     arrays, retired, recent = document.get("arrays"), document.get("retired"), document.get("recent", [])
     _expect(isinstance(recent, list) and all(isinstance(commit, str) for commit in recent), "bad commit ids")
     following = document.get("next")

@@ -18,6 +18,7 @@ from functools import partial
 from weakref import WeakValueDictionary
 
 from atlas.catalog import Catalog
+from atlas.chunks import MAX_CELLS
 from atlas.columnfile import ColumnFile, DataFile
 from atlas.config import StoreConfig, settings
 from atlas.errors import (
@@ -196,6 +197,9 @@ def delete_other_roots(storage: Storage, config: StoreConfig) -> None:
 
 def next_state(storage: Storage, root: Root) -> Root:
     """Return the state that follows `root`, without what changes in it."""
+    if root.generation >= MAX_CELLS:
+        # Beyond that no dataset may say that it has changed.
+        raise CorruptRoot(f"{storage.describe()} claims to be of commit {root.generation}: none can follow that")
     recent = (*root.recent, root.commit)[-(_REMEMBERED_LOCALLY if storage.is_local else _REMEMBERED) :]
     return root.successor(new_commit_id(), recent=recent)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from atlas.chunks import MAX_CELLS, ChunkGrid, Shape, as_extents
+from atlas.chunks import MAX_CELLS, ChunkGrid, Shape, as_extents, is_too_large
 from atlas.dtypes import DType, decode_fill, encode_fill, normalize_fill, parse_dtype, require_utf8, widen
 from atlas.errors import CorruptRoot, DataTypeError, InvalidArgument, InvalidName
 from atlas.forks import cached_property
@@ -97,7 +97,7 @@ def make_array_schema(name: Any, dtype: Any, dims: Any, shape: Any, chunk_shape:
     labels = tuple(require_utf8(label, f"dims of {name!r}") for label in labels)
     if len(labels) != len(extents):
         raise InvalidArgument(f"{name!r} has {len(labels)} dims {list(labels)} but {len(extents)} axes {list(extents)}")
-    if len(extents) > MAX_DIMENSIONS or math.prod(extents) > MAX_CELLS:
+    if len(extents) > MAX_DIMENSIONS or is_too_large(extents):
         raise InvalidArgument(f"shape of {name!r} is too large: {list(extents)}")
     chunks = _check_chunks(name, extents, chunk_shape)
     value = None if fill is None else normalize_fill(kind, fill, f"array {name!r}")
@@ -166,7 +166,7 @@ class ArrayTemplate:
 
     def with_extents(self, shape: Shape, chunk_shape: Shape) -> ArraySchema:
         """Return the schema of this shape and chunk shape."""
-        if math.prod(shape) > MAX_CELLS:
+        if is_too_large(shape):
             raise CorruptRoot(f"array {self.name!r} cannot have the shape {list(shape)}")
         return ArraySchema(self.name, self.dtype, self.dims, shape, chunk_shape, self.fill)
 

@@ -121,6 +121,8 @@ class Session:
             raise InvalidArgument(f"workers must be at least 1, not {workers!r}")
         pin = self.storage.pin(root.generation)
         before = getattr(self, "snapshot", None)
+        # First: an interrupt before the end must not leave what is of another state.
+        self._merged = None
         self.snapshot = Snapshot(self.storage, root, workers, self._executor, pin, before)
         self._merged = merged
 

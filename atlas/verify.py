@@ -147,22 +147,24 @@ def _verify_records(snapshot: Snapshot, report: VerifyReport) -> None:
 
 def _check_for_newer(snapshot: Snapshot) -> None:
     storage = snapshot.storage
-    # Elsewhere there are none, and looking would take a listing. Of a commit that is under way, or was cut off, the
-    # record is there before the root.
-    if not storage.is_local or storage.was_interrupted():
+    # Elsewhere there are none, and looking would take a listing.
+    if not storage.is_local:
         return
     known = {record_key(commit) for commit in snapshot.root.commits}
     strange = {f"{DIRECTORY}/{name}" for name in storage.list_dir(DIRECTORY) if RECORD_NAME.fullmatch(name)} - known
-    if not strange:
+    recorded = {}
+    for key in sorted(strange):
+        with suppress(CorruptStore, FileNotFoundError):
+            recorded[key] = read_record(storage, key).root(partial(load_table, storage))
+    # Of a commit that is under way, or was cut off, the mark of the lock is there before the record, and until the
+    # root is: looked for in this order, one that others make meanwhile is told from one that the root does not know.
+    if not recorded or storage.was_interrupted():
         return
     root = load_root(storage)
-    for key in sorted(strange):
-        recorded = None
-        with suppress(CorruptStore, FileNotFoundError):
-            recorded = read_record(storage, key).root(partial(load_table, storage))
-        if recorded is not None and recorded.store == root.store and recorded.generation > root.generation:
+    for key, found in recorded.items():
+        if found.store == root.store and found.generation > root.generation:
             raise CorruptRoot(
-                f"the root is of commit {root.generation}, but {key} is of a newer one, {recorded.generation}: "
+                f"the root is of commit {root.generation}, but {key} is of a newer one, {found.generation}: "
                 "an older root was put in its place"
             )
 
@@ -172,6 +174,9 @@ def _check_record(snapshot: Snapshot, commit: str) -> None:
     try:
         record = read_record(snapshot.storage, key)
     except FileNotFoundError:
+        # Another writer takes it away once the newest state has no file of that commit any more.
+        if commit not in load_root(snapshot.storage).commits:
+            return
         raise CorruptIndex(f"record {key} is gone; the store is whole, but for this copy of its metadata") from None
     missing = {file.key for file in snapshot.root.files if file.commit == commit} - record.indexes.keys()
     if missing:
@@ -273,11 +278,12 @@ def _noted(
     """Whether something can be read; if not, the report says why."""
     try:
         read()
-    except AtlasError as error:
+    except (AtlasError, MemoryError) as error:
         if isinstance(error, _NO_ANSWER) and not snapshot.storage.is_local:
             # No answer says nothing about the store, and the deadline of a request is no time to wait for every chunk.
             raise
         owner = f"dataset {dataset!r}: " if dataset else f"array {array!r}: " if array else ""
-        report.problems.append(Problem(array, dataset, chunk, f"{owner}{error}"))
+        what = f"there is no room for it in memory: {error}" if isinstance(error, MemoryError) else error
+        report.problems.append(Problem(array, dataset, chunk, f"{owner}{what}"))
         return False
     return True

@@ -18,7 +18,7 @@ from atlas.resizing import appended_shape, resize, whole_or_not
 from atlas.schema import ArraySchema, make_array_schema
 from atlas.session import naming
 from atlas.threads import take_turns
-from atlas.writer import Overlay, PendingArray
+from atlas.writer import Overlay, PendingArray, size_in_memory
 
 
 class DatasetView(Described):
@@ -170,11 +170,13 @@ class DatasetView(Described):
             arrays = session.pending.arrays.setdefault(self._name, {})
             pending = arrays.setdefault(name, PendingArray(schema, reset=False))
             snapshot, config = session.snapshot, session.snapshot.root.config
-            session.pending.make_room(cells.nbytes, config, snapshot.workers)
+            session.pending.make_room(size_in_memory(cells), config, snapshot.workers)
             read_chunk = partial(self._stored_chunk, schema, pending)
-            # First: cells that nobody has noted are not encoded by the flush.
-            session.pending.note(pending, cells.nbytes)
-            pending.write(box, cells, read_chunk, session.pending.heap, config, snapshot.workers)
+            # Before and after: cells that nobody has noted are not encoded by the flush; and a few of them may keep a
+            # large chunk in memory.
+            session.pending.note(pending, 0)
+            size = pending.write(box, cells, read_chunk, session.pending.heap, config, snapshot.workers)
+            session.pending.note(pending, size)
 
     def _stored_chunk(self, schema: ArraySchema, pending: PendingArray, number: int) -> NDArray[Any]:
         session = self._session

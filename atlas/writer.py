@@ -24,6 +24,9 @@ _BATCH_CHUNKS = 4096
 # Whole chunks of writes this large are encoded at once: a copy to wait in would cost more than that does.
 _ENCODE_ABOVE = 256 << 10
 
+# What Python takes for a text besides what it says.
+_TEXT_BYTES = 49
+
 ReadChunk = Callable[[int], NDArray[Any]]
 Cells = NDArray[Any]
 
@@ -34,6 +37,13 @@ def filled(schema: ArraySchema, shape: tuple[int, ...]) -> NDArray[Any]:
     # Unlike np.full, this takes bytes as they are, also those that end in zeros.
     cells.fill(fill_cell(schema.dtype, schema.fill))
     return cells
+
+
+def size_in_memory(cells: Cells) -> int:
+    """Return about how many bytes cells take; of text, those that it says."""
+    if not cells.dtype.hasobject:
+        return cells.nbytes
+    return cells.nbytes + _TEXT_BYTES * cells.size + sum(map(len, cells.reshape(-1).tolist()))
 
 
 @dataclass(frozen=True)
@@ -154,8 +164,14 @@ class PendingArray:
         heap: Heap,
         config: StoreConfig,
         workers: int = 1,
-    ) -> None:
-        """Take a box of cells; `read_chunk` gives what a partly written chunk held before."""
+    ) -> int:
+        """Take a box of cells; `read_chunk` gives what a partly written chunk held before.
+
+        Returns
+        -------
+        int
+            By how much what waits unencoded has grown in memory.
+        """
         whole: dict[int, Cells] = {}
         partial: dict[int, Cells] = {}
         if selection.shape == self.schema.shape == data.shape and self.schema.grid.count == 1:
@@ -177,10 +193,12 @@ class PendingArray:
             items = ((self.schema, number, cells) for number, cells in whole.items())
             taken |= dict(encode_into(heap, items, config, workers))
         growth = self._grown(selection, partial)
+        size = sum(map(_waiting_size, taken.values())) - sum(_waiting_size(self.chunks.get(n)) for n in taken)
         # Nothing is taken before everything has been read and encoded, and then without a call, during which an
         # interrupt might come: a write happens whole or not at all.
         self.chunks |= taken
         self.growth = growth
+        return size
 
     def _grown(self, selection: Selection, partial: Mapping[int, Cells]) -> Growth | None:
         """Return what is known of the growth once a box has been written; `partial` are the chunks that it cuts."""
@@ -215,6 +233,10 @@ class PendingArray:
             if chunk is not None:
                 source = self._cells(number, chunk)[tuple(map(slice, first, first + block))]
                 result[tuple(map(slice, target, target + block))] = source
+
+
+def _waiting_size(chunk: Cells | Held | None) -> int:
+    return 0 if chunk is None or isinstance(chunk, Held) else size_in_memory(chunk)
 
 
 class Overlay(NamedTuple):

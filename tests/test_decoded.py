@@ -129,3 +129,19 @@ def test_lz4_blocks_that_are_not_kept_are_decompressed_by_a_kernel(place, decomp
     finally:
         monkeypatch.undo()
         atlas.config.settings.cache_clear()
+
+
+def test_verify_looks_at_what_is_there_now(tmp_path):
+    """A disk that loses a bit does not say when."""
+    with atlas.Atlas.create(tmp_path / "s", workers=1) as store:
+        view = store.create_dataset("a")
+        view.define_array("t", "complex64", ["x"], [1 << 18])
+        view.write_array("t", [0], np.arange(1 << 18).astype("c8"))
+    store.open_dataset("a").read_array("t")
+    assert store.verify().ok
+    (path,) = (tmp_path / "s" / "t").iterdir()
+    data, status = bytearray(path.read_bytes()), path.stat()
+    data[200] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert [(problem.dataset, problem.chunk) for problem in store.verify().problems] == [("a", 0)]

@@ -282,15 +282,34 @@ def test_values_are_computed_once_and_without_a_lock():
     assert not hasattr(Once.value, "lock")
 
 
-def test_exit_with_results_alive_is_silent(big):
+def test_exit_with_results_alive_is_silent_and_what_waits_can_still_be_flushed(big, tmp_path):
     run_script(
         """
-        import sys, atlas
+        import atexit, sys
+        atexit.register(lambda: last.flush())
+        import atlas, numpy as np
         store = atlas.Atlas.open(sys.argv[1], workers=2, executor="processes")
         kept = [store.read_array_across_stacked("t", store.list_datasets()) for _ in range(3)]
+        last = atlas.Atlas.create(sys.argv[2], pending_bytes=0)
+        for name in ("a", "b"):
+            view = last.create_dataset(name)
+            view.define_array("t", "int64", ["x"], [50_000])
+            view.write_array("t", [0], np.arange(50_000))
         """,
         big,
+        tmp_path / "s",
     )
+    assert Atlas.open(tmp_path / "s").open_dataset("a").read_array("t", [49_999]).tolist() == [49_999]
+
+
+def test_where_no_thread_can_be_started_reads_do_without_workers(monkeypatch):
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pool = executor._Pool()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    pool.note(1 << 40, 2)
+    assert (pool._starting, pool._executor) == (False, None)
 
 
 @needs_memfd

@@ -306,7 +306,7 @@ class LocalStorage(Storage):
     def _copy(source: str, place: str) -> None:
         writer = LocalWriter(place)
         try:
-            with open(source, "rb") as file:
+            with open_file(source) as file:
                 while piece := file.read(BUFFER_BYTES):
                     writer.write(piece)
             writer.finish()
