@@ -24,6 +24,9 @@ from atlas.segment import ArrayIndex
 # Packed chunks are decoded about so many times faster than compressed ones.
 _PACKED_SPEED = 4
 
+# Bytes that a chunk costs besides those it decodes to.
+CHUNK_COST = 512
+
 
 class Wanted(NamedTuple):
     """Datasets that declare an array alike, and the box to read of each.
@@ -88,7 +91,7 @@ class ReadPlan:
     def cost(self) -> int:
         """Bytes that would take as long to decompress as all chunks take to decode; of few chunks all bytes."""
         sizes, pipelines = self.columns["raw_length"], plain(self.columns["pipeline"])
-        total = int(sizes.sum())
+        total = int(sizes.sum()) + len(sizes) * CHUNK_COST
         if total < settings().parallel_threshold or not self.chunk_extent.shape[1]:
             return total
         # Of what is packed, rows behind the box are left alone; of what is stored as it is, those above, too.
@@ -98,7 +101,7 @@ class ReadPlan:
         for pipeline, share in ((RAW, rows), (PACKED, (rows + above) / _PACKED_SPEED)):
             chosen = pipelines == pipeline
             shares[chosen] = share[geometry[chosen]]
-        return int((sizes * shares).sum())
+        return int((sizes * shares).sum()) + len(sizes) * CHUNK_COST
 
     def saved(self, rows: Iterable[int]) -> int:
         """Return what of the cost falls away where the chunks in some rows are at hand decompressed."""
