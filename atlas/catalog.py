@@ -25,6 +25,10 @@ from atlas.schema import ArraySchema, ArrayTemplate, DatasetRecord, Template
 
 MAX_SLOTS = 1 << 31
 
+# With more ordinals of deleted datasets, and more of them to each that is left, columns over all are not made.
+_MOST_DELETED = 16 << 20
+_DELETED_PER_DATASET = 64
+
 # Ordinals and records of single datasets that are remembered.
 _REMEMBERED = 1 << 14
 
@@ -286,14 +290,28 @@ class Catalog:
             listed.arranged[array] = known
         return known
 
-    def having(self, array: str) -> NDArray[np.bool_]:
-        """Return, by ordinal, which datasets have an array."""
-        result = np.zeros(self.slots, bool)
-        for layer, rows in self.live():
+    def having(self, array: str, ordinals: Integers) -> NDArray[np.bool_]:
+        """Return which of some ordinals have a dataset that has an array."""
+        result = np.zeros(len(ordinals), bool)
+        for layer, places, rows in self.places(ordinals):
             has = np.zeros(len(layer.groups), bool)
             has[layer.holders.get(array, [])] = True
-            result[layer.ordinals[rows]] = has[layer.group[rows]]
+            result[places] = has[layer.group[rows]]
         return result
+
+    @property
+    def columns_length(self) -> int:
+        """The ordinals in use, for columns that have a row for each.
+
+        Raises
+        ------
+        InvalidArgument
+            If almost all of so many are of deleted datasets that such columns would be absurd.
+        """
+        left = len(self.ordinals)
+        if self.slots > _MOST_DELETED + _DELETED_PER_DATASET * left:
+            raise InvalidArgument(f"of {self.slots} ordinals, {left} have a dataset; compact the store first")
+        return self.slots
 
     def attribute(self, array: str | None, key: str) -> Iterator[tuple[str, Integers, Column]]:
         """Yield the values of an attribute (of an array): type tag, ordinals, and a column beside them."""
@@ -326,12 +344,10 @@ class Catalog:
         return replace(self, tables=tables, top=top, loaded={f: self.loaded[f] for f in tables if f in self.loaded})
 
     def compacted(self) -> tuple[Catalog, Integers]:
-        """Return the table without deleted slots, and the new ordinal of every old one (-1: deleted)."""
+        """Return the table without deleted slots, and what the ordinal of each of its datasets was before."""
         merged = joined(self.layers)
-        moved = np.full(self.slots, -1, np.int64)
-        moved[merged.ordinals] = np.arange(len(merged))
         layer = merged.renumbered(np.arange(len(merged)))
-        return Catalog(len(merged), len(merged), (), layer, self.load), moved
+        return Catalog(len(merged), len(merged), (), layer, self.load), merged.ordinals
 
 
 def _distinct_shapes(group: Group, definition: ArrayTemplate, rows: NDArray[Any]) -> tuple[list[Shape], Integers]:

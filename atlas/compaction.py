@@ -10,12 +10,12 @@ from dataclasses import replace
 import numpy as np
 
 from atlas.chunks import Integers
-from atlas.columns import distinct
+from atlas.columns import distinct, positions
 from atlas.commit import publish, recover
 from atlas.commitfiles import CommitFiles, settle
 from atlas.datafiles import Target, newest_statistics, pick_entries, stored_statistics, write_file
 from atlas.errors import SnapshotExpired
-from atlas.payloads import payload_reader
+from atlas.payloads import payloads_of
 from atlas.reader import Snapshot
 from atlas.root import ArrayFiles, Root
 from atlas.roots import LostRace, Race, load_root, next_state, overtaken
@@ -44,7 +44,7 @@ def compact(storage: Storage, workers: int) -> Root:
 def _compact(storage: Storage, current: Root, workers: int) -> Root:
     """Compact the state `current`; raises LostRace if another writer committed meanwhile."""
     snapshot = Snapshot(storage, current, workers)
-    catalog, moved = current.catalog.compacted()
+    catalog, before = current.catalog.compacted()
     if catalog.slots == current.catalog.slots and _is_compact(snapshot):
         return current
     retired = [file.key for file in current.files]
@@ -56,7 +56,7 @@ def _compact(storage: Storage, current: Root, workers: int) -> Root:
             live = _live_entries(snapshot, name)
             if len(live):
                 target = Target(files, name, current.arrays[name], current.catalog)
-                arrays[name] = _copy(snapshot, name, live, moved, target)
+                arrays[name] = _copy(snapshot, name, live, positions(before, live), target)
             # What is read of one array would otherwise stay in memory with that of all others.
             snapshot.forget(name)
         root = files.state(catalog, arrays)
@@ -81,8 +81,7 @@ def _is_compact(snapshot: Snapshot) -> bool:
 def _live_entries(snapshot: Snapshot, array: str) -> Integers:
     """Return the ordinals that have the array and something stored for it."""
     entries = distinct(np.concatenate([segment.entries for segment in snapshot.segments(array)]))
-    entries = entries[entries < snapshot.root.catalog.slots]
-    return np.asarray(entries[snapshot.root.catalog.having(array)[entries]])
+    return np.asarray(entries[snapshot.root.catalog.having(array, entries)])
 
 
 def _copy(snapshot: Snapshot, array: str, live: Integers, moved: Integers, target: Target) -> ArrayFiles:
@@ -93,7 +92,7 @@ def _copy(snapshot: Snapshot, array: str, live: Integers, moved: Integers, targe
     found = newest_statistics(stored_statistics(segments), live)
     _, schemas = snapshot.root.catalog.layouts(array, live)
     # Nothing is below the one file that is left, so that there is nothing to void.
-    final = Piece(moved[live], merged.starts, np.zeros(0, np.int64), merged.columns)
-    reads = [payload_reader(snapshot.storage, *source) for source in zip(files, segments, strict=True)]
+    final = Piece(moved, merged.starts, np.zeros(0, np.int64), merged.columns)
+    payloads = [payloads_of(snapshot.storage, *source) for source in zip(files, segments, strict=True)]
     empty = ArrayFiles(target.known.directory, ())
-    return replace(empty, files=(write_file(target, empty, final, found, schemas, reads),))
+    return replace(empty, files=(write_file(target, empty, final, found, schemas, payloads),))

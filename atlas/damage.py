@@ -12,11 +12,12 @@ import numpy as np
 from atlas.columnfile import ColumnFile, DataFile
 from atlas.errors import CorruptRoot, CorruptStore
 from atlas.examine import check_file, copied_index, intact_rows, open_index
-from atlas.record import RECORD_NAME, Record, is_file_of_a_commit, read_record, record_key, records_behind
+from atlas.record import Record, read_record, records_behind
 from atlas.root import ROOT_KEYS, ArrayFiles, Root, decode_root, root_key
 from atlas.segment import ArrayIndex, SegmentIndex
 from atlas.storage import Storage, Stored
-from atlas.table import DIRECTORY, read_layer
+from atlas.storage.names import CATALOG, is_file_of_a_commit, is_record, record_key
+from atlas.table import read_layer
 from atlas.verify import Problem
 
 
@@ -68,11 +69,6 @@ class FileFound:
     index: ColumnFile | None
     problem: str
     unrecorded: bool
-
-
-def newer(root: Root, known: Root) -> bool:
-    """Whether a state of the same store came after another."""
-    return root.store == known.store and root.generation > known.generation
 
 
 class Damage:
@@ -135,12 +131,12 @@ class Damage:
     def _record_keys(self) -> list[str]:
         # Locally one directory is looked at; elsewhere that takes a listing of everything.
         keys = (
-            [f"{DIRECTORY}/{name}" for name in self.storage.list_dir(DIRECTORY)]
+            [f"{CATALOG}/{name}" for name in self.storage.list_dir(CATALOG)]
             if self.storage.is_local
             else [item.key for item in self._inventory()]
         )
-        start = f"{DIRECTORY}/"
-        return [key for key in keys if key.startswith(start) and RECORD_NAME.fullmatch(key.removeprefix(start))]
+        start = f"{CATALOG}/"
+        return [key for key in keys if key.startswith(start) and is_record(key.removeprefix(start))]
 
     def _inventory(self) -> list[Stored]:
         if self._listed is None:
@@ -162,7 +158,7 @@ class Damage:
         is_believed = not self.storage.is_local and not self._is_root_missing
         if known is not None and (self._was_writing or is_believed):
             return known, ""
-        found = [(root, key) for key, root in self._recorded_states() if known is None or newer(root, known)]
+        found = [(root, key) for key, root in self._recorded_states() if known is None or root.follows(known)]
         if found:
             root, key = max(found, key=self._rank)
             nothing = None if self.storage.is_local else ""
@@ -193,7 +189,7 @@ class Damage:
     def _exists(self, file: DataFile) -> bool:
         try:
             return self.storage.size(file.key) >= 0
-        except FileNotFoundError:
+        except (FileNotFoundError, CorruptStore):
             return False
 
     def _got_done(self, root: Root) -> bool:
@@ -257,7 +253,7 @@ class Damage:
             return
         unknown = [found for found in files if found.index is None]
         if unknown:
-            owners = int(self.root.catalog.having(array).sum())
+            owners = self._owners(array)
             message = f"{unknown[0].problem}, and there is no copy of its index: nothing of the array can be read"
             if owners:
                 self.report.lost.append(Problem(array, "", -1, f"array {array!r}, in {owners} datasets: {message}"))
@@ -270,10 +266,9 @@ class Damage:
             rows = np.flatnonzero(merged.columns["file"] == number)
             chunks = {name: column[rows] for name, column in merged.columns.items()}
             intact[rows] = intact_rows(self.storage, found.file, chunks)
-        owned = self.root.catalog.having(array)
         # A file may have more than the dataset table knows of.
-        rows = np.flatnonzero(~intact & (ordinals < len(owned)))
-        rows = rows[owned[ordinals[rows]]]
+        rows = np.flatnonzero(~intact)
+        rows = rows[self.root.catalog.having(array, ordinals[rows])]
         names = self.root.catalog.names_of(ordinals[rows]) if len(rows) else []
         for name, row in zip(names, rows.tolist(), strict=True):
             number, key = int(merged.columns["number"][row]), files[int(merged.columns["file"][row])].file.key
@@ -282,7 +277,12 @@ class Damage:
 
     def useless(self, array: str) -> bool:
         """Whether an array's files are of no use: none can be read without one that is lost, and no dataset has it."""
-        return any(found.index is None for found in self.arrays[array]) and not self.root.catalog.having(array).any()
+        return any(found.index is None for found in self.arrays[array]) and not self._owners(array)
+
+    def _owners(self, array: str) -> int:
+        """Return how many datasets have an array."""
+        catalog = self.root.catalog
+        return int(catalog.having(array, catalog.ordinals).sum())
 
     def _describe(self) -> None:
         if self.from_record:

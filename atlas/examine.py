@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.columnfile import Area, ColumnFile, DataFile
-from atlas.errors import CorruptIndex
+from atlas.errors import CorruptIndex, CorruptStore
 from atlas.indexes import read_index
 from atlas.kernels.sealed import is_whole
 from atlas.record import record_behind
@@ -118,7 +118,8 @@ def intact_rows(storage: Storage, file: DataFile, chunks: Mapping[str, NDArray[A
     intact = np.zeros(len(columns[0]), bool)
     try:
         data = memoryview(storage.open_map(file.key, min(storage.size(file.key), file.length)))  # type: ignore[arg-type]
-    except FileNotFoundError:
+    except (FileNotFoundError, CorruptStore):
+        # Something else may be in its place: a directory, a link.
         return intact
     for row, (offset, length, pipeline, checksum) in enumerate(zip(*columns, strict=True)):
         payload = data[offset : offset + length]

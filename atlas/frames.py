@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atlas.attributes import element_type
 from atlas.catalog import Catalog
 from atlas.columns import Column, Integers, cell_type
-from atlas.dtypes import parse_dtype
-from atlas.errors import MissingDependency
+from atlas.dtypes import objects, parse_dtype
+from atlas.errors import CorruptIndex, MissingDependency
 from atlas.pruning import Bounds, array_bounds, attribute_values
 from atlas.reader import Snapshot
 
@@ -39,7 +40,7 @@ def columns_of(
     """Return the columns of the table, a row for each dataset in order of insertion."""
     catalog = snapshot.root.catalog
     every = np.ones(catalog.count, bool)
-    columns = {"dataset": Series(_objects(catalog.names()), every)}
+    columns = {"dataset": Series(objects(catalog.names()), every)}
     for key in global_attrs:
         columns[key] = _attribute(catalog, None, key)
     for array, key in array_attrs:
@@ -50,14 +51,8 @@ def columns_of(
     return columns
 
 
-def _objects(values: Sequence[Any]) -> NDArray[Any]:
-    cells = np.empty(len(values), object)
-    cells[:] = values
-    return cells
-
-
 def _attribute(catalog: Catalog, array: str | None, key: str) -> Series:
-    present = np.zeros(catalog.slots, bool)
+    present = np.zeros(catalog.columns_length, bool)
     parts: list[tuple[Integers, NDArray[Any]]] = []
     for tag, ordinals, column in catalog.attribute(array, key):
         present[ordinals] = True
@@ -73,8 +68,8 @@ def _attribute(catalog: Catalog, array: str | None, key: str) -> Series:
 def attribute_cells(tag: str, column: Column) -> NDArray[Any]:
     """Return attribute values as the type that they were set with."""
     if cell_type(tag) in ("packed", "text"):
-        return _objects([v.tolist() if isinstance(v, np.ndarray) else v for v in attribute_values(tag, column)])
-    return _as_type(np.asarray(column.spread()), tag.removeprefix("np."))
+        return objects([v.tolist() if isinstance(v, np.ndarray) else v for v in attribute_values(tag, column)])
+    return _as_type(np.asarray(column.spread()), element_type(tag))
 
 
 def _as_type(cells: NDArray[Any], name: str) -> NDArray[Any]:
@@ -101,10 +96,13 @@ def _bound(cells: NDArray[Any], bounds: Bounds, name: str | None) -> NDArray[Any
     """Return smallest or largest cells as the type of the array."""
     if name is None or not bounds.valid.any():
         return cells
-    if name == "string":
-        texts = [cell.decode("utf-8") if there else None for cell, there in zip(cells, bounds.valid, strict=True)]
-        return _objects(texts)
-    return cells.astype(object) if name == "binary" else _as_type(cells, name)
+    try:
+        if name == "string":
+            pairs = zip(cells, bounds.valid, strict=True)
+            return objects([cell.decode("utf-8") if there else None for cell, there in pairs])
+        return cells.astype(object) if name == "binary" else _as_type(cells, name)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CorruptIndex(f"stored statistics do not fit the type {name} of their array: {error}") from None
 
 
 # ── as what users want ───────────────────────────────────────────────────────────────────────────

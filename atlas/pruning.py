@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.attributes import decode_attribute
+from atlas.attributes import decode_attribute, element_type
 from atlas.catalog import Catalog
 from atlas.columns import Column, Integers, Texts, cell_type, column_values, group_members
-from atlas.dtypes import parse_dtype
+from atlas.dtypes import objects, parse_dtype
+from atlas.errors import CorruptStore
 from atlas.reader import Snapshot
 from atlas.statistics import fill_statistics, statistics_dtype
 
@@ -108,9 +109,7 @@ class _Bound:
 
 def _array(cells: Any) -> NDArray[Any]:
     if isinstance(cells, list):
-        column = np.empty(len(cells), object)
-        column[:] = cells
-        return column
+        return objects(cells)
     column = np.asarray(cells)
     return column.astype("u8") if column.dtype.kind == "b" else column
 
@@ -129,7 +128,7 @@ def comparable(texts: Texts) -> NDArray[Any]:
 
 def live_mask(catalog: Catalog) -> NDArray[np.bool_]:
     """Return which ordinals have a dataset."""
-    live = np.zeros(catalog.slots, bool)
+    live = np.zeros(catalog.columns_length, bool)
     live[catalog.ordinals] = True
     return live
 
@@ -137,8 +136,9 @@ def live_mask(catalog: Catalog) -> NDArray[np.bool_]:
 def array_bounds(snapshot: Snapshot, array: str) -> Bounds:
     """Return the statistics of an array of every dataset; those of datasets without it are zeros."""
     catalog = snapshot.root.catalog
-    slots = catalog.slots
-    present, seen, valid = catalog.having(array), np.zeros(slots, bool), np.zeros(slots, bool)
+    slots, live = catalog.columns_length, catalog.ordinals
+    present, seen, valid = np.zeros(slots, bool), np.zeros(slots, bool), np.zeros(slots, bool)
+    present[live] = catalog.having(array, live)
     rows, nulls, low, high = np.zeros(slots, np.int64), np.zeros(slots, np.int64), _Bound(slots), _Bound(slots)
     for segment in snapshot.segments(array):
         ordinals, columns = segment.entries, segment.statistics
@@ -170,7 +170,7 @@ def _repeated(dtype: str, value: Any, count: int) -> Any:
 
 def attribute_bounds(catalog: Catalog, array: str | None, key: str) -> Bounds:
     """Return the values of an attribute (of an array) of every dataset, each its own minimum and maximum."""
-    slots = catalog.slots
+    slots = catalog.columns_length
     present, valid = np.zeros(slots, bool), np.zeros(slots, bool)
     rows, low, high = np.zeros(slots, np.int64), _Bound(slots), _Bound(slots)
     for tag, ordinals, column in catalog.attribute(array, key):
@@ -182,13 +182,21 @@ def attribute_bounds(catalog: Catalog, array: str | None, key: str) -> Bounds:
             continue
         cells = column.spread()
         if tag.endswith("binary") and isinstance(cells, Texts):
-            cells = Texts.of([base64.b64decode(cell) for cell in cells.tolist()])
+            cells = _decoded(cells)
         rows[ordinals] = 1
         valid[ordinals] = True if isinstance(cells, Texts) else ~_is_nothing(tag, cells)
         cells = comparable(cells) if isinstance(cells, Texts) else cells
         low.put(ordinals, cells)
         high.put(ordinals, cells)
     return Bounds(present, valid, low.result(), high.result(), rows, np.zeros(slots, np.int64))
+
+
+def _decoded(cells: Texts) -> Texts:
+    """Return what base64 stands for."""
+    try:
+        return Texts.of([base64.b64decode(cell, validate=True) for cell in cells.tolist()])
+    except ValueError as error:
+        raise CorruptStore(f"a binary attribute cannot be decoded: {error}") from None
 
 
 def attribute_values(tag: str, column: Column) -> list[Any]:
@@ -208,7 +216,7 @@ def attribute_items(catalog: Catalog, array: str | None, key: str) -> dict[int, 
 
 def _is_nothing(tag: str, cells: NDArray[Any]) -> NDArray[np.bool_]:
     """Return which values of an attribute are NaN or no time."""
-    if parse_dtype(tag.removeprefix("np.")).kind in "Mm":
+    if parse_dtype(element_type(tag)).kind in "Mm":
         return np.asarray(cells == np.iinfo(np.int64).min)
     return np.asarray(cells != cells)
 
@@ -248,6 +256,6 @@ def slot_names(catalog: Catalog) -> list[str | None]:
     """Return the name of the dataset of every ordinal, ``None`` where there is none."""
     if catalog.count == catalog.slots:
         return [*catalog.names()]
-    names = np.full(catalog.slots, None, object)
+    names = np.full(catalog.columns_length, None, object)
     names[catalog.ordinals] = catalog.names()
     return list(names)

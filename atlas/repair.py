@@ -6,7 +6,7 @@ and only then is the root replaced. Chunks that are lost stay listed, without by
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -16,17 +16,15 @@ from atlas.columnfile import DataFile
 from atlas.commit import publish, recover, strays
 from atlas.commitfiles import CommitFiles
 from atlas.damage import Damage, FileFound, RepairReport
-from atlas.errors import StoreNotFound
+from atlas.errors import CorruptStore, ReadOnlyStore, StoreNotFound
 from atlas.examine import intact_rows
 from atlas.indexes import read_index
-from atlas.record import is_file_of_a_commit
 from atlas.root import ArrayFiles, Root
 from atlas.roots import delete_other_roots, has_root, load_table, next_state
 from atlas.segment import HEADER_LENGTH, SegmentIndex
 from atlas.storage import REPAIRING, WRITING, Storage
+from atlas.storage.names import DAMAGED, is_file_of_a_commit
 from atlas.table import read_layer
-
-DAMAGED = "_damaged"
 
 
 def repair(storage: Storage, dry_run: bool = False) -> RepairReport:
@@ -35,7 +33,11 @@ def repair(storage: Storage, dry_run: bool = False) -> RepairReport:
     if listed is not None and not any(is_file_of_a_commit(item.key) for item in listed):
         raise StoreNotFound(f"there is no Atlas store at {storage.describe()}, nor what is left of one")
     if dry_run:
-        return Damage(storage, listed).report
+        with ExitStack() as held:
+            # What others are at work on looks damaged. Where nothing can be written nobody is at work.
+            with suppress(ReadOnlyStore):
+                held.enter_context(storage.writer_lock(mark=b""))
+            return Damage(storage, listed).report
     storage.begin_writing()
     with storage.writer_lock(mark=REPAIRING) as interrupted:
         # Where a lock kept others out just now, they may have been at work before.
@@ -127,7 +129,8 @@ def _keep_replaced(found: Damage, root: Root, replaced: list[str]) -> str:
         keys += sorted({*strays(found.storage, found.root)} & {*strays(found.storage, root)})
     place, kept = f"{DAMAGED}/{root.commit}", ""
     for key in dict.fromkeys(keys):
-        with suppress(FileNotFoundError):
+        # What is no file, but a directory or a link in the place of one, stays where it is.
+        with suppress(FileNotFoundError, CorruptStore):
             found.storage.keep_copy(key, f"{place}/{key}")
             kept = place
     return kept

@@ -13,11 +13,13 @@ import random
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from weakref import WeakValueDictionary
 
 from atlas.catalog import Catalog
+from atlas.chunks import MAX_CELLS
 from atlas.columnfile import ColumnFile, DataFile
 from atlas.config import StoreConfig, settings
 from atlas.errors import (
@@ -25,13 +27,14 @@ from atlas.errors import (
     CommitUnknownError,
     ConflictError,
     CorruptRoot,
+    CorruptStore,
     SnapshotExpired,
     StorageError,
     StoreNotFound,
 )
 from atlas.indexes import read_index
 from atlas.layer import Layer
-from atlas.record import has_record
+from atlas.record import has_record, read_record
 from atlas.root import ROOT_KEYS, Root, decode_root, encode_root, root_key
 from atlas.storage import ConditionFailed, Storage
 from atlas.table import read_layer
@@ -161,6 +164,13 @@ def load_table(storage: Storage, store: str, file: DataFile, slots: int) -> Laye
     return layer
 
 
+def recorded_state(storage: Storage, key: str) -> Root | None:
+    """Return the state that the record of a commit tells of; ``None`` where it is damaged or gone."""
+    with suppress(CorruptStore, FileNotFoundError):
+        return read_record(storage, key).root(partial(load_table, storage))
+    return None
+
+
 def is_lost(storage: Storage) -> bool:
     """Return whether a store without a root can be brought back; on object stores that is not looked for."""
     return storage.is_local and has_record(storage)
@@ -196,6 +206,9 @@ def delete_other_roots(storage: Storage, config: StoreConfig) -> None:
 
 def next_state(storage: Storage, root: Root) -> Root:
     """Return the state that follows `root`, without what changes in it."""
+    if root.generation >= MAX_CELLS:
+        # Beyond that no dataset may say that it has changed.
+        raise CorruptRoot(f"{storage.describe()} claims to be of commit {root.generation}: none can follow that")
     recent = (*root.recent, root.commit)[-(_REMEMBERED_LOCALLY if storage.is_local else _REMEMBERED) :]
     return root.successor(new_commit_id(), recent=recent)
 

@@ -19,12 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.columnfile import Area, ColumnFile, DataFile, finish_file
-from atlas.columns import Texts, distinct, positions
+from atlas.columns import Integers, Texts, distinct, positions
 from atlas.errors import CorruptIndex
 from atlas.forks import cached_property
 from atlas.storage import DataWriter
-
-Integers = NDArray[np.int64]
 
 MAGIC = b"ATLASAF1"
 HEADER_LENGTH = len(MAGIC) + 16
@@ -33,11 +31,14 @@ HEADER_LENGTH = len(MAGIC) + 16
 RESET = 1  # the array was defined anew: what older files hold for the dataset is void
 STATISTICS = 2  # min and max are valid
 
-_ENTRY_COLUMNS = {"ordinal": "<u4", "count": "<u4", "flags": "|u1", "rows": "<u8", "nulls": "<u8"}
 # Payloads from this size on begin where the words in them can be read in place, without a copy.
 ALIGNED_FROM = 1024
 ALIGNMENT = 8
 
+# Types of numbers that bounds are kept in.
+_BOUNDS = ("<i8", "<u8", "<f8")
+
+_ENTRY_COLUMNS = {"ordinal": "<u4", "count": "<u4", "flags": "|u1", "rows": "<u8", "nulls": "<u8"}
 _CHUNK_COLUMNS = {"number": "<u8", "offset": "<u8", "length": "<u8", "raw_length": "<u8"}
 _EXACT_COLUMNS = {"pipeline": "|u1", "checksum": "<u8"}
 
@@ -143,19 +144,26 @@ class SegmentIndex(ColumnFile):
     def statistics(self) -> StatisticsColumns:
         """The statistics of every dataset in the file."""
         rows, nulls, flags = (self.integers(name) for name in ("rows", "nulls", "flags"))
-        columns = StatisticsColumns(rows, nulls, (flags & STATISTICS) != 0, self._bound("min"), self._bound("max"))
+        valid = (flags & STATISTICS) != 0
+        columns = StatisticsColumns(rows, nulls, valid, self._bound("min", valid), self._bound("max", valid))
         self.expect({len(column) for column in columns} == {len(self.entries)}, "its columns differ in length")
         return columns
 
-    def _bound(self, name: str) -> Any:
+    def _bound(self, name: str, valid: NDArray[np.bool_]) -> Any:
         if name in self:
-            return self.column(name)
+            bounds = self.column(name)
+            fits = isinstance(bounds, Texts) or bounds.dtype.str in _BOUNDS
+            self.expect(fits, f"column {name!r} holds something else than bounds")
+            return bounds
         cells = self.column(f"{name}_any")
         self.expect(isinstance(cells, Texts), f"column '{name}_any' holds no values")
         try:
-            return [msgpack.unpackb(cell) for cell in cells.tolist()]
+            values = [msgpack.unpackb(cell) for cell in cells.tolist()]
         except (ValueError, msgpack.UnpackException) as error:
             raise CorruptIndex(f"a statistic of array {self.head['array']!r} cannot be decoded: {error}") from None
+        kinds = {type(value) for value, there in zip(values, valid.tolist(), strict=False) if there}
+        self.expect(kinds <= {bool, int, float, bytes}, f"column '{name}_any' holds something else than bounds")
+        return values
 
     @cached_property
     def entries(self) -> Integers:

@@ -66,7 +66,8 @@ class Spill:
 
     def __init__(self, directory: str) -> None:
         self.descriptor = open_nameless(directory)
-        self._close = finalize(self, os.close, self.descriptor)
+        # Not at exit, when a last flush may still want it: the system closes it.
+        finalize(self, os.close, self.descriptor).atexit = False
         self._process = os.getpid()
         self.file_id = uuid.uuid4()
         self.is_taken = False

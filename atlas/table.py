@@ -21,7 +21,6 @@ from atlas.names import Names
 from atlas.storage import DataWriter
 
 MAGIC = b"ATLASAT1"
-DIRECTORY = "_catalog"
 
 
 def write_table(
@@ -91,7 +90,8 @@ def read_layer(file: ColumnFile, slots: int) -> Layer:
 def _groups(file: ColumnFile) -> list[Group]:
     schemas, rows = file.head.get("schemas"), file.head.get("rows")
     valid = isinstance(schemas, list) and isinstance(rows, list) and len(schemas) == len(rows)
-    file.expect(valid and all(isinstance(n, int) and 0 <= n < 1 << 32 for n in rows or []), "its schemas are wrong")
+    valid = valid and all(isinstance(n, int) and 0 <= n <= file.most_rows for n in rows or [])
+    file.expect(valid, "its schemas are wrong")
     return [
         _group(file, code, written, n) for code, (written, n) in enumerate(zip(schemas or [], rows or [], strict=True))
     ]

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 
-from atlas.chunks import Selection
 from atlas.columns import column_values
 from atlas.errors import AtlasError, CorruptIndex, CorruptRoot, CorruptStore, ReadOnlyStore, StorageError
 from atlas.examine import check_file, copied_index
 from atlas.plan import Wanted
 from atlas.reader import Snapshot
-from atlas.record import RECORD_NAME, read_record, record_key
-from atlas.roots import load_root, load_table
+from atlas.record import read_record
+from atlas.roots import load_root, recorded_state
 from atlas.schema import ArraySchema
-from atlas.table import DIRECTORY
+from atlas.storage.names import CATALOG, is_record, record_key
 
 # A dataset with chunks of an array: its name, its ordinal, what it declares.
 Holder = tuple[str, int, ArraySchema]
@@ -147,22 +145,21 @@ def _verify_records(snapshot: Snapshot, report: VerifyReport) -> None:
 
 def _check_for_newer(snapshot: Snapshot) -> None:
     storage = snapshot.storage
-    # Elsewhere there are none, and looking would take a listing. Of a commit that is under way, or was cut off, the
-    # record is there before the root.
-    if not storage.is_local or storage.was_interrupted():
+    # Elsewhere there are none, and looking would take a listing.
+    if not storage.is_local:
         return
     known = {record_key(commit) for commit in snapshot.root.commits}
-    strange = {f"{DIRECTORY}/{name}" for name in storage.list_dir(DIRECTORY) if RECORD_NAME.fullmatch(name)} - known
-    if not strange:
+    strange = {f"{CATALOG}/{name}" for name in storage.list_dir(CATALOG) if is_record(name)} - known
+    recorded = {key: recorded_state(storage, key) for key in sorted(strange)}
+    # Of a commit that is under way, or was cut off, the mark of the lock is there before the record, and until the
+    # root is: looked for in this order, one that others make meanwhile is told from one that the root does not know.
+    if not any(recorded.values()) or storage.was_interrupted():
         return
     root = load_root(storage)
-    for key in sorted(strange):
-        recorded = None
-        with suppress(CorruptStore, FileNotFoundError):
-            recorded = read_record(storage, key).root(partial(load_table, storage))
-        if recorded is not None and recorded.store == root.store and recorded.generation > root.generation:
+    for key, found in recorded.items():
+        if found is not None and found.follows(root):
             raise CorruptRoot(
-                f"the root is of commit {root.generation}, but {key} is of a newer one, {recorded.generation}: "
+                f"the root is of commit {root.generation}, but {key} is of a newer one, {found.generation}: "
                 "an older root was put in its place"
             )
 
@@ -172,6 +169,9 @@ def _check_record(snapshot: Snapshot, commit: str) -> None:
     try:
         record = read_record(snapshot.storage, key)
     except FileNotFoundError:
+        # Another writer takes it away once the newest state has no file of that commit any more.
+        if commit not in load_root(snapshot.storage).commits:
+            return
         raise CorruptIndex(f"record {key} is gone; the store is whole, but for this copy of its metadata") from None
     missing = {file.key for file in snapshot.root.files if file.commit == commit} - record.indexes.keys()
     if missing:
@@ -215,7 +215,7 @@ def _groups(snapshot: Snapshot, holders: list[Holder]) -> Iterator[list[Holder]]
     size = 0
     for holder in holders:
         schema = holder[2]
-        own = schema.cells * schema.dtype.itemsize
+        own = schema.nbytes
         if group and (snapshot.storage.is_local or size + own > _GROUP_BYTES or schema.dtype != group[0][2].dtype):
             yield group
             group, size = [], 0
@@ -238,14 +238,11 @@ def _verify_group(snapshot: Snapshot, report: VerifyReport, group: list[Holder])
 def _is_intact(snapshot: Snapshot, group: list[Holder]) -> bool:
     schema = group[0][2]
     index = snapshot.index(schema.name)
-    if schema.cells * schema.dtype.itemsize > _GROUP_BYTES:
+    if schema.nbytes > _GROUP_BYTES:
         return False  # all of it may be more than there is memory
     if any(index.numbers_of(ordinal).max(initial=-1) >= own.grid.count for _, ordinal, own in group):
         return False
-    wanted = [
-        Wanted(own, Selection((0,) * len(own.shape), own.shape), np.array([row]), np.array([ordinal]))
-        for row, (_, ordinal, own) in enumerate(group)
-    ]
+    wanted = [Wanted(own, own.box, np.array([row]), np.array([ordinal])) for row, (_, ordinal, own) in enumerate(group)]
     try:
         snapshot.read_boxes(schema.name, schema.dtype, wanted)
     except _NO_ANSWER:
@@ -273,11 +270,12 @@ def _noted(
     """Whether something can be read; if not, the report says why."""
     try:
         read()
-    except AtlasError as error:
+    except (AtlasError, MemoryError) as error:
         if isinstance(error, _NO_ANSWER) and not snapshot.storage.is_local:
             # No answer says nothing about the store, and the deadline of a request is no time to wait for every chunk.
             raise
         owner = f"dataset {dataset!r}: " if dataset else f"array {array!r}: " if array else ""
-        report.problems.append(Problem(array, dataset, chunk, f"{owner}{error}"))
+        what = f"there is no room for it in memory: {error}" if isinstance(error, MemoryError) else error
+        report.problems.append(Problem(array, dataset, chunk, f"{owner}{what}"))
         return False
     return True

@@ -18,7 +18,7 @@ from perf.bench.environments import here
 from perf.bench.figures import ratio
 from perf.bench.process import Worker, WorkerFailed
 from perf.bench.publish import insert
-from perf.bench.report import left_out, summary, time_cell
+from perf.bench.report import left_out, summary, swept, time_cell
 from perf.bench.runner import Pace, Runner
 from perf.bench.systems import ADAPTERS, SYSTEMS
 from perf.bench.targets import target_rows
@@ -172,6 +172,19 @@ def test_a_system_that_has_no_place_for_a_workload_is_named_below_the_table():
     ]
     assert [row[0] for row in summary(records)[1]] == ["**atlas**", "hdf5"]
     assert left_out(records) == ["Not in the table: zarr; rows are unequal."]
+
+
+def test_a_sweep_is_a_table_with_a_column_for_each_point():
+    facts = {"workload": "sensors-smooth", "sweep": "datasets", "operation": "full"}
+    records = [
+        facts | {"system": "atlas", "codec": "zstd", "datasets": 100, "warm": [1.0]},
+        facts | {"system": "zarr", "codec": "lz4", "datasets": 100, "warm": [0.5]},
+        facts | {"system": "atlas", "codec": "zstd", "datasets": 1000, "warm": [2.0]},
+        facts | {"system": "zarr", "codec": "lz4", "datasets": 1000, "error": "OSError: no"},
+    ]
+    head, rows = swept(records, "datasets")
+    assert head == ["system", "codec", "100", "1,000"]
+    assert rows == [["**atlas**", "zstd", "1.00", "2.00"], ["zarr", "lz4", "0.500 ×0.5 ◀", "OSError: no"]]
 
 
 def test_the_documentation_has_the_markers():

@@ -464,3 +464,31 @@ def test_warnings_are_one_line_each_and_not_repeated(tmp_path, place):
     lines = command("create", tmp_path, place).stderr.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("atlas: warning: type mismatch for array 'v'")
+
+
+def test_a_file_that_is_no_journal_is_left_alone(netcdf, place):
+    notes = place.parent / "notes.txt"
+    notes.write_text("mine")
+    with pytest.raises(StorageError, match="no journal of an ingest"):
+        create(netcdf, place, journal=notes)
+    assert notes.read_text() == "mine"
+    assert not place.exists()
+
+
+@pytest.mark.parametrize("left", [b"atlas ing", bytes(4096)], ids=["half a head", "zeros"])
+def test_a_journal_that_a_power_cut_spoilt_is_begun_anew(netcdf, place, left):
+    journal = place.parent / "store.ingest"
+    journal.write_bytes(left)
+    assert len(create(netcdf, place).added) == 5
+    assert not journal.exists()
+
+
+def test_no_length_in_a_journal_is_believed(tmp_path):
+    """A flipped bit must not ask for more memory than there is."""
+    journal = Journal(tmp_path / "journal", "")
+    list(journal.batches())
+    for length in (1 << 40, 1 << 62, (1 << 64) - 1):
+        with open(tmp_path / "journal", "ab") as file:
+            file.write(length.to_bytes(8, "little") + bytes(16))
+        assert list(journal.batches()) == []
+    journal.leave()

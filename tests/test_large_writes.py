@@ -67,3 +67,33 @@ def test_a_write_that_fails_half_way_leaves_nothing_pending(place):
         view.write_array("a", [5], np.zeros(20, "i4"))
     assert view.read_array("a", [0], [20]).tolist() == list(range(20))
     assert not any(pending.chunks for pending in store._session.pending.arrays["d"].values())
+
+
+def waiting(store: atlas.Atlas) -> int:
+    """Return the bytes of cells that wait as they are."""
+    pending = store._session.pending.arrays.values()
+    chunks = [chunk for arrays in pending for array in arrays.values() for chunk in array.chunks.values()]
+    return sum(writer.size_in_memory(chunk) for chunk in chunks if not isinstance(chunk, writer.Held))
+
+
+def test_single_cells_of_large_chunks_wait_in_little_memory(place):
+    store = atlas.Atlas.create(place, pending_bytes=1 << 20)
+    for i in range(12):
+        view = store.create_dataset(f"d{i}")
+        view.define_array("a", "int64", ["x"], [50_000])
+        view.write_array("a", [i], np.array([7]))
+        view.write_array("a", [i + 1], np.array([8]))
+        assert waiting(store) < 1 << 20
+    store.flush()
+    assert [store.open_dataset(f"d{i}").read_array("a", [i], [3]).tolist() for i in range(12)] == [[7, 8, 0]] * 12
+
+
+def test_text_waits_in_as_little_memory_as_it_says(place):
+    store = atlas.Atlas.create(place, pending_bytes=1 << 20)
+    for i in range(12):
+        view = store.create_dataset(f"d{i}")
+        view.define_array("a", "string", ["x"], [2])
+        view.write_array("a", [0], np.array([str(i) * 100_000, ""], object))
+        assert waiting(store) < 1 << 20
+    store.flush()
+    assert store.open_dataset("d3").read_array("a")[0] == "3" * 100_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from torture.corpus import original
 from torture.forging import Forgery, sealed_record, with_head
-from torture.scenes import build, fill_dataset, state_of
+from torture.scenes import build, fill_dataset, in_child, state_of
 
 import atlas
 from atlas import columnfile, datafiles, record, roots, table
@@ -97,7 +99,7 @@ def test_a_statistic_that_is_no_value(tmp_path: Path, monkeypatch):
     index = index_of(tmp_path, "t")
     monkeypatch.setattr(type(index), "column", lambda self, name: Texts.of([b"\xc1"]))
     with pytest.raises(atlas.CorruptIndex, match="cannot be decoded"):
-        index._bound("none")
+        index._bound("none", np.ones(1, bool))
 
 
 @pytest.mark.filterwarnings("ignore:type mismatch")
@@ -313,3 +315,126 @@ def test_columns_of_floats_come_back_to_the_bit(cells: np.ndarray):
     entry, data = columnfile.encode_column("floats", cells)
     found = columnfile._decode(entry["dtype"], entry["encoding"], data, len(cells))
     assert found.tobytes() == cells.tobytes()
+
+
+def forged(tmp_path: Path) -> Forgery:
+    original(tmp_path / "s")
+    return Forgery(tmp_path / "s")
+
+
+def test_cells_whose_bytes_no_integer_counts_are_refused(tmp_path: Path):
+    """So many of 16 bytes each that 64 bits say they take none: as many as a chunk without bytes has."""
+    forgery = forged(tmp_path)
+    forgery.chunk(b"", 0, "p", 0)
+    forgery.document["schemas"][1]["arrays"][0]["dtype"] = "complex128"
+    forgery.document["datasets"]["parts"][1]["sizes"] = [{"all": 1 << 60}]
+    forgery.save()
+
+    def read() -> str:
+        with pytest.raises(atlas.CorruptRoot):
+            atlas.Atlas.open(forgery.place).open_dataset("large").read_array("p", [1 << 40], [1])
+        return "refused"
+
+    # In a child: it would be killed.
+    assert in_child(read) == "refused"
+
+
+def packed_texts(values: list[object]) -> tuple[dict[str, object], bytes]:
+    cells = [msgpack.packb(value) for value in values]
+    data = np.array([len(cell) for cell in cells], "<u4").tobytes() + b"".join(cells)
+    return {"dtype": "bytes", "count": len(cells), "encoding": "raw"}, data
+
+
+@pytest.mark.parametrize("values", [[[1], 1, 2], [1, None, 2], [1, {"a": 1}, 2]])
+def test_values_that_nothing_can_be_compared_with_are_no_bounds(tmp_path: Path, values: list[object]):
+    forgery = forged(tmp_path)
+    forgery.index(lambda _, columns: (columns.pop("min"), columns.update(min_any=packed_texts(values))))
+    with pytest.raises(atlas.CorruptIndex, match="something else than bounds"):
+        list(atlas.Atlas.open(forgery.place).select(atlas.col("t") > 5))
+
+
+@pytest.mark.parametrize("dtype", ["<M8[s]", "<c16", "|V8"])
+def test_columns_of_other_types_are_no_bounds(tmp_path: Path, dtype: str):
+    forgery = forged(tmp_path)
+    forgery.entry("min", dtype=dtype, count=3, encoding="raw", body=bytes(3 * np.dtype(dtype).itemsize))
+    with pytest.raises(atlas.CorruptIndex, match="something else than bounds"):
+        list(atlas.Atlas.open(forgery.place).select(atlas.col("t") > 5))
+
+
+@pytest.mark.parametrize(
+    ("array", "column"),
+    [
+        ("t", ({"dtype": "bytes", "count": 3, "encoding": "constant"}, b"x")),
+        ("label", ({"dtype": "bytes", "count": 3, "encoding": "constant"}, b"\xff")),
+        ("label", ({"dtype": "<i8", "count": 3, "encoding": "constant"}, bytes(8))),
+    ],
+)
+def test_statistics_of_another_type_make_no_table(tmp_path: Path, array: str, column: tuple[dict[str, object], bytes]):
+    forgery = forged(tmp_path)
+    forgery.index(lambda _, columns: columns.update(min=column), array)
+    with pytest.raises(atlas.CorruptIndex, match="do not fit the type"):
+        atlas.Atlas.open(forgery.place).table([array])
+
+
+def test_binary_attributes_are_decoded_or_refused(tmp_path: Path):
+    with atlas.Atlas.create(tmp_path / "s") as store:
+        store.create_dataset("a").set_attribute("key", b"\0value\0")
+    assert list(store.select(atlas.col.attr("key") == b"\0value\0")) == ["a"]
+    forgery = Forgery(tmp_path / "s")
+    forgery.document["datasets"]["parts"][0]["attributes"] = [{"all": "abc"}]
+    forgery.save()
+    with pytest.raises(atlas.CorruptStore, match="a binary attribute"):
+        list(atlas.Atlas.open(tmp_path / "s").select(atlas.col.attr("key") == b"x"))
+
+
+def test_what_follows_a_forged_commit_could_not_be_read(tmp_path: Path):
+    """Its record would have a name that no root may mention, or datasets a number that none may have."""
+    forgery = forged(tmp_path)
+    commit = forgery.document["commit"]
+    forgery.document["commit"] = "mine"
+    forgery.save()
+    with pytest.raises(atlas.CorruptRoot, match="bad commit ids"):
+        atlas.Atlas.open(forgery.place)
+    forgery.document |= {"commit": commit, "generation": (1 << 62) - 1}
+    forgery.save()
+    store = atlas.Atlas.open(forgery.place)
+    store.create_dataset("more").set_attribute("k", 1)
+    with pytest.raises(atlas.CorruptRoot, match="none can follow"):
+        store.flush()
+    assert len(atlas.Atlas.open(forgery.place)) == 4
+
+
+def test_records_that_others_have_done_without_are_not_missed(tmp_path: Path):
+    build(tmp_path / "s")
+    reader = atlas.Atlas.open(tmp_path / "s", mode="r")
+    atlas.Atlas.open(tmp_path / "s").compact()
+    assert reader.verify().problems == []
+
+
+def test_a_commit_under_way_is_no_damage(tmp_path: Path, monkeypatch):
+    """Its record is there, and its root is not yet."""
+    build(tmp_path / "s")
+    reader, writer = atlas.Atlas.open(tmp_path / "s", mode="r"), atlas.Atlas.open(tmp_path / "s")
+    writer.open_dataset("d0").set_attribute("seed", 5)
+    thread, is_written, may_go_on = threading.Thread(target=writer.flush), threading.Event(), threading.Event()
+    replace, list_dir = LocalStorage.replace, LocalStorage.list_dir
+
+    def replace_later(*call):
+        is_written.set()
+        assert may_go_on.wait(60)
+        return replace(*call)
+
+    def list_while_others_commit(storage: LocalStorage, prefix: str) -> list[str]:
+        if not is_written.is_set():
+            thread.start()
+            assert is_written.wait(60)
+        return list_dir(storage, prefix)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStorage, "replace", replace_later)
+        patch.setattr(LocalStorage, "list_dir", list_while_others_commit)
+        report = reader.verify()
+        may_go_on.set()
+        thread.join()
+    assert report.problems == []
+    assert atlas.Atlas.open(tmp_path / "s").open_dataset("d0").get_attribute("seed") == 5

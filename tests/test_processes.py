@@ -18,7 +18,7 @@ import pytest
 from torture import concurrency
 
 import atlas
-from atlas import Atlas, arena, config, executor, worker
+from atlas import Atlas, arena, executor, worker
 from atlas.forks import cached_property
 from atlas.storage import locks
 
@@ -120,25 +120,21 @@ def test_memory_is_shared_only_where_other_processes_are_to_write():
 
 
 @needs_memfd
-def test_workers_start_for_chunks_that_are_decompressed_one_by_one(tmp_path, monkeypatch):
+def test_workers_start_for_chunks_that_are_decompressed_one_by_one(tmp_path, monkeypatch, setting):
     monkeypatch.setattr(executor, "_THREADS_UP_TO", 1000)
-    monkeypatch.setenv("ATLAS_POOL_THRESHOLD", str(1 << 20))
-    monkeypatch.setenv("ATLAS_PARALLEL_THRESHOLD", str(1 << 20))
-    config.settings.cache_clear()
+    setting("pool_threshold", 1 << 20)
+    setting("parallel_threshold", 1 << 20)
     executor.shutdown()
     noted = []
     monkeypatch.setattr(executor._pool, "note", lambda calls, workers: noted.append(calls))
     decimals = np.round(np.random.default_rng(0).normal(10, 1, (40, 300, 300)), 2).astype("f4")
-    try:
-        for packing in (True, False):
-            place = tmp_path / str(packing)
-            with Atlas.create(place, config=atlas.StoreConfig(packing=packing)) as store:
-                array = {"dims": ["y", "x"], "chunk_shape": [30, 30], "data": decimals}
-                store.create_datasets([f"d{i}" for i in range(40)], {"t": array})
-            found = Atlas.open(place, workers=2).read_array_across_stacked("t", [f"d{i}" for i in range(40)])
-            np.testing.assert_array_equal(found, decimals)
-    finally:
-        config.settings.cache_clear()
+    for packing in (True, False):
+        place = tmp_path / str(packing)
+        with Atlas.create(place, config=atlas.StoreConfig(packing=packing)) as store:
+            array = {"dims": ["y", "x"], "chunk_shape": [30, 30], "data": decimals}
+            store.create_datasets([f"d{i}" for i in range(40)], {"t": array})
+        found = Atlas.open(place, workers=2).read_array_across_stacked("t", [f"d{i}" for i in range(40)])
+        np.testing.assert_array_equal(found, decimals)
     assert noted == [0, 100 * len(decimals)]
 
 
@@ -282,15 +278,34 @@ def test_values_are_computed_once_and_without_a_lock():
     assert not hasattr(Once.value, "lock")
 
 
-def test_exit_with_results_alive_is_silent(big):
+def test_exit_with_results_alive_is_silent_and_what_waits_can_still_be_flushed(big, tmp_path):
     run_script(
         """
-        import sys, atlas
+        import atexit, sys
+        atexit.register(lambda: last.flush())
+        import atlas, numpy as np
         store = atlas.Atlas.open(sys.argv[1], workers=2, executor="processes")
         kept = [store.read_array_across_stacked("t", store.list_datasets()) for _ in range(3)]
+        last = atlas.Atlas.create(sys.argv[2], pending_bytes=0)
+        for name in ("a", "b"):
+            view = last.create_dataset(name)
+            view.define_array("t", "int64", ["x"], [50_000])
+            view.write_array("t", [0], np.arange(50_000))
         """,
         big,
+        tmp_path / "s",
     )
+    assert Atlas.open(tmp_path / "s").open_dataset("a").read_array("t", [49_999]).tolist() == [49_999]
+
+
+def test_where_no_thread_can_be_started_reads_do_without_workers(monkeypatch):
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pool = executor._Pool()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    pool.note(1 << 40, 2)
+    assert (pool._starting, pool._executor) == (False, None)
 
 
 @needs_memfd

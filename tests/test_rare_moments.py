@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import count
 from types import SimpleNamespace
@@ -22,9 +23,9 @@ from hypothesis import strategies as st
 from torture.scenes import in_child
 
 import atlas
-from atlas import catalog, commit, compaction, heap, roots, spill, verify
+from atlas import catalog, commit, compaction, heap, roots, session, spill, verify
 from atlas.catalog import Catalog
-from atlas.chunks import Selection
+from atlas.chunks import Box
 from atlas.config import StoreConfig, settings
 from atlas.conflicts import Attempt
 from atlas.heap import Heap
@@ -623,11 +624,11 @@ def test_an_interrupt_lets_a_write_happen_whole_or_not_at_all(tmp_path):
 
     def act(array: PendingArray) -> None:
         cells = np.arange(1, 7, dtype="int32")
-        array.write(Selection((6,), (6,)), cells, lambda number: np.zeros(4, "int32"), Heap(None, 0), StoreConfig())
+        array.write(Box((6,), (6,)), cells, lambda number: np.zeros(4, "int32"), Heap(None, 0), StoreConfig())
 
     def check(array: PendingArray) -> None:
         found = np.zeros(12, "int32")
-        array.overlay(Selection((0,), (12,)), found)
+        array.overlay(Box((0,), (12,)), found)
         not_at_all, whole = ([0] * 12, Growth((6,))), ([*[0] * 6, *range(1, 7)], Growth((6,), rows=2, nulls=2))
         assert (found.tolist(), array.growth) in (not_at_all, whole)
 
@@ -776,15 +777,15 @@ def test_an_interrupt_leaves_no_lock_behind_in_what_finalizers_do():
 
 def test_chunks_are_found_however_far_apart_they_are(tmp_path):
     """Numbers of chunks, times the datasets that have them, may be more than 64 bits tell."""
-    store, far = atlas.Atlas.create(tmp_path / "s"), (1 << 59) - 3
-    names = [f"d{i}" for i in range(20)]
+    store, far = atlas.Atlas.create(tmp_path / "s"), (1 << 58) - 3
+    names = [f"d{i}" for i in range(40)]
     for i, name in enumerate(names):
         view = store.create_dataset(name)
         view.define_array("t", "uint8", ["x"], [far + 3], [1])
         view.write_array("t", [far + i % 2], np.array([i + 1, i + 2], "uint8"))
     store.flush()
     found = store.read_array_across_stacked("t", names, [far], [3])
-    assert found.tolist() == [[0, i + 1, i + 2] if i % 2 else [i + 1, i + 2, 0] for i in range(20)]
+    assert found.tolist() == [[0, i + 1, i + 2] if i % 2 else [i + 1, i + 2, 0] for i in range(40)]
 
 
 def test_a_store_that_has_no_room_for_more_datasets_says_so(tmp_path, monkeypatch):
@@ -869,3 +870,56 @@ def test_a_place_that_takes_no_files_is_named(tmp_path):
     with pytest.raises(atlas.StorageError, match="file does not take more: Not a directory"):
         waiting.append(b"second")
     assert waiting.read(0, 5) == b"first"
+
+
+# What was just opened is closed as it is forgotten.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_an_interrupt_locks_no_writer_out(tmp_path):
+    """Wherever it comes between taking the lock and giving it up, others have it at once, in this thread or another."""
+
+    def act(_: None) -> None:
+        with locks.writer_lock(str(tmp_path), 1):
+            pass
+
+    def check(_: None) -> None:
+        with ThreadPoolExecutor(1) as others:
+            others.submit(act, None).result()
+        act(None)
+
+    assert at_every_call(lambda: None, act, check, locks.__file__) > 20
+
+
+def test_an_interrupt_of_a_refresh_leaves_nothing_of_the_state_before(tmp_path):
+    with atlas.Atlas.create(tmp_path / "s") as store:
+        add(store, "a")
+
+    def prepare() -> atlas.Atlas:
+        reader = atlas.Atlas.open(tmp_path / "s", mode="r")
+        reader.list_arrays()
+        with atlas.Atlas.open(tmp_path / "s") as other:
+            name = f"u{len(reader.list_arrays())}"
+            other.open_dataset("a").define_array(name, "int8", ["x"], [1])
+        return reader
+
+    def check(reader: atlas.Atlas) -> None:
+        reader.refresh()
+        assert reader.list_arrays() == atlas.Atlas.open(tmp_path / "s").list_arrays()
+
+    assert at_every_call(prepare, atlas.Atlas.refresh, check, session.__file__) > 5
+
+
+def test_arrays_that_no_memory_holds(tmp_path):
+    """Sums of their sizes may be more than 64 bits tell."""
+    store, names = atlas.Atlas.create(tmp_path / "s"), [f"d{i}" for i in range(8)]
+    for name in names:
+        store.create_dataset(name).define_array("t", "complex128", ["x"], [1 << 58], [1 << 50])
+    with pytest.raises(MemoryError):
+        store.open_dataset("d0").read_array("t")
+    store.flush()
+    for read in (store.read_array_across, store.read_array_across_stacked):
+        with pytest.raises(MemoryError):
+            read("t", names)
+        assert [cells.tolist() for cells in read("t", names, [1 << 57], [1])] == [[0j]] * 8
+    for shape in ([1 << 58, 2], [0, 1 << 40, 1 << 40]):
+        with pytest.raises(atlas.InvalidArgument, match="too large"):
+            store.open_dataset("d0").define_array("u", "int8", ["x", "y", "z"][: len(shape)], shape)

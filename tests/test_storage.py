@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+from io import FileIO
 from pathlib import Path
 
 import fsspec
@@ -475,12 +476,12 @@ def test_a_lock_on_a_removed_store_excludes_nobody_from_the_new_one(here):
     original = locks._open_inherited
     stale = []
 
-    def open_and_lose(place: str) -> int:
-        descriptor = original(place)
+    def open_and_lose(place: str) -> FileIO:
+        file = original(place)
         if not stale:
-            stale.append(os.fstat(descriptor).st_ino)
+            stale.append(os.fstat(file.fileno()).st_ino)
             os.unlink(path)
-        return descriptor
+        return file
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(locks, "_open_inherited", open_and_lose)

@@ -25,7 +25,8 @@ try:
 except ImportError:  # elsewhere than on POSIX systems
     fcntl = None  # type: ignore[assignment]
 
-_MAGIC = b"atlas ingest 3\n"
+_KIND = b"atlas ingest "
+_MAGIC = _KIND + b"3\n"
 
 # Lengths of the two parts of a frame, and the checksum of both.
 _FRAME = struct.Struct("<QQQ")
@@ -66,6 +67,8 @@ class Journal:
             self._file: BinaryIO = open(path, "a+b")  # noqa: SIM115
             if fcntl is not None:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file.seek(0)
+            begin = self._file.read(len(_KIND))
         except BlockingIOError:
             self._file.close()
             raise StorageError(f"another ingest is at work on {path}; wait for it, or name another journal") from None
@@ -74,6 +77,10 @@ class Journal:
                 f"the journal {path} cannot be written: {error.strerror or error}; resume=False (--no-resume) does "
                 "without, journal=… (--journal) names another place"
             ) from error
+        # What was only begun, or what a power cut made of it, is as good as nothing.
+        if begin.strip(b"\0") and not _KIND.startswith(begin):
+            self._file.close()
+            raise StorageError(f"{path} is no journal of an ingest; journal=… (--journal) names another place for it")
 
     def batches(self) -> Iterator[tuple[list[Any], Finished]]:
         """Yield the batches of an earlier run, each with the stamps of its files; then go on behind them."""
@@ -95,9 +102,10 @@ class Journal:
         if len(sizes) < _FRAME.size:
             return None
         first, second, checksum = _FRAME.unpack(sizes)
+        if first + second > os.fstat(self._file.fileno()).st_size - self._file.tell():
+            return None
         parts = self._file.read(first), self._file.read(second)
-        whole = len(parts[0]) == first and len(parts[1]) == second and _checksum(parts) == checksum
-        return parts if whole else None
+        return parts if _checksum(parts) == checksum else None
 
     def add(self, stamps: Sequence[Any], finished: Finished) -> None:
         """Take note of a batch, given the stamps of the files that became datasets."""

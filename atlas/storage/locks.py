@@ -16,6 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from io import FileIO
 
 from atlas.errors import ConflictError, StoreAlreadyExists
 from atlas.threads import take_in
@@ -68,11 +69,12 @@ class _Turns:
                 self._next.release()
 
     def release(self) -> None:
-        """Give the lock up, if this thread has it."""
+        """Give the lock up, if this thread has it; may be interrupted, and called again."""
         if self.is_mine:
             self._owner = 0
-        with suppress(RuntimeError):
-            self._held.release()
+        for lock in (self._held, self._next):
+            with suppress(RuntimeError):
+                lock.release()
 
 
 _threads: dict[str, _Turns] = {}
@@ -87,10 +89,14 @@ def thread_lock(place: str, timeout: float) -> Iterator[bytes]:
     if turns.is_mine:
         raise ConflictError(f"this thread is writing to {place} already")
     try:
-        if not turns.acquire(timeout):
-            raise ConflictError(f"another thread has been writing to {place} for more than {timeout:g} s")
-        yield b""
+        try:
+            if not turns.acquire(timeout):
+                raise ConflictError(f"another thread has been writing to {place} for more than {timeout:g} s")
+            yield b""
+        finally:
+            turns.release()
     finally:
+        # An interrupt may have come before that had begun.
         turns.release()
 
 
@@ -106,48 +112,58 @@ def writer_lock(directory: str, timeout: float, mark: bytes = WRITING) -> Iterat
         if not has_flock:
             yield WRITING
             return
-        descriptor = _acquire(os.path.join(directory, LOCK_NAME), timeout)
+        file = _acquire(os.path.join(directory, LOCK_NAME), timeout)
         try:
-            left = os.pread(descriptor, len(WRITING), 0)
-            if mark and left != WRITING:
-                os.pwrite(descriptor, mark, 0)
             try:
-                yield left
-            except (ConflictError, StoreAlreadyExists):
-                # Refused before anything was begun: what there is to clear up was there before.
-                if mark:
-                    _leave(descriptor, left)
-                raise
-            if mark:
-                _leave(descriptor, b"")
+                yield from _marked(file, mark)
+            finally:
+                _close(file)
         finally:
-            _close(descriptor)
+            # As above.
+            _close(file)
 
 
-def _leave(descriptor: int, mark: bytes) -> None:
-    # Should this fail, the next writer looks for leftovers in vain; what was written stands.
-    with suppress(OSError):
+def _marked(file: FileIO, mark: bytes) -> Iterator[bytes]:
+    """Yield what the lock file says of writers before, while it says that there is one."""
+    left = os.pread(file.fileno(), len(WRITING), 0)
+    if mark and left != WRITING:
+        os.pwrite(file.fileno(), mark, 0)
+    try:
+        yield left
+    except (ConflictError, StoreAlreadyExists):
+        # Refused before anything was begun: what there is to clear up was there before.
         if mark:
-            os.pwrite(descriptor, mark, 0)
+            _leave(file, left)
+        raise
+    if mark:
+        _leave(file, b"")
+
+
+def _leave(file: FileIO, mark: bytes) -> None:
+    # Should this fail, the next writer looks for leftovers in vain; what was written stands. A forked child, whose file
+    # is closed, leaves it to its parent.
+    with suppress(OSError, ValueError):
+        if mark:
+            os.pwrite(file.fileno(), mark, 0)
         else:
-            os.ftruncate(descriptor, 0)
+            os.ftruncate(file.fileno(), 0)
 
 
-def _acquire(path: str, timeout: float) -> int:
-    """Return a descriptor that holds the lock of the file that is at `path` now."""
+def _acquire(path: str, timeout: float) -> FileIO:
+    """Return an open file that holds the lock of the file that is at `path` now."""
     deadline = time.monotonic() + timeout
     while True:
-        descriptor = _open_inherited(path)
+        file = _open_inherited(path)
         try:
             # The store may have been removed and made anew: a lock on the old file excludes nobody.
-            if _take_turn(descriptor, deadline) and os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                return descriptor
+            if _take_turn(file.fileno(), deadline) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
         except FileNotFoundError:
             pass
         except BaseException:
-            _close(descriptor)
+            _close(file)
             raise
-        _close(descriptor)
+        _close(file)
         if time.monotonic() >= deadline:
             raise ConflictError(
                 f"another process has been writing to {os.path.dirname(path)} for more than {timeout:g} s"
@@ -191,26 +207,24 @@ def _be_next(descriptor: int, wanted: bool) -> bool:
     return True
 
 
-def _open_inherited(path: str) -> int:
+def _open_inherited(path: str) -> FileIO:
     # Links are not followed: the file's content is changed, and a store from elsewhere could aim it at any file.
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     with _fork_guard:
-        descriptor = os.open(path, flags, 0o666)
-        _inherited.add(descriptor)
-    return descriptor
+        file = open(os.open(path, flags, 0o666), "r+b", buffering=0)  # noqa: SIM115
+        _inherited.add(file)
+    return file
 
 
-def _close(descriptor: int) -> None:
-    # A child that was forked while the lock was held has closed its copy already.
+def _close(file: FileIO) -> None:
+    # What is closed may be closed again, also by a child that was forked while the lock was held.
     with _fork_guard:
-        if descriptor in _inherited:
-            _inherited.discard(descriptor)
-            os.close(descriptor)
+        file.close()
 
 
 # A forked child shares the open file description and would keep the lock alive: it closes its copy.
-_inherited: set[int] = set()
-# Held across every fork, so that no child inherits a descriptor that is not in the set.
+_inherited: weakref.WeakSet[FileIO] = weakref.WeakSet()
+# Held across every fork, so that no child inherits a file that is not in the set.
 _fork_guard = threading.Lock()
 
 
@@ -218,9 +232,8 @@ def _after_fork_in_child() -> None:
     global _threads_guard
     _threads_guard = threading.Lock()
     _threads.clear()
-    for descriptor in _inherited:
-        os.close(descriptor)
-    _inherited.clear()
+    for file in _inherited:
+        file.close()
     _boards.clear()
     _fork_guard.release()
     for pin in list(_pins):
@@ -241,7 +254,8 @@ class PinBoard:
         self._held: Counter[int] = Counter()
         self._dropped: deque[int] = deque()
         self._descriptor = descriptor
-        weakref.finalize(self, os.close, descriptor)
+        # Not at exit, when handles may still be in use: the system closes it.
+        weakref.finalize(self, os.close, descriptor).atexit = False
 
     def hold(self, generation: int) -> None:
         """Take a pin."""
@@ -308,6 +322,7 @@ class ReaderPin:
         board = _board(self._path)
         board.hold(self._generation)
         self._finalizer = weakref.finalize(self, board.drop, self._generation)
+        self._finalizer.atexit = False
 
     def release(self) -> None:
         """Give the pin up."""

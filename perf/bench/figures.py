@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 Record = dict[str, Any]
 
 OURS = ("atlas", "zstd")  # what a user gets who chooses nothing
+
+
+# Sweep: what is along the axis, how it is called, whether it is logarithmic.
+AXES: dict[str, tuple[Callable[[Record], float], str, bool]] = {
+    "datasets": (lambda r: r["datasets"], "datasets", True),
+    "fraction": (lambda r: 100 * r["fraction"], "% of every axis", False),
+    "chunks": (lambda r: r["chunk"], "cells in a chunk", True),
+    "workers": (lambda r: r["workers"], "workers", False),
+}
 
 
 def select(records: Iterable[Record], **facts: Any) -> list[Record]:
@@ -40,3 +49,8 @@ def ours(records: Iterable[Record], codec: str = OURS[1]) -> Record | None:
     """Return the record of this package among records of one operation."""
     found = select(records, system=OURS[0], codec=codec)
     return found[0] if found else None
+
+
+def sweeps(records: Sequence[Record]) -> list[tuple[str, str]]:
+    """Return the sweeps that were made, each with its workload, in order."""
+    return list(dict.fromkeys((r["sweep"], r["workload"]) for r in records if r["sweep"]))

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from perf.bench.figures import OURS, Record, median, select
+from perf.bench.figures import AXES, OURS, Record, median, select, sweeps
 
 INK = "#808080"
 COLOURS = ("#d9480f", "#1c7ed6", "#2f9e44", "#ae3ec9", "#e8a500", "#0ca678", "#7048e8", "#e64980", "#74b816", "#868e96")
-
-# Sweep: what is along the axis, how it is called, whether it is logarithmic.
-AXES: dict[str, tuple[Callable[[Record], float], str, bool]] = {
-    "datasets": (lambda r: r["datasets"], "datasets", True),
-    "fraction": (lambda r: 100 * r["fraction"], "% of every axis", False),
-    "chunks": (lambda r: r["chunk"], "cells in a chunk", True),
-    "workers": (lambda r: r["workers"], "workers", False),
-}
 
 
 def draw(records: Sequence[Record], folder: Path) -> list[Path]:
@@ -34,8 +26,7 @@ def draw(records: Sequence[Record], folder: Path) -> list[Path]:
     }
     with matplotlib.rc_context(style):
         drawn = [draw_bars(select(records, sweep=None, operation=o), w, o, folder) for w, o in _read(records)]
-        sweeps = dict.fromkeys((r["sweep"], r["workload"]) for r in records if r["sweep"])
-        drawn += [draw_sweep(select(records, sweep=s, workload=w), s, w, folder) for s, w in sweeps]
+        drawn += [draw_sweep(select(records, sweep=s, workload=w), s, w, folder) for s, w in sweeps(records)]
     return drawn
 
 

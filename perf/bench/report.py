@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from perf.bench.argo import ARGO
-from perf.bench.figures import OURS, Record, median, ours, quartiles, ratio, select
+from perf.bench.figures import AXES, OURS, Record, median, ours, quartiles, ratio, select, sweeps
 from perf.bench.systems import SYSTEMS
 from perf.bench.targets import target_rows
 
@@ -19,12 +19,21 @@ NO_PLACE = "NotImplementedError: "
 def report(results: dict[str, Any]) -> str:
     """Return the whole report."""
     records = results["records"]
-    parts = ["# Benchmark results", header(results), "## Targets", table(*target_rows(records))]
+    parts = ["# Benchmark results", header(results), *targets(records)]
     for workload, datasets in collections(records):
         mine = select(records, workload=workload, datasets=datasets, sweep=None)
         title = f"{workload}, {datasets:,} datasets" if datasets else workload
         parts += [f"## {title}", table(*summary(mine)), *left_out(mine), "### Spread", table(*spread(mine))]
+    for sweep, workload in sweeps(records):
+        mine = select(records, sweep=sweep, workload=workload)
+        parts += [f"## {workload}, by {AXES[sweep][1]}", table(*swept(mine, sweep))]
     return "\n\n".join(parts) + "\n"
+
+
+def targets(records: Sequence[Record]) -> list[str]:
+    """Return the targets that these records say something about, if there are any."""
+    head, rows = target_rows(records)
+    return ["## Targets", table(head, rows)] if rows else []
 
 
 def collections(records: Sequence[Record]) -> list[tuple[str, int | None]]:
@@ -141,6 +150,19 @@ def spread(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
                 cells = [seconds(min(series)), seconds(middle), f"{seconds(low)} – {seconds(high)}", str(len(series))]
                 rows.append([record["system"], record["codec"], title, *cells])
     return head, rows
+
+
+def swept(records: Sequence[Record], sweep: str) -> tuple[list[str], list[list[str]]]:
+    """One row a contender, one column a point of a sweep: warm reads."""
+    place = AXES[sweep][0]
+    points = list(dict.fromkeys(map(place, records)))
+    rows = []
+    for system, codec in contenders(records):
+        mine = {place(r): r for r in select(records, system=system, codec=codec)}
+        by_place = {place(r): r for r in select(records, system=OURS[0], codec=OURS[1])}
+        cells = [time_cell(mine.get(point), by_place.get(point), "warm") for point in points]
+        rows.append([f"**{system}**" if system == OURS[0] else system, codec, *cells])
+    return ["system", "codec", *(f"{point:,g}" for point in points)], rows
 
 
 def setups(results: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ import zstandard
 
 import atlas
 from atlas import commitfiles
-from torture.forging import Forgery, raw, with_head
+from torture.forging import Forgery, raw, seal, with_head
 from torture.scenes import fill_dataset
 
 Forge = Callable[[Forgery], None]
@@ -76,6 +76,14 @@ def _insert(text: bytes) -> Forge:
     return lambda f: f.text(lambda plain: plain.replace(b'"format"', text + b'"format"', 1))
 
 
+def _compressed(text: bytes) -> Forge:
+    def forge(f: Forgery) -> None:
+        plain = (f.place / "atlas.json").read_bytes().replace(b'"format"', text + b'"format"', 1)
+        f.replace_root("atlas.json.zst", zstandard.compress(seal(plain)))
+
+    return forge
+
+
 def _set(*path: Any, value: Any) -> Forge:
     def forge(f: Forgery) -> None:
         target = f.document
@@ -104,6 +112,7 @@ FORGERIES |= {
     "root: an extension": lambda f: f.replace_root("atlas.msgpack", msgpack.packb(msgpack.ExtType(5, b"x" * 100))),
     "root: deep lists": _insert(b'"x": ' + b"[" * 200_000),
     "root: deep maps": _insert(b'"x": ' + b'{"a":' * 200_000),
+    "root: four million lists in a kilobyte": _compressed(b'"x": [' + b"[], " * (4 << 20) + b"[]], "),
     "root: a key twice": _insert(b'"format": "atlas", '),
     "root: a key twice, below": lambda f: f.text(lambda p: p.replace(b'"slots": ', b'"slots": 1, "slots": ', 1)),
     "root: NaN": _insert(b'"x": NaN, '),
@@ -113,6 +122,9 @@ FORGERIES |= {
     "root: a later version": _set("version", value=2),
     "root: a negative generation": _set("generation", value=-1),
     "root: a commit id that is a path": _set(*_FILE, "commit", value="../../../secret/data-0"),
+    "root: its own commit id is none": _set("commit", value="x"),
+    "root: a store id without a UTF-8 form": _set("store", value="\ud800"),
+    "root: an attribute without a UTF-8 form": _set("schemas", 0, "attributes", 0, 0, value="\ud800"),
     "root: a codec that is not known": _set("codec", value="os.system"),
     "root: a file outside": _set(*_FILE, "file", value="../../secret/data-0.af"),
     "root: a file outside, absolute": _set(*_FILE, "file", value="/etc/passwd"),
@@ -134,6 +146,7 @@ FORGERIES |= {
         f.document["datasets"].update(slots=1 << 31, count=1 << 31),
         _set(*_PART, "ordinals", value=[[0, 1 << 31]])(f),
     ),
+    "root: two billion slots, almost all of datasets that were deleted": _set("datasets", "slots", value=1 << 31),
     "root: deleted without end": _set("datasets", "deleted", value=[[0, 1 << 31]] * 100),
     "root: a dataset twice": _set(*_PART, "names", value=["d0", "d0", "d2"]),
     "root: a dataset with a path for a name": _set(*_PART, "names", value=["d0", "../d1", "d2"]),
@@ -262,6 +275,10 @@ FORGERIES |= {
     "index: columns that are no list": lambda f: f.index(lambda d, c: None, packed=msgpack.packb({"columns": 5})),
     "index: it belongs to another array": lambda f: f.index(lambda d, c: d.update(array="n")),
     "index: a constant without end": lambda f: f.entry("count", body=bytes(4), **_HUGE),
+    "index: a long range, in a file that is said to be longer": lambda f: (
+        f.entry("ordinal", body=bytes(8) + b"\1" + bytes(7), encoding="range", count=1 << 26),
+        _set(*_FILE, "length", value=1 << 60)(f),
+    ),
     "index: a range without end": lambda f: f.entry("ordinal", body=bytes(16), **_HUGE | {"encoding": "range"}),
     "index: a range of texts": lambda f: f.entry(
         "ordinal", body=bytes(16), encoding="range", dtype="<U4", count=16 << 20
@@ -408,6 +425,7 @@ FORGERIES |= {
     "table: a schema that is nested": lambda f: f.index(lambda d, c: d.update(schemas=[[[[[]]]]] * 2), "table"),
     "table: a schema that is no schema": lambda f: f.index(lambda d, c: d.update(schemas=[{"dims": 1}] * 2), "table"),
     "table: four billion rows": lambda f: f.index(lambda d, c: d.update(rows=[(1 << 32) - 1] * 2), "table"),
+    "table: four billion rows that are alike": lambda f: f.index(lambda d, c: d.update(rows=[3, 1 << 31]), "table"),
     "table: a negative number of rows": lambda f: f.index(lambda d, c: d.update(rows=[-3, 1]), "table"),
     "table: no columns": lambda f: f.index(lambda d, c: c.clear(), "table"),
     "table: of another store": lambda f: f.index(lambda d, c: d.update(store="x" * 32), "table"),

@@ -229,8 +229,19 @@ def prepare_merging(place: Path) -> atlas.Atlas:
     return prepare_flush(place)
 
 
+def prepare_another_store(place: Path) -> atlas.Atlas:
+    """A new store, whose root has another name, in place of the old one."""
+    store = atlas.Atlas.create(place, meta_format="msgpack", overwrite="at flush", workers=1)
+    fill_dataset(store, "new", 9)
+    return store
+
+
 def flush(store: atlas.Atlas) -> None:
     store.flush()
+
+
+def collect(store: atlas.Atlas) -> None:
+    store.gc()
 
 
 def compact(store: atlas.Atlas) -> None:
@@ -275,6 +286,14 @@ def build_without_root(place: Path) -> None:
     with _opened(place) as store:
         store.open_dataset("d0").set_attribute("seed", 5)
     (place / "atlas.json").unlink()
+
+
+def build_with_garbage(place: Path) -> None:
+    """A store with what a writer left that was killed: files of a commit, and a root that was not renamed."""
+    build(place)
+    for name in ("t/data-{}.af", "_catalog/commit-{}.ar", ".atlas.json.tmp-{}"):
+        (place / name.format("0" * 32)).write_bytes(b"junk")
+    (place / ".atlas.lock").write_bytes(b"w")
 
 
 def build_damaged(place: Path) -> None:
@@ -328,6 +347,8 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "overwrite": Operation(build, _same, overwrite),
     "overwrite elsewhere": Operation(build, _same, overwrite_elsewhere),
+    "overwrite at flush": Operation(build, prepare_another_store, flush),
+    "collect garbage": Operation(build_with_garbage, _opened, collect),
     "repair without root": Operation(build_without_root, _same, repair),
     "repair": Operation(build_damaged, _same, repair),
 }

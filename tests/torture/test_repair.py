@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -13,8 +14,10 @@ import pytest
 
 import atlas
 from atlas import commitfiles, datafiles, repair
-from atlas.record import read_record, record_key
+from atlas.damage import Damage
+from atlas.record import read_record
 from atlas.storage import LocalStorage
+from atlas.storage.names import record_key
 from torture import flips
 from torture.corpus import original
 from torture.forging import Forgery, sealed_record, with_head
@@ -464,3 +467,55 @@ def test_a_copy_of_another_index_brings_nothing_back(tmp_path: Path):
     (lost,) = atlas.Atlas.repair(place).lost
     assert (lost.array, lost.chunk) == ("t", -1)
     assert "there is no copy of its index" in lost.message
+
+
+@pytest.mark.parametrize(
+    "put", [Path.mkdir, lambda path: path.symlink_to("/dev/null"), os.mkfifo], ids=["directory", "link", "pipe"]
+)
+def test_what_is_no_file_is_lost_and_nothing_else(put, tmp_path: Path, monkeypatch):
+    """In the places of a data file, of a table file, and of the record of a third commit."""
+    monkeypatch.setattr(commitfiles, "INLINE_BYTES", 0)
+    monkeypatch.setattr(commitfiles, "TABLE_RATIO", 0)
+    monkeypatch.setattr(datafiles, "MERGE_BELOW", 0)
+    place = tmp_path / "s"
+    build(place)
+    change_attributes(place)
+    right, root = state_of(place), atlas.Atlas.open(place)._session.snapshot.root
+    for key in (root.arrays["label"].files[0].key, root.catalog.tables[-1].key, record_key(root.parent)):
+        (place / key).unlink()
+        put(place / key)
+    assert {problem.array for problem in atlas.Atlas.repair(place).lost} == {"label"}
+    store = atlas.Atlas.open(place)
+    assert {(problem.array, problem.chunk) for problem in store.verify().problems} == {("label", 0)}
+    fill_dataset(store, "more", 3)
+    store.flush()
+    store.compact()
+    atlas.Atlas.repair(place, drop_lost=True)
+    left = [(name, [array for array in arrays if array[0] != "label"], rest) for name, arrays, rest in right]
+    assert state_of(place)[:-1] == left
+
+
+def test_who_would_repair_keeps_others_from_writing_meanwhile(tmp_path: Path, monkeypatch):
+    """What they are at work on looks damaged."""
+    build(tmp_path / "s")
+    storage = LocalStorage(str(tmp_path / "s"))
+
+    def write() -> None:
+        with storage.writer_lock(timeout=0):
+            pass
+
+    def look(*call):
+        with ThreadPoolExecutor(1) as other, pytest.raises(atlas.ConflictError):
+            other.submit(write).result()
+        return Damage(*call)
+
+    monkeypatch.setattr(repair, "Damage", look)
+    assert atlas.Atlas.repair(tmp_path / "s", dry_run=True).actions == []
+    write()
+    monkeypatch.setattr(repair, "Damage", Damage)
+    monkeypatch.setattr(LocalStorage, "writer_lock", refuse)
+    assert atlas.Atlas.repair(tmp_path / "s", dry_run=True).actions == []
+
+
+def refuse(*call, **options):
+    raise atlas.ReadOnlyStore("the disk is read-only")
