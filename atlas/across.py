@@ -8,24 +8,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.chunks import Integers, Selection, resolve_selection
+from atlas.chunks import Box, Integers, resolve_box
 from atlas.codecs import PACKED_ABOVE
+from atlas.config import choice
 from atlas.errors import ArrayNotFound, InvalidArgument, ShapeMismatch
 from atlas.plan import Wanted
-from atlas.reader import Snapshot
+from atlas.reader import Snapshot, naming
 from atlas.schema import ArraySchema
-from atlas.session import Session, naming
+from atlas.session import Session
 from atlas.writer import Overlay, filled
 
 Extents = Sequence[int] | None
-BoxOf = Callable[[ArraySchema, str], Selection]
+BoxOf = Callable[[ArraySchema, str], Box]
 
-# So many chunks are read one by one in less time than a plan takes: of cells that may be packed, and of fewer; no more
-# than this of bytes, which threads would share.
-_FEW, _FEW_TINY, _FEW_BYTES = 5, 8, 4 << 20
+# So many chunks are read one by one in about the time that a plan takes: of cells that may be packed, and of fewer.
+# Of more bytes, wanted or in all chunks, threads take their share.
+_FEW, _FEW_TINY = 6, 8
+_FEW_WANTED, _FEW_BYTES = 4 << 20, 32 << 20
+
+_FIRST = np.zeros(1, np.int64)
 
 # A dataset's array, the dataset, and what to read of it.
-Box = tuple[ArraySchema, int, Selection]
+BoxOfOne = tuple[ArraySchema, int, Box]
 
 
 def read_list(
@@ -36,7 +40,7 @@ def read_list(
 
 
 def _same_box(array: str, start: Extents, shape: Extents) -> BoxOf:
-    return lambda schema, name: resolve_selection(schema.shape, start, shape, f"array {array!r} of {name!r}")
+    return lambda schema, name: resolve_box(schema.shape, start, shape, f"array {array!r} of {name!r}")
 
 
 def read_parts(session: Session, array: str, dataset_names: Iterable[str], box_of: BoxOf) -> list[NDArray[Any] | None]:
@@ -63,7 +67,7 @@ def read_parts(session: Session, array: str, dataset_names: Iterable[str], box_o
             results[place] = part
     for position, overlay in overlays.items():
         box = box_of(overlay.schema, names[position])
-        results[position] = session.pending_box(snapshot, overlay, names[position], box)
+        results[position] = overlay.read(snapshot, names[position], box, session.lock)
     return results
 
 
@@ -78,8 +82,7 @@ def read_stacked(
 ) -> NDArray[Any]:
     """Return one array with a row per name, in `out` if that is given."""
     names = name_list(dataset_names)
-    if on_missing not in ("raise", "fill"):
-        raise InvalidArgument(f"unknown on_missing: {on_missing!r}; use 'raise' or 'fill'")
+    choice(on_missing, ("raise", "fill"), "on_missing")
     few = _few(session, array, names, _same_box(array, start, shape), alike=True)
     if few is not None:
         schema, _, box = few[1][0]
@@ -96,7 +99,7 @@ def read_stacked(
             "pass on_missing='fill' for rows of the fill value, or use read_array_across"
         )
     schema = _common_schema(array, names, layout, overlays)
-    box = resolve_selection(schema.shape, start, shape, f"array {array!r}")
+    box = resolve_box(schema.shape, start, shape, f"array {array!r}")
     target = _check_out(out, (len(names), *box.shape), schema.dtype.numpy)
     nothing = np.zeros(0, np.int64)
     wanted = [Wanted(s, box, positions, ordinals) for s, positions, ordinals in layout]
@@ -106,13 +109,13 @@ def read_stacked(
     for position in absent:
         result[position, ...] = filled(schema, box.shape)
     for position, overlay in overlays.items():
-        result[position, ...] = session.pending_box(snapshot, overlay, names[position], box)
+        result[position, ...] = overlay.read(snapshot, names[position], box, session.lock)
     return result if out is None else out
 
 
 def _few(
     session: Session, array: str, names: list[str], box_of: BoxOf, alike: bool
-) -> tuple[Snapshot, list[Box]] | None:
+) -> tuple[Snapshot, list[BoxOfOne]] | None:
     """Return what to read, if it is a few chunks that are read without a plan in less time.
 
     With `alike`, arrays of different shapes or types are left to a plan, too.
@@ -122,22 +125,22 @@ def _few(
         return None
     snapshot, found = known
     shape, dtype = found[0][0].shape, found[0][0].dtype
-    boxes, total = [], 0
+    boxes, wanted, total = [], 0, 0
     for name, (schema, ordinal) in zip(names, found, strict=True):
-        size = schema.grid.chunk_cells * schema.dtype.itemsize
+        box, size = box_of(schema, name), schema.grid.chunk_cells * schema.dtype.itemsize
         total += size
-        is_many = len(names) > 1 and (total > _FEW_BYTES or (size >= PACKED_ABOVE and len(names) > _FEW))
-        if is_many or (alike and (schema.shape, schema.dtype) != (shape, dtype)):
+        wanted += box.cells * schema.dtype.itemsize
+        is_many = wanted > _FEW_WANTED or total > _FEW_BYTES or (size >= PACKED_ABOVE and len(names) > _FEW)
+        if (is_many and len(names) > 1) or (alike and (schema.shape, schema.dtype) != (shape, dtype)):
             return None
-        box = box_of(schema, name)
         if snapshot.only_chunk(schema, box) is None:
             return None
         boxes.append((schema, ordinal, box))
     return snapshot, boxes
 
 
-def _read_box(snapshot: Snapshot, name: str, box: Box, out: NDArray[Any] | None = None) -> NDArray[Any]:
-    with naming([name], np.zeros(1, np.int64)):
+def _read_box(snapshot: Snapshot, name: str, box: BoxOfOne, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    with naming([name], _FIRST):
         return snapshot.read_box(*box, out)
 
 

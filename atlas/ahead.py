@@ -20,9 +20,10 @@ from atlas.columns import distinct
 from atlas.config import settings
 from atlas.errors import AtlasError
 from atlas.heap import Heap
-from atlas.payloads import copy_payloads
+from atlas.payloads import Payloads, copy_payloads
 from atlas.segment import SegmentWriter
 from atlas.storage import EarlyWriter, Storage
+from atlas.storage.names import data_key
 
 # Chunks of a dataset that may lie apart from each other in a file on an object store.
 MOST_CHUNKS_APART = 64
@@ -59,7 +60,7 @@ class HeadStart:
     def send(self, offsets: Integers, lengths: Integers) -> None:
         """Send payloads of the heap."""
         offsets, lengths = offsets[lengths > 0], lengths[lengths > 0]
-        self._sent.append((offsets, copy_payloads(self._heap.read, offsets, lengths, self.segment)))
+        self._sent.append((offsets, copy_payloads(Payloads(self._heap.read), offsets, lengths, self.segment)))
 
     @property
     def directory(self) -> str:
@@ -125,7 +126,7 @@ class HeadStarts:
             return None
         self._storage.begin_writing()
         file_id = uuid.uuid4()
-        key = f"{directory}/data-{file_id.hex}.af"
+        key = data_key(directory, file_id)
         writer = self._storage.create_early(key)
         if writer is not None:
             segment = SegmentWriter(writer, key, file_id.bytes, recorded=False)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.catalog import Catalog
-from atlas.chunks import Integers, Selection
+from atlas.chunks import Box, Integers, in_steps
 from atlas.columns import Texts, distinct, group_members, positions
 from atlas.dtypes import DType
 from atlas.errors import CorruptChunk, CorruptIndex
@@ -203,9 +203,8 @@ def _add_stored(
     for number in numbers.tolist():
         holders = entries[index.locate_all(ordinals[entries], np.array([number]))[:, 0] >= 0]
         box = schema.grid.extent(number)
-        step = max(1, _READ_BYTES // max(1, box.cells * schema.dtype.itemsize))
-        for first in range(0, len(holders), step):
-            own = holders[first : first + step]
+        for rows in in_steps(len(holders), box.cells * schema.dtype.itemsize, _READ_BYTES):
+            own = holders[rows]
             try:
                 totals.add(own, _stored_statistics(snapshot, schema, box, ordinals[own]))
             except CorruptChunk:
@@ -213,9 +212,7 @@ def _add_stored(
                     totals.add(np.array([entry]), _bounded_statistics(snapshot, schema, box, int(ordinals[entry])))
 
 
-def _stored_statistics(
-    snapshot: Snapshot, schema: ArraySchema, box: Selection, ordinals: Integers
-) -> StatisticsColumns:
+def _stored_statistics(snapshot: Snapshot, schema: ArraySchema, box: Box, ordinals: Integers) -> StatisticsColumns:
     wanted = [Wanted(schema, box, np.arange(len(ordinals)), ordinals)]
     parts = snapshot.read_boxes(schema.name, schema.dtype, wanted)
     if schema.dtype.is_text:
@@ -223,7 +220,7 @@ def _stored_statistics(
     return row_statistics(schema.dtype, schema.fill, np.stack(parts))
 
 
-def _bounded_statistics(snapshot: Snapshot, schema: ArraySchema, box: Selection, ordinal: int) -> StatisticsColumns:
+def _bounded_statistics(snapshot: Snapshot, schema: ArraySchema, box: Box, ordinal: int) -> StatisticsColumns:
     try:
         return _stored_statistics(snapshot, schema, box, np.array([ordinal]))
     except CorruptChunk:

@@ -172,6 +172,17 @@ _ENCODERS: dict[str, Callable[[str, Any, str], Any]] = {
 }
 
 
+def encode_named(key: Any, value: Any, dtype: str | None, array: str | None = None) -> tuple[str, Any]:
+    """Return an attribute of a dataset, or of an array of it, as :func:`encode_attribute` does; its key is checked."""
+    of = "" if array is None else f" of array {array!r}"
+    return encode_attribute(value, dtype, f"attribute {check_key(key)!r}{of}")
+
+
+def element_type(tag: str) -> str:
+    """Return the name of the type that a value, or each item of a list, has."""
+    return tag.removeprefix("np.").removesuffix("[]")
+
+
 def decode_attribute(tag: str, value: Any) -> Any:
     """Return the value that :func:`encode_attribute` wrote down.
 
@@ -180,7 +191,7 @@ def decode_attribute(tag: str, value: Any) -> Any:
     InvalidArgument
         If tag and value do not fit together.
     """
-    element = tag.removeprefix("np.").removesuffix("[]")
+    element = element_type(tag)
     try:
         items = [_decode_element(element, item) for item in (value if tag.endswith("[]") else [value])]
         if not tag.startswith("np."):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from atlas.across import name_list, read_stacked
 from atlas.ahead import Sender
 from atlas.attributes import check_key, encode_attribute
-from atlas.chunks import Integers, Selection, resolve_selection
+from atlas.chunks import Box, Integers, in_steps, resolve_box
 from atlas.columns import Column, integer_column, values_column
 from atlas.dtypes import as_elements, from_numpy, is_masked_array
 from atlas.encoding import BATCH_BYTES, encode_batches
@@ -20,7 +20,7 @@ from atlas.errors import ArrayNotFound, DatasetAlreadyExists, DatasetNotFound, I
 from atlas.groups import Declared, Group
 from atlas.names import Names, seek
 from atlas.pending import Block
-from atlas.schema import ArraySchema, Attributes, DatasetRecord, Template, make_array_schema, split_record
+from atlas.schema import ArraySchema, Attributes, DatasetRecord, make_array_schema, split_record
 from atlas.segment import joined_cells
 from atlas.session import Session
 from atlas.storage import array_directory
@@ -60,8 +60,8 @@ def create_datasets(
         session.writable()
         checked = Names.of(listed)
         _refuse_known(session, listed, checked)
-        merge_template(session, group.template)
-        encoded = [_encode(session, schemas[name], _whole(schemas[name]), rows) for name, rows in data.items()]
+        session.merge_template(group.template)
+        encoded = [_encode(session, schemas[name], schemas[name].box, rows) for name, rows in data.items()]
         with session.pending.whole():
             ids = session.pending.create_batch(checked, Declared.of_group(group), session.snapshot.root)
             for schema, numbers, held in encoded:
@@ -173,26 +173,6 @@ def are_known(session: Session, names: Names) -> NDArray[np.bool_]:
     return known
 
 
-def merge_template(session: Session, template: Template) -> None:
-    """Widen the collection's types by what datasets declare.
-
-    Raises
-    ------
-    TypeMismatch
-        If types cannot merge, and the policy is not to warn.
-    """
-    merged = session.merged_schema()
-    for array in template.arrays:
-        clash = merged.add_array(array.name, array.dtype, array.dims)
-        if clash is not None:
-            session.mismatch(f"array {array.name!r}", clash.name, array.dtype.name)
-    for owner, key, tag in template.slots:
-        known = merged.add_attribute(owner, key, tag)
-        if known is not None:
-            of = f" of array {owner!r}" if owner else ""
-            session.mismatch(f"attribute {key!r}{of}", known, tag)
-
-
 def delete_datasets(session: Session, names: Iterable[str]) -> None:
     """Delete datasets; all of them, or none when one is not there."""
     listed = list(dict.fromkeys(name_list(names)))
@@ -227,9 +207,8 @@ def write_stacked(session: Session, array: str, names: Iterable[str], data: Any,
         for schema, positions in parts:
             own = data if len(positions) == len(listed) else cells[positions]
             rows = as_elements(schema.dtype, own, f"array {array!r}")
-            first = (0,) * len(schema.shape) if start is None else start
             what = f"array {array!r} of {listed[positions[0]]!r}"
-            checked.append((schema, positions, resolve_selection(schema.shape, first, rows.shape[1:], what), rows))
+            checked.append((schema, positions, resolve_box(schema.shape, start, rows.shape[1:], what), rows))
         before = session.pending.heap.size
         together, single = [], []
         try:
@@ -283,12 +262,8 @@ def _split(session: Session, names: list[str], positions: Integers) -> tuple[Int
 Encoded = tuple[ArraySchema, Integers, HeldRows]
 
 
-def _whole(schema: ArraySchema) -> Selection:
-    return Selection((0,) * len(schema.shape), schema.shape)
-
-
 def _encode(
-    session: Session, schema: ArraySchema, box: Selection, rows: NDArray[Any], names: list[str] | None = None
+    session: Session, schema: ArraySchema, box: Box, rows: NDArray[Any], names: list[str] | None = None
 ) -> Encoded:
     """Put every chunk that a box touches, for every row, into the heap."""
     overlap = schema.grid.overlap(box)
@@ -301,11 +276,11 @@ def _encode(
     is_whole = names is None or bool((overlap.block_extent == overlap.chunk_extent).all())
     sender = _sender(session, schema.name, len(rows), len(overlap.numbers)) if is_whole else None
     # What leaves as it is encoded leaves in the order that files on object stores have.
-    steps = _steps(schema, len(rows)) if sender is None else iter([(0, len(rows))])
+    steps = [slice(0, len(rows))] if sender is not None else in_steps(len(rows), schema.nbytes, _READ_BYTES)
     try:
-        for first, last in steps:
+        for step in steps:
             chunks = (
-                (schema, _chunk_rows(session, schema, overlap, i, rows[first:last], names and names[first:last]))
+                (schema, _chunk_rows(session, schema, overlap, i, rows[step], names and names[step]))
                 for i in range(len(overlap.numbers))
             )
             own: list[HeldRows] = []
@@ -328,12 +303,6 @@ def _sender(session: Session, array: str, count: int, chunks: int) -> Sender | N
     return session.pending.starts.sender(array, directory, count, chunks)
 
 
-def _steps(schema: ArraySchema, count: int) -> Iterator[tuple[int, int]]:
-    step = max(1, _READ_BYTES // max(1, schema.cells * schema.dtype.itemsize))
-    for first in range(0, count, step):
-        yield first, min(first + step, count)
-
-
 def _chunk_rows(
     session: Session, schema: ArraySchema, overlap: Any, i: int, rows: NDArray[Any], names: list[str] | None
 ) -> NDArray[Any]:
@@ -350,9 +319,8 @@ def _chunk_rows(
 
 def _pieces(chunks: Iterable[tuple[ArraySchema, NDArray[Any]]]) -> Iterator[tuple[ArraySchema, NDArray[Any]]]:
     for schema, rows in chunks:
-        step = max(1, BATCH_BYTES // max(1, rows.nbytes // max(1, len(rows))))
-        for first in range(0, len(rows), step):
-            yield schema, rows[first : first + step]
+        for step in in_steps(len(rows), rows.nbytes // max(1, len(rows)), BATCH_BYTES):
+            yield schema, rows[step]
 
 
 def _in_order(steps: list[list[HeldRows]], chunks: int) -> HeldRows:

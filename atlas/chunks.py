@@ -1,9 +1,9 @@
-"""Chunk-grid and selection arithmetic; no storage, no data."""
+"""Arithmetic of chunk grids and boxes; no storage, no data."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -43,7 +43,7 @@ def as_extents(values: Any, what: str, minimum: int = 0) -> Shape:
     return tuple(result)
 
 
-class Selection(NamedTuple):
+class Box(NamedTuple):
     """A box of an array: first cell and extent along every axis."""
 
     start: Shape
@@ -54,8 +54,25 @@ class Selection(NamedTuple):
         """Number of cells in the box."""
         return math.prod(self.shape)
 
+    @staticmethod
+    def whole(shape: Shape) -> Box:
+        """Return the box of all cells of an array."""
+        return Box((0,) * len(shape), shape)
 
-def resolve_selection(array_shape: Shape, start: Any, shape: Any, what: str) -> Selection:
+
+def whole_chunk(shape: Shape) -> Shape:
+    """Return the chunk shape with which an array is one chunk."""
+    return tuple(max(size, 1) for size in shape)
+
+
+def in_steps(count: int, size: int, most: int) -> Iterator[slice]:
+    """Yield consecutive rows of `size` bytes each, as many at a time as are no more than `most`, or else one."""
+    step = max(1, most // max(1, size))
+    for first in range(0, count, step):
+        yield slice(first, min(first + step, count))
+
+
+def resolve_box(array_shape: Shape, start: Any, shape: Any, what: str) -> Box:
     """Return the box that `start` and `shape` ask for; a missing one means "from 0" or "to the end".
 
     Raises
@@ -64,7 +81,7 @@ def resolve_selection(array_shape: Shape, start: Any, shape: Any, what: str) -> 
         If the number of axes is wrong or the box leaves the array.
     """
     if start is None and shape is None:
-        return Selection((0,) * len(array_shape), array_shape)
+        return Box.whole(array_shape)
     try:
         first = (0,) * len(array_shape) if start is None else as_extents(start, "start")
         if shape is None:
@@ -82,7 +99,7 @@ def resolve_selection(array_shape: Shape, start: Any, shape: Any, what: str) -> 
         raise SelectionError(
             f"{what} has shape {list(array_shape)}; the region start={list(first)}, shape={list(extent)} leaves it"
         )
-    return Selection(first, extent)
+    return Box(first, extent)
 
 
 # Boxes of so few chunks are remembered: the same one is mostly read from many arrays, and again and again.
@@ -119,10 +136,10 @@ class ChunkGrid:
         """Chunks in all. Chunk numbers are C-order positions in the grid."""
         return math.prod(self.counts)
 
-    def extent(self, number: int) -> Selection:
+    def extent(self, number: int) -> Box:
         """Return the box of the array that a chunk covers."""
         if number == 0 and self.chunk_shape == self.shape:
-            return Selection((0,) * len(self.shape), self.shape)
+            return Box.whole(self.shape)
         position = []
         for count in reversed(self.counts):
             number, last = divmod(number, count)
@@ -131,26 +148,28 @@ class ChunkGrid:
             raise CorruptIndex(f"there is a chunk of a number that a grid of {self.count} chunks does not have")
         start = tuple(p * c for p, c in zip(reversed(position), self.chunk_shape, strict=True))
         shape = tuple(min(c, n - s) for s, c, n in zip(start, self.chunk_shape, self.shape, strict=True))
-        return Selection(start, shape)
+        return Box(start, shape)
 
-    def only_chunk(self, selection: Selection) -> int | None:
+    def only_chunk(self, box: Box) -> int | None:
         """Return the number of the chunk that a box lies in, if it is one and not empty."""
+        if self.chunk_shape == self.shape:
+            return None if 0 in box.shape else 0
         number = 0
-        for start, length, chunk, count in zip(*selection, self.chunk_shape, self.counts, strict=True):
+        for start, length, chunk, count in zip(*box, self.chunk_shape, self.counts, strict=True):
             position = start // chunk
             if length == 0 or (start + length - 1) // chunk != position:
                 return None
             number = number * count + position
         return number
 
-    def overlap(self, selection: Selection) -> Overlap:
+    def overlap(self, box: Box) -> Overlap:
         """Return the chunks that a box touches, and which part of each goes where; not to be changed."""
-        touched = math.prod(n // c + 2 for n, c in zip(selection.shape, self.chunk_shape, strict=True))
-        return _known_overlap(self, selection) if touched <= _REMEMBERED_CHUNKS else _overlap(self, selection)
+        touched = math.prod(n // c + 2 for n, c in zip(box.shape, self.chunk_shape, strict=True))
+        return _known_overlap(self, box) if touched <= _REMEMBERED_CHUNKS else _overlap(self, box)
 
 
 class Overlap(NamedTuple):
-    """The chunks that a selection touches, one row each.
+    """The chunks that a box touches, one row each.
 
     Attributes
     ----------
@@ -158,7 +177,7 @@ class Overlap(NamedTuple):
     chunk_extent : (G, ndim) shape of the stored chunk
     block_start : (G, ndim) first selected cell, within the chunk
     block_extent : (G, ndim) selected cells
-    target_start : (G, ndim) where the block begins in the selection
+    target_start : (G, ndim) where the block begins in the box
     """
 
     numbers: Integers
@@ -168,7 +187,7 @@ class Overlap(NamedTuple):
     target_start: Integers
 
 
-def find_overlaps(grids: Sequence[ChunkGrid], selections: Sequence[Selection]) -> tuple[Overlap, Integers]:
+def find_overlaps(grids: Sequence[ChunkGrid], boxes: Sequence[Box]) -> tuple[Overlap, Integers]:
     """Return the chunks that boxes of several arrays touch, one after the other, and how many each box does.
 
     The arrays have the same rank. Every step is done for all chunks together, since a few steps for every array are
@@ -179,8 +198,8 @@ def find_overlaps(grids: Sequence[ChunkGrid], selections: Sequence[Selection]) -
         for rows in (
             [grid.shape for grid in grids],
             [grid.chunk_shape for grid in grids],
-            [box.start for box in selections],
-            [box.shape for box in selections],
+            [box.start for box in boxes],
+            [box.shape for box in boxes],
         )
     )
     first = start // chunk
@@ -202,13 +221,13 @@ def find_overlaps(grids: Sequence[ChunkGrid], selections: Sequence[Selection]) -
     return Overlap(numbers, size, low, high - low, begin + low - start[owner]), counts
 
 
-def _overlap(grid: ChunkGrid, selection: Selection) -> Overlap:
-    return find_overlaps([grid], [selection])[0]
+def _overlap(grid: ChunkGrid, box: Box) -> Overlap:
+    return find_overlaps([grid], [box])[0]
 
 
 @lru_cache(maxsize=64)
-def _known_overlap(grid: ChunkGrid, selection: Selection) -> Overlap:
-    found = _overlap(grid, selection)
+def _known_overlap(grid: ChunkGrid, box: Box) -> Overlap:
+    found = _overlap(grid, box)
     for table in found:
         table.flags.writeable = False
     return found

@@ -244,6 +244,25 @@ def compress_zstd(data: Any, level: int) -> bytes:
     return bytes(contexts[level].compress(data))
 
 
+def decompress_zstd(data: Any, most: int) -> bytes:
+    """Return what one zstd frame holds, up to `most` bytes.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, says that it holds more, or does not say.
+    """
+    import zstandard
+
+    try:
+        size = zstandard.frame_content_size(data)
+        if not 0 <= size <= most:
+            raise ValueError(f"it declares {size} bytes")
+        return bytes(zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False))
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from None
+
+
 def _compress_lz4(data: Any) -> bytes:
     import lz4.block
 

@@ -18,9 +18,10 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from atlas.codecs import compress_zstd
+from atlas.checks import expect, is_count
+from atlas.codecs import compress_zstd, decompress_zstd
 from atlas.columns import Column, Texts
-from atlas.errors import CorruptIndex, InvalidArgument
+from atlas.errors import CorruptIndex
 from atlas.storage import DataWriter
 
 # Columns above this size stay uncompressed: they are used where they were read to. Below the other one, compressing
@@ -76,28 +77,18 @@ class DataFile:
     @staticmethod
     def from_json(value: Any, ending: str = ".af") -> DataFile:
         """Inverse of :meth:`to_json`, checking everything; raises :class:`InvalidArgument`."""
-        _expect(isinstance(value, dict), "a data file is not an object")
+        expect(isinstance(value, dict), "a data file is not an object")
         key, length, index, digest = (value.get(k) for k in ("file", "length", "index", "hash"))
         parts = key.split("/") if isinstance(key, str) else []
-        _expect(len(parts) == 2 and all(p not in ("", ".", "..") and "\0" not in p for p in parts), "bad file name")
-        _expect(parts[1].endswith(ending) and "\\" not in key, f"bad file name {key!r}")
-        _expect(isinstance(index, list) and len(index) == 2, f"bad index place of {key!r}")
-        _expect(all(is_size(n) for n in (length, *index)), f"bad sizes of {key!r}")
-        _expect(index[0] + index[1] <= length, f"the index of {key!r} lies outside it")
-        _expect(isinstance(digest, str) and len(digest) == 16, f"bad hash of {key!r}")
+        expect(len(parts) == 2 and all(p not in ("", ".", "..") and "\0" not in p for p in parts), "bad file name")
+        expect(parts[1].endswith(ending) and "\\" not in key, f"bad file name {key!r}")
+        expect(isinstance(index, list) and len(index) == 2, f"bad index place of {key!r}")
+        expect(all(is_count(n) for n in (length, *index)), f"bad sizes of {key!r}")
+        expect(index[0] + index[1] <= length, f"the index of {key!r} lies outside it")
+        expect(isinstance(digest, str) and len(digest) == 16, f"bad hash of {key!r}")
         commit = value.get("commit", "")
-        _expect(isinstance(commit, str) and re.fullmatch(r"([0-9a-f]{32})?", commit), f"bad commit of {key!r}")
+        expect(isinstance(commit, str) and re.fullmatch(r"([0-9a-f]{32})?", commit), f"bad commit of {key!r}")
         return DataFile(key, length, index[0], index[1], digest, commit)
-
-
-def _expect(condition: Any, message: str) -> None:
-    if not condition:
-        raise InvalidArgument(message)
-
-
-def is_size(value: Any) -> bool:
-    """Return whether a value from a document is a plausible number of bytes or commits."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
 
 
 def finish_file(
@@ -292,7 +283,7 @@ class ColumnFile:
 
 def _decode(dtype: str, encoding: str, data: memoryview | bytes, count: int) -> Any:
     if encoding == "zstd":
-        data = _decompress(data, count)
+        data = decompress_zstd(data, COMPRESS_BELOW)
     if dtype == "bytes":
         return _texts(np.frombuffer(data, np.uint8), encoding, count)
     if encoding == "constant":
@@ -304,18 +295,6 @@ def _decode(dtype: str, encoding: str, data: memoryview | bytes, count: int) -> 
         first, step = np.frombuffer(data, "<i8", 2).tolist()
         return (np.arange(count, dtype=np.int64) * step + first).astype(dtype)
     return np.frombuffer(data, dtype, count)
-
-
-def _decompress(data: memoryview | bytes, count: int) -> bytes:
-    import zstandard
-
-    try:
-        size = zstandard.frame_content_size(data)
-        if not 0 <= size <= COMPRESS_BELOW:
-            raise ValueError(f"it declares {size} bytes for {count} rows")
-        return zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise ValueError(str(error)) from None
 
 
 def _texts(data: NDArray[np.uint8], encoding: str, count: int) -> Texts:

@@ -10,6 +10,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from atlas.attributes import element_type
 from atlas.dtypes import decode_float, encode_float
 from atlas.errors import CorruptStore, InvalidArgument
 
@@ -27,6 +28,11 @@ def runs(rows: NDArray[Any]) -> tuple[Integers, Integers]:
 def _follow(rows: NDArray[Any]) -> bool:
     """Tell whether rows follow each other without gaps."""
     return bool((np.diff(rows) == 1).all())
+
+
+def are_all(rows: NDArray[Any], count: int) -> bool:
+    """Return whether rows are all of so many, in order."""
+    return len(rows) == count and _follow(rows)
 
 
 def distinct(values: NDArray[Any]) -> NDArray[Any]:
@@ -165,7 +171,7 @@ class Column:
         """Return the column of some rows."""
         if self.constant:
             return Column(len(rows), self.cells) if len(rows) else Column(0, self.cells)
-        if len(rows) == self.rows and (np.diff(rows) == 1).all():
+        if are_all(rows, self.rows):
             return self
         cells = self.cells.take(rows) if isinstance(self.cells, Texts) else self.cells[rows]
         return Column(len(rows), cells)
@@ -223,7 +229,7 @@ def cell_type(tag: str) -> str:
     """Return the kind of cells that hold attributes of a type: a NumPy type string, ``text`` or ``packed``."""
     if tag.endswith("[]"):
         return "packed"
-    element = tag.removeprefix("np.")
+    element = element_type(tag)
     if element in ("string", "binary"):
         return "text"
     if element == "bool":

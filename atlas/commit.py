@@ -23,11 +23,10 @@ from atlas.commitfiles import CommitFiles, settle
 from atlas.config import StoreConfig
 from atlas.conflicts import check_conflicts
 from atlas.datafiles import Target, write_array
-from atlas.errors import AtlasError, CorruptRoot, CorruptStore, SnapshotExpired, StorageError, StoreNotFound
+from atlas.errors import AtlasError, CorruptRoot, SnapshotExpired, StorageError, StoreNotFound
 from atlas.layer import Layer, stacked
 from atlas.pending import Pending
 from atlas.reader import Snapshot
-from atlas.record import RECORD_NAME, is_file_of_a_commit, read_record, record_key
 from atlas.root import ROOT_KEYS, ArrayFiles, Root, encode_root, root_key
 from atlas.roots import (
     CLAIMED_KEY,
@@ -40,9 +39,11 @@ from atlas.roots import (
     load_table,
     next_state,
     overtaken,
+    recorded_state,
     replace_root,
 )
 from atlas.storage import WRITING, Storage, array_directory
+from atlas.storage.names import is_file_of_a_commit, is_record, name_of, record_key
 
 _log = logging.getLogger("atlas")
 
@@ -204,18 +205,16 @@ def abandoned(storage: Storage, root: Root, interrupted: bytes) -> list[str]:
     needed = _known_to_newer(storage, unknown, root, root.generation + (interrupted == WRITING))
     if needed:
         _log.warning("%s: its root is older than the record of a later commit; repair tells more", storage.describe())
-    return [key for key in unknown if _name(key) not in needed]
+    return [key for key in unknown if name_of(key) not in needed]
 
 
 def _known_to_newer(storage: Storage, unknown: Sequence[str], root: Root, generation: int) -> set[str]:
     """Return the names of the files that recorded states of the same store above a generation know."""
     known = set()
     for key in unknown:
-        if RECORD_NAME.fullmatch(_name(key)):
-            with suppress(CorruptStore, FileNotFoundError):
-                recorded = read_record(storage, key).root(partial(load_table, storage))
-                if recorded.store == root.store and recorded.generation > generation:
-                    known |= {_name(key), *map(_name, known_files(recorded))}
+        recorded = recorded_state(storage, key) if is_record(name_of(key)) else None
+        if recorded is not None and recorded.store == root.store and recorded.generation > generation:
+            known |= {name_of(key), *map(name_of, known_files(recorded))}
     return known
 
 
@@ -227,17 +226,13 @@ def known_files(root: Root) -> set[str]:
 def strays(storage: Storage, root: Root) -> list[str]:
     """Return the files of a store that `root` does not know."""
     # By their names, which no two files share: one that was put aside for readers is at another place.
-    known = {_name(key) for key in (*known_files(root), *(key for key, _, _ in root.retired))}
+    known = {name_of(key) for key in (*known_files(root), *(key for key, _, _ in root.retired))}
     return [
         f"{name}/{file}"
         for name in storage.list_dir("")
         for file in storage.list_dir(name)
         if is_file_of_a_commit(file) and file not in known
     ]
-
-
-def _name(key: str) -> str:
-    return key.rsplit("/", 1)[-1]
 
 
 def unneeded(storage: Storage, root: Root, now: int) -> list[tuple[str, int, int]]:

@@ -12,12 +12,13 @@ from atlas.ahead import HeadStart
 from atlas.catalog import Catalog
 from atlas.columnfile import DataFile
 from atlas.layer import Layer, joined
-from atlas.record import append_record, record_key, write_record
+from atlas.record import append_record, write_record
 from atlas.root import ArrayFiles, Root
 from atlas.segment import SegmentWriter
 from atlas.spill import Spill
 from atlas.storage import DataWriter, Storage
-from atlas.table import DIRECTORY, write_table
+from atlas.storage.names import data_key, record_key, table_key
+from atlas.table import write_table
 
 # Above this, the newest changes of the dataset table move from the root, which every commit writes
 # and every open reads, into a table file; and how much larger older table files are that stay.
@@ -29,10 +30,6 @@ INLINE_BYTES_FAR = 1 << 20
 
 # Indexes that a root there has copies of, so that the first read of an array need not wait for them either.
 COPIED_BYTES = 256 << 10
-
-
-def _data_key(directory: str, file_id: uuid.UUID) -> str:
-    return f"{directory}/data-{file_id.hex}.af"
 
 
 def _index_bytes(files: Sequence[DataFile]) -> int:
@@ -74,14 +71,14 @@ class CommitFiles:
         """Begin a new data file."""
         self._make_room()
         file_id = uuid.uuid4()
-        key = _data_key(directory, file_id)
+        key = data_key(directory, file_id)
         return self._segment(self._begin(key), key, file_id)
 
     def take_over(self, directory: str, spill: Spill) -> SegmentWriter | None:
         """Make a file of pending chunks a data file that is gone on with, where that is possible; tried once."""
         self._make_room()
         spill.is_taken = True
-        key = _data_key(directory, spill.file_id)
+        key = data_key(directory, spill.file_id)
         writer = self._storage.adopt(key, spill.descriptor, spill.end)
         if writer is None:
             return None
@@ -121,7 +118,7 @@ class CommitFiles:
     def write_table(self, layer: Layer, slots: int) -> DataFile:
         """Write a layer of the dataset table."""
         file_id = uuid.uuid4()
-        key = f"{DIRECTORY}/table-{file_id.hex}.at"
+        key = table_key(file_id)
         head = self.origin | {"slots": slots}
         file, self._indexes[key] = write_table(self._begin(key), key, file_id.bytes, layer, head)
         return file if self._leaves_record else replace(file, commit="")

@@ -15,7 +15,7 @@ from atlas.commit import publish, recover
 from atlas.commitfiles import CommitFiles, settle
 from atlas.datafiles import Target, newest_statistics, pick_entries, stored_statistics, write_file
 from atlas.errors import SnapshotExpired
-from atlas.payloads import payload_reader
+from atlas.payloads import payloads_of
 from atlas.reader import Snapshot
 from atlas.root import ArrayFiles, Root
 from atlas.roots import LostRace, Race, load_root, next_state, overtaken
@@ -93,6 +93,6 @@ def _copy(snapshot: Snapshot, array: str, live: Integers, moved: Integers, targe
     _, schemas = snapshot.root.catalog.layouts(array, live)
     # Nothing is below the one file that is left, so that there is nothing to void.
     final = Piece(moved, merged.starts, np.zeros(0, np.int64), merged.columns)
-    reads = [payload_reader(snapshot.storage, *source) for source in zip(files, segments, strict=True)]
+    payloads = [payloads_of(snapshot.storage, *source) for source in zip(files, segments, strict=True)]
     empty = ArrayFiles(target.known.directory, ())
-    return replace(empty, files=(write_file(target, empty, final, found, schemas, reads),))
+    return replace(empty, files=(write_file(target, empty, final, found, schemas, payloads),))

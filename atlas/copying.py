@@ -13,7 +13,7 @@ from atlas.errors import CorruptChunk, DatasetAlreadyExists
 from atlas.heap import Heap
 from atlas.indexes import expiring
 from atlas.kernels.sealed import is_whole
-from atlas.payloads import payload_reader
+from atlas.payloads import payloads_of
 from atlas.reader import Snapshot
 from atlas.schema import ArraySchema, check_name
 from atlas.session import Session
@@ -89,10 +89,10 @@ def stored_chunks(
     columns |= {name: index.columns[name][rows] for name in ("pipeline", "checksum")}
     numbered = index.columns["file"][rows].tolist()
     segments = snapshot.segments(schema.name)
-    reads = {n: payload_reader(snapshot.storage, index.files[n], segments[n]) for n in set(numbered)}
+    payloads = {n: payloads_of(snapshot.storage, index.files[n], segments[n]) for n in set(numbered)}
     for i, number in enumerate(numbered):
         with expiring(snapshot.storage, index.files[number].key):
-            payload = reads[number](int(columns["offset"][i]), int(columns["length"][i]))
+            payload = payloads[number].read(int(columns["offset"][i]), int(columns["length"][i]))
         if not is_whole(payload, int(columns["pipeline"][i]), int(columns["checksum"][i])):
             raise _damaged(snapshot, schema, int(numbers[i]), "its checksum does not match")
         columns["offset"][i] = heap.append(payload, schema.name)

@@ -12,11 +12,12 @@ import numpy as np
 from atlas.columnfile import ColumnFile, DataFile
 from atlas.errors import CorruptRoot, CorruptStore
 from atlas.examine import check_file, copied_index, intact_rows, open_index
-from atlas.record import RECORD_NAME, Record, is_file_of_a_commit, read_record, record_key, records_behind
+from atlas.record import Record, read_record, records_behind
 from atlas.root import ROOT_KEYS, ArrayFiles, Root, decode_root, root_key
 from atlas.segment import ArrayIndex, SegmentIndex
 from atlas.storage import Storage, Stored
-from atlas.table import DIRECTORY, read_layer
+from atlas.storage.names import CATALOG, is_file_of_a_commit, is_record, record_key
+from atlas.table import read_layer
 from atlas.verify import Problem
 
 
@@ -68,11 +69,6 @@ class FileFound:
     index: ColumnFile | None
     problem: str
     unrecorded: bool
-
-
-def newer(root: Root, known: Root) -> bool:
-    """Whether a state of the same store came after another."""
-    return root.store == known.store and root.generation > known.generation
 
 
 class Damage:
@@ -135,12 +131,12 @@ class Damage:
     def _record_keys(self) -> list[str]:
         # Locally one directory is looked at; elsewhere that takes a listing of everything.
         keys = (
-            [f"{DIRECTORY}/{name}" for name in self.storage.list_dir(DIRECTORY)]
+            [f"{CATALOG}/{name}" for name in self.storage.list_dir(CATALOG)]
             if self.storage.is_local
             else [item.key for item in self._inventory()]
         )
-        start = f"{DIRECTORY}/"
-        return [key for key in keys if key.startswith(start) and RECORD_NAME.fullmatch(key.removeprefix(start))]
+        start = f"{CATALOG}/"
+        return [key for key in keys if key.startswith(start) and is_record(key.removeprefix(start))]
 
     def _inventory(self) -> list[Stored]:
         if self._listed is None:
@@ -162,7 +158,7 @@ class Damage:
         is_believed = not self.storage.is_local and not self._is_root_missing
         if known is not None and (self._was_writing or is_believed):
             return known, ""
-        found = [(root, key) for key, root in self._recorded_states() if known is None or newer(root, known)]
+        found = [(root, key) for key, root in self._recorded_states() if known is None or root.follows(known)]
         if found:
             root, key = max(found, key=self._rank)
             nothing = None if self.storage.is_local else ""

@@ -21,9 +21,10 @@ from atlas.chunks import Integers
 from atlas.columnfile import DataFile
 from atlas.columns import Texts
 from atlas.commitfiles import CommitFiles
+from atlas.dtypes import objects
 from atlas.errors import CorruptStore, SnapshotExpired
 from atlas.heap import Heap
-from atlas.payloads import Read, ReadAhead, copy_payloads, payload_reader
+from atlas.payloads import Payloads, copy_payloads, payloads_of
 from atlas.reader import Snapshot
 from atlas.root import ArrayFiles
 from atlas.schema import ArraySchema
@@ -102,9 +103,9 @@ def write_array(snapshot: Snapshot, target: Target, written: Written, heap: Heap
         codes, schemas = target.catalog.layouts(target.array, merged.entries)
         merged = pick_entries(merged, np.flatnonzero(codes >= 0))
         found = newest_statistics([*stored_statistics(tail), (new.entries, totals)], merged.entries)
-    reads = [payload_reader(snapshot.storage, *source) for source in zip(known[kept:], tail, strict=True)]
+    payloads = [payloads_of(snapshot.storage, *source) for source in zip(known[kept:], tail, strict=True)]
     staying = ArrayFiles(target.known.directory, known[:kept])
-    file = write_file(target, staying, merged, found, schemas, reads, heap)
+    file = write_file(target, staying, merged, found, schemas, payloads, heap)
     return replace(staying, files=(*staying.files, file)), [file.key for file in known[kept:]]
 
 
@@ -136,23 +137,23 @@ def write_file(
     piece: Piece,
     found: StatisticsColumns,
     schemas: Sequence[ArraySchema],
-    reads: Sequence[Read],
+    payloads: Sequence[Payloads],
     heap: Heap | None = None,
 ) -> DataFile:
-    """Write a data file with the chunks of a piece; its column ``file`` says which of `reads` has each, or the heap."""
+    """Write a data file with chunks; column ``file`` of the piece says which of `payloads` has each, or the heap."""
     columns = dict(piece.columns)
     sources = np.array(columns.pop("file"))
     offsets = np.zeros(len(sources), np.int64)
     segment = None
     if heap is not None:
-        waiting = np.flatnonzero((sources == len(reads)) & (columns["length"] > 0))
+        waiting = np.flatnonzero((sources == len(payloads)) & (columns["length"] > 0))
         segment = _completed(target, staying.directory, waiting, columns, offsets)
         segment = segment or _adopted(target, staying.directory, heap, waiting, columns, offsets)
-        reads = [*reads, heap.read]
+        payloads = [*payloads, Payloads(heap.read)]
         sources[offsets > 0] = _IN_PLACE
     segment = segment or target.files.create(staying.directory)
-    for source, rows in _copy_order(target.files.are_fetched, reads, sources, columns):
-        offsets[rows] = copy_payloads(reads[source], columns["offset"][rows], columns["length"][rows], segment)
+    for source, rows in _copy_order(target.files.are_fetched, payloads, sources, columns):
+        offsets[rows] = copy_payloads(payloads[source], columns["offset"][rows], columns["length"][rows], segment)
     columns["offset"] = offsets
     entries = entry_columns(
         piece.entries, np.diff(piece.starts), piece.reset, [schema.dtype for schema in schemas], found
@@ -201,7 +202,7 @@ def _adopted(
 
 
 def _copy_order(
-    are_fetched: bool, reads: Sequence[Read], sources: Integers, columns: Mapping[str, NDArray[Any]]
+    are_fetched: bool, payloads: Sequence[Payloads], sources: Integers, columns: Mapping[str, NDArray[Any]]
 ) -> Iterator[tuple[int, Integers]]:
     """Yield what is copied next: a source, and rows of chunks that it has.
 
@@ -212,12 +213,12 @@ def _copy_order(
     together = are_fetched and int(numbers.max(initial=0)) < MOST_CHUNKS_APART
     apart = {
         source
-        for source, read in enumerate(reads)
-        if not together or (isinstance(read, ReadAhead) and _goes_back(sources, columns, source))
+        for source, own in enumerate(payloads)
+        if not together or (own.are_fetched and _goes_back(sources, columns, source))
     }
     for source in sorted(apart):
         yield source, np.flatnonzero(sources == source)
-    if len(apart) == len(reads):
+    if len(apart) == len(payloads):
         return
     left = np.flatnonzero((sources != _IN_PLACE) & ~np.isin(sources, list(apart)))
     order = left[np.lexsort((sources[left], numbers[left]))]
@@ -264,9 +265,7 @@ def stored_statistics(segments: Sequence[SegmentIndex]) -> list[Known]:
 def _bound(cells: Any) -> NDArray[Any]:
     if not isinstance(cells, (Texts, list)):
         return np.asarray(cells)
-    values = np.empty(len(cells), object)
-    values[:] = [0 if value is None else value for value in (cells if isinstance(cells, list) else cells.tolist())]
-    return values
+    return objects([0 if value is None else value for value in (cells if isinstance(cells, list) else cells.tolist())])
 
 
 def newest_statistics(known: Sequence[Known], entries: Integers) -> StatisticsColumns:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from atlas.attributes import check_key, decode_attributes, encode_attribute
+from atlas.attributes import check_key, decode_attributes, encode_named
 from atlas.display import dataset_html
-from atlas.errors import ArrayNotFound
 from atlas.schema import ArraySchema, DatasetRecord
 from atlas.session import Session
 from atlas.statistics import fill_statistics
@@ -46,10 +45,7 @@ class Described:
         return self._record().arrays.get(array) if isinstance(array, str) else None
 
     def _schema(self, array: str) -> ArraySchema:
-        found = self._find(array)
-        if found is None:
-            raise ArrayNotFound(f"array not found: {array!r} in dataset {self._name!r}")
-        return found
+        return self._session.array(self._name, array)
 
     def list_arrays(self) -> list[str]:
         """Return the names of the dataset's arrays, in order of definition.
@@ -178,10 +174,10 @@ class Described:
         >>> view.attributes()
         {'platform': 'Argo float', 'cycles': 3}
         """
-        encoded = encode_attribute(value, dtype, f"attribute {check_key(key)!r}")
+        encoded = encode_named(key, value, dtype)
         with self._session.lock:
             self._session.writable()
-            self._merge_attribute(None, key, encoded[0])
+            self._session.merge_attribute(None, key, encoded[0])
             self._session.change(self._name).attributes[key] = encoded
 
     def get_attribute(self, key: str) -> Any:
@@ -247,11 +243,11 @@ class Described:
         >>> view.array_attributes("t")
         {'units': 'degC'}
         """
-        encoded = encode_attribute(value, dtype, f"attribute {check_key(key)!r} of array {array!r}")
+        encoded = encode_named(key, value, dtype, array)
         with self._session.lock:
             self._session.writable()
             self._schema(array)
-            self._merge_attribute(array, key, encoded[0])
+            self._session.merge_attribute(array, key, encoded[0])
             self._session.change(self._name).array_attributes.setdefault(array, {})[key] = encoded
 
     def get_array_attribute(self, array: str, key: str) -> Any:
@@ -300,8 +296,3 @@ class Described:
         with self._session.lock:
             record = self._record()
             return decode_attributes(record.array_attributes.get(array, {})) if self._find(array) else {}
-
-    def _merge_attribute(self, array: str | None, key: str, tag: str) -> None:
-        known = self._session.merged_schema().add_attribute(array, key, tag)
-        if known is not None:
-            self._session.mismatch(f"attribute {key!r}" + (f" of array {array!r}" if array else ""), known, tag)

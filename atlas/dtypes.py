@@ -6,6 +6,7 @@ import base64
 import binascii
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -145,6 +146,11 @@ def from_numpy(dtype: np.dtype[Any]) -> DType:
     elif native.name in DTYPES:
         return DTYPES[native.name]
     raise UnsupportedDataType(f"NumPy dtype {dtype} cannot be stored; convert it to one of {', '.join(sorted(DTYPES))}")
+
+
+def objects(values: Sequence[Any]) -> NDArray[Any]:
+    """Return values as an array of objects: lists stay lists, whatever NumPy would make of them."""
+    return np.fromiter(values, object, len(values))
 
 
 def as_elements(dtype: DType, data: Any, what: str) -> NDArray[Any]:

@@ -16,8 +16,7 @@ from typing import Any
 
 from atlas import kernels
 from atlas.arena import SegmentGone
-from atlas.config import settings
-from atlas.errors import InvalidArgument
+from atlas.config import choice, settings
 from atlas.threads import insist, take_turns
 
 Task = Callable[[Any, int, int], Any]
@@ -69,9 +68,7 @@ def run(
     -----
     When it returns or raises, no task is running any more. The error of the lowest range is raised.
     """
-    if mode is not None and mode not in MODES:
-        raise InvalidArgument(f"unknown executor: {mode!r}; use one of {', '.join(map(repr, MODES))}")
-    chosen = mode or _choose(workers, len(ranges), cost, calls)
+    chosen = (mode and choice(mode, MODES, "executor")) or _choose(workers, len(ranges), cost, calls)
     if chosen == "serial" or workers == 1 or len(ranges) < 2 or is_nested():
         return [task(job, low, high) for low, high in ranges]
     may_share = bool(getattr(job, "shareable", False)) and _pool.is_usable
@@ -120,11 +117,6 @@ def _in_dask_worker() -> bool:
     except ValueError:
         return False
     return True
-
-
-def may_start_processes() -> bool:
-    """Return whether a pool of processes may be used here."""
-    return not is_nested()
 
 
 def in_order(task: Callable[..., Any], items: Iterable[Any], workers: int) -> Iterator[Any]:
@@ -370,7 +362,8 @@ def _warm_worker() -> int:
     from importlib import import_module
 
     # By name: the worker room stands above this one.
-    import_module("atlas.worker").warm()
+    import_module("atlas.worker")
+    kernels.load()
     return os.getpid()
 
 
@@ -407,6 +400,6 @@ def warm_up(workers: int | None = None) -> None:
     >>> atlas.shutdown()
     """
     # Here first: workers that find nothing compiled would each do it.
-    kernels.pick(0, compiled=True).load()
-    if may_start_processes():
+    kernels.load()
+    if not is_nested():
         _pool.warm_up(workers or settings().workers)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from atlas.attributes import element_type
 from atlas.errors import ArrayNotFound, InvalidArgument
 from atlas.literals import as_float_bound, as_integer_bound
 from atlas.pruning import Bounds, array_bounds, attribute_bounds, attribute_items
@@ -97,9 +98,7 @@ class Facts:
     def attribute_types(self, array: str | None, key: str) -> set[str]:
         """Return the types that an attribute has; raises :class:`InvalidArgument` if there are none."""
         slots = (slot for template in self.snapshot.root.catalog.live_templates() for slot in template.slots)
-        found = {
-            tag.removeprefix("np.").removesuffix("[]") for owner, name, tag in slots if (owner, name) == (array, key)
-        }
+        found = {element_type(tag) for owner, name, tag in slots if (owner, name) == (array, key)}
         if not found:
             of = f" of array {array!r}" if array else ""
             raise InvalidArgument(f"no dataset of {self.snapshot.storage.describe()} has an attribute {key!r}{of}")

@@ -17,14 +17,11 @@ from atlas.dtypes import DType
 from atlas.errors import CorruptChunk, SnapshotExpired
 from atlas.executor import run
 from atlas.indexes import expiring
-from atlas.plan import ReadPlan
+from atlas.plan import CHUNK_COST, ReadPlan
 from atlas.storage import Range, Storage, coalesce
 from atlas.worker import DecodeJob, Source, decode_range
 
 _PER_CHUNK = ("file", "offset", "length", "raw_length", "pipeline", "checksum", "geometry", "destination")
-
-# Bytes that a chunk costs besides those it decodes to.
-_CHUNK_COST = 64
 
 # Decoded bytes of one range of a read.
 _MOST_AT_ONCE = 64 << 20
@@ -71,7 +68,7 @@ def fetched(storage: Storage, files: Sequence[DataFile], columns: Mapping[str, N
     """
     ranges: list[Range] = []
     members: list[Integers] = []
-    for number in distinct(np.sort(columns["file"])).tolist():
+    for number in distinct(columns["file"]).tolist():
         mine = np.flatnonzero(columns["file"] == number)
         requests = coalesce(
             columns["offset"][mine], columns["length"][mine], settings().fetch_gap, settings().fetch_bytes
@@ -132,7 +129,7 @@ def balanced(sizes: Integers, cost: int, mode: str | None, workers: int) -> list
     """
     alone = workers == 1 or (mode is None and cost < settings().parallel_threshold)
     at_once, fewest = (1, 1) if alone else (workers, 2)
-    ends = np.cumsum(sizes + _CHUNK_COST)
+    ends = np.cumsum(sizes + CHUNK_COST)
     # As many for each worker: of five, one would do three while the other waits.
     each = max(fewest, -(-int(ends[-1]) // (_MOST_AT_ONCE * at_once)))
     pieces = min(len(sizes), at_once * each)

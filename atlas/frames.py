@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atlas.attributes import element_type
 from atlas.catalog import Catalog
 from atlas.columns import Column, Integers, cell_type
-from atlas.dtypes import parse_dtype
+from atlas.dtypes import objects, parse_dtype
 from atlas.errors import CorruptIndex, MissingDependency
 from atlas.pruning import Bounds, array_bounds, attribute_values
 from atlas.reader import Snapshot
@@ -39,7 +40,7 @@ def columns_of(
     """Return the columns of the table, a row for each dataset in order of insertion."""
     catalog = snapshot.root.catalog
     every = np.ones(catalog.count, bool)
-    columns = {"dataset": Series(_objects(catalog.names()), every)}
+    columns = {"dataset": Series(objects(catalog.names()), every)}
     for key in global_attrs:
         columns[key] = _attribute(catalog, None, key)
     for array, key in array_attrs:
@@ -48,12 +49,6 @@ def columns_of(
     for array in arrays:
         columns |= _statistics(snapshot, array)
     return columns
-
-
-def _objects(values: Sequence[Any]) -> NDArray[Any]:
-    cells = np.empty(len(values), object)
-    cells[:] = values
-    return cells
 
 
 def _attribute(catalog: Catalog, array: str | None, key: str) -> Series:
@@ -73,8 +68,8 @@ def _attribute(catalog: Catalog, array: str | None, key: str) -> Series:
 def attribute_cells(tag: str, column: Column) -> NDArray[Any]:
     """Return attribute values as the type that they were set with."""
     if cell_type(tag) in ("packed", "text"):
-        return _objects([v.tolist() if isinstance(v, np.ndarray) else v for v in attribute_values(tag, column)])
-    return _as_type(np.asarray(column.spread()), tag.removeprefix("np."))
+        return objects([v.tolist() if isinstance(v, np.ndarray) else v for v in attribute_values(tag, column)])
+    return _as_type(np.asarray(column.spread()), element_type(tag))
 
 
 def _as_type(cells: NDArray[Any], name: str) -> NDArray[Any]:
@@ -104,7 +99,7 @@ def _bound(cells: NDArray[Any], bounds: Bounds, name: str | None) -> NDArray[Any
     try:
         if name == "string":
             pairs = zip(cells, bounds.valid, strict=True)
-            return _objects([cell.decode("utf-8") if there else None for cell, there in pairs])
+            return objects([cell.decode("utf-8") if there else None for cell, there in pairs])
         return cells.astype(object) if name == "binary" else _as_type(cells, name)
     except (ValueError, TypeError, AttributeError) as error:
         raise CorruptIndex(f"stored statistics do not fit the type {name} of their array: {error}") from None

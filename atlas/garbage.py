@@ -6,9 +6,7 @@ object that nothing refers to belongs to a commit under way: age decides, by the
 
 from __future__ import annotations
 
-import re
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -23,12 +21,10 @@ from atlas.commit import (
     unneeded,
 )
 from atlas.errors import InvalidArgument
-from atlas.record import is_file_of_a_commit
 from atlas.root import Root
 from atlas.roots import LostRace, Race, load_root, next_state
 from atlas.storage import WRITING, Storage, Stored
-
-_PROBE = re.compile(r"_probe/[0-9a-f]{32}")
+from atlas.storage.names import RETIRED, is_file_of_a_commit, is_probe, name_of, new_probe_key
 
 
 @dataclass
@@ -90,8 +86,8 @@ def _collect_locally(storage: Storage, dry_run: bool) -> GarbageReport:
 
 def _report(found: dict[str, Stored], removed: list[str], waiting: list[str]) -> GarbageReport:
     # What was put aside is listed at another place.
-    aside = {key.rsplit("/", 1)[-1]: item for key, item in found.items() if key.startswith("_retired/")}
-    items = [found.get(key) or aside.get(key.rsplit("/", 1)[-1]) for key in removed]
+    aside = {name_of(key): item for key, item in found.items() if key.startswith(f"{RETIRED}/")}
+    items = [found.get(key) or aside.get(name_of(key)) for key in removed]
     there = [(key, item.size) for key, item in zip(removed, items, strict=True) if item is not None]
     return GarbageReport([key for key, _ in there], sum(size for _, size in there), waiting=waiting)
 
@@ -124,7 +120,7 @@ def _look(storage: Storage, dry_run: bool) -> tuple[float, dict[str, Stored]]:
     """Return the time by the store's clock, and what there is."""
     if dry_run:
         return time.time(), {item.key: item for item in storage.inventory()}
-    probe = f"_probe/{uuid.uuid4().hex}"
+    probe = new_probe_key()
     storage.replace(probe, b"")
     try:
         found = {item.key: item for item in storage.inventory()}
@@ -138,7 +134,7 @@ def _loose(root: Root, found: dict[str, Stored], retired: set[str]) -> Iterator[
     """Yield what nothing refers to, and when it was put."""
     known = known_files(root) | retired
     for key, item in found.items():
-        if key not in known and (is_file_of_a_commit(key) or _PROBE.fullmatch(key)):
+        if key not in known and (is_file_of_a_commit(key) or is_probe(key)):
             yield key, item.modified
 
 

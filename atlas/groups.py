@@ -10,7 +10,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.columns import Column, Integers, cell_value, group_members, integer_column, values_column
+from atlas.columns import Column, Integers, are_all, cell_value, group_members, integer_column, values_column
 from atlas.errors import CorruptStore, InvalidArgument
 from atlas.forks import cached_property
 from atlas.schema import ArraySchema, DatasetRecord, Template, split_record
@@ -87,7 +87,7 @@ class Group:
 
     def take(self, rows: NDArray[Any]) -> Group:
         """Return the group with these rows only."""
-        if len(rows) == self.rows and (np.diff(rows) == 1).all():
+        if are_all(rows, self.rows):
             return self
         sizes, columns = ([column.take(rows) for column in part] for part in (self.sizes, self.columns))
         return Group(self.written, len(rows), sizes, columns)
@@ -180,7 +180,7 @@ class Declared:
 
     def take(self, positions: Integers) -> Declared:
         """Return some of the datasets, and only the groups that they have."""
-        if len(positions) == len(self) and (np.diff(positions) == 1).all():
+        if are_all(positions, len(self)):
             return self
         group, row = np.zeros(len(positions), np.int64), np.zeros(len(positions), np.int64)
         groups: list[Group] = []

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,13 @@ from atlas.threads import take_turns
 _READ_WHOLE = 32 << 20
 
 
-# Arrays that are asked of an object store at once.
-AT_ONCE = 16
+# Things that are asked of an object store at once, each by a request or two.
+_AT_ONCE = 16
+
+
+def side_by_side(storage: Storage, action: Callable[[Any], object], items: Sequence[Any]) -> None:
+    """Do something with every item, with several at once where that takes requests."""
+    take_turns(action, items, 0 if storage.is_local else min(len(items), _AT_ONCE) - 1)
 
 
 def read_index(storage: Storage, file: DataFile) -> Area:
@@ -139,8 +145,7 @@ class Indexed:
     def fetch(self, arrays: Iterable[str]) -> None:
         """Fetch the indexes of arrays that are going to be wanted at once, where each takes requests."""
         if not self.storage.is_local:
-            wanted = list(dict.fromkeys(arrays))
-            take_turns(self.segments, wanted, min(len(wanted), AT_ONCE) - 1)
+            side_by_side(self.storage, self.segments, list(dict.fromkeys(arrays)))
 
     def _turn(self, array: str) -> threading.Lock:
         """Return what is held while the indexes of an array are fetched: others who want them wait, and need not."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atlas.checks import expect, is_count
 from atlas.chunks import MAX_CELLS
 from atlas.columns import (
     Column,
@@ -26,7 +27,6 @@ from atlas.columns import (
     runs,
     values_column,
 )
-from atlas.errors import InvalidArgument
 from atlas.forks import cached_property
 from atlas.groups import Declared, Group
 from atlas.names import Names
@@ -35,6 +35,10 @@ from atlas.schema import DatasetRecord, Template
 
 def _nothing() -> Integers:
     return np.zeros(0, np.int64)
+
+
+def _all_changed(generation: int, rows: int) -> Column:
+    return Column(rows, np.full(min(rows, 1), generation, np.int64))
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Layer:
     @staticmethod
     def of(names: Names, declared: Declared, ordinals: Integers, generation: int) -> Layer:
         """Return a layer of datasets, with ascending ordinals, that all changed in one generation."""
-        changed = Column(len(ordinals), np.full(min(len(ordinals), 1), generation, np.int64))
+        changed = _all_changed(generation, len(ordinals))
         return Layer(ordinals, names, changed, declared.group, declared.row, declared.groups)
 
     @staticmethod
@@ -147,7 +151,7 @@ class Layer:
 
     def changed_in(self, generation: int) -> Layer:
         """Return the layer as if all its rows had changed in one generation."""
-        return replace(self, changed=Column(len(self), np.full(min(len(self), 1), generation, np.int64)))
+        return replace(self, changed=_all_changed(generation, len(self)))
 
     def deleting(self, deleted: Integers) -> Layer:
         """Return the layer that takes these ordinals of older ones away."""
@@ -183,11 +187,11 @@ class Layer:
 
         `older` is the most datasets that there can be in older layers.
         """
-        _expect(isinstance(schemas, list) and isinstance(parts, list), "the dataset table is malformed")
-        _expect(len(parts) <= len(schemas), "a schema has several parts")
+        expect(isinstance(schemas, list) and isinstance(parts, list), "the dataset table is malformed")
+        expect(len(parts) <= len(schemas), "a schema has several parts")
         layer = stacked([_part_layer(schemas, part, slots) for part in parts])
-        _expect((np.diff(layer.ordinals) > 0).all(), "an ordinal is used twice")
-        _expect(len(set(layer.names.tolist())) == len(layer), "two datasets have the same name")
+        expect((np.diff(layer.ordinals) > 0).all(), "an ordinal is used twice")
+        expect(len(set(layer.names.tolist())) == len(layer), "two datasets have the same name")
         return layer.deleting(runs_from_json(deleted, slots, min(slots, older)))
 
 
@@ -239,26 +243,16 @@ def _reordered(layer: Layer, order: Integers) -> Layer:
 # ── the text form, checked ───────────────────────────────────────────────────────────────────────
 
 
-def _expect(condition: Any, message: str) -> None:
-    if not condition:
-        raise InvalidArgument(message)
-
-
-def is_count(value: Any, limit: int) -> bool:
-    """Return whether a value from a document is an integer from 0 to `limit`."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= limit
-
-
 def _part_layer(schemas: list[Any], part: Any, slots: int) -> Layer:
-    _expect(isinstance(part, dict) and is_count(part.get("schema"), len(schemas) - 1), "bad schema number")
+    expect(isinstance(part, dict) and is_count(part.get("schema"), len(schemas) - 1), "bad schema number")
     written = schemas[part["schema"]]
     template = Template.from_json(written)
     names = part.get("names")
-    _expect(isinstance(names, list), "names are malformed")
+    expect(isinstance(names, list), "names are malformed")
     ordinals = runs_from_json(part.get("ordinals"), slots, len(names))
     rows = len(ordinals)
-    _expect((np.diff(ordinals) > 0).all(), "ordinals are not ascending")
-    _expect(len(names) == rows, "names do not match their ordinals")
+    expect((np.diff(ordinals) > 0).all(), "ordinals are not ascending")
+    expect(len(names) == rows, "names do not match their ordinals")
     sizes = [_integers(column, rows) for column in _listed(part.get("sizes"), len(template.dims))]
     values = zip(template.slots, _listed(part.get("attributes"), len(template.slots)), strict=True)
     columns = [_column(tag, column, rows) for (_, _, tag), column in values]
@@ -276,16 +270,16 @@ def _column_json(tag: str, column: Column) -> dict[str, Any]:
 
 
 def _listed(value: Any, count: int) -> list[Any]:
-    _expect(isinstance(value, list) and len(value) == count, "a dataset table has the wrong number of columns")
+    expect(isinstance(value, list) and len(value) == count, "a dataset table has the wrong number of columns")
     return list(value)
 
 
 def _column(tag: str, value: Any, rows: int) -> Column:
-    _expect(isinstance(value, dict) and len(value) == 1, "a column is malformed")
+    expect(isinstance(value, dict) and len(value) == 1, "a column is malformed")
     if "all" in value:
         return Column(rows, values_column(tag, [value["all"]]).cells)
     each = value.get("each")
-    _expect(isinstance(each, list) and len(each) == rows, "a column has the wrong length")
+    expect(isinstance(each, list) and len(each) == rows, "a column has the wrong length")
     return values_column(tag, each)
 
 
@@ -298,7 +292,7 @@ def _integers(value: Any, rows: int) -> Column:
 def check_extents(column: Column) -> None:
     """Refuse sizes and generations that no store has."""
     cells = np.asarray(column.cells)
-    _expect(bool(((cells >= 0) & (cells <= MAX_CELLS)).all()), "an integer is out of range")
+    expect(bool(((cells >= 0) & (cells <= MAX_CELLS)).all()), "an integer is out of range")
 
 
 def runs_json(ordinals: Integers) -> list[list[int]]:
@@ -309,11 +303,11 @@ def runs_json(ordinals: Integers) -> list[list[int]]:
 
 def runs_from_json(value: Any, slots: int, limit: int) -> Integers:
     """Inverse of :func:`runs_json`, checked against the number of ordinals, and of those that there may be here."""
-    _expect(isinstance(value, list), "ordinals are malformed")
+    expect(isinstance(value, list), "ordinals are malformed")
     total = 0
     for run in value:
-        _expect(isinstance(run, list) and len(run) == 2 and all(is_count(n, slots) for n in run), "bad ordinals")
+        expect(isinstance(run, list) and len(run) == 2 and all(is_count(n, slots) for n in run), "bad ordinals")
         total += run[1]
-        _expect(run[0] + run[1] <= slots and total <= limit, "an ordinal is out of range")
+        expect(run[0] + run[1] <= slots and total <= limit, "an ordinal is out of range")
     pieces = [np.arange(first, first + count, dtype=np.int64) for first, count in value]
     return np.concatenate(pieces) if pieces else np.zeros(0, np.int64)

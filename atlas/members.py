@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from atlas.across import name_list
 from atlas.columns import Column, Integers, Texts, values_column
+from atlas.dtypes import objects
 from atlas.forks import cached_property
 from atlas.frames import attribute_cells
 from atlas.names import seek
@@ -240,7 +241,4 @@ def spread(trait: Trait) -> NDArray[Any]:
         is_exact = values.dtype.kind == "f" or (values.dtype.kind in "iu" and all(float(v) == int(v) for v in values))
         if is_exact:
             return np.where(trait.codes < 0, np.nan, values[trait.codes])
-    cells = np.empty(len(trait.values) + 1, object)
-    for i, value in enumerate([*trait.values, None]):
-        cells[i] = value
-    return cells[trait.codes]
+    return objects([*trait.values, None])[trait.codes]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.columns import Integers, Texts
+from atlas.columns import Integers, Texts, are_all
 from atlas.errors import CorruptStore
 from atlas.forks import cached_property
 from atlas.kernels import digests
@@ -126,7 +126,7 @@ class Names:
 
     def take(self, rows: Integers) -> Names:
         """Return the names of some rows."""
-        if len(rows) == len(self) and (np.diff(rows) == 1).all():
+        if are_all(rows, len(self)):
             return self
         return Names(self.texts.take(rows))
 

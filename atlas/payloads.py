@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -24,18 +26,33 @@ _WINDOW_BYTES = 8 << 20
 # Where less than this fraction of a window is wanted, its runs are read one by one.
 _DENSE = 0.25
 
-Read = Callable[[int, int], bytes]
-
 # What is read ahead of an object that is not local: so much at first, and the more the longer it goes on.
 _AHEAD_BYTES = 1 << 20
 _MOST_AHEAD = 32 << 20
 
 
-def payload_reader(storage: Storage, file: DataFile, index: SegmentIndex) -> Read:
-    """Return what reads the payloads of a data file, by offset and length; ahead, where every read takes a request."""
+@dataclass(frozen=True)
+class Payloads:
+    """Where payloads are copied from: a data file, or the heap.
+
+    Attributes
+    ----------
+    read : callable
+        Gives bytes, by offset and length.
+    are_fetched : bool
+        Whether a read may take a request. Then they are best read front to back, and large ones whole too: only of
+        what is whole can be seen whether it was damaged on its way.
+    """
+
+    read: Callable[[int, int], bytes]
+    are_fetched: bool = False
+
+
+def payloads_of(storage: Storage, file: DataFile, index: SegmentIndex) -> Payloads:
+    """Return the payloads of a data file; they are read ahead where every read takes a request."""
     if storage.is_local:
-        return lambda offset, length: storage.read_range(file.key, offset, length)
-    return ReadAhead(storage, file, index)
+        return Payloads(partial(storage.read_range, file.key))
+    return Payloads(ReadAhead(storage, file, index).read, are_fetched=True)
 
 
 class ReadAhead:
@@ -57,7 +74,7 @@ class ReadAhead:
         self._data = memoryview(b"")
         self._size = _AHEAD_BYTES
 
-    def __call__(self, offset: int, length: int) -> bytes:
+    def read(self, offset: int, length: int) -> bytes:
         """Return bytes of the file, whole payloads of it."""
         end = offset + length
         if not (self._start <= offset and end <= self._start + len(self._data)):
@@ -94,32 +111,31 @@ class ReadAhead:
             self._start, self._data = start, memoryview(b"".join(self._storage.read_ranges(ranges)))
 
 
-def copy_payloads(read: Read, offsets: Integers, lengths: Integers, segment: SegmentWriter) -> Integers:
+def copy_payloads(source: Payloads, offsets: Integers, lengths: Integers, segment: SegmentWriter) -> Integers:
     """Append payloads in the order in which the source has them, and return their new offsets.
 
     Parameters
     ----------
-    read : callable
-        Gives bytes of the source, by offset and length.
+    source : Payloads
     offsets, lengths : (n,) int64
         Where the payloads are; those at one place are copied once.
     """
     if (np.diff(offsets) > 0).all():
-        return _copied(read, offsets, lengths, segment)
+        return _copied(source, offsets, lengths, segment)
     order = np.lexsort((lengths, offsets))
     begins, sizes = offsets[order], lengths[order]
     fresh = np.ones(len(order), bool)
     fresh[1:] = (np.diff(begins) != 0) | (np.diff(sizes) != 0)
-    placed = _copied(read, begins[fresh], sizes[fresh], segment)
+    placed = _copied(source, begins[fresh], sizes[fresh], segment)
     result = np.empty(len(offsets), np.int64)
     result[order] = placed[np.cumsum(fresh) - 1]
     return result
 
 
-def _copied(read: Read, begins: Integers, sizes: Integers, segment: SegmentWriter) -> Integers:
+def _copied(source: Payloads, begins: Integers, sizes: Integers, segment: SegmentWriter) -> Integers:
     placed = np.empty(len(begins), np.int64)
     for rows in _windows(begins, sizes):
-        placed[rows] = _copy_window(read, begins[rows], sizes[rows], segment)
+        placed[rows] = _copy_window(source, begins[rows], sizes[rows], segment)
     return placed
 
 
@@ -134,28 +150,28 @@ def _windows(begins: Integers, sizes: Integers) -> list[slice]:
     return windows
 
 
-def _copy_window(read: Read, begins: Integers, sizes: Integers, segment: SegmentWriter) -> Integers:
+def _copy_window(source: Payloads, begins: Integers, sizes: Integers, segment: SegmentWriter) -> Integers:
     if len(begins) == 1:
-        return np.array([_copy_bytes(read, int(begins[0]), int(sizes[0]), segment)], np.int64)
+        return np.array([_copy_bytes(source, int(begins[0]), int(sizes[0]), segment)], np.int64)
     # Where one of them is large, each begins where the words in it can be read in place.
     unit = ALIGNMENT if int(sizes.max()) >= ALIGNED_FROM else 1
     steps = -(-sizes // unit) * unit
     places = np.cumsum(steps) - steps
-    block = _without_junk(_gathered(read, begins, sizes, steps), (places + sizes)[:-1], (steps - sizes)[:-1])
+    block = _without_junk(_gathered(source, begins, sizes, steps), (places + sizes)[:-1], (steps - sizes)[:-1])
     return segment.append(block) + places
 
 
-def _gathered(read: Read, begins: Integers, sizes: Integers, steps: Integers) -> memoryview:
+def _gathered(source: Payloads, begins: Integers, sizes: Integers, steps: Integers) -> memoryview:
     """Return payloads one behind the other, each with what it steps over behind it but the last."""
     firsts, counts = _runs(begins, steps)
     lasts = firsts + counts - 1
     begin, end = int(begins[0]), int((begins + sizes).max())
     spans = zip(begins[firsts].tolist(), (begins[lasts] + sizes[lasts]).tolist(), strict=True)
     if int(sizes.sum()) > _DENSE * (end - begin):
-        data = memoryview(read(begin, end - begin))
+        data = memoryview(source.read(begin, end - begin))
         parts = [data[low - begin : high - begin] for low, high in spans]
     else:
-        parts = [memoryview(read(low, high - low)) for low, high in spans]
+        parts = [memoryview(source.read(low, high - low)) for low, high in spans]
     if len(parts) == 1:
         return parts[0]
     gaps = [*(steps - sizes)[lasts[:-1]].tolist(), 0]
@@ -180,10 +196,9 @@ def _runs(begins: Integers, steps: Integers) -> tuple[Integers, Integers]:
     return starts, np.diff(np.append(starts, len(begins)))
 
 
-def _copy_bytes(read: Read, begin: int, length: int, segment: SegmentWriter) -> int:
-    # Only of what is whole can be seen whether it is damaged.
-    window = max(length, 1) if isinstance(read, ReadAhead) else _WINDOW_BYTES
-    position = segment.append(read(begin, min(length, window)))
+def _copy_bytes(source: Payloads, begin: int, length: int, segment: SegmentWriter) -> int:
+    window = max(length, 1) if source.are_fetched else _WINDOW_BYTES
+    position = segment.append(source.read(begin, min(length, window)))
     for offset in range(begin + window, begin + length, window):
-        segment.append(read(offset, min(window, begin + length - offset)))
+        segment.append(source.read(offset, min(window, begin + length - offset)))
     return position

@@ -1,4 +1,4 @@
-"""From a selection to a table of tasks, with vectorised look-ups and no I/O."""
+"""From boxes to a table of tasks, with vectorised look-ups and no I/O."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.chunks import Integers, Overlap, Selection, find_overlaps
+from atlas.chunks import Box, Integers, Overlap, find_overlaps
 from atlas.codecs import BY_KERNELS, PACKED, RAW, plain
 from atlas.columns import distinct
 from atlas.config import settings
@@ -24,6 +24,9 @@ from atlas.segment import ArrayIndex
 # Packed chunks are decoded about so many times faster than compressed ones.
 _PACKED_SPEED = 4
 
+# Bytes that a chunk costs besides those it decodes to.
+CHUNK_COST = 512
+
 
 class Wanted(NamedTuple):
     """Datasets that declare an array alike, and the box to read of each.
@@ -31,13 +34,13 @@ class Wanted(NamedTuple):
     Attributes
     ----------
     schema : ArraySchema
-    selection : Selection
+    box : Box
     positions : (n,) which of the requested datasets these are
     ordinals : (n,) their rows in the catalog
     """
 
     schema: ArraySchema
-    selection: Selection
+    box: Box
     positions: Integers
     ordinals: Integers
 
@@ -88,7 +91,7 @@ class ReadPlan:
     def cost(self) -> int:
         """Bytes that would take as long to decompress as all chunks take to decode; of few chunks all bytes."""
         sizes, pipelines = self.columns["raw_length"], plain(self.columns["pipeline"])
-        total = int(sizes.sum())
+        total = int(sizes.sum()) + len(sizes) * CHUNK_COST
         if total < settings().parallel_threshold or not self.chunk_extent.shape[1]:
             return total
         # Of what is packed, rows behind the box are left alone; of what is stored as it is, those above, too.
@@ -98,7 +101,7 @@ class ReadPlan:
         for pipeline, share in ((RAW, rows), (PACKED, (rows + above) / _PACKED_SPEED)):
             chosen = pipelines == pipeline
             shares[chosen] = share[geometry[chosen]]
-        return int((sizes * shares).sum())
+        return int((sizes * shares).sum()) + len(sizes) * CHUNK_COST
 
     def saved(self, rows: Iterable[int]) -> int:
         """Return what of the cost falls away where the chunks in some rows are at hand decompressed."""
@@ -171,7 +174,7 @@ def plan_reads(index: ArrayIndex, dtype: DType, wanted: Sequence[Wanted], bases:
     return plan
 
 
-def _overlaps(schemas: Sequence[ArraySchema], boxes: Sequence[Selection]) -> tuple[Overlap, Integers]:
+def _overlaps(schemas: Sequence[ArraySchema], boxes: Sequence[Box]) -> tuple[Overlap, Integers]:
     """Return the chunks of the boxes, and how many each has."""
     if len(boxes) > 1:
         return find_overlaps([schema.grid for schema in schemas], boxes)
@@ -179,7 +182,7 @@ def _overlaps(schemas: Sequence[ArraySchema], boxes: Sequence[Selection]) -> tup
     return found, np.array([len(found.numbers)])
 
 
-def _strides(boxes: Sequence[Selection], itemsize: int) -> Integers:
+def _strides(boxes: Sequence[Box], itemsize: int) -> Integers:
     """Return the byte strides of the results, which are C-contiguous."""
     shapes = np.array([box.shape for box in boxes], np.int64).reshape(len(boxes), -1)
     sizes = np.full_like(shapes, itemsize)

@@ -12,12 +12,12 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.attributes import check_key, encode_attribute
-from atlas.bulk import are_known, merge_template
-from atlas.chunks import ChunkGrid, Integers, resolve_selection
+from atlas.attributes import encode_named
+from atlas.bulk import are_known
+from atlas.chunks import ChunkGrid, Integers, resolve_box
 from atlas.columns import Column, Texts, distinct
 from atlas.config import StoreConfig
-from atlas.dtypes import as_elements
+from atlas.dtypes import as_elements, objects
 from atlas.encoding import EncodedRows, encode_rows
 from atlas.errors import ArrayAlreadyExists, AtlasError, DatasetAlreadyExists, InvalidName, TypeMismatch
 from atlas.groups import Declared, Group
@@ -77,8 +77,7 @@ class Draft:
         """Take a box of cells."""
         schema = self.record.arrays[name]
         cells = as_elements(schema.dtype, data, f"array {name!r}")
-        first = (0,) * len(schema.shape) if start is None else start
-        box = resolve_selection(schema.shape, first, cells.shape, f"array {name!r}")
+        box = resolve_box(schema.shape, start, cells.shape, f"array {name!r}")
         if box.shape != schema.shape:
             whole = self.cells.setdefault(name, filled(schema, schema.shape))
             whole[tuple(map(slice, box.start, np.add(box.start, box.shape)))] = cells
@@ -100,11 +99,11 @@ class Draft:
 
     def set_attribute(self, key: str, value: Any, dtype: str | None = None) -> None:
         """Set an attribute of the dataset."""
-        self.record.attributes[key] = encode_attribute(value, dtype, f"attribute {check_key(key)!r}")
+        self.record.attributes[key] = encode_named(key, value, dtype)
 
     def set_array_attribute(self, array: str, key: str, value: Any, dtype: str | None = None) -> None:
         """Set an attribute of one array."""
-        encoded = encode_attribute(value, dtype, f"attribute {check_key(key)!r} of array {array!r}")
+        encoded = encode_named(key, value, dtype, array)
         self.record.array_attributes.setdefault(array, {})[key] = encoded
 
 
@@ -309,9 +308,7 @@ def _plain(cells: NDArray[Any] | Texts) -> Any:
 
 def _cells(plain: Any) -> Any:
     if isinstance(plain, dict):
-        cells = np.empty(len(plain[""]), object)
-        cells[:] = plain[""]
-        return cells
+        return objects(plain[""])
     first, data = plain
     if isinstance(first, bytes):
         return Texts(np.frombuffer(first, np.uint8), np.frombuffer(data, np.int64))
@@ -375,7 +372,7 @@ def _acceptable(
 def _clash(session: Session, template: Template) -> TypeMismatch | None:
     """Widen the collection's types; return what the policy for types that cannot merge says of it."""
     try:
-        merge_template(session, template)
+        session.merge_template(template)
     except TypeMismatch as error:
         return error
     return None

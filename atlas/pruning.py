@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.attributes import decode_attribute
+from atlas.attributes import decode_attribute, element_type
 from atlas.catalog import Catalog
 from atlas.columns import Column, Integers, Texts, cell_type, column_values, group_members
-from atlas.dtypes import parse_dtype
+from atlas.dtypes import objects, parse_dtype
 from atlas.errors import CorruptStore
 from atlas.reader import Snapshot
 from atlas.statistics import fill_statistics, statistics_dtype
@@ -109,9 +109,7 @@ class _Bound:
 
 def _array(cells: Any) -> NDArray[Any]:
     if isinstance(cells, list):
-        column = np.empty(len(cells), object)
-        column[:] = cells
-        return column
+        return objects(cells)
     column = np.asarray(cells)
     return column.astype("u8") if column.dtype.kind == "b" else column
 
@@ -218,7 +216,7 @@ def attribute_items(catalog: Catalog, array: str | None, key: str) -> dict[int, 
 
 def _is_nothing(tag: str, cells: NDArray[Any]) -> NDArray[np.bool_]:
     """Return which values of an attribute are NaN or no time."""
-    if parse_dtype(tag.removeprefix("np.")).kind in "Mm":
+    if parse_dtype(element_type(tag)).kind in "Mm":
         return np.asarray(cells == np.iinfo(np.int64).min)
     return np.asarray(cells != cells)
 

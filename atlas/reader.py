@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.arena import shared_arena
-from atlas.chunks import Integers, Selection
+from atlas.chunks import Box, Integers
 from atlas.codecs import element_of
 from atlas.columnfile import DataFile
 from atlas.columns import group_members
@@ -83,22 +83,20 @@ class Snapshot(Indexed):
         self.pin = pin
         self._paths: dict[str, str | None] = {}
 
-    def read_box(
-        self, schema: ArraySchema, ordinal: int, selection: Selection, out: NDArray[Any] | None = None
-    ) -> NDArray[Any]:
+    def read_box(self, schema: ArraySchema, ordinal: int, box: Box, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return a box of one dataset's array, in `out`, which is in one piece, if that is given."""
-        number = self.only_chunk(schema, selection)
-        found = None if number is None else self._read_in_chunk(schema, ordinal, number, selection, out)
+        number = self.only_chunk(schema, box)
+        found = None if number is None else self._read_in_chunk(schema, ordinal, number, box, out)
         if found is None:
-            wanted = Wanted(schema, selection, np.array([0]), np.array([ordinal]))
+            wanted = Wanted(schema, box, np.array([0]), np.array([ordinal]))
             found = self.read_boxes(schema.name, schema.dtype, [wanted])[0]
             if out is not None:
                 out[...] = found
         return found if out is None else out
 
-    def only_chunk(self, schema: ArraySchema, selection: Selection) -> int | None:
+    def only_chunk(self, schema: ArraySchema, box: Box) -> int | None:
         """Return the number of the chunk that a box is read from without a plan; ``None`` where one is better made."""
-        number = schema.grid.only_chunk(selection)
+        number = schema.grid.only_chunk(box)
         if number is None or schema.dtype.is_text or not self.storage.is_local:
             return None
         return number if schema.grid.chunk_cells * schema.dtype.itemsize <= _LARGEST_ALONE else None
@@ -108,7 +106,7 @@ class Snapshot(Indexed):
         schema: ArraySchema,
         ordinal: int,
         number: int,
-        selection: Selection,
+        box: Box,
         out: NDArray[Any] | None,
     ) -> NDArray[Any] | None:
         """Return a box of one chunk without the cost of a plan, or ``None`` to leave it to one.
@@ -123,12 +121,12 @@ class Snapshot(Indexed):
             return None
         columns = ("file", "offset", "length", "pipeline", "checksum")
         file, *stored = (int(index.columns[name][row]) for name in columns)
-        start = tuple(first - begin for first, begin in zip(selection.start, extent.start, strict=True))
+        start = tuple(first - begin for first, begin in zip(box.start, extent.start, strict=True))
         if out is None:
-            out = self._allocate(selection.cells * dtype.itemsize, ()).view(dtype.numpy).reshape(selection.shape)
+            out = self._allocate(box.cells * dtype.itemsize, ()).view(dtype.numpy).reshape(box.shape)
         try:
-            box = extent.shape, start, selection.shape
-            decode_one(self._source(index.files[file]), Stored(*stored), raw, dtype.storage, box, out, self.keeps)
+            part = extent.shape, start, box.shape
+            decode_one(self._source(index.files[file]), Stored(*stored), raw, dtype.storage, part, out, self.keeps)
         except CorruptChunk:
             return None
         return out
@@ -141,7 +139,7 @@ class Snapshot(Indexed):
         array : str
         dtype : DType
             The type of all of them.
-        wanted : sequence of (schema, selection, positions, ordinals)
+        wanted : sequence of (schema, box, positions, ordinals)
             Positions are 0 … n-1 over all items together.
 
         Raises
@@ -151,8 +149,8 @@ class Snapshot(Indexed):
         """
         total = sum(len(positions) for _, _, positions, _ in wanted)
         sizes = np.zeros(total, np.int64)
-        for _, selection, positions, _ in wanted:
-            sizes[positions] = selection.cells * dtype.itemsize
+        for _, box, positions, _ in wanted:
+            sizes[positions] = box.cells * dtype.itemsize
         _require_room(sizes.sum(dtype=np.float64))
         padded = -(-sizes // _ALIGNMENT) * _ALIGNMENT
         bases = np.cumsum(padded) - padded
@@ -161,9 +159,9 @@ class Snapshot(Indexed):
         plans = self._plans(array, dtype, wanted, bases)
         buffer = self._allocate(int(padded.sum()), plans)
         results: list[Any] = [None] * total
-        for _, selection, positions, _ in wanted:
+        for _, box, positions, _ in wanted:
             for position in positions.tolist():
-                results[position] = np.ndarray(selection.shape, dtype.numpy, buffer, bases[position])
+                results[position] = np.ndarray(box.shape, dtype.numpy, buffer, bases[position])
         self._fill_and_run(array, dtype, plans, buffer, results)
         return results
 
@@ -179,8 +177,8 @@ class Snapshot(Indexed):
 
         `out`, when given, is a C-contiguous array of the right shape and type.
         """
-        shape = wanted[0][1].shape
-        row = wanted[0][1].cells * dtype.itemsize
+        shape = wanted[0].box.shape
+        row = wanted[0].box.cells * dtype.itemsize
         _require_room(row * count)
         if dtype.is_text:
             result = np.empty((count, *shape), object) if out is None else out
@@ -313,10 +311,10 @@ class Snapshot(Indexed):
         total: int,
     ) -> list[NDArray[Any]]:
         results: list[Any] = [None] * total
-        for schema, selection, positions, _ in wanted:
+        for schema, box, positions, _ in wanted:
             cell = fill_cell(dtype, schema.fill)
             for position in positions.tolist():
-                results[position] = np.empty(selection.shape, object)
+                results[position] = np.empty(box.shape, object)
                 results[position].fill(cell)
         for plan, _ in self._plans(array, dtype, wanted, np.zeros(total, np.int64)):
             if plan.tasks:
@@ -404,3 +402,19 @@ def _text_cells(seen: dict[_TextKey, NDArray[Any]], dtype: DType, key: _TextKey)
 
 class _DamagedChunk(CorruptChunk):
     """A damaged chunk with the position of its dataset among those asked for; the store names it."""
+
+
+class naming:
+    """Adds the dataset's name to the error of a damaged chunk."""
+
+    def __init__(self, names: list[str], places: Integers) -> None:
+        self._names = names
+        self._places = places
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, CorruptChunk) and error.row >= 0:
+            name = self._names[int(self._places[error.row])]
+            raise CorruptChunk(f"dataset {name!r}: {error}") from None

@@ -15,7 +15,6 @@ index of the last file that the commit writes::
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,29 +23,16 @@ from typing import Any
 import msgpack
 import xxhash
 
-from atlas.columnfile import is_size
+from atlas.checks import is_count
 from atlas.errors import CorruptIndex
 from atlas.root import ROOT_KEYS, LoadTable, PackedRoot, Root
 from atlas.storage import DataWriter, Range, Storage
-from atlas.table import DIRECTORY
+from atlas.storage.names import CATALOG, is_file_of_a_commit, is_record
 
 MAGIC = b"ATLASRC1"
 _HEAD_AT = len(MAGIC) + 16
 MAGIC_BEHIND = b"ATLASRT1"
 _BEHIND = 8 + len(MAGIC_BEHIND)
-
-RECORD_NAME = re.compile(r"commit-[0-9a-f]{32}\.ar")
-_FILE_NAME = re.compile(r"data-[0-9a-f]{32}\.af|table-[0-9a-f]{32}\.at|" + RECORD_NAME.pattern)
-
-
-def record_key(commit: str) -> str:
-    """Return where the record of a commit is."""
-    return f"{DIRECTORY}/commit-{commit}.ar"
-
-
-def is_file_of_a_commit(key: str) -> bool:
-    """Return whether a file, which may belong to no state, is of the kind that commits write."""
-    return _FILE_NAME.fullmatch(key.rsplit("/", 1)[-1]) is not None and not key.startswith("_damaged/")
 
 
 def write_record(writer: DataWriter, root: Root, indexes: Mapping[str, bytes | bytearray]) -> None:
@@ -144,7 +130,7 @@ def records_behind(storage: Storage, sizes: Mapping[str, int]) -> Iterator[tuple
 
 def has_record(storage: Storage) -> bool:
     """Return whether any commit has left a record: as a file, or, in copies from object stores, behind another."""
-    if any(map(RECORD_NAME.fullmatch, storage.list_dir(DIRECTORY))):
+    if any(map(is_record, storage.list_dir(CATALOG))):
         return True
     # What else is in a directory, which may be no store at all, is only listed.
     keys = (f"{directory}/{name}" for directory in storage.list_dir("") for name in storage.list_dir(directory))
@@ -168,7 +154,7 @@ def _parsed(data: bytes, key: str) -> Record:
         plausible = head["object"] in ROOT_KEYS and isinstance(head["root"], bytes)
     except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
         raise CorruptIndex(f"record {key} is damaged: {error}") from None
-    _expect(plausible and all(isinstance(name, str) and is_size(n) for name, n in named), key, "its head is malformed")
+    _expect(plausible and all(isinstance(name, str) and is_count(n) for name, n in named), key, "its head is malformed")
     indexes, at = {}, _HEAD_AT + size
     for name, length in named:
         indexes[name] = memoryview(data)[at : at + length]

@@ -19,14 +19,12 @@ from atlas.damage import Damage, FileFound, RepairReport
 from atlas.errors import CorruptStore, ReadOnlyStore, StoreNotFound
 from atlas.examine import intact_rows
 from atlas.indexes import read_index
-from atlas.record import is_file_of_a_commit
 from atlas.root import ArrayFiles, Root
 from atlas.roots import delete_other_roots, has_root, load_table, next_state
 from atlas.segment import HEADER_LENGTH, SegmentIndex
 from atlas.storage import REPAIRING, WRITING, Storage
+from atlas.storage.names import DAMAGED, is_file_of_a_commit
 from atlas.table import read_layer
-
-DAMAGED = "_damaged"
 
 
 def repair(storage: Storage, dry_run: bool = False) -> RepairReport:

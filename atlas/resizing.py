@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.chunks import ChunkGrid, Integers, Selection, Shape, as_extents
+from atlas.chunks import Box, ChunkGrid, Integers, Shape, as_extents, whole_chunk
 from atlas.copying import stored_chunks, waiting_bytes
 from atlas.dtypes import as_elements
-from atlas.errors import ArrayNotFound, InvalidArgument, ShapeMismatch
+from atlas.errors import InvalidArgument, ShapeMismatch
 from atlas.schema import ArraySchema, make_array_schema
 from atlas.session import Session
 from atlas.statistics import cell_statistics
@@ -27,7 +27,7 @@ def resize(session: Session, name: str, array: str, shape: Any) -> None:
     """Give an array of a dataset another shape, with the same number of axes."""
     with session.lock:
         session.writable()
-        old = _schema(session, name, array)
+        old = session.array(name, array)
         new = _reshaped(old, shape)
         if new.shape == old.shape:
             return
@@ -62,7 +62,7 @@ def whole_or_not(session: Session, name: str) -> Iterator[None]:
 
 def appended_shape(session: Session, name: str, array: str, data: Any, axis: int) -> tuple[Shape, NDArray[Any]]:
     """Return the shape of an array once cells are appended to it, and these cells as its type has them."""
-    schema = _schema(session, name, array)
+    schema = session.array(name, array)
     rank = len(schema.shape)
     if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)) or not -rank <= axis < rank:
         raise InvalidArgument(f"array {array!r} has {rank} axes; axis {axis!r} is none of them")
@@ -75,17 +75,10 @@ def appended_shape(session: Session, name: str, array: str, data: Any, axis: int
     return tuple(n + (cells.shape[i] if i == place else 0) for i, n in enumerate(schema.shape)), cells
 
 
-def _schema(session: Session, name: str, array: str) -> ArraySchema:
-    found = session.record(name).arrays.get(array) if isinstance(array, str) else None
-    if found is None:
-        raise ArrayNotFound(f"array not found: {array!r} in dataset {name!r}")
-    return found
-
-
 def _reshaped(old: ArraySchema, shape: Any) -> ArraySchema:
     extents = as_extents(shape, f"shape of {old.name!r}")
     # An array without cells that is one chunk has no chunk shape of its own yet.
-    whole = old.cells == 0 and old.chunk_shape == tuple(max(n, 1) for n in old.shape)
+    whole = old.cells == 0 and old.chunk_shape == whole_chunk(old.shape)
     chunks = None if whole and len(extents) == len(old.shape) else old.chunk_shape
     return make_array_schema(old.name, old.dtype.name, old.dims, extents, chunks, old.fill)
 
@@ -155,8 +148,8 @@ class _Reshaping:
         had, has = self.old.grid.extent(number), self.new.grid.extent(moved)
         common = tuple(map(min, had.shape, has.shape))
         cells = filled(self.new, has.shape)
-        box = Selection(had.start, common)
-        there = self.session.pending_box(self.session.snapshot, self.overlay, self.name, box)
+        box = Box(had.start, common)
+        there = self.overlay.read(self.session.snapshot, self.name, box, self.session.lock)
         cells[tuple(map(slice, common))] = there
         return cells
 

@@ -18,11 +18,14 @@ import msgpack
 import xxhash
 
 from atlas.catalog import MAX_SLOTS, Catalog
-from atlas.columnfile import DataFile, is_size
+from atlas.checks import expect, is_count
+from atlas.codecs import decompress_zstd
+from atlas.columnfile import DataFile
 from atlas.config import StoreConfig
-from atlas.errors import CorruptRoot, InvalidArgument
-from atlas.layer import Layer, is_count, runs_json
+from atlas.errors import CorruptRoot
+from atlas.layer import Layer, runs_json
 from atlas.schema import check_name
+from atlas.storage.names import is_key_of_a_file
 
 FORMAT_VERSION = 1
 _SUFFIXES = {"none": "", "zstd": ".zst", "lz4": ".lz4"}
@@ -30,7 +33,6 @@ _BLANK = "0" * 16
 _PLAIN_KEY = "atlas.msgpack.zst"
 _COMMIT = re.compile(r"[0-9a-f]{32}")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-_RETIRED_KEY = re.compile(r"[^/\0]+/(data-[0-9a-f]{32}\.af|table-[0-9a-f]{32}\.at|commit-[0-9a-f]{32}\.ar)")
 
 # A root is refused that claims to grow more than this: real ones shrink to a tenth.
 _PLAIN_BYTES = 2 << 20
@@ -97,6 +99,10 @@ class Root:
     def came_after(self, commit: str) -> bool:
         """Whether a commit is known to be this one, or one of those before."""
         return commit in {*self.commits, self.parent, *self.recent}
+
+    def follows(self, other: Root) -> bool:
+        """Whether it is a later state of the same store."""
+        return self.store == other.store and self.generation > other.generation
 
     @property
     def oldest_known(self) -> int:
@@ -266,32 +272,20 @@ def decode_root(data: bytes, key: str, load_table: LoadTable) -> Root:
 
 
 def _decompress(data: bytes, compression: str, key: str) -> bytes:
+    most = max(_PLAIN_BYTES, _PLAIN_RATIO * len(data))
     try:
         if compression == "zstd":
-            return _decompress_zstd(data)
+            return decompress_zstd(data, most)
         if compression == "lz4":
-            return _decompress_lz4(data)
+            return _decompress_lz4(data, most)
     except (ValueError, RuntimeError, EOFError) as error:
         raise CorruptRoot(f"root object {key} cannot be decompressed: {error}") from None
     return data
 
 
-def _decompress_zstd(data: bytes) -> bytes:
-    import zstandard
-
-    try:
-        size = zstandard.frame_content_size(data)
-        if not 0 <= size <= max(_PLAIN_BYTES, _PLAIN_RATIO * len(data)):
-            raise ValueError(f"it declares {size} bytes")
-        return zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise ValueError(str(error)) from None
-
-
-def _decompress_lz4(data: bytes) -> bytes:
+def _decompress_lz4(data: bytes, most: int) -> bytes:
     import lz4.frame
 
-    limit = max(_PLAIN_BYTES, _PLAIN_RATIO * len(data))
     decompressor = lz4.frame.LZ4FrameDecompressor()
     # A piece at a time: the decompressor makes room for as much as it is allowed to return.
     pieces = [decompressor.decompress(data, max_length=_LZ4_PIECE)]
@@ -299,8 +293,8 @@ def _decompress_lz4(data: bytes) -> bytes:
     while pieces[-1] and not decompressor.eof:
         pieces.append(decompressor.decompress(b"", max_length=_LZ4_PIECE))
         size += len(pieces[-1])
-        if size > limit:
-            raise ValueError(f"it grows beyond {limit} bytes")
+        if size > most:
+            raise ValueError(f"it grows beyond {most} bytes")
     if not decompressor.eof or decompressor.unused_data:
         raise ValueError("it is truncated or followed by junk")
     return b"".join(pieces)
@@ -341,26 +335,21 @@ def _unique(pairs: Any) -> dict[str, Any]:
     return result
 
 
-def _expect(condition: Any, message: str) -> None:
-    if not condition:
-        raise InvalidArgument(message)
-
-
 def _root_of(document: Any, meta_format: str, compression: str, load_table: LoadTable) -> Root:
-    _expect(isinstance(document, dict) and document.get("format") == "atlas", "it is not an Atlas root")
+    expect(isinstance(document, dict) and document.get("format") == "atlas", "it is not an Atlas root")
     version = document.get("version")
-    _expect(version == FORMAT_VERSION, f"format version {version!r} is not known here (this release reads 1)")
-    _expect(is_size(document.get("generation")), "bad generation")
-    _expect(all(isinstance(document.get(k), str) for k in ("store", "commit", "parent", "codec")), "bad commit ids")
+    expect(version == FORMAT_VERSION, f"format version {version!r} is not known here (this release reads 1)")
+    expect(is_count(document.get("generation")), "bad generation")
+    expect(all(isinstance(document.get(k), str) for k in ("store", "commit", "parent", "codec")), "bad commit ids")
     # The record of the commit is called after it.
-    _expect(_COMMIT.fullmatch(document["commit"]), "bad commit ids")
+    expect(_COMMIT.fullmatch(document["commit"]), "bad commit ids")
     arrays, retired, recent = document.get("arrays"), document.get("retired"), document.get("recent", [])
-    _expect(isinstance(recent, list) and all(isinstance(commit, str) for commit in recent), "bad commit ids")
+    expect(isinstance(recent, list) and all(isinstance(commit, str) for commit in recent), "bad commit ids")
     following = document.get("next")
     if following is not None:
-        _expect(following in ROOT_KEYS, "bad name of the next root")
+        expect(following in ROOT_KEYS, "bad name of the next root")
         meta_format, compression = ROOT_KEYS[following]
-    _expect(isinstance(arrays, dict) and isinstance(retired, list), "bad array table")
+    expect(isinstance(arrays, dict) and isinstance(retired, list), "bad array table")
     known = {check_name(name, "array"): _array_files(value) for name, value in arrays.items()}
     root = Root(
         StoreConfig(
@@ -377,48 +366,48 @@ def _root_of(document: Any, meta_format: str, compression: str, load_table: Load
         _copies(document.get("indexes", {}), known),
     )
     # Whoever writes next removes what is retired.
-    _expect(not {key for key, _, _ in root.retired} & {file.key for file in root.files}, "a retired file is in use")
+    expect(not {key for key, _, _ in root.retired} & {file.key for file in root.files}, "a retired file is in use")
     return root
 
 
 def _catalog(document: Any, load_table: LoadTable) -> Catalog:
     table, store = document.get("datasets"), document["store"]
-    _expect(isinstance(table, dict) and isinstance(table.get("tables"), list), "the dataset table is malformed")
+    expect(isinstance(table, dict) and isinstance(table.get("tables"), list), "the dataset table is malformed")
     slots, count = table.get("slots"), table.get("count")
-    _expect(is_count(slots, MAX_SLOTS) and is_count(count, slots), "the dataset table is malformed")
+    expect(is_count(slots, MAX_SLOTS) and is_count(count, slots), "the dataset table is malformed")
     tables = tuple(DataFile.from_json(file, ".at") for file in table["tables"])
     # Each dataset takes a table file 8 bytes for the hash of its name alone.
     older = sum(file.length for file in tables) // 8
     top = Layer.from_json(document.get("schemas"), table.get("parts"), table.get("deleted"), slots, older)
-    _expect(tables or len(top) == count, "the dataset table is malformed")
+    expect(tables or len(top) == count, "the dataset table is malformed")
     return Catalog(slots, count, tables, top, partial(load_table, store))
 
 
 def _array_files(value: Any) -> ArrayFiles:
-    _expect(isinstance(value, dict) and isinstance(value.get("files"), list), "bad array entry")
+    expect(isinstance(value, dict) and isinstance(value.get("files"), list), "bad array entry")
     directory = value.get("directory")
     files = tuple(DataFile.from_json(file) for file in value["files"])
-    _expect(isinstance(directory, str), "bad directory")
-    _expect(all(file.key.startswith(f"{directory}/") for file in files), "a data file lies outside its directory")
+    expect(isinstance(directory, str), "bad directory")
+    expect(all(file.key.startswith(f"{directory}/") for file in files), "a data file lies outside its directory")
     return ArrayFiles(directory, files)
 
 
 def _copies(copies: Any, arrays: Mapping[str, ArrayFiles]) -> dict[str, bytes]:
     """Return the copies of indexes, as long as these are; whether they are true is seen when they are used."""
-    _expect(isinstance(copies, dict), "bad copies of indexes")
+    expect(isinstance(copies, dict), "bad copies of indexes")
     sizes = {file.key: file.index_length for files in arrays.values() for file in files.files} if copies else {}
     found = {key: copy if isinstance(copy, bytes) else _from_text(copy) for key, copy in copies.items()}
-    _expect(all(len(copy) == sizes.get(key) for key, copy in found.items()), "a copy of an index is not as long as it")
+    expect(all(len(copy) == sizes.get(key) for key, copy in found.items()), "a copy of an index is not as long as it")
     return found
 
 
 def _from_text(copy: Any) -> bytes:
-    _expect(isinstance(copy, str), "bad copies of indexes")
+    expect(isinstance(copy, str), "bad copies of indexes")
     return base64.b64decode(copy, validate=True)
 
 
 def _retired(entry: Any) -> tuple[str, int, int]:
-    _expect(isinstance(entry, list) and len(entry) == 3 and isinstance(entry[0], str), "bad retired file")
-    _expect(_RETIRED_KEY.fullmatch(entry[0]), "bad retired file")
-    _expect(is_size(entry[1]) and is_size(entry[2]), "bad retired file")
+    expect(isinstance(entry, list) and len(entry) == 3 and isinstance(entry[0], str), "bad retired file")
+    expect(is_key_of_a_file(entry[0]), "bad retired file")
+    expect(is_count(entry[1]) and is_count(entry[2]), "bad retired file")
     return entry[0], entry[1], entry[2]

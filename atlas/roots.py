@@ -13,6 +13,7 @@ import random
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from weakref import WeakValueDictionary
@@ -26,13 +27,14 @@ from atlas.errors import (
     CommitUnknownError,
     ConflictError,
     CorruptRoot,
+    CorruptStore,
     SnapshotExpired,
     StorageError,
     StoreNotFound,
 )
 from atlas.indexes import read_index
 from atlas.layer import Layer
-from atlas.record import has_record
+from atlas.record import has_record, read_record
 from atlas.root import ROOT_KEYS, Root, decode_root, encode_root, root_key
 from atlas.storage import ConditionFailed, Storage
 from atlas.table import read_layer
@@ -160,6 +162,13 @@ def load_table(storage: Storage, store: str, file: DataFile, slots: int) -> Laye
         columns.expect(columns.head.get("store") == store, "it belongs to another store")
         layer = _tables[place] = read_layer(columns, slots)
     return layer
+
+
+def recorded_state(storage: Storage, key: str) -> Root | None:
+    """Return the state that the record of a commit tells of; ``None`` where it is damaged or gone."""
+    with suppress(CorruptStore, FileNotFoundError):
+        return read_record(storage, key).root(partial(load_table, storage))
+    return None
 
 
 def is_lost(storage: Storage) -> bool:

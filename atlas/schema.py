@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from atlas.chunks import MAX_CELLS, ChunkGrid, Shape, as_extents, is_too_large
+from atlas.attributes import element_type
+from atlas.checks import expect
+from atlas.chunks import MAX_CELLS, Box, ChunkGrid, Shape, as_extents, is_too_large, whole_chunk
 from atlas.dtypes import DType, decode_fill, encode_fill, normalize_fill, parse_dtype, require_utf8, widen
 from atlas.errors import CorruptRoot, DataTypeError, InvalidArgument, InvalidName
 from atlas.forks import cached_property
@@ -70,9 +72,19 @@ class ArraySchema:
         return ChunkGrid(self.shape, self.chunk_shape)
 
     @property
+    def box(self) -> Box:
+        """All of its cells."""
+        return Box.whole(self.shape)
+
+    @property
     def cells(self) -> int:
         """Number of cells."""
         return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all cells; of text, which may be of any length, one for each."""
+        return self.cells * self.dtype.itemsize
 
     def meta(self) -> dict[str, Any]:
         """Return the description that users see."""
@@ -106,7 +118,7 @@ def make_array_schema(name: Any, dtype: Any, dims: Any, shape: Any, chunk_shape:
 
 def _check_chunks(name: str, shape: Shape, chunk_shape: Any) -> Shape:
     if chunk_shape is None:
-        return tuple(max(n, 1) for n in shape)
+        return whole_chunk(shape)
     chunks = as_extents(chunk_shape, f"chunk_shape of {name!r}", minimum=1)
     if len(chunks) != len(shape):
         raise InvalidArgument(f"{name!r} has {len(shape)} axes but chunk_shape {list(chunks)} has {len(chunks)}")
@@ -162,7 +174,7 @@ class ArrayTemplate:
 
     def chunks_of(self, shape: Shape) -> Shape:
         """Return the chunk shape in a dataset where the array has this shape."""
-        return tuple(max(n, 1) for n in shape) if self.chunk_shape is None else self.chunk_shape
+        return whole_chunk(shape) if self.chunk_shape is None else self.chunk_shape
 
     def with_extents(self, shape: Shape, chunk_shape: Shape) -> ArraySchema:
         """Return the schema of this shape and chunk shape."""
@@ -186,9 +198,9 @@ class ArrayTemplate:
     @staticmethod
     def from_json(value: Any) -> ArrayTemplate:
         """Inverse of :meth:`to_json`, checking everything."""
-        _expect(isinstance(value, dict), "an array is not an object")
+        expect(isinstance(value, dict), "an array is not an object")
         name, dims = check_name(value.get("name"), "array"), value.get("dims")
-        _expect(isinstance(dims, list), f"dims of {name!r} are not a list")
+        expect(isinstance(dims, list), f"dims of {name!r} are not a list")
         dtype = parse_dtype(value.get("dtype"))
         literal = value.get("shape", [0] * len(dims))
         checked = make_array_schema(name, dtype, dims, literal, value.get("chunk_shape"), None)
@@ -268,33 +280,28 @@ class Template:
     @staticmethod
     def from_json(value: Any) -> Template:
         """Inverse of :meth:`to_json`, checking everything."""
-        _expect(isinstance(value, dict), "a schema is not an object")
+        expect(isinstance(value, dict), "a schema is not an object")
         arrays, dims = value.get("arrays"), value.get("dims")
-        _expect(isinstance(arrays, list) and isinstance(dims, list), "a schema lacks its arrays or dims")
+        expect(isinstance(arrays, list) and isinstance(dims, list), "a schema lacks its arrays or dims")
         templates = tuple(ArrayTemplate.from_json(array) for array in arrays)
-        _expect(all(isinstance(dim, str) for dim in dims), "a dimension is not a string")
+        expect(all(isinstance(dim, str) for dim in dims), "a dimension is not a string")
         needed = {dim for array in templates if array.shape is None for dim in array.dims}
-        _expect(len(set(dims)) == len(dims) and needed <= set(dims), "a schema's dims do not match its arrays")
-        _expect(len({array.name for array in templates}) == len(templates), "an array is declared twice")
+        expect(len(set(dims)) == len(dims) and needed <= set(dims), "a schema's dims do not match its arrays")
+        expect(len({array.name for array in templates}) == len(templates), "an array is declared twice")
         return Template(templates, _attribute_layout(value.get("attributes", []), "dataset"), tuple(dims))
 
 
-def _expect(condition: bool, message: str) -> None:
-    if not condition:
-        raise InvalidArgument(message)
-
-
 def _attribute_layout(value: Any, what: str) -> tuple[tuple[str, str], ...]:
-    _expect(isinstance(value, list), f"attributes of {what!r} are not a list")
+    expect(isinstance(value, list), f"attributes of {what!r} are not a list")
     for pair in value:
-        _expect(
+        expect(
             isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair),
             f"an attribute of {what!r} is not [key, type]",
         )
     layout = tuple((key, tag) for key, tag in value)
     for _, tag in layout:
-        parse_dtype(tag.removeprefix("np.").removesuffix("[]"))
-    _expect(len({key for key, _ in layout}) == len(layout), f"an attribute of {what!r} is declared twice")
+        parse_dtype(element_type(tag))
+    expect(len({key for key, _ in layout}) == len(layout), f"an attribute of {what!r} is declared twice")
     return layout
 
 
@@ -307,7 +314,7 @@ def split_record(record: DatasetRecord) -> tuple[Template, tuple[int, ...], list
         shares = all(merged[d] == n and sizes.get(d, n) == n for d, n in zip(array.dims, array.shape, strict=True))
         if shares:
             sizes = merged
-        whole = array.chunk_shape == tuple(max(n, 1) for n in array.shape)
+        whole = array.chunk_shape == whole_chunk(array.shape)
         attributes = record.array_attributes.get(array.name, {})
         arrays.append(
             ArrayTemplate(

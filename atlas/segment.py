@@ -19,12 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.columnfile import Area, ColumnFile, DataFile, finish_file
-from atlas.columns import Texts, distinct, positions
+from atlas.columns import Integers, Texts, distinct, positions
 from atlas.errors import CorruptIndex
 from atlas.forks import cached_property
 from atlas.storage import DataWriter
-
-Integers = NDArray[np.int64]
 
 MAGIC = b"ATLASAF1"
 HEADER_LENGTH = len(MAGIC) + 16
@@ -33,7 +31,6 @@ HEADER_LENGTH = len(MAGIC) + 16
 RESET = 1  # the array was defined anew: what older files hold for the dataset is void
 STATISTICS = 2  # min and max are valid
 
-_ENTRY_COLUMNS = {"ordinal": "<u4", "count": "<u4", "flags": "|u1", "rows": "<u8", "nulls": "<u8"}
 # Payloads from this size on begin where the words in them can be read in place, without a copy.
 ALIGNED_FROM = 1024
 ALIGNMENT = 8
@@ -41,6 +38,7 @@ ALIGNMENT = 8
 # Types of numbers that bounds are kept in.
 _BOUNDS = ("<i8", "<u8", "<f8")
 
+_ENTRY_COLUMNS = {"ordinal": "<u4", "count": "<u4", "flags": "|u1", "rows": "<u8", "nulls": "<u8"}
 _CHUNK_COLUMNS = {"number": "<u8", "offset": "<u8", "length": "<u8", "raw_length": "<u8"}
 _EXACT_COLUMNS = {"pipeline": "|u1", "checksum": "<u8"}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.chunks import Selection as Box
+from atlas.chunks import in_steps
 from atlas.columns import Integers, group_members
 from atlas.conditions import Condition, SomeCell
 from atlas.facts import Facts, Mask, Truth
@@ -53,10 +53,9 @@ def _answers(facts: Facts, leaf: SomeCell, ordinals: Integers) -> tuple[Mask, Ma
     codes, schemas = facts.snapshot.root.catalog.layouts(leaf.array.name, wanted)
     for code, places in group_members(codes):
         schema, members = schemas[code], wanted[places]
-        step = max(1, _BATCH_BYTES // max(1, schema.cells * schema.dtype.itemsize))
-        for first in range(0, len(members), step):
-            batch = members[first : first + step]
-            whole = [Wanted(schema, Box((0,) * len(schema.shape), schema.shape), np.arange(len(batch)), batch)]
+        for rows in in_steps(len(members), schema.nbytes, _BATCH_BYTES):
+            batch = members[rows]
+            whole = [Wanted(schema, schema.box, np.arange(len(batch)), batch)]
             arrays = facts.snapshot.read_boxes(schema.name, schema.dtype, whole)
             for ordinal, cells in zip(batch.tolist(), arrays, strict=True):
                 read[ordinal] = True

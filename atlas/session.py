@@ -12,18 +12,17 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from atlas.ahead import HeadStarts
 from atlas.catalog import Alike, Listed
-from atlas.chunks import Integers, Selection
+from atlas.chunks import Integers
 from atlas.commit import commit
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice, pending_limit, settings
+from atlas.dtypes import DType
 from atlas.errors import (
     ArrayNotFound,
     AtlasError,
     ConflictError,
-    CorruptChunk,
     DatasetAlreadyExists,
     DatasetNotFound,
     InvalidArgument,
@@ -39,9 +38,9 @@ from atlas.pending import Pending
 from atlas.reader import Snapshot
 from atlas.root import PackedRoot, Root
 from atlas.roots import emptied, load_root, load_table
-from atlas.schema import ArraySchema, DatasetRecord, MergedSchema, split_record
+from atlas.schema import ArraySchema, DatasetRecord, MergedSchema, Template, split_record
 from atlas.storage import Storage
-from atlas.writer import Overlay, filled
+from atlas.writer import Overlay
 
 Mode = Literal["a", "r"]
 
@@ -90,7 +89,7 @@ class Session:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         storage = state["storage"]
-        with _everything(storage):
+        with _keeping_files(storage):
             self.__init__(storage, _unpacked(storage, state["root"]), *state["options"])  # type: ignore[misc]
 
     def frozen(self) -> FrozenSession:
@@ -111,7 +110,7 @@ class Session:
         pending_bytes: int | None = None,
     ) -> Session:
         """Return a session on the committed state of a store."""
-        with _everything(storage):
+        with _keeping_files(storage):
             return cls(storage, load_root(storage), on_type_mismatch, mode, workers, executor, pending_bytes)
 
     def adopt(self, root: Root, merged: MergedSchema | None = None) -> None:
@@ -217,6 +216,13 @@ class Session:
                 )
             return catalog.record(ordinal)
 
+    def array(self, name: str, array: object) -> ArraySchema:
+        """Return how a dataset declares an array; raises :class:`ArrayNotFound` if it does not."""
+        found = self.record(name).arrays.get(array) if isinstance(array, str) else None
+        if found is None:
+            raise ArrayNotFound(f"array not found: {array!r} in dataset {name!r}")
+        return found
+
     def ordinal(self, name: str) -> int:
         """Return where the committed state has a dataset, under whatever name; -1 where it has not."""
         root = self.snapshot.root
@@ -307,7 +313,27 @@ class Session:
                 + self.pending.created_count()
             )
 
-    def mismatch(self, what: str, known: str, found: str) -> None:
+    def merge_template(self, template: Template) -> None:
+        """Widen the collection's types by what datasets declare; of what cannot merge is told as the policy says."""
+        for array in template.arrays:
+            self.merge_array(array.name, array.dtype, array.dims)
+        for owner, key, tag in template.slots:
+            self.merge_attribute(owner, key, tag)
+
+    def merge_array(self, name: str, dtype: DType, dims: tuple[str, ...]) -> None:
+        """Widen the type that the collection has for arrays of a name."""
+        clash = self.merged_schema().add_array(name, dtype, dims)
+        if clash is not None:
+            self._mismatch(f"array {name!r}", clash.name, dtype.name)
+
+    def merge_attribute(self, array: str | None, key: str, tag: str) -> None:
+        """Widen the type that the collection has for attributes of a key."""
+        known = self.merged_schema().add_attribute(array, key, tag)
+        if known is not None:
+            of = f" of array {array!r}" if array else ""
+            self._mismatch(f"attribute {key!r}{of}", known, tag)
+
+    def _mismatch(self, what: str, known: str, found: str) -> None:
         """Warn of a type that cannot merge with the collection's, or raise, as the policy says."""
         message = (
             f"type mismatch for {what}: the collection has {known}, which cannot merge with {found} "
@@ -375,46 +401,6 @@ class Session:
             if created or found is not None:
                 ordinals[position] = -1
 
-    def pending_box(self, snapshot: Snapshot, overlay: Overlay, name: str, box: Selection) -> NDArray[Any]:
-        """Return a box of one dataset's array: what is stored, with the pending cells over it."""
-        schema, pending, ordinal = overlay
-        if pending is not None and pending.reset:
-            result = filled(schema, box.shape)
-        else:
-            stored = self._stored(snapshot, schema if pending is None else pending.schema, ordinal, name)
-            result = self._stored_box(snapshot, schema, stored, ordinal, box)
-        if pending is not None:
-            with self.lock:  # so that a write of another thread is seen whole or not at all
-                pending.overlay(box, result)
-        return result
-
-    @staticmethod
-    def _stored(snapshot: Snapshot, schema: ArraySchema, ordinal: int, name: str) -> ArraySchema:
-        """Return what the committed state says of an array, whose shape alone pending changes may make another."""
-        stored = None if ordinal < 0 else snapshot.root.catalog.record(ordinal).arrays.get(schema.name)
-        if stored is None or (stored.dtype, stored.chunk_shape) != (schema.dtype, schema.chunk_shape):
-            raise ConflictError(
-                f"another writer has deleted dataset {name!r}, or array {schema.name!r} of it, or made it anew, while "
-                "changes of it are pending here; open the store anew",
-                [name],
-            )
-        return stored
-
-    @staticmethod
-    def _stored_box(
-        snapshot: Snapshot, schema: ArraySchema, stored: ArraySchema, ordinal: int, box: Selection
-    ) -> NDArray[Any]:
-        if stored.shape == schema.shape:
-            return snapshot.read_box(schema, ordinal, box)
-        # It has grown since: what is stored is cut as its old edge was.
-        pairs = zip(*box, stored.shape, strict=True)
-        common = tuple(max(min(first + size, end) - first, 0) for first, size, end in pairs)
-        result = filled(schema, box.shape)
-        if 0 not in common:
-            there = snapshot.read_box(stored, ordinal, Selection(box.start, common))
-            result[tuple(map(slice, common))] = there
-        return result
-
 
 class FrozenSession(Session):
     """One committed state of a store, for reading only.
@@ -453,7 +439,7 @@ def _thawed(storage: Storage, packed: PackedRoot, workers: int | None, executor:
     place = storage.token, packed.commit, workers, executor
     with _versions_lock:
         if place not in _versions:
-            with _everything(storage):
+            with _keeping_files(storage):
                 session = Session(storage, _unpacked(storage, packed), "warn", "r", workers, executor)
             _versions[place] = session.frozen()
         _versions.move_to_end(place)
@@ -474,26 +460,10 @@ def _unpacked(storage: Storage, packed: PackedRoot) -> Root:
 
 
 @contextmanager
-def _everything(storage: Storage) -> Iterator[Storage]:
+def _keeping_files(storage: Storage) -> Iterator[None]:
     # Between reading the root and claiming its generation, another process could compact the files away.
     claim = storage.pin(0)
     try:
-        yield storage
+        yield
     finally:
         claim.release()
-
-
-class naming:
-    """Adds the dataset's name to the error of a damaged chunk."""
-
-    def __init__(self, names: list[str], places: Integers) -> None:
-        self._names = names
-        self._places = places
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, CorruptChunk) and error.row >= 0:
-            name = self._names[int(self._places[error.row])]
-            raise CorruptChunk(f"dataset {name!r}: {error}") from None

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.chunks import Integers
-from atlas.dtypes import DType, fill_cell
+from atlas.dtypes import DType, fill_cell, objects
 from atlas.segment import StatisticsColumns
 from atlas.text import encoded_cells
 
@@ -79,9 +79,7 @@ def counted_cells(dtype: DType, fill: Any, cells: NDArray[Any]) -> tuple[NDArray
     """
     flat = cells.reshape(-1)
     if dtype.is_text:
-        values = np.empty(len(flat), object)
-        values[:] = encoded_cells(flat)
-        return values, np.array([fill is None or cell != fill for cell in flat.tolist()], bool)
+        return objects(encoded_cells(flat)), np.array([fill is None or cell != fill for cell in flat.tolist()], bool)
     values, absent, null = _looked_through(dtype, fill, flat)
     counted = np.ones(len(flat), bool)
     for skipped in (absent, null):

@@ -180,8 +180,7 @@ class Atlas(Exchange):
         >>> atlas.Atlas.open("fleet", mode="r").list_datasets()
         ['jan']
         """
-        if mode not in ("a", "r"):
-            raise InvalidArgument(f"unknown mode: {mode!r}; use 'a' or 'r'")
+        choice(mode, ("a", "r"), "mode")
         storage = open_storage(source, prefix, storage_options, single_writer)
         return Atlas(Session.load(storage, on_type_mismatch, mode, workers, executor, pending_bytes))
 

@@ -21,7 +21,6 @@ from atlas.names import Names
 from atlas.storage import DataWriter
 
 MAGIC = b"ATLASAT1"
-DIRECTORY = "_catalog"
 
 
 def write_table(

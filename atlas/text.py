@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas.codecs import decode
-from atlas.dtypes import DType
+from atlas.dtypes import DType, objects
 from atlas.errors import CorruptChunk
 
 
@@ -58,12 +58,10 @@ def unpack_text(data: bytes, dtype: DType, shape: tuple[int, ...]) -> NDArray[An
     body: Any = data[4 * count :]
     if sum(lengths) != len(body):
         raise CorruptChunk("its cells do not add up")
-    cells = np.empty(count, object)
     try:
-        cells[:] = _cut(body, lengths, dtype.kind == "U")
+        return objects(_cut(body, lengths, dtype.kind == "U")).reshape(shape)
     except UnicodeDecodeError:
         raise CorruptChunk("a cell is not UTF-8") from None
-    return cells.reshape(shape)
 
 
 def _cut(body: bytes, lengths: Sequence[int], is_text: bool) -> list[Any]:

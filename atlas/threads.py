@@ -112,6 +112,7 @@ def take_in(lock: Any, waiting: deque[Any], action: Callable[[], object]) -> Non
     For finalizers. They may run inside any statement, also of the thread that holds the lock, which would wait for
     itself.
     """
+    # There is no public word for it; `threading.Condition` asks in the same way.
     while waiting and not lock._is_owned():
         try:
             if not lock.acquire(blocking=False):

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 
-from atlas.chunks import Selection
 from atlas.columns import column_values
 from atlas.errors import AtlasError, CorruptIndex, CorruptRoot, CorruptStore, ReadOnlyStore, StorageError
 from atlas.examine import check_file, copied_index
 from atlas.plan import Wanted
 from atlas.reader import Snapshot
-from atlas.record import RECORD_NAME, read_record, record_key
-from atlas.roots import load_root, load_table
+from atlas.record import read_record
+from atlas.roots import load_root, recorded_state
 from atlas.schema import ArraySchema
-from atlas.table import DIRECTORY
+from atlas.storage.names import CATALOG, is_record, record_key
 
 # A dataset with chunks of an array: its name, its ordinal, what it declares.
 Holder = tuple[str, int, ArraySchema]
@@ -151,18 +149,15 @@ def _check_for_newer(snapshot: Snapshot) -> None:
     if not storage.is_local:
         return
     known = {record_key(commit) for commit in snapshot.root.commits}
-    strange = {f"{DIRECTORY}/{name}" for name in storage.list_dir(DIRECTORY) if RECORD_NAME.fullmatch(name)} - known
-    recorded = {}
-    for key in sorted(strange):
-        with suppress(CorruptStore, FileNotFoundError):
-            recorded[key] = read_record(storage, key).root(partial(load_table, storage))
+    strange = {f"{CATALOG}/{name}" for name in storage.list_dir(CATALOG) if is_record(name)} - known
+    recorded = {key: recorded_state(storage, key) for key in sorted(strange)}
     # Of a commit that is under way, or was cut off, the mark of the lock is there before the record, and until the
     # root is: looked for in this order, one that others make meanwhile is told from one that the root does not know.
-    if not recorded or storage.was_interrupted():
+    if not any(recorded.values()) or storage.was_interrupted():
         return
     root = load_root(storage)
     for key, found in recorded.items():
-        if found.store == root.store and found.generation > root.generation:
+        if found is not None and found.follows(root):
             raise CorruptRoot(
                 f"the root is of commit {root.generation}, but {key} is of a newer one, {found.generation}: "
                 "an older root was put in its place"
@@ -220,7 +215,7 @@ def _groups(snapshot: Snapshot, holders: list[Holder]) -> Iterator[list[Holder]]
     size = 0
     for holder in holders:
         schema = holder[2]
-        own = schema.cells * schema.dtype.itemsize
+        own = schema.nbytes
         if group and (snapshot.storage.is_local or size + own > _GROUP_BYTES or schema.dtype != group[0][2].dtype):
             yield group
             group, size = [], 0
@@ -243,14 +238,11 @@ def _verify_group(snapshot: Snapshot, report: VerifyReport, group: list[Holder])
 def _is_intact(snapshot: Snapshot, group: list[Holder]) -> bool:
     schema = group[0][2]
     index = snapshot.index(schema.name)
-    if schema.cells * schema.dtype.itemsize > _GROUP_BYTES:
+    if schema.nbytes > _GROUP_BYTES:
         return False  # all of it may be more than there is memory
     if any(index.numbers_of(ordinal).max(initial=-1) >= own.grid.count for _, ordinal, own in group):
         return False
-    wanted = [
-        Wanted(own, Selection((0,) * len(own.shape), own.shape), np.array([row]), np.array([ordinal]))
-        for row, (_, ordinal, own) in enumerate(group)
-    ]
+    wanted = [Wanted(own, own.box, np.array([row]), np.array([ordinal])) for row, (_, ordinal, own) in enumerate(group)]
     try:
         snapshot.read_boxes(schema.name, schema.dtype, wanted)
     except _NO_ANSWER:

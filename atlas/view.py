@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.chunks import resolve_selection
+from atlas.chunks import resolve_box
 from atlas.described import Described
 from atlas.dtypes import as_elements
 from atlas.errors import ArrayAlreadyExists, InvalidArgument
-from atlas.indexes import AT_ONCE
+from atlas.indexes import side_by_side
+from atlas.reader import naming
 from atlas.resizing import appended_shape, resize, whole_or_not
 from atlas.schema import ArraySchema, make_array_schema
-from atlas.session import naming
-from atlas.threads import take_turns
 from atlas.writer import Overlay, PendingArray, size_in_memory
 
 
@@ -91,9 +90,7 @@ class DatasetView(Described):
             session.writable()
             if name in self._record().arrays:
                 raise ArrayAlreadyExists(f"array already exists: {name!r} in dataset {self._name!r}")
-            clash = session.merged_schema().add_array(schema.name, schema.dtype, schema.dims)
-            if clash is not None:
-                session.mismatch(f"array {name!r}", clash.name, schema.dtype.name)
+            session.merge_array(schema.name, schema.dtype, schema.dims)
             # Only now is there a change: one that was refused must not reach the next flush.
             with session.pending.whole():
                 session.change(self._name).arrays[schema.name] = schema
@@ -164,8 +161,7 @@ class DatasetView(Described):
             session.writable()
             schema = self._schema(name)
             cells = as_elements(schema.dtype, data, f"array {name!r}")
-            first = (0,) * len(schema.shape) if start is None else start
-            box = resolve_selection(schema.shape, first, cells.shape, f"array {name!r}")
+            box = resolve_box(schema.shape, start, cells.shape, f"array {name!r}")
             self._session.change(self._name)
             arrays = session.pending.arrays.setdefault(self._name, {})
             pending = arrays.setdefault(name, PendingArray(schema, reset=False))
@@ -181,7 +177,7 @@ class DatasetView(Described):
     def _stored_chunk(self, schema: ArraySchema, pending: PendingArray, number: int) -> NDArray[Any]:
         session = self._session
         stored = Overlay(schema, PendingArray(schema, pending.reset), session.ordinal(self._name))
-        return session.pending_box(session.snapshot, stored, self._name, schema.grid.extent(number))
+        return stored.read(session.snapshot, self._name, schema.grid.extent(number), session.lock)
 
     def resize(self, name: str, shape: Sequence[int]) -> None:
         """Give an array another shape, with the same number of axes, by the next flush.
@@ -291,9 +287,9 @@ class DatasetView(Described):
                 return None
             snapshot = session.snapshot
             overlay = Overlay(schema, session.pending.array(self._name, name), session.ordinal(self._name))
-        box = resolve_selection(schema.shape, start, shape, f"array {name!r} of {self._name!r}")
+        box = resolve_box(schema.shape, start, shape, f"array {name!r} of {self._name!r}")
         with naming([self._name], np.zeros(1, np.int64)):
-            return session.pending_box(snapshot, overlay, self._name, box)
+            return overlay.read(snapshot, self._name, box, session.lock)
 
     def read_arrays(
         self, names: Iterable[str], start: Sequence[int] | None = None, shape: Sequence[int] | None = None
@@ -330,6 +326,5 @@ class DatasetView(Described):
         def read(name: str) -> None:
             found[name] = self.read_array(name, start, shape)
 
-        # Several at once where each is a request or two.
-        take_turns(read, wanted, 0 if self._session.storage.is_local else min(len(wanted), AT_ONCE) - 1)
+        side_by_side(self._session.storage, read, wanted)
         return {name: found[name] for name in wanted}

@@ -381,8 +381,3 @@ def _decompressed(source: Source, stored: Stored, raw: int, itemsize: int, keeps
         if identity is not None:
             decoded_chunks.put(key, chunk)
     return chunk
-
-
-def warm() -> None:
-    """Load the compiled kernels into this process."""
-    kernels.pick(0, compiled=True).load()

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.chunks import Integers, Selection, Shape
+from atlas.chunks import Box, Integers, Shape
 from atlas.codecs import decode_numbers
 from atlas.config import StoreConfig
 from atlas.dtypes import fill_cell
 from atlas.encoding import BATCH_BYTES, EncodedRows, encode_batches
+from atlas.errors import ConflictError
 from atlas.heap import Heap, Shelf
+from atlas.reader import Snapshot
 from atlas.schema import ArraySchema
 from atlas.text import decode_text
 
@@ -158,7 +161,7 @@ class PendingArray:
 
     def write(
         self,
-        selection: Selection,
+        box: Box,
         data: Cells,
         read_chunk: ReadChunk,
         heap: Heap,
@@ -174,11 +177,11 @@ class PendingArray:
         """
         whole: dict[int, Cells] = {}
         partial: dict[int, Cells] = {}
-        if selection.shape == self.schema.shape == data.shape and self.schema.grid.count == 1:
+        if box.shape == self.schema.shape == data.shape and self.schema.grid.count == 1:
             # The common case, a whole array of one chunk, needs no arithmetic.
             whole[0] = data
         else:
-            overlap = self.schema.grid.overlap(selection)
+            overlap = self.schema.grid.overlap(box)
             for number, extent, first, block, target in zip(overlap.numbers.tolist(), *overlap[1:], strict=True):
                 cells = data[tuple(map(slice, target, target + block))]
                 if (block == extent).all():
@@ -192,7 +195,7 @@ class PendingArray:
         else:
             items = ((self.schema, number, cells) for number, cells in whole.items())
             taken |= dict(encode_into(heap, items, config, workers))
-        growth = self._grown(selection, partial)
+        growth = self._grown(box, partial)
         size = sum(map(_waiting_size, taken.values())) - sum(_waiting_size(self.chunks.get(n)) for n in taken)
         # Nothing is taken before everything has been read and encoded, and then without a call, during which an
         # interrupt might come: a write happens whole or not at all.
@@ -200,10 +203,10 @@ class PendingArray:
         self.growth = growth
         return size
 
-    def _grown(self, selection: Selection, partial: Mapping[int, Cells]) -> Growth | None:
+    def _grown(self, box: Box, partial: Mapping[int, Cells]) -> Growth | None:
         """Return what is known of the growth once a box has been written; `partial` are the chunks that it cuts."""
         growth = self.growth
-        if growth is None or growth.kept_in(*selection):
+        if growth is None or growth.kept_in(*box):
             return None
         # Chunks that the old edge cuts are pending already, unless nobody ever wrote a cell of them.
         for number in partial.keys() - self.chunks.keys():
@@ -223,9 +226,9 @@ class PendingArray:
             return chunk.rows.cells(chunk.row, self.schema, self.schema.grid.extent(number).shape)
         return chunk
 
-    def overlay(self, selection: Selection, result: NDArray[Any]) -> None:
+    def overlay(self, box: Box, result: NDArray[Any]) -> None:
         """Copy the pending cells of a box over `result`."""
-        overlap = self.schema.grid.overlap(selection)
+        overlap = self.schema.grid.overlap(box)
         for number, first, block, target in zip(
             overlap.numbers.tolist(), overlap.block_start, overlap.block_extent, overlap.target_start, strict=True
         ):
@@ -255,6 +258,43 @@ class Overlay(NamedTuple):
     schema: ArraySchema
     pending: PendingArray | None
     ordinal: int
+
+    def read(self, snapshot: Snapshot, name: str, box: Box, lock: AbstractContextManager[Any]) -> NDArray[Any]:
+        """Return a box: what is stored, with the pending cells over it, which are only looked at under the lock."""
+        pending = self.pending
+        if pending is not None and pending.reset:
+            result = filled(self.schema, box.shape)
+        else:
+            result = self._stored(snapshot, name, box)
+        if pending is not None:
+            with lock:  # so that a write of another thread is seen whole or not at all
+                pending.overlay(box, result)
+        return result
+
+    def _stored(self, snapshot: Snapshot, name: str, box: Box) -> NDArray[Any]:
+        """Return what the committed state has of a box; the rest of it was never written."""
+        stored, schema = self._stored_schema(snapshot, name), self.schema
+        if stored.shape == schema.shape:
+            return snapshot.read_box(schema, self.ordinal, box)
+        # It has grown since: what is stored is cut as its old edge was.
+        pairs = zip(*box, stored.shape, strict=True)
+        common = tuple(max(min(first + size, end) - first, 0) for first, size, end in pairs)
+        result = filled(schema, box.shape)
+        if 0 not in common:
+            result[tuple(map(slice, common))] = snapshot.read_box(stored, self.ordinal, Box(box.start, common))
+        return result
+
+    def _stored_schema(self, snapshot: Snapshot, name: str) -> ArraySchema:
+        """Return what the committed state says of the array, whose shape alone pending changes may make another."""
+        schema = self.schema if self.pending is None else self.pending.schema
+        stored = None if self.ordinal < 0 else snapshot.root.catalog.record(self.ordinal).arrays.get(schema.name)
+        if stored is None or (stored.dtype, stored.chunk_shape) != (schema.dtype, schema.chunk_shape):
+            raise ConflictError(
+                f"another writer has deleted dataset {name!r}, or array {schema.name!r} of it, or made it anew, while "
+                "changes of it are pending here; open the store anew",
+                [name],
+            )
+        return stored
 
 
 Item = tuple[ArraySchema, Any, Cells]

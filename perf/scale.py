@@ -56,7 +56,7 @@ COSTS = {
 def build(place: Path, size: int) -> dict[str, float]:
     """Make the store."""
     costs: dict[str, float] = {}
-    kernels.pick(0, compiled=True).load()  # compiled once per machine
+    kernels.load()  # compiled once per machine
     rng = np.random.default_rng(0)
     arrays = {
         name: {"dims": ["hour"], "data": np.round(rng.normal(15, 5, (size, 24)), 2).astype(dtype)}
@@ -111,7 +111,7 @@ def prune(place: Path, size: int) -> dict[str, float]:
 def change(place: Path, size: int) -> dict[str, float]:
     """Add, delete, compact."""
     costs: dict[str, float] = {}
-    kernels.pick(0, compiled=True).load()
+    kernels.load()
     before = memory()
     store = Atlas.open(place)
     costs["add_empty"] = add_one_by_one(Atlas.create(place.with_name("empty")))

@@ -56,7 +56,7 @@ TITLES = {
 def slices(place: Path) -> dict[str, float]:
     """Build a million sensors with a flush after every hundred thousand."""
     rng, costs = np.random.default_rng(0), {"build": 0.0}
-    kernels.pick(0, compiled=True).load()
+    kernels.load()
     before = memory()
     with Atlas.create(place) as store:
         for first in range(0, 10 * SLICE, SLICE):

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +31,23 @@ def settings_are_read_anew() -> Iterator[None]:
     """What a test sets in the environment ends with it."""
     yield
     config.settings.cache_clear()
+
+
+@pytest.fixture
+def setting(monkeypatch) -> Callable[[str, object], None]:
+    """Makes a setting, such as ``part_bytes``, what a test wants it to be."""
+
+    def make(name: str, value: object) -> None:
+        monkeypatch.setenv(f"ATLAS_{name.upper()}", str(value))
+        config.settings.cache_clear()
+
+    return make
+
+
+@pytest.fixture
+def parts_of_5_mib(setting) -> None:
+    """Has objects of twice that put in parts."""
+    setting("part_bytes", 5 << 20)
 
 
 @contextmanager

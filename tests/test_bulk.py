@@ -439,8 +439,8 @@ MORE_THAN_MEMORY = """
 import resource, sys
 import numpy as np
 import atlas
-from atlas.kernels import native
-native.load()  # compiling them takes memory of its own
+from atlas import kernels
+kernels.load()  # compiling them takes memory of its own
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 limit = used + (256 << 20)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

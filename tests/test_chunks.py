@@ -6,11 +6,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atlas.chunks import ChunkGrid, Selection, find_overlaps
+from atlas.chunks import Box, ChunkGrid, find_overlaps
 
 
 @st.composite
-def boxes(draw: st.DrawFn) -> list[tuple[ChunkGrid, Selection]]:
+def boxes(draw: st.DrawFn) -> list[tuple[ChunkGrid, Box]]:
     """Boxes, which may be empty, of a few arrays of one rank."""
     rank = draw(st.integers(0, 3))
     found = []
@@ -19,7 +19,7 @@ def boxes(draw: st.DrawFn) -> list[tuple[ChunkGrid, Selection]]:
         chunks = tuple(draw(st.integers(1, 9)) for _ in range(rank))
         start = tuple(draw(st.integers(0, n)) for n in shape)
         extent = tuple(draw(st.integers(0, n - first)) for n, first in zip(shape, start, strict=True))
-        found.append((ChunkGrid(shape, chunks), Selection(start, extent)))
+        found.append((ChunkGrid(shape, chunks), Box(start, extent)))
     return found
 
 

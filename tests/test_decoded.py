@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 import atlas
-from atlas import worker
+from atlas import kernels, worker
 from atlas.decoded import decoded_chunks
-from atlas.kernels import native
 
 NAMES = [f"d{i}" for i in range(10)]
 
@@ -91,27 +90,22 @@ def test_what_changed_on_the_disk_is_seen(place, decompressed):
         store.read_array_across_stacked("t", NAMES)
 
 
-def test_no_more_is_kept_than_the_setting_says(place, decompressed, monkeypatch):
+def test_no_more_is_kept_than_the_setting_says(place, decompressed, setting):
     cells = build(place)
     half = cells.nbytes // 2
-    monkeypatch.setenv("ATLAS_DECODED_BYTES", str(half))
-    atlas.config.settings.cache_clear()
-    try:
-        store = atlas.Atlas.open(place)
-        # A read of more than that would only push out what it is going to need.
-        assert store.read_array_across_stacked("t", NAMES).tobytes() == cells.tobytes()
-        assert decoded_chunks._size == 0
-        for begin in (0, 5, 2):
-            some = store.read_array_across_stacked("t", NAMES[begin : begin + 5])
-            assert some.tobytes() == cells[begin : begin + 5].tobytes()
-            assert decoded_chunks._size == sum(map(len, decoded_chunks._chunks.values())) == half
-    finally:
-        monkeypatch.undo()
-        atlas.config.settings.cache_clear()
+    setting("decoded_bytes", half)
+    store = atlas.Atlas.open(place)
+    # A read of more than that would only push out what it is going to need.
+    assert store.read_array_across_stacked("t", NAMES).tobytes() == cells.tobytes()
+    assert decoded_chunks._size == 0
+    for begin in (0, 5, 2):
+        some = store.read_array_across_stacked("t", NAMES[begin : begin + 5])
+        assert some.tobytes() == cells[begin : begin + 5].tobytes()
+        assert decoded_chunks._size == sum(map(len, decoded_chunks._chunks.values())) == half
 
 
-def test_lz4_blocks_that_are_not_kept_are_decompressed_by_a_kernel(place, decompressed, monkeypatch):
-    native.load()
+def test_lz4_blocks_that_are_not_kept_are_decompressed_by_a_kernel(place, decompressed, setting):
+    kernels.load()
     cells = np.random.default_rng(0).integers(0, 5, (10, 40, 300)).cumsum(axis=2).astype("f4")
     for codec_chunk, python in ((30, 0), (300, 20)):
         config = atlas.StoreConfig("lz4", packing=False)
@@ -121,14 +115,9 @@ def test_lz4_blocks_that_are_not_kept_are_decompressed_by_a_kernel(place, decomp
         for _ in range(2):
             assert atlas.Atlas.open(place).read_array_across_stacked("t", NAMES).tobytes() == cells.tobytes()
         assert len(decompressed) == python
-    monkeypatch.setenv("ATLAS_DECODED_BYTES", "0")
-    atlas.config.settings.cache_clear()
-    try:
-        assert atlas.Atlas.open(place).read_array_across_stacked("t", NAMES).tobytes() == cells.tobytes()
-        assert len(decompressed) == 20
-    finally:
-        monkeypatch.undo()
-        atlas.config.settings.cache_clear()
+    setting("decoded_bytes", 0)
+    assert atlas.Atlas.open(place).read_array_across_stacked("t", NAMES).tobytes() == cells.tobytes()
+    assert len(decompressed) == 20
 
 
 def test_verify_looks_at_what_is_there_now(tmp_path):

@@ -462,8 +462,8 @@ def test_encoding_is_taken_as_to_netcdf_takes_it(place):
 def test_dask_arrays_stream_through_bounded_memory(place):
     code = f"""
 import resource, dask.array as da, xarray as xr, atlas
-from atlas.kernels import native
-native.load()  # compiling them takes memory of its own
+from atlas import kernels
+kernels.load()  # compiling them takes memory of its own
 ramp = da.arange(48 << 20, chunks=1 << 20).reshape(48, 1 << 20)
 ds = xr.Dataset({{"a": (("t", "x"), ramp), "b": (("t", "x"), ramp + 1)}})
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

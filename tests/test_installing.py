@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from atlas.kernels import native
+from atlas import kernels
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,12 +19,13 @@ ROOT = Path(__file__).resolve().parents[1]
 LOAD = """
 import sys
 import numpy as np
+from atlas import kernels
 from atlas.kernels import compile, native
 assert compile.__file__.startswith(sys.argv[1])
 assert compile.may_be_compiled()
 code = compile._installed()
 if code:
-    native.load()
+    kernels.load()
     assert native.digest(np.arange(99, dtype=np.uint8), np.zeros(1, np.int64), np.full(1, 99)).shape == (1,)
     assert "numba" not in sys.modules
 print(code is not None)
@@ -56,7 +57,7 @@ def brings_kernels(installed: Path, cache: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
-    native.load()  # what is cached is not compiled again
+    kernels.load()  # what is cached is not compiled again
     folder = tmp_path_factory.mktemp("wheel")
     path, _ = wheel(folder)
     assert path.stem.split("-")[2:4] == ["py3", "none"]

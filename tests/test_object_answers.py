@@ -17,7 +17,7 @@ from objectstore import servers
 from objectstore.place import BUCKET, kinds
 
 import atlas
-from atlas import commitfiles, config
+from atlas import commitfiles
 from atlas.storage import open_storage
 
 
@@ -53,31 +53,27 @@ def test_a_connection_that_is_refused_is_asked_for_again(moto):
     assert storage.io_stats.requests["get"] > 1
 
 
-def test_what_is_damaged_on_its_way_is_neither_kept_nor_copied(moto, tmp_path, monkeypatch):
+def test_what_is_damaged_on_its_way_is_neither_kept_nor_copied(moto, tmp_path, setting):
     """Neither in the cache, nor by a compaction, whose copy would be all that is left."""
-    monkeypatch.setenv("ATLAS_OBJECT_CACHE", str(tmp_path / "cache"))
-    config.settings.cache_clear()
-    try:
-        with moto.create() as store:
-            write(store, ("t", "large"))
-        store.create_dataset("c").define_array("large", "float64", ["x"], [20_000])
-        store.open_dataset("c").write_array("large", [0], np.random.default_rng(0).normal(size=20_000))
-        store.flush()
+    setting("object_cache", tmp_path / "cache")
+    with moto.create() as store:
+        write(store, ("t", "large"))
+    store.create_dataset("c").define_array("large", "float64", ["x"], [20_000])
+    store.open_dataset("c").write_array("large", [0], np.random.default_rng(0).normal(size=20_000))
+    store.flush()
 
-        harmed: dict[str, bool] = {}
+    harmed: dict[str, bool] = {}
 
-        def garble_every_other(request):
-            harmed[request.key] = not harmed.get(request.key, False)
-            return "garbled" if harmed[request.key] and request.range else ""
+    def garble_every_other(request):
+        harmed[request.key] = not harmed.get(request.key, False)
+        return "garbled" if harmed[request.key] and request.range else ""
 
-        with moto.proxy.failing(garble_every_other):
-            expect(moto.open(), ("t", "large"))
-            moto.open().compact()
-        store = moto.open()
-        assert store.verify().ok
-        expect(store, ("t", "large"))
-    finally:
-        config.settings.cache_clear()
+    with moto.proxy.failing(garble_every_other):
+        expect(moto.open(), ("t", "large"))
+        moto.open().compact()
+    store = moto.open()
+    assert store.verify().ok
+    expect(store, ("t", "large"))
 
 
 class ServiceError(Exception):

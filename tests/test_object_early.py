@@ -10,18 +10,12 @@ from conftest import deadline
 from objectstore.place import kinds
 
 import atlas
-from atlas import config
 
 COUNT, SHAPE, CHUNK = 24, (2, 100_000), (1, 100_000)
 NAMES = [f"d{i:02d}" for i in range(COUNT)]
 
 
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch):
-    monkeypatch.setenv("ATLAS_PART_BYTES", str(5 << 20))
-    config.settings.cache_clear()
-    yield
-    config.settings.cache_clear()
+pytestmark = pytest.mark.usefixtures("parts_of_5_mib")
 
 
 @pytest.fixture(params=["s3fs", "obstore"])

@@ -16,7 +16,6 @@ from objectstore.place import BUCKET, kinds
 from obstore.store import MemoryStore, S3Store
 
 import atlas
-from atlas import config
 from atlas.storage import obstore_client, open_storage, remote
 from atlas.storage.obstore_client import ObstoreClient
 
@@ -27,14 +26,6 @@ CLIENTS = ["s3fs", "obstore"]
 def options(request, moto):
     """What opens a store with each of the clients."""
     return {"storage_options": moto.options | {"client": request.param}}
-
-
-@pytest.fixture
-def parts_of_5_mib(monkeypatch):
-    monkeypatch.setenv("ATLAS_PART_BYTES", str(5 << 20))
-    config.settings.cache_clear()
-    yield
-    config.settings.cache_clear()
 
 
 def large(place, options) -> tuple[atlas.Atlas, np.ndarray]:

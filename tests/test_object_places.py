@@ -285,14 +285,6 @@ store.flush()
     expect(moto.open())
 
 
-@pytest.fixture
-def parts_of_5_mib(monkeypatch):
-    monkeypatch.setenv("ATLAS_PART_BYTES", str(5 << 20))
-    atlas.config.settings.cache_clear()
-    yield
-    atlas.config.settings.cache_clear()
-
-
 def put_in_parts(place) -> tuple[atlas.Atlas, np.ndarray]:
     """A store in which an array waits that is too large for one request."""
     data = np.random.default_rng(0).normal(size=2_000_000)
@@ -440,29 +432,24 @@ def test_faults_meet_obstore_as_well(moto, monkeypatch):
         assert left == []
 
 
-def test_what_is_cached_is_not_fetched_again(moto, tmp_path, monkeypatch):
-    monkeypatch.setenv("ATLAS_OBJECT_CACHE", str(tmp_path / "cache"))
-    atlas.config.settings.cache_clear()
-    try:
-        with moto.create() as store:
-            write(store)
+def test_what_is_cached_is_not_fetched_again(moto, tmp_path, setting):
+    setting("object_cache", tmp_path / "cache")
+    with moto.create() as store:
+        write(store)
+    expect(moto.open())
+    with moto.recording() as made:
         expect(moto.open())
-        with moto.recording() as made:
-            expect(moto.open())
-        assert [request.kind for request in made] == ["GET"]
-        with moto.open() as store:
-            store.open_dataset("a").write_array("t", [0], np.zeros(1000, "int32"))
-        store = moto.open()
-        assert not store.open_dataset("a").read_array("t").any()
-        for path in (tmp_path / "cache").rglob("*"):
-            if path.is_file():
-                path.write_bytes(path.read_bytes()[:-1] + b"?")
-        assert not moto.open().open_dataset("a").read_array("t").any()
-        monkeypatch.setenv("ATLAS_OBJECT_CACHE_BYTES", "0")
-        atlas.config.settings.cache_clear()
-        assert not moto.open().open_dataset("a").read_array("t").any()
-    finally:
-        atlas.config.settings.cache_clear()
+    assert [request.kind for request in made] == ["GET"]
+    with moto.open() as store:
+        store.open_dataset("a").write_array("t", [0], np.zeros(1000, "int32"))
+    store = moto.open()
+    assert not store.open_dataset("a").read_array("t").any()
+    for path in (tmp_path / "cache").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert not moto.open().open_dataset("a").read_array("t").any()
+    setting("object_cache_bytes", 0)
+    assert not moto.open().open_dataset("a").read_array("t").any()
 
 
 def test_processes_share_a_cache_that_stays_within_bounds(tmp_path):

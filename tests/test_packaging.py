@@ -22,6 +22,7 @@ HEAVY = ("numba", "xarray", "dask", "s3fs", "loky", "fsspec", "typer", "rich")
 # Bottom up: a file imports only from files above it in this list, lazy imports included.
 ORDER = [
     "errors",
+    "checks",
     "forks",
     "threads",
     "config",
@@ -68,6 +69,7 @@ ORDER = [
     "payloads",
     "ahead",
     "writer",
+    "nametable",
     "pending",
     "assembly",
     "commitfiles",

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atlas.payloads import copy_payloads
+from atlas.payloads import Payloads, copy_payloads
 from atlas.segment import ALIGNED_FROM, ALIGNMENT, HEADER_LENGTH, SegmentWriter
 
 # Sizes about what is large, and gaps about what is left free before a large one.
@@ -44,7 +44,8 @@ def test_payloads_are_copied_whole_and_large_ones_begin_where_words_do(layout, b
     file = Memory()
     segment = SegmentWriter(file, "key", bytes(16))
     segment.append(bytes(before))
-    places = copy_payloads(lambda offset, length: source[offset : offset + length], begins[rows], sizes[rows], segment)
+    payloads = Payloads(lambda offset, length: source[offset : offset + length])
+    places = copy_payloads(payloads, begins[rows], sizes[rows], segment)
     covered = np.zeros(len(file.data), bool)
     covered[: HEADER_LENGTH + before] = True
     for row, place in zip(rows, places.tolist(), strict=True):
@@ -70,6 +71,6 @@ def test_payloads_that_lie_as_they_are_to_lie_are_one_read_and_one_piece():
         return source[offset : offset + length]
 
     before = file.pieces
-    copy_payloads(read, begins, sizes, segment)
+    copy_payloads(Payloads(read), begins, sizes, segment)
     assert len(reads) == 1
     assert file.pieces - before == 2  # what is left free before it, and all of them

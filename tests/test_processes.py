@@ -18,7 +18,7 @@ import pytest
 from torture import concurrency
 
 import atlas
-from atlas import Atlas, arena, config, executor, worker
+from atlas import Atlas, arena, executor, worker
 from atlas.forks import cached_property
 from atlas.storage import locks
 
@@ -120,25 +120,21 @@ def test_memory_is_shared_only_where_other_processes_are_to_write():
 
 
 @needs_memfd
-def test_workers_start_for_chunks_that_are_decompressed_one_by_one(tmp_path, monkeypatch):
+def test_workers_start_for_chunks_that_are_decompressed_one_by_one(tmp_path, monkeypatch, setting):
     monkeypatch.setattr(executor, "_THREADS_UP_TO", 1000)
-    monkeypatch.setenv("ATLAS_POOL_THRESHOLD", str(1 << 20))
-    monkeypatch.setenv("ATLAS_PARALLEL_THRESHOLD", str(1 << 20))
-    config.settings.cache_clear()
+    setting("pool_threshold", 1 << 20)
+    setting("parallel_threshold", 1 << 20)
     executor.shutdown()
     noted = []
     monkeypatch.setattr(executor._pool, "note", lambda calls, workers: noted.append(calls))
     decimals = np.round(np.random.default_rng(0).normal(10, 1, (40, 300, 300)), 2).astype("f4")
-    try:
-        for packing in (True, False):
-            place = tmp_path / str(packing)
-            with Atlas.create(place, config=atlas.StoreConfig(packing=packing)) as store:
-                array = {"dims": ["y", "x"], "chunk_shape": [30, 30], "data": decimals}
-                store.create_datasets([f"d{i}" for i in range(40)], {"t": array})
-            found = Atlas.open(place, workers=2).read_array_across_stacked("t", [f"d{i}" for i in range(40)])
-            np.testing.assert_array_equal(found, decimals)
-    finally:
-        config.settings.cache_clear()
+    for packing in (True, False):
+        place = tmp_path / str(packing)
+        with Atlas.create(place, config=atlas.StoreConfig(packing=packing)) as store:
+            array = {"dims": ["y", "x"], "chunk_shape": [30, 30], "data": decimals}
+            store.create_datasets([f"d{i}" for i in range(40)], {"t": array})
+        found = Atlas.open(place, workers=2).read_array_across_stacked("t", [f"d{i}" for i in range(40)])
+        np.testing.assert_array_equal(found, decimals)
     assert noted == [0, 100 * len(decimals)]
 
 

@@ -25,7 +25,7 @@ from torture.scenes import in_child
 import atlas
 from atlas import catalog, commit, compaction, heap, roots, session, spill, verify
 from atlas.catalog import Catalog
-from atlas.chunks import Selection
+from atlas.chunks import Box
 from atlas.config import StoreConfig, settings
 from atlas.conflicts import Attempt
 from atlas.heap import Heap
@@ -624,11 +624,11 @@ def test_an_interrupt_lets_a_write_happen_whole_or_not_at_all(tmp_path):
 
     def act(array: PendingArray) -> None:
         cells = np.arange(1, 7, dtype="int32")
-        array.write(Selection((6,), (6,)), cells, lambda number: np.zeros(4, "int32"), Heap(None, 0), StoreConfig())
+        array.write(Box((6,), (6,)), cells, lambda number: np.zeros(4, "int32"), Heap(None, 0), StoreConfig())
 
     def check(array: PendingArray) -> None:
         found = np.zeros(12, "int32")
-        array.overlay(Selection((0,), (12,)), found)
+        array.overlay(Box((0,), (12,)), found)
         not_at_all, whole = ([0] * 12, Growth((6,))), ([*[0] * 6, *range(1, 7)], Growth((6,), rows=2, nulls=2))
         assert (found.tolist(), array.growth) in (not_at_all, whole)
 

@@ -75,6 +75,13 @@ def test_only_what_is_asked_for_is_in_it(store):
     }
 
 
+def test_lists_of_one_length_are_no_axes(place):
+    store = Atlas.create(place)
+    store.create_datasets(["a", "b"], attributes={"tags": [["x", "y"], ["z", "w"]]})
+    store.flush()
+    assert store.table().tags.tolist() == [["x", "y"], ["z", "w"]]
+
+
 def test_an_arrow_table_holds_the_same(store):
     table = store.table(kind="arrow")
     types = {name: str(table.schema.field(name).type) for name in ("lat", "deck", "when", "platform", "tags", "t.max")}

@@ -1,6 +1,6 @@
-"""The ``atlas`` command. A module of this package is a command of its name.
+"""The ``atlas`` command. A module of this package is a command of its name, or what several of them share.
 
-Each has ``run``, whose arguments are the command's and whose first sentence says what it does, and
+Each command has ``run``, whose arguments are the command's and whose first sentence says what it does, and
 ``EXAMPLES``. What it needs beyond its arguments it imports when it runs: ``atlas --help`` loads nothing of the library.
 """
 

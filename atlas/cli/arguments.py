@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,26 +16,24 @@ _MOST_COMPLETIONS = 200
 
 def dataset_names(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return names of datasets for the shell to complete with."""
-    from atlas.errors import AtlasError
-    from atlas.store import Atlas
-
-    try:
-        names = Atlas.open(ctx.params["store"], mode="r").list_datasets()
-    except (AtlasError, KeyError):
-        return []
-    return [name for name in names if name.startswith(incomplete)][:_MOST_COMPLETIONS]
+    return _beginning(incomplete, ctx, lambda store: store.list_datasets())[:_MOST_COMPLETIONS]
 
 
 def array_names(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return names of arrays for the shell to complete with."""
+    return _beginning(incomplete, ctx, lambda store: store.list_arrays())
+
+
+def _beginning(typed: str, ctx: typer.Context, listed: Callable[[Any], list[str]]) -> list[str]:
+    """Return those names of a store that begin with what is typed; none where it cannot be opened."""
     from atlas.errors import AtlasError
     from atlas.store import Atlas
 
     try:
-        arrays = Atlas.open(ctx.params["store"], mode="r").list_arrays()
+        names = listed(Atlas.open(ctx.params["store"], mode="r"))
     except (AtlasError, KeyError):
         return []
-    return [array for array in arrays if array.startswith(incomplete)]
+    return [name for name in names if name.startswith(typed)]
 
 
 Store = Annotated[str, typer.Argument(metavar="STORE", help="Directory or URL of the store.")]

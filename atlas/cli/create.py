@@ -6,9 +6,21 @@ from typing import Annotated, Literal
 
 import typer
 
-from atlas.cli import append
-from atlas.cli.append import Chunk, Directory, Group, Journal, Log, Name, OnError, Pattern, Reading, Recursive, Resume
+from atlas.cli import ingesting
 from atlas.cli.arguments import Json, Store, Workers
+from atlas.cli.ingesting import (
+    Chunk,
+    Directory,
+    Group,
+    Journal,
+    Log,
+    Name,
+    OnError,
+    Pattern,
+    Reading,
+    Recursive,
+    Resume,
+)
 
 EXAMPLES = (
     ("atlas create profiles/ store/", "every NetCDF, HDF5 and Zarr file below profiles/"),
@@ -52,7 +64,7 @@ def run(
     """
     from atlas.ingest import create
 
-    with append.reported(as_json, store) as (progress, report):
+    with ingesting.reported(as_json, store) as (progress, report):
         report(
             create(
                 directory,
@@ -60,12 +72,12 @@ def run(
                 pattern,
                 recursive,
                 on_error,
-                append.chunks_of(chunk),
+                ingesting.chunks_of(chunk),
                 workers,
                 progress,
                 overwrite,
                 name=name,
-                reading=append.reading_of(decode, group),
+                reading=ingesting.reading_of(decode, group),
                 log=log,
                 resume=resume,
                 journal=journal,

@@ -24,7 +24,7 @@ from atlas.config import StoreConfig
 from atlas.ingest.chunking import Chunking
 from atlas.ingest.classic import read_cells, read_header
 from atlas.ingest.declaring import declare
-from atlas.ingest.hdf5 import crashes_netcdf
+from atlas.ingest.hdf5 import MAGIC, crashes_netcdf
 from atlas.ingest.texts import TextColumn
 from atlas.prepared import Draft, Lot, chunk_items
 from atlas.schema import Attributes, DatasetRecord
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 _LARGEST = 4 << 20
 
 _CLASSIC = (b"CDF\x01", b"CDF\x02", b"CDF\x05")
-_HDF5 = b"\x89HDF"
 
 _PASSED_OVER = re.compile(r"WARNING: (variable '.*') has unsupported .*datatype, skipping")
 
@@ -127,7 +126,7 @@ def read_raw(path: Path) -> RawFile | None:
         magic = file.read(4)
         if magic in _CLASSIC:
             return _read_classic(path, magic + file.read(_LARGEST + 1))
-    return _read_with_library(path) if magic == _HDF5 and not crashes_netcdf(path) else None
+    return _read_with_library(path) if magic == MAGIC and not crashes_netcdf(path) else None
 
 
 def _read_classic(path: Path, data: bytes) -> RawFile | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from atlas.chunks import whole_chunk
 from atlas.columns import Column, integer_column, values_column
 from atlas.groups import Declared, Group
 from atlas.ingest.chunking import Chunking
@@ -61,8 +62,8 @@ def _record(
     for name, part in zip(shapes, parts, strict=True):
         shape, schema = shapes[name][number], part.arrays[name]
         chunks = chunking.of_variable(name, schema.dims, shape)
-        whole = tuple(max(n, 1) for n in shape)
-        record.arrays[name] = replace(schema, shape=shape, chunk_shape=whole if chunks is None else chunks)
+        chunks = whole_chunk(shape) if chunks is None else chunks
+        record.arrays[name] = replace(schema, shape=shape, chunk_shape=chunks)
         record.array_attributes |= part.array_attributes
     return record
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-_MAGIC = b"\x89HDF"
+MAGIC = b"\x89HDF"
 
 # A file that the NetCDF library wrote says so near its beginning, and is safe with it.
 _HEAD_BYTES = 4096
@@ -20,7 +20,7 @@ def crashes_netcdf(path: Path) -> bool:
     """Return whether the NetCDF library would take this process with it."""
     with open(path, "rb") as file:
         head = file.read(_HEAD_BYTES)
-    if not head.startswith(_MAGIC) or b"_NCProperties" in head:
+    if not head.startswith(MAGIC) or b"_NCProperties" in head:
         return False
     try:
         import h5py

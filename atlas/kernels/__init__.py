@@ -27,18 +27,15 @@ def digests(src: Any, offset: Any, length: Any) -> Any:
     return pick(_HASH * len(length)).digest(src, offset, length)
 
 
-def pick(cost: int, compiled: bool = False) -> Any:
-    """Return the module whose functions are to do a job: ``native``, or ``twins``.
+def load() -> None:
+    """Have the compiled kernels ready, compiled now if they never were."""
+    library.load()
 
-    Parameters
-    ----------
-    cost : int
-        Bytes of the job.
-    compiled : bool
-        Insist on compiled kernels.
-    """
+
+def pick(cost: int) -> Any:
+    """Return the module whose functions are to do a job of so many bytes: ``native``, or ``twins``."""
     global _done_by_twins
-    if not (library.is_loaded or compiled or cost >= COMPILE_ABOVE):
+    if not (library.is_loaded or cost >= COMPILE_ABOVE):
         _done_by_twins += cost
         if _done_by_twins < COMPILE_ABOVE and (_done_by_twins < LOAD_ABOVE or not may_be_compiled()):
             return twins

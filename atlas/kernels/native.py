@@ -40,11 +40,6 @@ _MOST_KEPT = 1 << 30
 _MOST_BOXES = 1 << MAX_AXES
 
 
-def load() -> None:
-    """Have the kernels ready, compiled if they never were."""
-    library.load()
-
-
 def _room(name: str, size: int) -> Any:
     """Return working memory of this thread; memory that was touched before is several times faster."""
     found = getattr(_buffers, name, None)

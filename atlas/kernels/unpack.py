@@ -273,56 +273,11 @@ def _unpack_chunk(
     correction = inverse if divided else 0.0
     rule = (element, how, scale, inverse, correction, masked, special)
     table = (bases, places, u8(widths), starts)
+    rest = (extent, begin, block, stop, mask, out, strides, item, rule, bitmap, own, spare, room, guard, until)
     if wide:
-        is_whole = _lay_out(
-            np.uint64(0),
-            u64,
-            i64,
-            8,
-            HOLE64,
-            table,
-            ndim,
-            extent,
-            begin,
-            block,
-            stop,
-            mask,
-            out,
-            strides,
-            item,
-            rule,
-            bitmap,
-            own,
-            spare,
-            room,
-            guard,
-            until,
-        )
+        is_whole = _lay_out(np.uint64(0), u64, i64, 8, HOLE64, table, ndim, *rest)
     else:
-        is_whole = _lay_out(
-            np.uint32(0),
-            u32,
-            i32,
-            4,
-            HOLE32,
-            table,
-            ndim,
-            extent,
-            begin,
-            block,
-            stop,
-            mask,
-            out,
-            strides,
-            item,
-            rule,
-            bitmap,
-            own,
-            spare,
-            room,
-            guard,
-            until,
-        )
+        is_whole = _lay_out(np.uint32(0), u32, i32, 4, HOLE32, table, ndim, *rest)
     if not is_whole:
         return DAMAGED
     return _patch(

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import uuid
 from contextlib import suppress
 
 import xxhash
 
+from atlas.storage.names import is_file_of_a_commit
 from atlas.storage.ranges import Range
 
-_IMMUTABLE = re.compile(r"(data|table)-[0-9a-f]{32}\.a[ft]")
 _HASH_BYTES = 16
 
 # How many puts come between two looks at the size of the cache, on average.
@@ -60,7 +59,7 @@ class RangeCache:
 
     def put(self, place: str, item: Range, data: bytes) -> None:
         """Keep a part, if its object is one that never changes; a full disk is no failure."""
-        if not _IMMUTABLE.fullmatch(item.key.rsplit("/", 1)[-1]) or len(data) > self._limit:
+        if not is_file_of_a_commit(item.key) or len(data) > self._limit:
             return
         path = self._path(place, item)
         beside = f"{path}.{uuid.uuid4().hex}"

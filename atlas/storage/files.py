@@ -13,9 +13,9 @@ from typing import Any, BinaryIO
 
 from atlas.errors import CorruptStore, ReadOnlyStore, StorageError
 from atlas.storage.base import DataWriter
+from atlas.storage.names import RETIRED
 from atlas.threads import take_turns
 
-_RETIRED = "_retired"
 BUFFER_BYTES = 1 << 20
 # Threads that sync files and directories side by side, if there are as many for each of them.
 _SYNCING = 8
@@ -221,7 +221,7 @@ def sync_parent(path: str) -> None:
 
 def put_aside(place: str) -> str:
     """Return where a data file is once it has been replaced while readers needed it."""
-    aside = os.path.join(os.path.dirname(os.path.dirname(place)), _RETIRED, os.path.basename(place))
+    aside = os.path.join(os.path.dirname(os.path.dirname(place)), RETIRED, os.path.basename(place))
     refuse_link(aside)
     refuse_link(os.path.dirname(aside))
     return aside

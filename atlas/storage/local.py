@@ -55,9 +55,11 @@ class LocalStorage(Storage):
         """Return the directory."""
         return self._path
 
+    def _path_of(self, key: str) -> str:
+        return os.path.join(self._path, *check_key(key).split("/"))
+
     def _place(self, key: str) -> str:
-        place = os.path.join(self._path, *check_key(key).split("/"))
-        part = place
+        place = part = self._path_of(key)
         for _ in range(key.count("/") + 1):
             refuse_link(part)
             part = os.path.dirname(part)
@@ -100,7 +102,7 @@ class LocalStorage(Storage):
 
     def exists(self, key: str) -> bool:
         """Return whether there is such a file."""
-        place = os.path.join(self._path, *check_key(key).split("/"))
+        place = self._path_of(key)
         try:
             return stat.S_ISREG(os.stat(place).st_mode)
         except (FileNotFoundError, NotADirectoryError):
@@ -117,7 +119,7 @@ class LocalStorage(Storage):
 
     def list_dir(self, prefix: str) -> list[str]:
         """Return the names in a directory of the store."""
-        place = os.path.join(self._path, *check_key(prefix).split("/")) if prefix else self._path
+        place = self._path_of(prefix) if prefix else self._path
         with translated(place, "listing"):
             try:
                 # Nothing of the store's is behind a link; and where no store is, most of what is asked about are files.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-import uuid
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
@@ -21,6 +20,7 @@ from atlas.storage.base import ConditionFailed, Pin, Storage, Stored, check_key
 from atlas.storage.cache import RangeCache
 from atlas.storage.client import Found, NotOffered, Transient, UploadingClient, concurrently
 from atlas.storage.flight import Job, in_flight
+from atlas.storage.names import new_probe_key
 from atlas.storage.ranges import Range, coalesce
 from atlas.storage.requests import Requests
 from atlas.storage.stats import IOStats
@@ -240,7 +240,7 @@ class RemoteStorage(Storage):
         return self._client.identity, self._prefix.split("/")[0]
 
     async def _try_condition(self) -> bool:
-        place, nothing = (self._place(f"_probe/{uuid.uuid4().hex}") for _ in range(2))
+        place, nothing = (self._place(new_probe_key()) for _ in range(2))
         try:
             put = partial(self._requests.insist, "put", partial(self._client.put, place, b""))
             # There are servers that know one of the two conditions only.

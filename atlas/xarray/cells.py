@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.dtypes import DType, from_numpy, parse_dtype
+from atlas.dtypes import DType, from_numpy, objects, parse_dtype
 from atlas.errors import DataTypeError, MissingDependency, UnsupportedDataType
 
 _CALENDAR = "cftime:"
@@ -186,9 +186,7 @@ def restored(cells: NDArray[Any], original: str | None) -> NDArray[Any]:
         return _dates(cells, original)
     if original == "bytes" or original.startswith("|S"):
         flat = [cell.encode("utf-8") if isinstance(cell, str) else cell for cell in cells.reshape(-1).tolist()]
-        encoded = np.empty(len(flat), object)
-        encoded[:] = flat
-        cells = encoded.reshape(cells.shape)
+        cells = objects(flat).reshape(cells.shape)
     return cells if original == "bytes" else cells.astype(original)
 
 

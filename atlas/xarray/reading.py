@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from atlas.attributes import decode_attributes
 from atlas.errors import MissingDependency
-from atlas.indexes import AT_ONCE
-from atlas.threads import take_turns
+from atlas.indexes import side_by_side
 from atlas.xarray import notes
 
 if TYPE_CHECKING:
@@ -57,9 +56,7 @@ def open_as_xarray_dataset(store: Atlas, name: str) -> xr.Dataset:
         for array, lazy in found.variables.items()
         if all(chunks[array][dim] >= size for dim, size in lazy.sizes.items())
     }
-    # Several at once where each is a request or two.
-    helpers = 0 if found.session.storage.is_local else min(len(whole), AT_ONCE) - 1
-    take_turns(xarray.Variable.load, list(whole.values()), helpers)
+    side_by_side(found.session.storage, xarray.Variable.load, list(whole.values()))
     variables = {
         array: lazy if array in whole else lazy.chunk(chunks[array]) for array, lazy in found.variables.items()
     }

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from atlas.across import read_list
 from atlas.errors import AtlasError
 from atlas.forks import free_in_children
-from atlas.indexes import AT_ONCE
+from atlas.indexes import side_by_side
 from atlas.session import Session
-from atlas.threads import take_turns
 
 # Cells that are read ahead of their use.
 _AHEAD_BYTES = 32 << 20
@@ -84,5 +83,4 @@ class Shelf:
                 assert cells is not None
                 self._ready[name, array] = cells
 
-        is_local = self.session.storage.is_local
-        take_turns(read, list(datasets.items()), 0 if is_local else min(len(datasets), AT_ONCE) - 1)
+        side_by_side(self.session.storage, read, list(datasets.items()))

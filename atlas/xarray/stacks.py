@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from xarray import conventions
 
 from atlas.across import read_parts, read_stacked
-from atlas.chunks import Integers, Selection
+from atlas.chunks import Box, Integers
 from atlas.columns import group_members
 from atlas.dtypes import fill_cell, from_numpy, in_unit
 from atlas.errors import ValueOutOfRange
@@ -95,13 +95,13 @@ class Rows:
         """Return all cells of every dataset along one axis; missing ones where it has not as many as it should."""
         found = [np.full(size, self.fill, self.dtype) for size in sizes.tolist()]
         whole = [0] * len(self.dims)
-        for positions, rows in self._alike(lambda schema: Selection(tuple(whole), schema.shape), whole):
+        for positions, rows in self._alike(lambda schema: Box(tuple(whole), schema.shape), whole):
             for position, row in zip(positions.tolist(), rows, strict=True):
                 found[position] = self._in_unit(row.reshape(-1)).astype(self.dtype, copy=False)
         return found
 
     def _alike(
-        self, box_of: Callable[[ArraySchema], Selection], start: Sequence[int]
+        self, box_of: Callable[[ArraySchema], Box], start: Sequence[int]
     ) -> Iterator[tuple[Integers, NDArray[Any]]]:
         """Read a box of every dataset at once; yield the rows of those that declare the array alike."""
         members = self.members
@@ -143,10 +143,10 @@ class Rows:
         return result
 
 
-def _cut(schema: ArraySchema, start: Sequence[int], shape: Sequence[int]) -> Selection:
+def _cut(schema: ArraySchema, start: Sequence[int], shape: Sequence[int]) -> Box:
     """Return what an array has of a box that may be larger than it is."""
     there = tuple(max(min(f + n, size) - f, 0) for f, n, size in zip(start, shape, schema.shape, strict=True))
-    return Selection(tuple(min(f, size) for f, size in zip(start, schema.shape, strict=True)), there)
+    return Box(tuple(min(f, size) for f, size in zip(start, schema.shape, strict=True)), there)
 
 
 def decoded_cells(cells: NDArray[Any], attrs: dict[str, Any]) -> NDArray[Any]:

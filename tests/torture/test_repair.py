@@ -15,8 +15,9 @@ import pytest
 import atlas
 from atlas import commitfiles, datafiles, repair
 from atlas.damage import Damage
-from atlas.record import read_record, record_key
+from atlas.record import read_record
 from atlas.storage import LocalStorage
+from atlas.storage.names import record_key
 from torture import flips
 from torture.corpus import original
 from torture.forging import Forgery, sealed_record, with_head
