@@ -21,9 +21,12 @@ from atlas.writer import Overlay, filled
 Extents = Sequence[int] | None
 BoxOf = Callable[[ArraySchema, str], Box]
 
-# So many chunks are read one by one in less time than a plan takes: of cells that may be packed, and of fewer; no more
-# than this of bytes, which threads would share.
-_FEW, _FEW_TINY, _FEW_BYTES = 5, 8, 4 << 20
+# So many chunks are read one by one in about the time that a plan takes: of cells that may be packed, and of fewer.
+# Of more bytes, wanted or in all chunks, threads take their share.
+_FEW, _FEW_TINY = 6, 8
+_FEW_WANTED, _FEW_BYTES = 4 << 20, 32 << 20
+
+_FIRST = np.zeros(1, np.int64)
 
 # A dataset's array, the dataset, and what to read of it.
 BoxOfOne = tuple[ArraySchema, int, Box]
@@ -122,14 +125,14 @@ def _few(
         return None
     snapshot, found = known
     shape, dtype = found[0][0].shape, found[0][0].dtype
-    boxes, total = [], 0
+    boxes, wanted, total = [], 0, 0
     for name, (schema, ordinal) in zip(names, found, strict=True):
-        size = schema.grid.chunk_cells * schema.dtype.itemsize
+        box, size = box_of(schema, name), schema.grid.chunk_cells * schema.dtype.itemsize
         total += size
-        is_many = len(names) > 1 and (total > _FEW_BYTES or (size >= PACKED_ABOVE and len(names) > _FEW))
-        if is_many or (alike and (schema.shape, schema.dtype) != (shape, dtype)):
+        wanted += box.cells * schema.dtype.itemsize
+        is_many = wanted > _FEW_WANTED or total > _FEW_BYTES or (size >= PACKED_ABOVE and len(names) > _FEW)
+        if (is_many and len(names) > 1) or (alike and (schema.shape, schema.dtype) != (shape, dtype)):
             return None
-        box = box_of(schema, name)
         if snapshot.only_chunk(schema, box) is None:
             return None
         boxes.append((schema, ordinal, box))
@@ -137,7 +140,7 @@ def _few(
 
 
 def _read_box(snapshot: Snapshot, name: str, box: BoxOfOne, out: NDArray[Any] | None = None) -> NDArray[Any]:
-    with naming([name], np.zeros(1, np.int64)):
+    with naming([name], _FIRST):
         return snapshot.read_box(*box, out)
 
 

@@ -152,6 +152,8 @@ class ChunkGrid:
 
     def only_chunk(self, box: Box) -> int | None:
         """Return the number of the chunk that a box lies in, if it is one and not empty."""
+        if self.chunk_shape == self.shape:
+            return None if 0 in box.shape else 0
         number = 0
         for start, length, chunk, count in zip(*box, self.chunk_shape, self.counts, strict=True):
             position = start // chunk

@@ -28,6 +28,9 @@ from atlas.kernels.memory import add, both, either, shl, shr, sub, u32, u64
 
 _ONES = np.uint32(0xFFFFFFFF)
 
+# From so many lanes on, numbers of one row are worth doing together.
+_MANY_LANES = 4
+
 
 @helper
 def block_words(n: Any, width: Any) -> Any:
@@ -37,6 +40,26 @@ def block_words(n: Any, width: Any) -> Any:
     if width > 32:
         return lanes * (rows + ((rows * (width - 32) + 31) >> 5))
     return lanes * ((rows * width + 31) >> 5)
+
+
+@helper
+def _unpack_rows(
+    words: Any, n: Any, lanes: Any, width: Any, mask: Any, base: Any, cast: Any, size: Any, out: Any
+) -> None:
+    """Unpack a block that has not all lanes row after row, as the numbers of one are shifted alike."""
+    bit = 0
+    for first in range(0, n, lanes):
+        shift = np.uint32(bit & 31)
+        low, row = u32(words + 4 * lanes * (bit >> 5)), cast(out + first * size)
+        count = min(lanes, n - first)
+        if (bit & 31) + width <= 32:
+            for i in range(count):
+                row[i] = add(base, both(shr(low[i], shift), mask))
+        else:
+            high, up = u32(words + 4 * lanes * ((bit >> 5) + 1)), sub(np.uint32(32), shift)
+            for i in range(count):
+                row[i] = add(base, both(either(shr(low[i], shift), shl(high[i], up)), mask))
+        bit += width
 
 
 @helper
@@ -59,6 +82,9 @@ def unpack_block(words: Any, n: Any, width: Any, base: Any, cast: Any, size: Any
             out += size * LANES
         return
     lanes = (n + 31) >> 5
+    if lanes >= _MANY_LANES:
+        _unpack_rows(words, n, lanes, width, mask, base, cast, size, out)
+        return
     for lane in range(lanes):
         word = u32(words + 4 * lane)
         bit = 0
@@ -91,18 +117,21 @@ def unpack_wide_block(words: Any, n: Any, width: Any, base: Any, out: Any) -> No
             out += 8 * LANES
         return
     unpack_block(words, n, width, base, u64, 8, out)
-    target = u64(out)
-    for lane in range(lanes):
-        word = u32(high + 4 * lane)
-        bit = 0
-        for i in range(lane, n, lanes):
-            at = (bit >> 5) * lanes
-            value = np.uint64(word[at]) >> np.uint64(bit & 31)
-            if (bit & 31) + above > 32:
-                value |= np.uint64(word[at + lanes]) << np.uint64(32 - (bit & 31))
-            value &= (np.uint64(1) << np.uint64(above)) - np.uint64(1)
-            target[i] = add(target[i], shl(value, np.uint64(32)))
-            bit += above
+    mask = shr(_ONES, np.uint32(32 - above))
+    bit = 0
+    for first in range(0, n, lanes):
+        shift = np.uint32(bit & 31)
+        lower, row = u32(high + 4 * lanes * (bit >> 5)), u64(out + 8 * first)
+        count = min(lanes, n - first)
+        if (bit & 31) + above <= 32:
+            for i in range(count):
+                row[i] = add(row[i], shl(np.uint64(both(shr(lower[i], shift), mask)), np.uint64(32)))
+        else:
+            upper, up = u32(high + 4 * lanes * ((bit >> 5) + 1)), sub(np.uint32(32), shift)
+            for i in range(count):
+                value = both(either(shr(lower[i], shift), shl(upper[i], up)), mask)
+                row[i] = add(row[i], shl(np.uint64(value), np.uint64(32)))
+        bit += above
 
 
 @helper
@@ -120,17 +149,18 @@ def _pack_part(values: Any, n: Any, width: Any, base: Any, down: Any, cast: Any,
             values += size * LANES
         return
     lanes = (n + 31) >> 5
-    source = cast(values)
-    for lane in range(lanes):
-        bit = 0
-        for i in range(lane, n, lanes):
-            at = (bit >> 5) * lanes + lane
-            shift = np.uint32(bit & 31)
-            value = both(np.uint32(shr(sub(source[i], base), down)), mask)
-            out[at] = either(out[at], shl(value, shift))
-            if (bit & 31) + width > 32:
-                out[at + lanes] = shr(value, sub(np.uint32(32), shift))
-            bit += width
+    bit = 0
+    for first in range(0, n, lanes):
+        shift = np.uint32(bit & 31)
+        low, row = u32(words + 4 * lanes * (bit >> 5)), cast(values + first * size)
+        count = min(lanes, n - first)
+        for i in range(count):
+            low[i] = either(low[i], shl(both(np.uint32(shr(sub(row[i], base), down)), mask), shift))
+        if (bit & 31) + width > 32:
+            high, up = u32(words + 4 * lanes * ((bit >> 5) + 1)), sub(np.uint32(32), shift)
+            for i in range(count):
+                high[i] = shr(both(np.uint32(shr(sub(row[i], base), down)), mask), up)
+        bit += width
 
 
 @helper
