@@ -99,9 +99,7 @@ def fleet(place: Path) -> Path:
     """Twenty datasets with a chunked float array, a text array and attributes."""
     with atlas.Atlas.create(place) as store:
         for i in range(20):
-            view = store.create_dataset(f"d{i:02d}")
-            view.define_array("t", "float32", ["y", "x"], [10, 12], [4, 5], float("nan"))
-            view.write_array("t", [0, 0], field(i))
+            view = add_fields(store, f"d{i:02d}", i)
             view.define_array("label", "string", ["y"], [3])
             view.write_array("label", [0], np.array(["a", "ü" * i, "c"], dtype=object))
             view.set_attribute("number", i)
@@ -133,3 +131,12 @@ def terminal(monkeypatch, capsys) -> Terminal:
 
 def field(i: int) -> np.ndarray:
     return (np.arange(120, dtype=np.float32).reshape(10, 12) * 0.5) + i
+
+
+def add_fields(store: atlas.Atlas, name: str, number: int, *arrays: str) -> atlas.DatasetView:
+    """Add a dataset with arrays that are the field of a number."""
+    view = store.create_dataset(name)
+    for array in arrays or ("t",):
+        view.define_array(array, "float32", ["y", "x"], [10, 12], [4, 5], float("nan"))
+        view.write_array(array, [0, 0], field(number))
+    return view

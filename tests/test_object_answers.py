@@ -11,7 +11,7 @@ from typing import ClassVar
 import fsspec
 import numpy as np
 import pytest
-from conftest import deadline, field
+from conftest import add_fields, deadline, field
 from fsspec.implementations.memory import MemoryFileSystem
 from objectstore import servers
 from objectstore.place import BUCKET, kinds
@@ -23,10 +23,7 @@ from atlas.storage import open_storage
 
 def write(store: atlas.Atlas, arrays: tuple[str, ...] = ("t",)) -> None:
     for i, name in enumerate("ab"):
-        view = store.create_dataset(name)
-        for array in arrays:
-            view.define_array(array, "float32", ["y", "x"], [10, 12], [4, 5])
-            view.write_array(array, [0, 0], field(i))
+        add_fields(store, name, i, *arrays)
 
 
 def expect(store: atlas.Atlas, arrays: tuple[str, ...] = ("t",)) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-from conftest import field
+from conftest import add_fields, field
 from objectstore.place import BUCKET, kinds
 from torture.forging import seal
 
@@ -21,10 +21,7 @@ from atlas import commitfiles
 
 
 def write(store: atlas.Atlas, name: str, number: int, arrays: tuple[str, ...] = ("t", "u")) -> None:
-    view = store.create_dataset(name)
-    for array in arrays:
-        view.define_array(array, "float32", ["y", "x"], [10, 12], [4, 5])
-        view.write_array(array, [0, 0], field(number))
+    add_fields(store, name, number, *arrays)
     store.flush()
 
 

@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import deadline, field
+from conftest import add_fields, deadline, field
 from objectstore import FAULTS
 
 import atlas
@@ -69,10 +69,7 @@ class At:
 
 def write(store: atlas.Atlas, names: list[str]) -> None:
     for i, name in enumerate(names):
-        view = store.create_dataset(name)
-        for array in ("t", "u"):
-            view.define_array(array, "float32", ["y", "x"], [10, 12], [4, 5])
-            view.write_array(array, [0, 0], field(i))
+        add_fields(store, name, i, "t", "u")
 
 
 def expect(store: atlas.Atlas, names: list[str]) -> None:
@@ -111,19 +108,13 @@ def prepared(place, step) -> atlas.Atlas:
     store = made(place, place.create())
     if step is compact:
         for i, name in ((1, "b"), (2, "c")):
-            view = store.create_dataset(name)
-            for array in ("t", "u"):
-                view.define_array(array, "float32", ["y", "x"], [10, 12], [4, 5])
-                view.write_array(array, [0, 0], field(i))
+            add_fields(store, name, i, "t", "u")
             store.flush()
         return place.open()
     store = place.open()
     if step is flush:
         for i, name in ((1, "b"), (2, "c")):
-            view = store.create_dataset(name)
-            for array in ("t", "u"):
-                view.define_array(array, "float32", ["y", "x"], [10, 12], [4, 5])
-                view.write_array(array, [0, 0], field(i))
+            add_fields(store, name, i, "t", "u")
     return store
 
 

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from conftest import field
+from conftest import add_fields, field
 from objectstore.place import BUCKET, kinds
 
 import atlas
@@ -16,12 +16,6 @@ from atlas import commit, payloads, roots
 from atlas.config import MIB
 from atlas.storage import ConditionFailed, open_storage, remote, requests
 from atlas.storage.client import FsspecClient, concurrently
-
-
-def write(store: atlas.Atlas, name: str, number: int = 0) -> None:
-    view = store.create_dataset(name)
-    view.define_array("t", "float32", ["y", "x"], [10, 12], [4, 5])
-    view.write_array("t", [0, 0], field(number))
 
 
 def expect(store: atlas.Atlas, names: list[str]) -> None:
@@ -48,7 +42,7 @@ def at_the_root(monkeypatch) -> Iterator[Callable]:
 def test_a_writer_that_sleeps_before_the_root_loses_nothing_to_gc(moto, at_the_root):
     """However old its objects are by then: its commit begins anew."""
     store = moto.create()
-    write(store, "a")
+    add_fields(store, "a", 0)
 
     def sleep(put):
         assert len(moto.open().gc(unfinished=0).removed) == 1
@@ -61,7 +55,7 @@ def test_a_writer_that_sleeps_before_the_root_loses_nothing_to_gc(moto, at_the_r
 
 def test_what_becomes_part_of_the_store_while_gc_looks_stays(moto, at_the_root):
     store = moto.create()
-    write(store, "a")
+    add_fields(store, "a", 0)
     cleaner = moto.open()
 
     def clean(put):
@@ -78,7 +72,7 @@ def test_what_becomes_part_of_the_store_while_gc_looks_stays(moto, at_the_root):
 def test_a_commit_that_arrives_late_is_no_conflict(moto, at_the_root):
     """Given up, and there all the same, just before the next one is put."""
     store = moto.create()
-    write(store, "a")
+    add_fields(store, "a", 0)
     late = []
 
     def hold_back(put):
@@ -88,7 +82,7 @@ def test_a_commit_that_arrives_late_is_no_conflict(moto, at_the_root):
     at_the_root(hold_back)
     with pytest.raises(atlas.StorageError, match="no answer"):
         store.flush()
-    write(store, "b")
+    add_fields(store, "b", 0)
     at_the_root(lambda put: (late[0](), put())[1])
     store.flush()
     expect(moto.open(), ["a", "b"])
@@ -96,7 +90,7 @@ def test_a_commit_that_arrives_late_is_no_conflict(moto, at_the_root):
 
 def test_a_commit_that_never_arrived_is_ruled_out_by_the_next(moto, at_the_root):
     store, other = moto.create(), moto.open()
-    write(store, "a")
+    add_fields(store, "a", 0)
 
     def fail(put):
         raise atlas.StorageError("no answer")
@@ -104,7 +98,7 @@ def test_a_commit_that_never_arrived_is_ruled_out_by_the_next(moto, at_the_root)
     at_the_root(fail)
     with pytest.raises(atlas.StorageError, match="no answer"):
         store.flush()
-    write(other, "a")
+    add_fields(other, "a", 0)
     other.flush()
     with pytest.raises(atlas.ConflictError, match="'a'"):
         store.flush()
@@ -130,7 +124,7 @@ def unknown(store: atlas.Atlas, at_the_root, monkeypatch) -> None:
 
 def test_what_was_committed_and_is_flushed_again_is_done_whatever_became_of_it(moto, at_the_root, monkeypatch):
     store, other = moto.create(), moto.open()
-    write(store, "a")
+    add_fields(store, "a", 0)
     unknown(store, at_the_root, monkeypatch)
     other.refresh()
     other.open_dataset("a").set_attribute("k", 2)
@@ -146,7 +140,7 @@ def test_what_was_committed_and_is_flushed_again_is_done_whatever_became_of_it(m
 
 def test_what_was_changed_since_is_a_conflict_all_the_same(moto, at_the_root, monkeypatch):
     store, other = moto.create(), moto.open()
-    write(store, "a")
+    add_fields(store, "a", 0)
     unknown(store, at_the_root, monkeypatch)
     store.open_dataset("a").set_attribute("k", 1)
     other.refresh()
@@ -159,9 +153,9 @@ def test_what_was_changed_since_is_a_conflict_all_the_same(moto, at_the_root, mo
 def test_a_second_attempt_that_did_not_happen_is_made_again(moto, at_the_root, monkeypatch):
     """The first one did, without what was changed after it."""
     store = moto.create()
-    write(store, "a")
+    add_fields(store, "a", 0)
     unknown(store, at_the_root, monkeypatch)
-    write(store, "b")
+    add_fields(store, "b", 0)
 
     def fail(put):
         raise atlas.StorageError("no answer")
@@ -177,10 +171,10 @@ def test_a_second_attempt_that_did_not_happen_is_made_again(moto, at_the_root, m
 def test_a_refusal_and_an_old_root_do_not_take_back_what_is_committed(moto, at_the_root, monkeypatch, step):
     """The first answer was lost, the second one says that the root has changed, and what is read does not yet."""
     store = moto.create()
-    write(store, "a")
+    add_fields(store, "a", 0)
     if step == "compact":
         store.flush()
-        write(store, "b")
+        add_fields(store, "b", 0)
         store.flush()
     old, load = store._session.snapshot.root, roots.load_root
 
@@ -201,11 +195,11 @@ def test_files_that_go_while_they_are_copied_are_a_lost_race(moto, monkeypatch, 
     store = moto.create()
     names = [f"d{number}" for number in range(8)]
     for name in names:
-        write(store, name)
+        add_fields(store, name, 0)
         store.flush()
     if step == "flush":
         # With so many small files there, these are taken into the new one.
-        write(store, "d8")
+        add_fields(store, "d8", 0)
         names.append("d8")
     fill, overtakers = payloads.ReadAhead._fill, [moto.open()]
 
@@ -224,9 +218,9 @@ def test_files_that_go_while_they_are_copied_are_a_lost_race(moto, monkeypatch, 
 @pytest.mark.parametrize("step", ["flush", "compact"])
 def test_a_file_that_is_gone_from_the_newest_state_is_said_to_be(moto, step):
     with moto.create() as store:
-        write(store, "a")
+        add_fields(store, "a", 0)
     store.delete_dataset("a")
-    write(store, "b")
+    add_fields(store, "b", 0)
     store.flush()
     store = moto.open()
     # The statistics of an array want its other chunks, too.
@@ -241,9 +235,9 @@ def test_a_file_that_is_gone_from_the_newest_state_is_said_to_be(moto, step):
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])
 def test_a_root_that_is_deleted_meanwhile_is_said_to_be(moto, encoding):
     store = moto.create(meta_format=encoding)
-    write(store, "a")
+    add_fields(store, "a", 0)
     store.flush()
-    write(store, "b")
+    add_fields(store, "b", 0)
     moto.filesystem().rm(f"{BUCKET}/{moto.prefix}/atlas.{encoding}")
     # Of the other, the state that was claimed is there, and knows nothing of "a".
     error, said = (atlas.StoreNotFound, "no root object") if encoding == "json" else (atlas.StorageError, "is older")
@@ -253,7 +247,7 @@ def test_a_root_that_is_deleted_meanwhile_is_said_to_be(moto, encoding):
 
 def test_a_root_that_comes_damaged_is_asked_for_once_more(moto):
     with moto.create() as store:
-        write(store, "a")
+        add_fields(store, "a", 0)
     broken = ["garbled"]
     with moto.proxy.failing(lambda request: broken.pop() if broken else ""):
         expect(moto.open(), ["a"])
@@ -272,7 +266,7 @@ def test_a_root_that_comes_damaged_is_asked_for_once_more(moto):
 
 def test_what_is_cancelled_is_not_taken_for_done(monkeypatch):
     store = atlas.Atlas.create("memory://cancelled", overwrite=True)
-    write(store, "a")
+    add_fields(store, "a", 0)
 
     async def cancelled(*given):
         raise asyncio.CancelledError

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import field
+from conftest import add_fields, field
 from objectstore.place import BUCKET, kinds
 
 import atlas
@@ -17,11 +17,7 @@ from atlas import commitfiles
 
 def write(store: atlas.Atlas, names, first: int = 0) -> None:
     for i, name in enumerate(names, first):
-        view = store.create_dataset(name)
-        for array in ("t", "u"):
-            view.define_array(array, "float32", ["y", "x"], [10, 12], [4, 5])
-            view.write_array(array, [0, 0], field(i))
-        view.set_attribute("number", i)
+        add_fields(store, name, i, "t", "u").set_attribute("number", i)
     store.flush()
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import deadline, field
+from conftest import add_fields, deadline, field
 from objectstore import servers
 from objectstore.place import kinds
 
@@ -20,11 +20,7 @@ from atlas.storage import requests
 
 def write(store: atlas.Atlas, names: list[str], arrays: tuple[str, ...] = ("t",)) -> None:
     for i, name in enumerate(names):
-        view = store.create_dataset(name)
-        for array in arrays:
-            view.define_array(array, "float32", ["y", "x"], [10, 12], [4, 5], float("nan"))
-            view.write_array(array, [0, 0], field(i))
-        view.set_attribute("number", i)
+        add_fields(store, name, i, *arrays).set_attribute("number", i)
 
 
 NAMES = [f"d{i:02d}" for i in range(20)]

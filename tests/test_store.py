@@ -15,7 +15,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-from conftest import field
+from conftest import add_fields, field
 
 import atlas
 from atlas import Atlas, DataTypeError, StorageError, session
@@ -87,9 +87,7 @@ def test_a_filesystem_object_with_a_prefix(kind, tmp_path):
     prefix = f"{tmp_path}/inner/store"
     with Atlas.create(filesystem, prefix=prefix) as store:
         for i in range(3):
-            view = store.create_dataset(f"d{i}")
-            view.define_array("t", "float32", ["y", "x"], [10, 12], [4, 5])
-            view.write_array("t", [0, 0], field(i))
+            add_fields(store, f"d{i}", i)
     store = Atlas.open(filesystem, prefix=prefix)
     stacked = store.read_array_across_stacked("t", ["d2", "d0"], [3, 3], [5, 6])
     np.testing.assert_array_equal(stacked, np.stack([field(2), field(0)])[:, 3:8, 3:9])
@@ -544,9 +542,7 @@ def test_sixteen_threads_share_one_handle(place):
         try:
             for j in range(5):
                 name = f"t{i}_{j}"
-                view = store.create_dataset(name)
-                view.define_array("v", "float32", ["y", "x"], [10, 12], [4, 5])
-                view.write_array("v", [0, 0], field(i))
+                view = add_fields(store, name, i, "v")
                 store.flush()
                 np.testing.assert_array_equal(view.read_array("v"), field(i))
                 names = [n for n in store.list_datasets() if n.startswith(f"t{i}_")]
