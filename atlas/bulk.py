@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,9 @@ from atlas.writer import HeldRows
 
 # Cells of partly written chunks that are read and encoded at a time.
 _READ_BYTES = 64 << 20
+
+# Chunks of one shape are encoded together up to so much: a task for each small one would take longer than that.
+_TOGETHER_BYTES = 1 << 20
 
 _ARRAY_KEYS = {"dtype", "dims", "shape", "chunk_shape", "fill_value", "attributes", "data"}
 
@@ -317,10 +321,28 @@ def _chunk_rows(
     return there
 
 
-def _pieces(chunks: Iterable[tuple[ArraySchema, NDArray[Any]]]) -> Iterator[tuple[ArraySchema, NDArray[Any]]]:
+def _pieces(chunks: Iterable[tuple[ArraySchema, NDArray[Any]]]) -> Iterator[tuple[ArraySchema, Any]]:
+    """Yield rows of chunks in order: parts of many, and small ones of one shape together."""
+    for _, parts in groupby(_in_parts(chunks), key=lambda part: part[1].shape[1:]):
+        waiting, size = [], 0
+        for schema, rows in parts:
+            waiting.append(rows)
+            size += rows.nbytes
+            if size >= _TOGETHER_BYTES:
+                yield schema, _together(waiting)
+                waiting, size = [], 0
+        if waiting:
+            yield schema, _together(waiting)
+
+
+def _in_parts(chunks: Iterable[tuple[ArraySchema, NDArray[Any]]]) -> Iterator[tuple[ArraySchema, NDArray[Any]]]:
     for schema, rows in chunks:
         for step in in_steps(len(rows), rows.nbytes // max(1, len(rows)), BATCH_BYTES):
             yield schema, rows[step]
+
+
+def _together(parts: list[NDArray[Any]]) -> Any:
+    return parts[0] if len(parts) == 1 else [row for rows in parts for row in rows]
 
 
 def _in_order(steps: list[list[HeldRows]], chunks: int) -> HeldRows:

@@ -17,6 +17,7 @@ import pytest
 import atlas
 from atlas import catalog, kernels, worker
 from atlas.arena import shared_arena
+from atlas.encoding import encode_rows
 from atlas.fetching import balanced
 from atlas.kernels import native
 from atlas.plan import plan_reads
@@ -403,3 +404,24 @@ def test_a_large_result_leaves_no_mapped_pages_behind(place, monkeypatch):
     assert store.read_array_across_stacked("t", names).tobytes() == expected.tobytes()
     assert resident() <= 4, "but for the page that begins with the file's magic"
     assert store.read_array_across_stacked("t", names).tobytes() == expected.tobytes()
+
+
+def test_small_chunks_of_one_dataset_are_encoded_together(place, monkeypatch):
+    cells = np.random.default_rng(0).integers(0, 900, (2, 401, 30)).astype("f4")
+    batches = []
+
+    def counting(schema, chunks, config):
+        batches.append(len(chunks))
+        return encode_rows(schema, chunks, config)
+
+    monkeypatch.setattr("atlas.encoding.encode_rows", counting)
+    with atlas.Atlas.create(place) as store:
+        store.create_datasets(["a", "b"], {"t": {"dims": ["y", "x"], "chunk_shape": [3, 20], "data": cells}})
+    # By shape: whole ones and those at the end of a row alternate, and the last row is shorter.
+    assert sum(batches) == 2 * 134 * 2
+    assert atlas.Atlas.open(place).read_array_across_stacked("t", ["b", "a"]).tobytes() == cells[::-1].tobytes()
+    batches.clear()
+    with atlas.Atlas.create(place, overwrite=True) as store:
+        store.create_datasets(["a", "b"], {"t": {"dims": ["y", "x"], "chunk_shape": [1, 30], "data": cells}})
+    assert batches == [2 * 401]
+    assert atlas.Atlas.open(place).read_array_across_stacked("t", ["b", "a"]).tobytes() == cells[::-1].tobytes()
