@@ -31,9 +31,6 @@ from atlas.writer import HeldRows
 # Cells of partly written chunks that are read and encoded at a time.
 _READ_BYTES = 64 << 20
 
-# Chunks of one shape are encoded together up to so much: a task for each small one would take longer than that.
-_TOGETHER_BYTES = 1 << 20
-
 _ARRAY_KEYS = {"dtype", "dims", "shape", "chunk_shape", "fill_value", "attributes", "data"}
 
 
@@ -321,18 +318,18 @@ def _chunk_rows(
     return there
 
 
-def _pieces(chunks: Iterable[tuple[ArraySchema, NDArray[Any]]]) -> Iterator[tuple[ArraySchema, Any]]:
-    """Yield rows of chunks in order: parts of many, and small ones of one shape together."""
+def _pieces(chunks: Iterable[tuple[ArraySchema, NDArray[Any]]]) -> Iterator[tuple[ArraySchema, NDArray[Any]]]:
+    """Yield rows of chunks in order: parts of many, and few of one shape together, as a task for each costs more."""
     for _, parts in groupby(_in_parts(chunks), key=lambda part: part[1].shape[1:]):
-        waiting, size = [], 0
+        waiting: list[NDArray[Any]] = []
+        size = 0
         for schema, rows in parts:
+            if waiting and size + rows.nbytes > BATCH_BYTES:
+                yield schema, _joined(waiting)
+                waiting, size = [], 0
             waiting.append(rows)
             size += rows.nbytes
-            if size >= _TOGETHER_BYTES:
-                yield schema, _together(waiting)
-                waiting, size = [], 0
-        if waiting:
-            yield schema, _together(waiting)
+        yield schema, _joined(waiting)
 
 
 def _in_parts(chunks: Iterable[tuple[ArraySchema, NDArray[Any]]]) -> Iterator[tuple[ArraySchema, NDArray[Any]]]:
@@ -341,8 +338,8 @@ def _in_parts(chunks: Iterable[tuple[ArraySchema, NDArray[Any]]]) -> Iterator[tu
             yield schema, rows[step]
 
 
-def _together(parts: list[NDArray[Any]]) -> Any:
-    return parts[0] if len(parts) == 1 else [row for rows in parts for row in rows]
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _in_order(steps: list[list[HeldRows]], chunks: int) -> HeldRows:

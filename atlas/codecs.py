@@ -254,11 +254,14 @@ def decompress_zstd(data: Any, most: int) -> bytes:
     """
     import zstandard
 
+    if not hasattr(_contexts, "decompressor"):
+        _contexts.decompressor = zstandard.ZstdDecompressor()
     try:
+        # The declared size is checked first: the decompressor would allocate whatever it says.
         size = zstandard.frame_content_size(data)
         if not 0 <= size <= most:
             raise ValueError(f"it declares {size} bytes")
-        return bytes(zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False))
+        return bytes(_contexts.decompressor.decompress(data, allow_extra_data=False))
     except zstandard.ZstdError as error:
         raise ValueError(str(error)) from None
 
@@ -320,17 +323,9 @@ def decode_numbers(payload: Any, pipeline: int, dtype: np.dtype[Any], shape: tup
 
 
 def _decompress_zstd(payload: Any, raw_length: int) -> bytes:
-    import zstandard
-
-    if not hasattr(_contexts, "decompressor"):
-        _contexts.decompressor = zstandard.ZstdDecompressor()
     try:
-        # The declared size is checked first: the decompressor would allocate whatever it says.
-        size = zstandard.frame_content_size(payload)
-        if size != raw_length:
-            raise CorruptChunk(f"its zstd frame declares {size} bytes, not {raw_length}")
-        return bytes(_contexts.decompressor.decompress(payload, allow_extra_data=False))
-    except (zstandard.ZstdError, MemoryError) as error:
+        return decompress_zstd(payload, raw_length)
+    except (ValueError, MemoryError) as error:
         # Text may be of any length; what does not fit into memory is taken for a lie.
         raise CorruptChunk(f"zstd: {error or f'there is no room for {raw_length} bytes'}") from None
 

@@ -88,14 +88,15 @@ def test_a_commit_that_arrives_late_is_no_conflict(moto, at_the_root):
     expect(moto.open(), ["a", "b"])
 
 
+def no_answer(put):
+    raise atlas.StorageError("no answer")
+
+
 def test_a_commit_that_never_arrived_is_ruled_out_by_the_next(moto, at_the_root):
     store, other = moto.create(), moto.open()
     add_fields(store, "a", 0)
 
-    def fail(put):
-        raise atlas.StorageError("no answer")
-
-    at_the_root(fail)
+    at_the_root(no_answer)
     with pytest.raises(atlas.StorageError, match="no answer"):
         store.flush()
     add_fields(other, "a", 0)
@@ -157,10 +158,7 @@ def test_a_second_attempt_that_did_not_happen_is_made_again(moto, at_the_root, m
     unknown(store, at_the_root, monkeypatch)
     add_fields(store, "b", 0)
 
-    def fail(put):
-        raise atlas.StorageError("no answer")
-
-    at_the_root(fail)
+    at_the_root(no_answer)
     with pytest.raises(atlas.StorageError, match="no answer"):
         store.flush()
     store.flush()
