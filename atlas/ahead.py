@@ -172,7 +172,7 @@ class Sender:
         self._waiting.append((offsets, lengths))
         self._rows += len(offsets)
         self._bytes += int(lengths.sum())
-        if self._bytes >= settings().part_bytes:
+        if self._is_worth_it:
             # Whatever fails now, the flush does anew, and says what is wrong.
             with suppress(AtlasError):
                 self._is_over = not self._send()
@@ -180,7 +180,7 @@ class Sender:
             self._is_over = True
 
     def _send(self) -> bool:
-        start = self._begun() if self._is_worth_it else None
+        start = self._begun()
         if start is None:
             return False
         waiting, self._waiting = self._waiting, []
