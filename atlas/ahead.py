@@ -60,7 +60,7 @@ class HeadStart:
     def send(self, offsets: Integers, lengths: Integers) -> None:
         """Send payloads of the heap."""
         offsets, lengths = offsets[lengths > 0], lengths[lengths > 0]
-        self._sent.append((offsets, copy_payloads(Payloads(self._heap.read), offsets, lengths, self.segment)))
+        self._sent.append((offsets, copy_payloads(Payloads(self._heap.view), offsets, lengths, self.segment)))
 
     @property
     def directory(self) -> str:

@@ -149,7 +149,7 @@ def write_file(
         waiting = np.flatnonzero((sources == len(payloads)) & (columns["length"] > 0))
         segment = _completed(target, staying.directory, waiting, columns, offsets)
         segment = segment or _adopted(target, staying.directory, heap, waiting, columns, offsets)
-        payloads = [*payloads, Payloads(heap.read)]
+        payloads = [*payloads, Payloads(heap.view)]
         sources[offsets > 0] = _IN_PLACE
     segment = segment or target.files.create(staying.directory)
     for source, rows in _copy_order(target.files.are_fetched, payloads, sources, columns):
