@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import os
 import pickle
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any
@@ -33,6 +35,19 @@ _TAKE_BACK_SECONDS = 10
 # Whether servers honour conditions, by what they are and the bucket.
 _honours: dict[tuple[str, str], bool] = {}
 
+# Removals under way that nobody waits for but the end of the process, and that not for long.
+_removals: set[Future[None]] = set()
+_LAST_SECONDS = 2
+
+
+@atexit.register
+def _finish_removals() -> None:
+    wait(list(_removals), _LAST_SECONDS)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_removals.clear)
+
 
 def _cache() -> RangeCache | None:
     directory = settings().object_cache
@@ -56,7 +71,6 @@ class RemoteStorage(Storage):
         self._prefix = self._requests.prefix
         self._single_writer = single_writer
         self._probes: list[str] = []
-        self._under_way: Future[None] | None = None
 
     def __getstate__(self) -> tuple[Any, str, bool]:
         return self._requests.filesystem, self._prefix, self._single_writer
@@ -257,8 +271,10 @@ class RemoteStorage(Storage):
         probes, self._probes = self._probes, []
         if probes:
             self._requests.counters.count("delete")
-            # Nobody waits for it; were it not to happen, gc does it.
-            self._under_way = asyncio.run_coroutine_threadsafe(self._drop(probes), self._client.loop)
+            # Nobody waits for it but the end of the process; were it not to happen, gc does it.
+            removal = asyncio.run_coroutine_threadsafe(self._drop(probes), self._client.loop)
+            _removals.add(removal)
+            removal.add_done_callback(_removals.discard)
 
     async def _is_refused(self, place: str, version: str) -> bool:
         try:
