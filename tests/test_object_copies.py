@@ -315,6 +315,13 @@ def test_a_false_copy_of_the_table_is_passed_over_reported_and_left_out(url, lar
         expect_many(store)
 
 
+def test_the_copy_of_a_table_stays_while_the_table_does(url, large):
+    with atlas.Atlas.open(url) as store:
+        store.create_dataset("one more").set_attribute("k", 1)
+    root = atlas.Atlas.open(url)._session.snapshot.root
+    assert (root.copies, root.catalog.tables) == (large.copies, large.catalog.tables)
+
+
 def test_a_damaged_table_is_brought_back_from_its_copy(url, large):
     (file,) = large.catalog.tables
     data = MEMORY.cat_file(f"{url}/{file.key}")
