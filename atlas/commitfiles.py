@@ -183,6 +183,7 @@ class CommitFiles:
 
     def make_durable(self) -> None:
         """Sync every file, then every directory once."""
+        self._storage.expect_version(root_key(self._root.config), self._root.version)
         self._finish()
         self._storage.sync_directories([key for key, _ in self._writers])
 

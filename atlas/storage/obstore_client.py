@@ -8,6 +8,7 @@ with ``storage_options={"client": "obstore", …}``.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -29,6 +30,20 @@ _NAMES = {
     "anon": "skip_signature",
     "region_name": "region",
 }
+
+
+# The processes that have used it.
+_users: set[int] = set()
+
+
+def _expect_no_fork() -> None:
+    """Refuse to use it in a child of a process that has: its threads are not there, and every request would hang."""
+    if _users and os.getpid() not in _users:
+        raise StorageError(
+            "the client 'obstore' was in use before this process was forked, and is of no use in it: "
+            "spawn processes, or use s3fs"
+        )
+    _users.add(os.getpid())
 
 
 def s3_store(path: str, options: dict[str, Any]) -> tuple[Any, str]:
@@ -119,6 +134,7 @@ class ObstoreClient:
     protocol = "obstore"
 
     def __init__(self, store: Any) -> None:
+        _expect_no_fork()
         self._store = store
         self._secrets = secrets_of(dict(store.config)) if hasattr(store, "config") else []
         self.has_conditions = type(store).__name__ in _CONDITIONAL

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import os
 import pickle
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, wait
@@ -35,18 +34,8 @@ _TAKE_BACK_SECONDS = 10
 # Whether servers honour conditions, by what they are and the bucket.
 _honours: dict[tuple[str, str], bool] = {}
 
-# Removals under way that nobody waits for but the end of the process, and that not for long.
-_removals: set[Future[None]] = set()
+# How long the end of a process waits for what is being removed.
 _LAST_SECONDS = 2
-
-
-@atexit.register
-def _finish_removals() -> None:
-    wait(list(_removals), _LAST_SECONDS)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_removals.clear)
 
 
 def _cache() -> RangeCache | None:
@@ -71,6 +60,7 @@ class RemoteStorage(Storage):
         self._prefix = self._requests.prefix
         self._single_writer = single_writer
         self._probes: list[str] = []
+        self._look: tuple[str, Future[str]] | None = None
 
     def __getstate__(self) -> tuple[Any, str, bool]:
         return self._requests.filesystem, self._prefix, self._single_writer
@@ -273,8 +263,7 @@ class RemoteStorage(Storage):
             self._requests.counters.count("delete")
             # Nobody waits for it but the end of the process; were it not to happen, gc does it.
             removal = asyncio.run_coroutine_threadsafe(self._drop(probes), self._client.loop)
-            _removals.add(removal)
-            removal.add_done_callback(_removals.discard)
+            atexit.register(wait, [removal], _LAST_SECONDS)
 
     async def _is_refused(self, place: str, version: str) -> bool:
         try:
@@ -346,6 +335,7 @@ class RemoteStorage(Storage):
 
     def abort_all(self, writers: Sequence[Any]) -> None:
         """Take back what was put, at once and as far as the service lets us; the rest is left to gc."""
+        self._look = None
         calls = [call for writer in writers if (call := writer.taking_back()) is not None]
         if not calls:
             return
@@ -368,7 +358,7 @@ class RemoteStorage(Storage):
             return await self._put_if(place, data, version)
         # Who makes a store has looked just now whether there is one.
         if version:
-            await self._expect_version(place, version)
+            await self._check_version(place, version)
         put = partial(self._client.put, place, data)
         return await self._requests.insist("put", put, written=len(data))
 
@@ -380,9 +370,20 @@ class RemoteStorage(Storage):
             # So servers say that there is nothing that could have the version.
             raise ConditionFailed(place) from None
 
-    async def _expect_version(self, place: str, version: str) -> None:
+    def expect_version(self, key: str, version: str | None) -> None:
+        """Begin to look at an object where no condition does."""
+        if version and not _honours.get(self._server, True):
+            place = self._place(key)
+            self._look = place, asyncio.run_coroutine_threadsafe(self._version_of(place), self._client.loop)
+
+    async def _version_of(self, place: str) -> str:
+        return await self._requests.insist("head", partial(self._client.version, place))
+
+    async def _check_version(self, place: str, version: str) -> None:
         # As good as it gets: whoever does write here although there was to be one writer is seen, as a rule.
-        if await self._requests.insist("head", partial(self._client.version, place)) != version:
+        begun, self._look = self._look, None
+        look = asyncio.wrap_future(begun[1]) if begun and begun[0] == place else self._version_of(place)
+        if await look != version:
             raise ConflictError(
                 "another writer has committed, but the server does not honour conditional writes: "
                 "only one may write; open the store anew"
