@@ -149,6 +149,34 @@ def check_few_descriptors(place: Path, handles: int) -> None:
     assert atlas.Atlas.open(place, workers=1).open_dataset("d0").get_attribute("k") == 1
 
 
+def check_many_arrays(place: Path, arrays: int) -> None:
+    """Flush more arrays than files may be open: with hardly any, an error that says so, and with 256 all of them."""
+
+    def write() -> None:
+        store = atlas.Atlas.create(place, workers=1)
+        arrays_of_all = {
+            f"t{number}": {"dims": ["x"], "data": np.full((1, 4), number, "int32")} for number in range(arrays)
+        }
+        store.create_datasets(["a"], arrays_of_all)
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, most))
+        try:
+            store.flush()
+        except atlas.StorageError as error:
+            assert "Too many open files" in str(error), error
+        else:
+            raise AssertionError("a flush with hardly any descriptors")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))
+        assert atlas.Atlas.open(place, workers=1).list_datasets() == []
+        store.flush()
+
+    in_child(write)
+    store = atlas.Atlas.open(place, workers=1)
+    assert store.verify().ok
+    view = store.open_dataset("a")
+    assert all(view.read_array(f"t{number}").tolist() == [number] * 4 for number in range(arrays))
+
+
 def check_interrupts(place: Path, times: int) -> int:
     """Press Ctrl-C at random moments of reads and flushes; return how often it was heard."""
     rng, heard = random.Random(5), 0
