@@ -12,6 +12,7 @@ from atlas.chunks import Box, Integers, resolve_box
 from atlas.codecs import PACKED_ABOVE
 from atlas.config import choice
 from atlas.errors import ArrayNotFound, InvalidArgument, ShapeMismatch
+from atlas.lookup import committed, resolve
 from atlas.plan import Wanted
 from atlas.reader import Snapshot, naming
 from atlas.schema import ArraySchema
@@ -49,7 +50,7 @@ def read_parts(session: Session, array: str, dataset_names: Iterable[str], box_o
     few = _few(session, array, names, box_of, alike=False)
     if few is not None:
         return [_read_box(few[0], name, box) for name, box in zip(names, few[1], strict=True)]
-    snapshot, layout, overlays = session.resolve(array, names)
+    snapshot, layout, overlays = resolve(session, array, names)
     results: list[NDArray[Any] | None] = [None] * len(names)
     by_type: dict[str, list[tuple[ArraySchema, Integers, Integers]]] = {}
     for schema, positions, ordinals in layout:
@@ -91,7 +92,7 @@ def read_stacked(
         for position, name in enumerate(names):
             _read_box(few[0], name, few[1][position], rows[position, ...])
         return rows
-    snapshot, layout, overlays = session.resolve(array, names)
+    snapshot, layout, overlays = resolve(session, array, names)
     absent = _absent(names, layout, overlays)
     if absent and on_missing == "raise":
         raise ArrayNotFound(
@@ -120,7 +121,7 @@ def _few(
 
     With `alike`, arrays of different shapes or types are left to a plan, too.
     """
-    known = session.committed(array, names) if len(names) <= _FEW_TINY else None
+    known = committed(session, array, names) if len(names) <= _FEW_TINY else None
     if known is None:
         return None
     snapshot, found = known

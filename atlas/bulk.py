@@ -19,6 +19,7 @@ from atlas.dtypes import as_elements, from_numpy, is_masked_array
 from atlas.encoding import BATCH_BYTES, encode_batches
 from atlas.errors import ArrayNotFound, DatasetAlreadyExists, DatasetNotFound, InvalidArgument, ShapeMismatch
 from atlas.groups import Declared, Group
+from atlas.lookup import resolve
 from atlas.names import Names, seek
 from atlas.pending import Block
 from atlas.schema import ArraySchema, Attributes, DatasetRecord, make_array_schema, split_record
@@ -233,7 +234,7 @@ def write_stacked(session: Session, array: str, names: Iterable[str], data: Any,
 
 def _by_schema(session: Session, array: str, names: list[str]) -> list[tuple[ArraySchema, Integers]]:
     """Return the positions of the datasets that declare the array alike; of a repeated name, the last one counts."""
-    _, layout, overlays = session.resolve(array, names)
+    _, layout, overlays = resolve(session, array, names)
     parts = [(schema, positions) for schema, positions, _ in layout]
     groups: dict[tuple[ArraySchema, str], list[int]] = {}
     for position, overlay in overlays.items():

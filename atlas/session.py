@@ -11,11 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
-
 from atlas.ahead import HeadStarts
-from atlas.catalog import Alike, Listed
-from atlas.chunks import Integers
 from atlas.commit import commit
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice, pending_limit, settings
 from atlas.dtypes import DType
@@ -33,14 +29,12 @@ from atlas.executor import MODES
 from atlas.forks import cached_property, free_in_children
 from atlas.heap import Heap
 from atlas.layer import Layer
-from atlas.names import seek
 from atlas.pending import Pending
 from atlas.reader import Snapshot
 from atlas.root import PackedRoot, Root
 from atlas.roots import emptied, load_root, load_table
 from atlas.schema import ArraySchema, DatasetRecord, MergedSchema, Template, split_record
 from atlas.storage import Storage
-from atlas.writer import Overlay
 
 Mode = Literal["a", "r"]
 
@@ -342,64 +336,6 @@ class Session:
         if self.on_type_mismatch == "error":
             raise TypeMismatch(message)
         warnings.warn(message, UserWarning, stacklevel=4)
-
-    def committed(self, array: str, names: list[str]) -> tuple[Snapshot, list[tuple[ArraySchema, int]]] | None:
-        """Look a few names up one by one; ``None`` where changes are pending, or one of them has no such array."""
-        with self.lock:
-            if self.pending or not isinstance(array, str):
-                return None
-            snapshot, catalog = self.snapshot, self.snapshot.root.catalog
-            found = []
-            for name in names:
-                ordinal = catalog.ordinal(name)
-                schema = catalog.record(ordinal).arrays.get(array) if ordinal >= 0 else None
-                if schema is None:
-                    return None
-                found.append((schema, ordinal))
-            return snapshot, found
-
-    def resolve(self, array: str, names: list[str]) -> tuple[Snapshot, list[Alike], dict[int, Overlay]]:
-        """Look the names up: what is committed, by schema, and what pending changes override, by position."""
-        if not isinstance(array, str):
-            raise ArrayNotFound(f"array not found: {array!r}; array names are strings")
-        with self.lock:
-            snapshot, catalog = self.snapshot, self.snapshot.root.catalog
-            listed = catalog.listed(names)
-            overlays: dict[int, Overlay] = {}
-            if self.pending:
-                listed = Listed(listed.ordinals.copy())
-                self._overlay(array, names, listed.ordinals, overlays)
-            for position in np.flatnonzero(listed.ordinals < 0).tolist():
-                if position not in overlays and not self.exists(names[position]):
-                    raise DatasetNotFound(f"dataset not found: {names[position]!r} in {self.storage.describe()}")
-        layout = catalog.arranged(array, listed)
-        if not layout and not overlays and array not in self.merged_schema().arrays:
-            raise ArrayNotFound(f"array not found: {array!r} in {self.storage.describe()}")
-        return snapshot, layout, overlays
-
-    def _overlay(self, array: str, names: list[str], ordinals: Integers, overlays: dict[int, Overlay]) -> None:
-        """Find what pending changes say of an array, and take their datasets out of the committed ones."""
-        pending = self.pending
-        hidden = self.hidden()
-        if hidden:
-            for position, name in enumerate(names):
-                if name in hidden:
-                    ordinals[position] = -1
-                    record = pending.records.get(name)
-                    if record is not None and array in record.arrays:
-                        found = pending.array(name, array)
-                        overlays[position] = Overlay(record.arrays[array], found, self.ordinal(name))
-        if not pending.table.pieces:
-            return
-        numbers = pending.table.find(seek(names))
-        for position in np.flatnonzero(numbers >= 0).tolist():
-            created = pending.batch_of(int(numbers[position])) is not None
-            # A loose dataset has no number any more.
-            found = pending.numbered_array(int(numbers[position]), array)
-            if found is not None:
-                overlays[position] = Overlay(found.schema, found, -1 if created else int(ordinals[position]))
-            if created or found is not None:
-                ordinals[position] = -1
 
 
 class FrozenSession(Session):

@@ -17,8 +17,8 @@ from perf.bench.contenders import Contender
 from perf.bench.environments import here
 from perf.bench.figures import ratio
 from perf.bench.process import Worker, WorkerFailed
-from perf.bench.publish import insert
-from perf.bench.report import left_out, summary, swept, time_cell
+from perf.bench.publish import DOCUMENT, README, insert
+from perf.bench.report import brief, left_out, summary, swept, time_cell
 from perf.bench.runner import Pace, Runner
 from perf.bench.systems import ADAPTERS, SYSTEMS
 from perf.bench.targets import target_rows
@@ -187,9 +187,21 @@ def test_a_sweep_is_a_table_with_a_column_for_each_point():
     assert rows == [["**atlas**", "zstd", "1.00", "2.00"], ["zarr", "lz4", "0.500 ×0.5 ◀", "OSError: no"]]
 
 
+def test_the_readme_names_the_fastest_peer_whatever_it_is():
+    facts = {"workload": "gridded-smooth", "datasets": 200, "sweep": None, "operation": "slice"}
+    records = [
+        facts | {"system": "atlas", "codec": "zstd", "warm": [1.0]},
+        facts | {"system": "atlas", "codec": "none", "warm": [0.1]},
+        facts | {"system": "tensorstore", "codec": "zstd", "warm": [4.0]},
+        facts | {"system": "hdf5", "codec": "none", "warm": [0.8]},
+    ]
+    last = brief({"records": records}).splitlines()[-1]
+    assert last == "| gridded-smooth ×200, slice | 1.00 | 4.00 ×4 | – | – | hdf5 none: 0.800 ×0.8 ◀ |"
+
+
 def test_the_documentation_has_the_markers():
-    text = (ROOT / "docs" / "benchmarks.md").read_text()
-    for name in ("results", "systems"):
-        assert "new" in insert(text, name, "new")
+    for document, names in ((DOCUMENT, ("results", "systems")), (README, ("speed",))):
+        for name in names:
+            assert "new" in insert(document.read_text(), name, "new")
     with pytest.raises(ValueError, match="no markers"):
         insert("nothing", "results", "new")

@@ -82,6 +82,7 @@ ORDER = [
     "damage",
     "repair",
     "session",
+    "lookup",
     "display",
     "across",
     "members",

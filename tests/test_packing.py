@@ -361,7 +361,7 @@ def test_working_memory_does_not_grow_with_the_chunk():
 
     def unpack() -> None:
         assert native.unpack_whole(payload, cells.shape, element(cells)).tobytes() == cells.tobytes()
-        sizes.append(native._buffers.work.nbytes)
+        sizes.append(native.buffers._buffers.work.nbytes)
 
     thread = threading.Thread(target=unpack)
     thread.start()

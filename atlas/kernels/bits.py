@@ -63,8 +63,13 @@ def _unpack_rows(
 
 
 @helper
-def unpack_block(words: Any, n: Any, width: Any, base: Any, cast: Any, size: Any, out: Any) -> None:
-    """Write ``base +`` the `n` values of up to 32 bits at address `words` to address `out`."""
+def unpack_block(
+    words: Any, n: Any, width: Any, base: Any, cast: Any, size: Any, out: Any, begin: Any, end: Any
+) -> None:
+    """Write ``base +`` the `n` values of up to 32 bits at address `words` to address `out`.
+
+    Those before `begin` and from `end` on may be left out.
+    """
     target = cast(out)
     if width == 0:
         for i in range(n):
@@ -73,7 +78,9 @@ def unpack_block(words: Any, n: Any, width: Any, base: Any, cast: Any, size: Any
     width = min(width, 32)
     mask = shr(_ONES, np.uint32(32 - width))
     if n == BLOCK:
-        for bit in range(0, LANES * width, width):
+        first, last = begin // LANES, (end + LANES - 1) // LANES
+        out += size * LANES * first
+        for bit in range(first * width, last * width, width):
             low = words + 4 * LANES * (bit >> 5)
             if (bit & 31) + width <= 32:
                 unpack_row(low, np.uint32(bit & 31), mask, base, out)
@@ -99,15 +106,18 @@ def unpack_block(words: Any, n: Any, width: Any, base: Any, cast: Any, size: Any
 
 
 @helper
-def unpack_wide_block(words: Any, n: Any, width: Any, base: Any, out: Any) -> None:
-    """Write ``base +`` the `n` values of more than 32 bits at address `words` to address `out`, as 64-bit integers."""
+def unpack_wide_block(words: Any, n: Any, width: Any, base: Any, out: Any, begin: Any, end: Any) -> None:
+    """Do the same for values of more than 32 bits, written as 64-bit integers."""
     lanes = (n + 31) >> 5
     rows = (n + lanes - 1) // lanes
     above = width - 32
     high = words + 4 * lanes * rows
     if n == BLOCK:
         mask = shr(_ONES, np.uint32(32 - above))
-        for bit in range(0, LANES * above, above):
+        first, last = begin // LANES, (end + LANES - 1) // LANES
+        words += 4 * LANES * first
+        out += 8 * LANES * first
+        for bit in range(first * above, last * above, above):
             upper = high + 4 * LANES * (bit >> 5)
             if (bit & 31) + above <= 32:
                 unpack_wide_row(words, upper, np.uint32(bit & 31), mask, base, out)
@@ -116,7 +126,7 @@ def unpack_wide_block(words: Any, n: Any, width: Any, base: Any, out: Any) -> No
             words += 4 * LANES
             out += 8 * LANES
         return
-    unpack_block(words, n, width, base, u64, 8, out)
+    unpack_block(words, n, width, base, u64, 8, out, begin, end)
     mask = shr(_ONES, np.uint32(32 - above))
     bit = 0
     for first in range(0, n, lanes):

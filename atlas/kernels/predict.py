@@ -120,7 +120,7 @@ def next_box(box: Any, mask: Any) -> Any:
 
 
 @helper
-def _inner_of_box(ndim: Any, extent: Any, box: Any, mask: Any, axis: Any) -> Any:
+def inner_of_box(ndim: Any, extent: Any, box: Any, mask: Any, axis: Any) -> Any:
     """Cells of a box between neighbours along an axis."""
     cells = np.int64(1)
     for i in range(axis + 1, ndim):
@@ -170,7 +170,7 @@ def move_box(
     if last >= 0:
         runs = min(stop[last], box_end(box, mask, last, extent)) - box_begin(box, mask, last)
         pitch = inner_of(ndim, extent, last) * size
-        stride = _inner_of_box(ndim, extent, box, mask, last) * size
+        stride = inner_of_box(ndim, extent, box, mask, last) * size
         last -= 1
     source = np.int64(0)
     while True:
@@ -188,7 +188,7 @@ def move_box(
         while i >= 0:
             begin = box_begin(box, mask, i)
             step = inner_of(ndim, extent, i)
-            width = _inner_of_box(ndim, extent, box, mask, i)
+            width = inner_of_box(ndim, extent, box, mask, i)
             position[i] += 1
             first += step
             source += width
@@ -205,7 +205,7 @@ def move_box(
 @helper
 def box_cells(ndim: Any, extent: Any, box: Any, mask: Any) -> Any:
     """Cells of a box."""
-    return _inner_of_box(ndim, extent, box, mask, -1)
+    return inner_of_box(ndim, extent, box, mask, -1)
 
 
 @helper

@@ -10,8 +10,20 @@ from atlas.kernels.bits import block_words, unpack_block, unpack_wide_block
 from atlas.kernels.compile import helper
 from atlas.kernels.layout import BLOCK, MAX_AXES
 from atlas.kernels.memory import copy, i64
-from atlas.kernels.predict import accumulate, box_begin, box_cells, box_end, inner_of, move_box, next_box
+from atlas.kernels.predict import (
+    accumulate,
+    box_begin,
+    box_cells,
+    box_end,
+    inner_of,
+    inner_of_box,
+    move_box,
+    next_box,
+)
 from atlas.kernels.seal import may_use_next
+
+# Rows of which so many cells are not used are unpacked one by one, without these.
+_ENOUGH = 256
 
 
 @helper
@@ -30,18 +42,27 @@ def _unpack_stretch(
         if not may_use_next(guard, until, at, at + 4 * block_words(n, width)):
             return False
         # Of a block that reaches beyond, a part is wanted.
-        whole = begin <= first and first + n <= end
+        low, high = max(begin, first), min(end, first + n)
+        whole = high - low == n
         place = target + (first - begin) * size if whole else spare
         base = cast(bases + block * size)[0]
         if width > 32:
-            unpack_wide_block(at, n, width, np.uint64(base), place)
+            unpack_wide_block(at, n, width, np.uint64(base), place, low - first, high - first)
         else:
-            unpack_block(at, n, width, base, cast, size, place)
+            unpack_block(at, n, width, base, cast, size, place, low - first, high - first)
         if not whole:
-            low, high = max(begin, first), min(end, first + n)
             copy(target + (low - begin) * size, spare + (low - first) * size, (high - low) * size)
         block += 1
     return True
+
+
+@helper
+def _used_of_row(ndim: Any, extent: Any, stop: Any, box: Any, mask: Any) -> Any:
+    """Return how many cells, from its first on, of each row of a box are needed for those before `stop`."""
+    if ndim == 1:
+        return np.int64(1)
+    between = min(stop[1], box_end(box, mask, 1, extent)) - box_begin(box, mask, 1)
+    return max(between, 0) * inner_of_box(ndim, extent, box, mask, 1)
 
 
 @helper
@@ -88,21 +109,26 @@ def restore_rows(
         lowest, highest = max(low, first), min(high, last)
         if count > 0 and lowest < highest:
             run = count // (last - first)
-            skipped = (lowest - first) * run
             place = numbers + (lowest - low) * row * size
-            if not _unpack_stretch(
-                table,
-                block + skipped // BLOCK,
-                begin + skipped,
-                begin + (highest - first) * run,
-                cast,
-                size,
-                stream if inner else place,
-                spare,
-                guard,
-                until,
-            ):
-                return False
+            used = _used_of_row(ndim, extent, stop, box, mask)
+            step, length = highest - lowest, (highest - lowest) * run
+            if run - used >= _ENOUGH:
+                step, length = np.int64(1), used
+            for at in range(lowest, highest, step):
+                skipped = (at - first) * run
+                if not _unpack_stretch(
+                    table,
+                    block + skipped // BLOCK,
+                    begin + skipped,
+                    begin + skipped + length,
+                    cast,
+                    size,
+                    (stream if inner else place) + (at - lowest) * run * size,
+                    spare,
+                    guard,
+                    until,
+                ):
+                    return False
             if inner:
                 own_extent[0] = own_stop[0] = highest - lowest
                 lag = inner_of(ndim, extent, axis) if box >> axis & 1 else np.int64(0)

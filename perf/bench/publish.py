@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from perf.bench.plots import draw
-from perf.bench.report import highlights, report, setups
+from perf.bench.report import brief, highlights, report, setups
 from perf.bench.results import write_whole
 from perf.bench.systems import REPOSITORY
 
 DOCUMENT = REPOSITORY / "docs" / "benchmarks.md"
+README = REPOSITORY / "README.md"
 QUOTED = REPOSITORY / "perf" / "results" / "headline"
 
 
@@ -24,6 +25,7 @@ def publish(results: dict[str, Any], folder: Path) -> None:
     if folder.resolve() == QUOTED:
         text = insert(DOCUMENT.read_text(), "results", highlights(results))
         write_whole(DOCUMENT, insert(text, "systems", setups(results)))
+        write_whole(README, insert(README.read_text(), "speed", brief(results)))
 
 
 def insert(text: str, name: str, block: str) -> str:

@@ -188,3 +188,32 @@ def highlights(results: dict[str, Any]) -> str:
             *left_out(mine),
         ]
     return "\n\n".join(parts)
+
+
+# What the README says in brief: of which works, beside which systems with their densest codec.
+_BRIEF_WORKS = [
+    ("gridded-smooth", "slice"),
+    ("gridded-smooth", "full"),
+    ("profile-smooth", "slice"),
+    ("profile-smooth", "full"),
+    ("gridded-smooth", "write"),
+]
+_BRIEF_SYSTEMS = ("atlas", "tensorstore", "zarr+dask", "atlas-0.14")
+
+
+def brief(results: dict[str, Any]) -> str:
+    """What the README quotes: a few works, beside a few systems and whoever was the fastest."""
+    rows = []
+    for workload, operation in _BRIEF_WORKS:
+        what = "write" if operation == "write" else "warm"
+        same = select(results["records"], workload=workload, operation=operation, sweep=None)
+        mine = ours(same)
+        if mine is None:
+            continue
+        by_system = {record["system"]: record for record in select(same, codec="zstd")}
+        peers = [r for r in same if r["system"] != OURS[0] and median(r, what) is not None]
+        best = min(peers, key=lambda r: median(r, what) or 0.0, default=None)
+        cells = [time_cell(by_system.get(system), mine, what) for system in _BRIEF_SYSTEMS]
+        fastest = f"{best['system']} {best['codec']}: {time_cell(best, mine, what)}" if best else "–"
+        rows.append([f"{workload} ×{mine['datasets']:,}, {operation}", *cells, fastest])
+    return table(["seconds", *_BRIEF_SYSTEMS, "the fastest other, with any codec or none"], rows)

@@ -1,0 +1,35 @@
+"""Addresses of arrays, and working memory."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from atlas.kernels.layout import MAX_AXES
+
+# Each chosen axis doubles the boxes of a chunk, and each box begins a block.
+MOST_BOXES = 1 << MAX_AXES
+
+# What a single huge chunk took is not kept for the next.
+_MOST_KEPT = 1 << 30
+
+_buffers = threading.local()
+
+
+def scratch(name: str, size: int) -> Any:
+    """Return working memory of this thread; memory that was touched before is several times faster."""
+    found = getattr(_buffers, name, None)
+    if found is None or len(found) < size:
+        found = np.empty(-(-size // 65536) * 65536, np.uint8)
+        if size <= _MOST_KEPT:
+            setattr(_buffers, name, found)
+    return found
+
+
+def address(array: Any) -> int:
+    """Return where an array's first byte is; it has to be in one piece."""
+    if not array.flags.c_contiguous:
+        raise ValueError("kernels take arrays in one piece")
+    return int(array.__array_interface__["data"][0])
