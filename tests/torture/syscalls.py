@@ -13,8 +13,9 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import atlas
@@ -80,10 +81,18 @@ class _Acting:
         os.waitpid(self.process, 0)
 
 
+def _insist(call: Callable[[], object]) -> None:
+    while True:
+        with suppress(OSError):
+            call()
+            return
+
+
 def _act(operation: Operation, place: Path, gate: int, answer: int) -> None:
     def say(text: str) -> None:
-        os.write(answer, text.replace("\n", " ").encode() + b"\n")
-        os.read(gate, 1)
+        # Which call a fault hits may be off by one where the first is the one that waited to be traced.
+        _insist(partial(os.write, answer, text.replace("\n", " ").encode() + b"\n"))
+        _insist(partial(os.read, gate, 1))
 
     try:
         prepared = operation.prepare(place)
@@ -129,7 +138,6 @@ def calls(one: Subject, work: Path) -> list[Call]:
         assert acting.says() == "done"
     acting.go_on()
     assert acting.says() == "done"
-    acting.go_on()
     acting.end()
     shutil.rmtree(trial)
     seen: Counter[str] = Counter()
@@ -160,11 +168,11 @@ def inject(one: Subject, call: Call, kind: str, work: Path) -> str:
         with _traced(acting.process, log, "-e", f"inject={call.name}:{_FAULTS[kind]}:when={call.number}"):
             acting.go_on()
             ended = acting.says()
+        assert ended in ("killed", "failed", "done"), ended
         if ended != "killed":
             acting.go_on()
             ended = acting.says()
-            acting.go_on()
-        assert ended in ("killed", "failed", "failed, then done", "done"), ended
+            assert ended in ("failed", "failed, then done", "done"), ended
         in_child(lambda: judge(one, ended, top / "store"))
         return ended if ended == "killed" or "INJECTED" in log.read_text() else "not reached"
     except AssertionError as error:
