@@ -169,12 +169,11 @@ def check_many_arrays(place: Path, arrays: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))
         assert atlas.Atlas.open(place, workers=1).list_datasets() == []
         store.flush()
+        view = atlas.Atlas.open(place, workers=1).open_dataset("a")
+        assert all(view.read_array(f"t{number}").tolist() == [number] * 4 for number in range(arrays))
 
     in_child(write)
-    store = atlas.Atlas.open(place, workers=1)
-    assert store.verify().ok
-    view = store.open_dataset("a")
-    assert all(view.read_array(f"t{number}").tolist() == [number] * 4 for number in range(arrays))
+    assert atlas.Atlas.open(place, workers=1).verify().ok
 
 
 def check_interrupts(place: Path, times: int) -> int:
