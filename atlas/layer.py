@@ -91,7 +91,7 @@ class Layer:
 
     @cached_property
     def weight(self) -> int:
-        """About the bytes that the layer takes as text, and one for each deleted ordinal: readers make room for them."""
+        """About the bytes that the layer takes as text, and one for each deleted ordinal: readers make room for it."""
         columns = [column for group in self.groups for part in (group.sizes, group.columns) for column in part]
         cells = sum(len(column.cells) for column in (*columns, self.changed))
         texts = sum(len(c.cells.data) for c in columns if not isinstance(c.cells, np.ndarray))

@@ -93,7 +93,7 @@ def test_a_table_file_takes_in_those_that_are_not_much_larger(place, monkeypatch
 
 
 def test_a_fleet_of_datasets_that_are_all_alike_is_believed(place, monkeypatch):
-    """Nothing but their ordinals and names tells how many there are: these take bytes for each in a fleet of millions."""
+    """Nothing but their ordinals and names tells how many there are: these take bytes for each in a large fleet."""
     monkeypatch.setattr(columnfile, "FREE_ROWS", 64)
     monkeypatch.setattr(columnfile, "COMPRESS_BELOW", 256)
     monkeypatch.setattr(commitfiles, "INLINE_BYTES", 0)

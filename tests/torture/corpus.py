@@ -136,7 +136,7 @@ FORGERIES |= {
     "root: an index behind its file": _set(*_FILE, "index", value=[1 << 60, 1 << 60]),
     "root: an index of negative length": _set(*_FILE, "index", value=[0, -8]),
     "root: an index of everything": _set(*_FILE, "index", value=[0, 8]),
-    "root: a file ten thousand times": lambda f: f.document["arrays"]["t"]["files"].extend([f.file()] * 9_999) or f.save(),
+    "root: a file ten thousand times": lambda f: _set("arrays", "t", "files", value=[f.file()] * 10_000)(f),
     "root: the file of another array": lambda f: _set(*_FILE, value=f.file("n"))(f),
     "root: a retired file outside": _set("retired", value=[["../../secret/data-0.af", 0, 0]]),
     "root: a retired file that is the root": _set("retired", value=[["atlas.json", 0, 0]]),
@@ -464,7 +464,8 @@ FORGERIES |= {
     "table: names without end": lambda f: f.entry("name", "table", b"x" * 64, **_HUGE | {"dtype": "bytes"}),
     "table: a million datasets of the same name": _of_one_name,
     "table: thirty million are deleted, from a file that is said to be longer": lambda f: (
-        f.document["datasets"].update(slots=(1 << 25) + 4, deleted=[[4, 1 << 25]]), f.file("table").update(length=1 << 60),
+        f.document["datasets"].update(slots=(1 << 25) + 4, deleted=[[4, 1 << 25]]),
+        f.file("table").update(length=1 << 60),
         f.save(),
     ),
     "table: names that are numbers": _table("name", [1, 2, 3, 4], "<u4"),

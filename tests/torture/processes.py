@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import atlas
 from atlas import executor
@@ -160,12 +161,8 @@ def check_many_arrays(place: Path, arrays: int) -> None:
         store.create_datasets(["a"], arrays_of_all)
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, most))
-        try:
+        with pytest.raises(atlas.StorageError, match="Too many open files"):
             store.flush()
-        except atlas.StorageError as error:
-            assert "Too many open files" in str(error), error
-        else:
-            raise AssertionError("a flush with hardly any descriptors")
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))
         assert atlas.Atlas.open(place, workers=1).list_datasets() == []
         store.flush()

@@ -119,7 +119,8 @@ def _traced(process: int, log: Path, *options: str) -> Iterator[None]:
     tracer = subprocess.Popen(command, stderr=subprocess.PIPE)
     patience = time.monotonic() + _PATIENCE
     while "TracerPid:\t0\n" in Path(f"/proc/{process}/status").read_text():
-        assert tracer.poll() is None and time.monotonic() < patience, tracer.communicate()[1]
+        assert tracer.poll() is None, tracer.communicate()[1]
+        assert time.monotonic() < patience, "it is not traced"
         time.sleep(0.001)
     try:
         yield
