@@ -34,9 +34,11 @@ _LEVEL = 3
 # So few cells are looked at sooner one by one than by NumPy.
 _SHORT = 64
 
-# Rows that are believed of any file, and bytes of one text repeated.
-_FREE_ROWS = 16 << 20
-_MOST_REPEATED = 512 << 20
+# Rows that are believed of any file, though few bytes may stand for all of them. In files with more, the ordinals, if
+# nothing else, take bytes for each: they are neither said to be a range, nor compressed.
+FREE_ROWS = COMPRESS_BELOW // 4
+# Bytes of one text repeated.
+_MOST_REPEATED = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def _number_bytes(cells: NDArray[Any], rows: int) -> tuple[str, bytes]:
     cells = np.ascontiguousarray(cells)
     if len(cells) and rows > 1 and _is_constant(cells):
         return "constant", cells[:1].tobytes()
-    if rows > 2 and cells.dtype.kind == "u" and (step := _step(cells)) is not None:
+    if 2 < rows <= FREE_ROWS and cells.dtype.kind == "u" and (step := _step(cells)) is not None:
         return "range", np.array([cells[0], step], "<i8").tobytes()
     return "raw", cells.tobytes()
 
@@ -211,8 +213,7 @@ class ColumnFile:
         size = int.from_bytes(area[-8:].tobytes(), "little")
         self.expect(size <= len(area) - 8, "it is truncated")
         self._directory_length = size
-        # Columns of one value, or of equal steps, take no bytes a row; real ones come with others that do.
-        self.most_rows = max(len(area), _FREE_ROWS)
+        self.most_rows = max(len(area), FREE_ROWS)
         packed = area[len(area) - 8 - size : len(area) - 8].tobytes()
         self.expect(xxhash.xxh3_64_hexdigest(packed) == file.index_hash, "its hash is not the one the root vouches for")
         try:
@@ -247,12 +248,16 @@ class ColumnFile:
             return False
 
     def expect_no_junk(self) -> None:
-        """Refuse bytes between the columns that no hash covers and that are not zero."""
-        taken = sorted((int(entry["offset"]), int(entry["length"])) for entry in self._columns.values())
+        """Refuse bytes between the columns that no hash covers and that are not zero, and columns that share some."""
+        try:
+            taken = sorted((int(entry["offset"]), int(entry["length"])) for entry in self._columns.values())
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise CorruptIndex(f"the index of {self._key} is damaged: {error}") from None
         end = 0
         for offset, length in [*taken, (len(self._area) - 8 - self._directory_length, 0)]:
+            self.expect(end <= offset, "its columns overlap")
             self.expect(not self._area[end:offset].any(), "there is something between its columns")
-            end = max(end, offset + length)
+            end = offset + length
 
     def column(self, name: str, constant: bool = False) -> Any:
         """Return a column: an array, or :class:`Texts`.

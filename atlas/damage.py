@@ -255,14 +255,14 @@ class Damage:
         indexes = [found.index for found in files if isinstance(found.index, SegmentIndex)]
         merged = ArrayIndex.merge([found.file for found in files], indexes)
         ordinals = np.repeat(merged.entries, np.diff(merged.starts))
-        intact = np.ones(len(ordinals), bool)
+        # A file may have more than the dataset table knows of.
+        known = self.root.catalog.having(array, ordinals)
+        intact = ~known
         for number, found in enumerate(files):
-            rows = np.flatnonzero(merged.columns["file"] == number)
+            rows = np.flatnonzero(known & (merged.columns["file"] == number))
             chunks = {name: column[rows] for name, column in merged.columns.items()}
             intact[rows] = intact_rows(self.storage, found.file, chunks)
-        # A file may have more than the dataset table knows of.
         rows = np.flatnonzero(~intact)
-        rows = rows[self.root.catalog.having(array, ordinals[rows])]
         names = self.root.catalog.names_of(ordinals[rows]) if len(rows) else []
         for name, row in zip(names, rows.tolist(), strict=True):
             number, key = int(merged.columns["number"][row]), files[int(merged.columns["file"][row])].file.key

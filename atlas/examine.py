@@ -37,16 +37,16 @@ def open_index(area: Area, file: DataFile, array: str | None) -> ColumnFile:
     """
     if array is None:
         table = ColumnFile(area, file)
+        table.expect_no_junk()
         for name in table.names:
             table.column(name, constant=True)
-        table.expect_no_junk()
         return table
     index = SegmentIndex(area, file, array)
+    index.expect_no_junk()
     for name in index.names:
         index.column(name)
     index.expect(len(index.statistics.rows) == len(index.entries), "its columns differ in length")
     index.chunk_columns()
-    index.expect_no_junk()
     return index
 
 

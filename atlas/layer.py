@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from atlas.checks import expect, is_count
 from atlas.chunks import MAX_CELLS
+from atlas.columnfile import FREE_ROWS
 from atlas.columns import (
     Column,
     Integers,
@@ -90,13 +91,13 @@ class Layer:
 
     @cached_property
     def weight(self) -> int:
-        """About the bytes that the layer takes as text."""
+        """About the bytes that the layer takes as text, and one for each deleted ordinal: readers make room for it."""
         columns = [column for group in self.groups for part in (group.sizes, group.columns) for column in part]
         cells = sum(len(column.cells) for column in (*columns, self.changed))
         texts = sum(len(c.cells.data) for c in columns if not isinstance(c.cells, np.ndarray))
         spans = len(runs(self.ordinals)[0]) + len(runs(self.deleted)[0])
         written = sum(len(group.key) for group in self.groups)
-        return len(self.names.texts.data) + 3 * len(self) + 8 * cells + texts + 12 * spans + written
+        return len(self.names.texts.data) + 3 * len(self) + 8 * cells + texts + 12 * spans + len(self.deleted) + written
 
     @cached_property
     def firsts(self) -> Integers:
@@ -182,17 +183,14 @@ class Layer:
         return schemas, parts
 
     @staticmethod
-    def from_json(schemas: Any, parts: Any, deleted: Any, slots: int, older: int) -> Layer:
-        """Inverse of :attr:`written`, checking everything; raises :class:`InvalidArgument`.
-
-        `older` is the most datasets that there can be in older layers.
-        """
+    def from_json(schemas: Any, parts: Any, deleted: Any, slots: int) -> Layer:
+        """Inverse of :attr:`written`, checking everything; raises :class:`InvalidArgument`."""
         expect(isinstance(schemas, list) and isinstance(parts, list), "the dataset table is malformed")
         expect(len(parts) <= len(schemas), "a schema has several parts")
         layer = stacked([_part_layer(schemas, part, slots) for part in parts])
         expect((np.diff(layer.ordinals) > 0).all(), "an ordinal is used twice")
         expect(len(set(layer.names.tolist())) == len(layer), "two datasets have the same name")
-        return layer.deleting(runs_from_json(deleted, slots, min(slots, older)))
+        return layer.deleting(runs_from_json(deleted, slots, FREE_ROWS))
 
 
 def joined(layers: Sequence[Layer], bottom: bool = True) -> Layer:

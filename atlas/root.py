@@ -365,8 +365,10 @@ def _root_of(document: Any, meta_format: str, compression: str, load_table: Load
         tuple(recent),
     )
     root = replace(root, copies=_copies(document.get("indexes", {}), root.files))
+    files = [file.key for file in root.files]
+    expect(len(set(files)) == len(files), "a file is there twice")
     # Whoever writes next removes what is retired.
-    expect(not {key for key, _, _ in root.retired} & {file.key for file in root.files}, "a retired file is in use")
+    expect(not {key for key, _, _ in root.retired} & set(files), "a retired file is in use")
     return root
 
 
@@ -376,9 +378,7 @@ def _catalog(document: Any, load_table: LoadTable) -> Catalog:
     slots, count = table.get("slots"), table.get("count")
     expect(is_count(slots, MAX_SLOTS) and is_count(count, slots), "the dataset table is malformed")
     tables = tuple(DataFile.from_json(file, ".at") for file in table["tables"])
-    # Each dataset takes a table file 8 bytes for the hash of its name alone.
-    older = sum(file.length for file in tables) // 8
-    top = Layer.from_json(document.get("schemas"), table.get("parts"), table.get("deleted"), slots, older)
+    top = Layer.from_json(document.get("schemas"), table.get("parts"), table.get("deleted"), slots)
     expect(tables or len(top) == count, "the dataset table is malformed")
     return Catalog(slots, count, tables, top, partial(load_table, store))
 

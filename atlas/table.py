@@ -74,7 +74,9 @@ def read_layer(file: ColumnFile, slots: int) -> Layer:
     size = len(ordinals)
     for values in (ordinals, deleted):
         file.expect((np.diff(values) > 0).all() and (not len(values) or values[-1] < slots), "its ordinals are wrong")
-    texts, hashes, order = file.column("name"), file.integers("hash"), file.integers("order")
+    # No two datasets have the same name.
+    texts = file.column("name", constant=True)
+    hashes, order = file.integers("hash"), file.integers("order")
     group, row = file.integers("group"), file.integers("row")
     lengths = {len(texts), len(hashes), len(order), len(group), len(row)}
     file.expect(lengths == {size}, "its columns differ in length")

@@ -11,7 +11,6 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
@@ -120,8 +119,10 @@ def take_in(lock: Any, waiting: deque[Any], action: Callable[[], object]) -> Non
             action()
         finally:
             # An interrupt may come just when the lock has been taken; one of another thread is not released by this.
-            with suppress(RuntimeError):
+            try:  # noqa: SIM105 - a call before the release is a moment for an interrupt
                 lock.release()
+            except RuntimeError:
+                pass
 
 
 _threads = _Threads()

@@ -50,7 +50,10 @@ def test_an_index_whose_entries_say_too_little_is_not_whole():
     packed = msgpack.packb({"columns": [{"name": "a"}]})
     area = np.frombuffer(packed + len(packed).to_bytes(8, "little"), np.uint8)
     file = columnfile.DataFile("t/data.af", len(area), 0, len(area), xxhash.xxh3_64_hexdigest(packed))
-    assert not columnfile.ColumnFile(area, file).is_whole
+    index = columnfile.ColumnFile(area, file)
+    assert not index.is_whole
+    with pytest.raises(atlas.CorruptIndex, match="offset"):
+        index.expect_no_junk()
 
 
 def test_text_of_one_value_is_repeated():

@@ -756,7 +756,7 @@ def test_a_pin_that_another_thread_has_forgotten_is_not_missed(tmp_path):
         pass
     pin, status = locks.pin(str(tmp_path), 3), os.stat(tmp_path / locks.LOCK_NAME)
     board = locks._boards[status.st_dev, status.st_ino]
-    board._lock = AlmostTaken(board._forget_dropped)
+    board._lock = AlmostTaken(board._unlock)
     pin.release()
     assert not locks.pinned_below(str(tmp_path), 9)
 
@@ -887,6 +887,43 @@ def test_an_interrupt_locks_no_writer_out(tmp_path):
         act(None)
 
     assert at_every_call(lambda: None, act, check, locks.__file__) > 20
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_an_interrupt_leaves_no_pin_behind(tmp_path, monkeypatch, is_alone):
+    """Wherever it comes while one is taken and given up: at once, or with the next one where others are left."""
+    # What is raised in a finalizer is dropped; pytest would keep it, and with it the frame that had the pin.
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
+    with locks.writer_lock(str(tmp_path), 1):
+        pass
+    other = locks.NoPin() if is_alone else locks.pin(str(tmp_path), 9)
+
+    def act(_: None) -> None:
+        locks.pin(str(tmp_path), 3).release()
+
+    def check(_: None) -> None:
+        if not is_alone:
+            locks.pin(str(tmp_path), 5).release()
+        assert not locks.pinned_below(str(tmp_path), 9)
+        pin = locks.pin(str(tmp_path), 3)
+        assert locks.pinned_below(str(tmp_path), 4), "what was noted of an earlier one is not believed"
+        pin.release()
+        assert not locks.pinned_below(str(tmp_path), 9)
+
+    assert at_every_call(lambda: None, act, check) > 20
+    other.release()
+    assert not locks.pinned_below(str(tmp_path), 99)
+
+
+def test_where_nothing_can_be_locked_there_is_no_pin_and_none_to_give_up(tmp_path, monkeypatch):
+    def fail(*args: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    with locks.writer_lock(str(tmp_path), 1):
+        pass
+    monkeypatch.setattr(locks.PinBoard, "_set", fail)
+    locks.pin(str(tmp_path), 3).release()
+    assert not locks.pinned_below(str(tmp_path), 9)
 
 
 def test_an_interrupt_of_a_refresh_leaves_nothing_of_the_state_before(tmp_path):

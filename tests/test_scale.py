@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import atlas.roots
-from atlas import Atlas, commitfiles
+from atlas import Atlas, columnfile, commitfiles, layer
 from atlas.errors import StorageError
 
 
@@ -90,6 +90,37 @@ def test_a_table_file_takes_in_those_that_are_not_much_larger(place, monkeypatch
         assert names[:2] == ["0: station 0", f"0: station {turn + 1}"]
     assert sizes == [1, 2, 2, 1]
     assert len(names) == 2797
+
+
+def test_a_fleet_of_datasets_that_are_all_alike_is_believed(place, monkeypatch):
+    """Nothing but their ordinals and names tells how many there are: these take bytes for each in a large fleet."""
+    monkeypatch.setattr(columnfile, "FREE_ROWS", 64)
+    monkeypatch.setattr(columnfile, "COMPRESS_BELOW", 256)
+    monkeypatch.setattr(commitfiles, "INLINE_BYTES", 0)
+    store, names = Atlas.create(place), [f"station {i:05d}" for i in range(3000)]
+    store.create_datasets(names, {"t": {"dims": ["x"], "data": np.ones((3000, 4), "int32")}})
+    store.flush()
+    assert Atlas.open(place).read_array_across_stacked("t", names).tolist() == [[1] * 4] * 3000
+    store.delete_datasets(names[1:2900])
+    store.flush()
+    store = Atlas.open(place)
+    assert store.list_datasets() == [names[0], *names[2900:]]
+    assert store.verify().ok
+    store.compact()
+    assert Atlas.open(place).read_array_across_stacked("t", store.list_datasets()).tolist() == [[1] * 4] * 101
+
+
+def test_a_root_lists_no_more_deleted_datasets_than_readers_make_room_for(place, monkeypatch):
+    """However short the list: what it says must not take memory that nothing accounts for."""
+    assert columnfile.FREE_ROWS == commitfiles.INLINE_BYTES_FAR
+    monkeypatch.setattr(layer, "FREE_ROWS", 4096)
+    monkeypatch.setattr(commitfiles, "INLINE_BYTES", 4096)
+    store, names = Atlas.create(place), [f"station {i:05d}" for i in range(9000)]
+    store.create_datasets(names)
+    store.flush()
+    store.delete_datasets(names[:5000])
+    store.flush()
+    assert Atlas.open(place).list_datasets() == names[5000:]
 
 
 def test_changes_over_table_files(large):

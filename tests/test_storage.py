@@ -628,6 +628,16 @@ def test_a_pin_dropped_by_the_collector_in_the_middle_of_another(here, monkeypat
     assert not here.is_pinned(9)
 
 
+@needs_pins
+def test_pins_in_a_circle_go_with_it(here):
+    circle = [here.pin(3)]
+    circle.append(circle)
+    del circle
+    assert here.is_pinned(4)
+    gc.collect()
+    assert not here.is_pinned(4)
+
+
 def test_where_there_are_no_pins_somebody_may_be_reading(here, monkeypatch):
     monkeypatch.setattr(locks, "has_ofd_locks", False)
     here.pin(1).release()

@@ -12,7 +12,7 @@ import struct
 import threading
 import time
 import weakref
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -234,6 +234,8 @@ def _after_fork_in_child() -> None:
     _threads.clear()
     for file in _inherited:
         file.close()
+    for board in list(_boards.values()):
+        board.leave_to_parent()
     _boards.clear()
     _fork_guard.release()
     for pin in list(_pins):
@@ -246,41 +248,74 @@ if hasattr(os, "register_at_fork"):
     )
 
 
+class _Held:
+    """That a generation is locked, for as long as anybody refers to this."""
+
+    def __init__(self, board: PinBoard, generation: int) -> None:
+        self._board = board
+        # Not at exit, when handles may still be in use: the system gives everything up.
+        weakref.finalize(self, _give_up, weakref.ref(board), generation).atexit = False
+
+
+def _give_up(reference: weakref.ref[PinBoard], generation: int) -> None:
+    board = reference()
+    if board is not None:
+        board.give_up(generation)
+
+
 class PinBoard:
-    """The pins of this process on one store; one descriptor however many handles there are."""
+    """The pins of this process on one store; one descriptor however many handles there are.
+
+    What is to be unlocked is found out anew each time. So what Ctrl-C has kept from being unlocked is so with the next
+    pin that is taken or given up; and with the last goes the descriptor, and every lock there is on it.
+    """
 
     def __init__(self, descriptor: int) -> None:
-        self._lock = threading.RLock()
-        self._held: Counter[int] = Counter()
-        self._dropped: deque[int] = deque()
-        self._descriptor = descriptor
-        # Not at exit, when handles may still be in use: the system closes it.
+        # Not at exit, as above.
         weakref.finalize(self, os.close, descriptor).atexit = False
+        self._descriptor = descriptor
+        self._lock = threading.RLock()
+        self._held: dict[int, weakref.ref[_Held]] = {}
+        self._dropped: deque[int] = deque()
 
-    def hold(self, generation: int) -> None:
-        """Take a pin."""
+    @property
+    def file(self) -> tuple[int, int]:
+        """Which file it is."""
+        status = os.fstat(self._descriptor)
+        return status.st_dev, status.st_ino
+
+    def hold(self, generation: int) -> _Held:
+        """Lock a generation."""
         with self._lock:
-            if not self._held[generation]:
-                self._set(fcntl.F_RDLCK, generation)
-            self._held[generation] += 1
+            self._unlock()
+            known = self._held.get(generation)
+            held = (None if known is None else known()) or _Held(self, generation)
+            # Noted first, and locked again if it is: an interrupt may have come between the two.
+            self._held[generation] = weakref.ref(held)
+            self._set(fcntl.F_RDLCK, generation)
         self._settle()
+        return held
 
-    def drop(self, generation: int) -> None:
-        """Give a pin up."""
+    def give_up(self, generation: int) -> None:
+        """Unlock a generation that nobody holds any more."""
         self._dropped.append(generation)
         self._settle()
 
+    def leave_to_parent(self) -> None:
+        """Unlock nothing any more: in a forked child the locks are the parent's."""
+        self._held.clear()
+
     def _settle(self) -> None:
         # The garbage collector may drop a pin in the middle of hold(), in the same thread.
-        take_in(self._lock, self._dropped, self._forget_dropped)
+        take_in(self._lock, self._dropped, self._unlock)
 
-    def _forget_dropped(self) -> None:
-        while self._dropped:
-            generation = self._dropped.popleft()
-            self._held[generation] -= 1
-            if not self._held[generation]:
-                del self._held[generation]
+    def _unlock(self) -> None:
+        self._dropped.clear()
+        for generation in [generation for generation, held in self._held.items() if held() is None]:
+            # Where nothing can be locked, nothing is.
+            with suppress(OSError):
                 self._set(fcntl.F_UNLCK, generation)
+            del self._held[generation]
 
     def _set(self, kind: int, generation: int) -> None:
         fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, _flock(kind, _PIN_BASE + generation, 1))
@@ -293,20 +328,15 @@ def _flock(kind: int, start: int, length: int) -> bytes:
 # A pipe in the lock file's place must not keep anybody waiting.
 _READING = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
-# By the lock file's identity, not its path, where another store may be by now. A board lives as long as its pins.
+# By the lock file's identity, not its path, where another store may be by now. A board lives as long as what it holds.
 _boards: weakref.WeakValueDictionary[tuple[int, int], PinBoard] = weakref.WeakValueDictionary()
 
 
 def _board(path: str) -> PinBoard:
-    descriptor = os.open(path, _READING)
-    status = os.fstat(descriptor)
+    board = PinBoard(os.open(path, _READING))
     with _threads_guard:
-        board = _boards.get((status.st_dev, status.st_ino))
-        if board is None:
-            board = _boards[status.st_dev, status.st_ino] = PinBoard(descriptor)
-            return board
-    os.close(descriptor)
-    return board
+        # If there is one, this one goes, and with it its descriptor.
+        return _boards.setdefault(board.file, board)
 
 
 class ReaderPin:
@@ -319,22 +349,17 @@ class ReaderPin:
         _pins.add(self)
 
     def _hold(self) -> None:
-        board = _board(self._path)
-        board.hold(self._generation)
-        self._finalizer = weakref.finalize(self, board.drop, self._generation)
-        self._finalizer.atexit = False
+        self._held: _Held | None = _board(self._path).hold(self._generation)
 
     def release(self) -> None:
         """Give the pin up."""
-        self._finalizer()
+        self._held = None
 
     def hold_in_child(self) -> None:
         """Take the pin again in a forked child: the one that is there is the parent's, who may give it up."""
-        of_parent = self._finalizer
-        if of_parent.alive:
+        if self._held is not None:
             with suppress(OSError):
                 self._hold()
-            of_parent.detach()
 
 
 # Those that a forked child takes for itself.

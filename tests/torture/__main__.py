@@ -30,6 +30,7 @@ from torture import (
     powerloss,
     processes,
     races,
+    syscalls,
 )
 from torture.corpus import FORGERIES
 from torture.scenes import WHOLE, Share, in_child, warm_up
@@ -40,6 +41,12 @@ def run_faults(work: Path, share: Share) -> str:
     total = faults.campaign(work, share)
     assert total >= share.size(2_000)
     return f"{total:,} injections"
+
+
+def run_syscalls(work: Path, share: Share) -> str:
+    """Have the kernel fail, or kill, at every system call."""
+    assert syscalls.is_possible(), "tracing processes needs strace, and the right to"
+    return f"{syscalls.campaign(work, share):,} injections"
 
 
 def run_powerloss(work: Path, share: Share) -> str:
@@ -119,11 +126,12 @@ def run_processes(work: Path, share: Share) -> str:
     how = processes.check_full_shared_memory(place)
     processes.check_little_memory(place)
     processes.check_few_descriptors(place, 1_000)
+    processes.check_many_arrays(work / "many", 2_000)
     interrupts = processes.check_interrupts(place, 200)
     processes.check_tiny_writes(work / "tiny", 1_000_000)
     return (
         f"100 reads with workers killed, {longest:.2f} s the longest; /dev/shm full ({how}); memory and descriptors "
-        f"limited; {interrupts} interrupts; 1,000 handles; 1,000,000 tiny writes"
+        f"limited; 2,000 arrays; {interrupts} interrupts; 1,000 handles; 1,000,000 tiny writes"
     )
 
 
@@ -157,6 +165,7 @@ def run_mutation(work: Path, share: Share) -> str:
 
 PARTS: dict[str, Callable[[Path, Share], str]] = {
     "faults": run_faults,
+    "syscalls": run_syscalls,
     "powerloss": run_powerloss,
     "mutants": run_mutants,
     "flips": run_flips,

@@ -136,6 +136,7 @@ FORGERIES |= {
     "root: an index behind its file": _set(*_FILE, "index", value=[1 << 60, 1 << 60]),
     "root: an index of negative length": _set(*_FILE, "index", value=[0, -8]),
     "root: an index of everything": _set(*_FILE, "index", value=[0, 8]),
+    "root: a file ten thousand times": lambda f: _set("arrays", "t", "files", value=[f.file()] * 10_000)(f),
     "root: the file of another array": lambda f: _set(*_FILE, value=f.file("n"))(f),
     "root: a retired file outside": _set("retired", value=[["../../secret/data-0.af", 0, 0]]),
     "root: a retired file that is the root": _set("retired", value=[["atlas.json", 0, 0]]),
@@ -265,6 +266,37 @@ def _texts(cells: list[bytes]) -> tuple[dict[str, Any], bytes]:
     return {"dtype": "bytes", "count": len(cells), "encoding": "raw"}, data
 
 
+def _in_no_bytes(rows: int) -> Forge:
+    """Give an index so many datasets, of one chunk without bytes each, in columns that take none for a row."""
+    values = {
+        "count": (1, "<u4"), "flags": (2, "|u1"), "rows": (48, "<u8"), "nulls": (0, "<u8"), "min": (0, "<f8"),
+        "max": (0, "<f8"), "number": (0, "<u4"), "offset": (24, "<u4"), "length": (0, "<u4"), "raw_length": (48, "<u4"),
+        "pipeline": (0, "|u1"), "checksum": (0, "<u8"),
+    }  # fmt: skip
+    columns = {
+        name: ({"dtype": dtype, "count": rows, "encoding": "constant"}, np.array(value, dtype).tobytes())
+        for name, (value, dtype) in values.items()
+    }
+    ordinals = {"dtype": "<u4", "count": rows, "encoding": "range"}, np.array([0, 1], "<i8").tobytes()
+    return lambda f: f.index(lambda d, c: (c.clear(), c.update(columns, ordinal=ordinals)))
+
+
+def _in_one_place(f: Forgery) -> None:
+    """Give an index ten thousand columns, all of them the same bytes, which become four megabytes."""
+    body = zstandard.compress(bytes(4 << 20))
+    entry = {"dtype": "|u1", "count": 1 << 20, "encoding": "zstd"}
+    place = {"offset": 0, "length": len(body), "hash": xxhash.xxh3_64_intdigest(body)}
+
+    def change(_: Any, columns: dict[str, Any]) -> None:
+        real = dict(columns)
+        columns.clear()
+        columns["first"] = entry, body
+        columns.update(real)
+        columns.update((f"again {i}", (entry | {"forged": place}, b"")) for i in range(10_000))
+
+    f.index(change)
+
+
 _DEEP = b"\x91" * 100_000
 _HUGE = {"encoding": "constant", "dtype": "<u4", "count": 1 << 39}
 FORGERIES |= {
@@ -283,6 +315,9 @@ FORGERIES |= {
     "index: a range of texts": lambda f: f.entry(
         "ordinal", body=bytes(16), encoding="range", dtype="<U4", count=16 << 20
     ),
+    "index: sixteen million datasets in no bytes": _in_no_bytes(16 << 20),
+    "index: a million datasets in no bytes": _in_no_bytes(1 << 20),
+    "index: columns that are the same": _in_one_place,
     "index: text without end": lambda f: f.entry("min", body=b"x" * 64, **_HUGE | {"dtype": "bytes"}, array="label"),
     "index: a column bomb": lambda f: f.entry(
         "count", body=bomb(), encoding="zstd", count=1 << 26
@@ -404,6 +439,21 @@ def _table(name: str, values: Any, dtype: str) -> Forge:
     return lambda f: f.column(name, values, dtype, "table")
 
 
+def _of_one_name(f: Forgery) -> None:
+    rows = 1 << 20
+
+    def change(directory: dict[str, Any], columns: dict[str, Any]) -> None:
+        for name in ("hash", "changed", "group", "row"):
+            dtype = columns[name][0]["dtype"]
+            columns[name] = {"dtype": dtype, "count": rows, "encoding": "constant"}, np.zeros(1, dtype).tobytes()
+        for name in ("ordinal", "order"):
+            columns[name] = {"dtype": "<u4", "count": rows, "encoding": "range"}, np.array([0, 1], "<i8").tobytes()
+        columns["name"] = {"dtype": "bytes", "count": rows, "encoding": "constant"}, b"d\0"
+
+    f.document["datasets"].update(slots=rows, count=rows)
+    f.index(change, "table")
+
+
 FORGERIES |= {
     "table: ordinals beyond the slots": _table("ordinal", [0, 1, 2, 1 << 30], "<u4"),
     "table: an ordinal twice": _table("ordinal", [0, 1, 1, 2], "<u4"),
@@ -412,6 +462,12 @@ FORGERIES |= {
     "table: a group that is not there": _table("group", [0, 0, 0, 9], "<u4"),
     "table: a row that is not there": _table("row", [0, 1, 1 << 30, 0], "<u4"),
     "table: names without end": lambda f: f.entry("name", "table", b"x" * 64, **_HUGE | {"dtype": "bytes"}),
+    "table: a million datasets of the same name": _of_one_name,
+    "table: thirty million are deleted, from a file that is said to be longer": lambda f: (
+        f.document["datasets"].update(slots=(1 << 25) + 4, deleted=[[4, 1 << 25]]),
+        f.file("table").update(length=1 << 60),
+        f.save(),
+    ),
     "table: names that are numbers": _table("name", [1, 2, 3, 4], "<u4"),
     "table: names without their ends": lambda f: f.entry(
         "name", "table", np.array([2] * 4, "<u4").tobytes() + b"abcdefgh", dtype="bytes", encoding="raw"

@@ -86,11 +86,12 @@ def inject(subject: Subject, fault: Fault, place: Path) -> str:
 
 def _inject(subject: Subject, fault: Fault, top: Path) -> str:
     ended = in_child(lambda: _act(subject.operation, fault, top))
-    in_child(lambda: _judge(subject, ended, top / "store"))
+    in_child(lambda: judge(subject, ended, top / "store"))
     return str(ended)
 
 
-def _judge(subject: Subject, ended: str, place: Path) -> None:
+def judge(subject: Subject, ended: str, place: Path) -> None:
+    """Look at what a fault has left; anything else than the old or the new state is an AssertionError."""
     seen = seen_at(place)
     assert seen in (subject.before, subject.after), f"neither the old nor the new state ({ended}): {seen}"
     if ended in ("done", "failed, then done"):

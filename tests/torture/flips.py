@@ -6,17 +6,34 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import atlas
+from atlas import commitfiles
+from atlas.chunks import Box
+from atlas.record import read_record
+from atlas.storage import LocalStorage
 from torture.scenes import Share, fill_dataset, state_of
 
 Damage = tuple[str, bytes]
 Chunk = tuple[str, str, int]
+
+
+class Intact(NamedTuple):
+    """What a chunk is, and where its bytes are; in no file if it was never written."""
+
+    box: Box
+    cells: np.ndarray
+    key: str = ""
+    offset: int = 0
+    length: int = 0
 
 
 def objects(place: Path) -> list[str]:
@@ -45,40 +62,73 @@ def tails(data: bytes) -> Iterator[Damage]:
         yield f"{len(tail)} bytes behind", data + tail
 
 
-def survive(place: Path, key: str, damage: Damage, right: Any) -> str:
-    """Put damaged bytes in a file's place; return how reading the whole store ended."""
-    path = place / key
+_moments = count(1)
+
+
+def _overwrite(path: Path, data: bytes) -> None:
+    with open(path, "r+b", buffering=0) as file:
+        file.write(data)
+        file.truncate()
+    # Else two of them within a tick of the clock would seem to be the same file, which need not be read again.
+    os.utime(path, ns=(0, next(_moments)))
+
+
+@contextmanager
+def _damaged(path: Path, data: bytes) -> Iterator[None]:
     original = path.read_bytes()
-    # A new file, as a restored backup would be: a process may still have the old one mapped.
-    beside = path.with_name("damaged")
-    beside.write_bytes(damage[1])
-    os.replace(beside, path)
+    _overwrite(path, data)
     try:
-        seen = state_of(place)
-    except (atlas.CorruptStore, atlas.SnapshotExpired):
-        return "refused"
+        yield
     finally:
-        beside.write_bytes(original)
-        os.replace(beside, path)
+        _overwrite(path, original)
+
+
+def survive(place: Path, key: str, damage: Damage, right: Any, see: Callable[[Path], Any] = state_of) -> str:
+    """Put damaged bytes in a file's place; return how reading the whole store, or what `see` does of it, ended."""
+    with _damaged(place / key, damage[1]):
+        try:
+            seen = see(place)
+        except (atlas.CorruptStore, atlas.SnapshotExpired):
+            return "refused"
     assert seen == right, f"{key}, {damage[0]}: wrong, and nobody said so"
     return "right"
 
 
-def survive_repair(place: Path, key: str, damage: Damage, right: dict[Chunk, Any]) -> int:
+def what_needs(key: str) -> Callable[[Path], Any]:
+    """Return what reads all that a file is needed for, and nothing else."""
+    directory = key.split("/")[0]
+    if key.endswith(".ar"):
+        return lambda place: read_record(LocalStorage(str(place)), key)
+    return partial(_state_of_array, directory) if key.endswith(".af") else state_of
+
+
+def _state_of_array(array: str, place: Path) -> Any:
+    store = atlas.Atlas.open(place, mode="r", workers=1)
+    names = store.list_datasets()
+    cells = [part.tolist() for part in store.read_array_across(array, names)]
+    return repr(cells), [repr(store.open_dataset(name).array_stats(array)) for name in names]
+
+
+def survive_repair(place: Path, key: str, damage: Damage, right: Mapping[Chunk, Intact]) -> int:
     """Put damaged bytes in a file's place in a copy of the store, verify and repair it; count the chunks lost.
 
     What verify says must be true, and repair must bring back every chunk whose bytes are not hit.
     """
-    trial = place.with_name("trial")
+    trial, whole = place.with_name("trial"), (place / key).read_bytes()
+    hit = {chunk for chunk, at in right.items() if at.key == key and _piece(whole, at) != _piece(damage[1], at)}
     shutil.copytree(place, trial)
     try:
         (trial / key).write_bytes(damage[1])
-        return _repaired(trial, f"{key}, {damage[0]}", right, _hit(place, key, damage[1]))
+        return _repaired(trial, f"{key}, {damage[0]}", right, hit)
     finally:
         shutil.rmtree(trial)
 
 
-def _repaired(trial: Path, what: str, right: dict[Chunk, Any], hit: set[Chunk]) -> int:
+def _piece(data: bytes, at: Intact) -> bytes:
+    return data[at.offset :][: at.length]
+
+
+def _repaired(trial: Path, what: str, right: Mapping[Chunk, Intact], hit: set[Chunk]) -> int:
     try:
         found = not atlas.Atlas.open(trial, mode="r", workers=1).verify().ok
     except atlas.CorruptStore:
@@ -93,23 +143,8 @@ def _repaired(trial: Path, what: str, right: dict[Chunk, Any], hit: set[Chunk]) 
     return len(hit)
 
 
-def _hit(place: Path, key: str, damaged: bytes) -> set[Chunk]:
-    """Return the chunks whose own bytes are not what they were."""
-    whole = (place / key).read_bytes()
-    snapshot = atlas.Atlas.open(place, mode="r", workers=1)._session.snapshot
-    hit = set()
-    for array in snapshot.root.arrays:
-        index = snapshot.index(array)
-        names = snapshot.root.catalog.names_of(np.repeat(index.entries, np.diff(index.starts)))
-        columns = (index.columns[name].tolist() for name in ("number", "file", "offset", "length"))
-        for name, number, file, offset, length in zip(names, *columns, strict=True):
-            if index.files[file].key == key and whole[offset:][:length] != damaged[offset:][:length]:
-                hit.add((array, name, number))
-    return hit
-
-
-def chunks(place: Path) -> dict[Chunk, Any]:
-    """Return every chunk's box and cells."""
+def chunks(place: Path) -> dict[Chunk, Intact]:
+    """Return every chunk."""
     store = atlas.Atlas.open(place, mode="r", workers=1)
     found = {}
     for name in store.list_datasets():
@@ -118,29 +153,46 @@ def chunks(place: Path) -> dict[Chunk, Any]:
             grid = store._session.record(name).arrays[array].grid
             for number in range(grid.count):
                 box = grid.extent(number)
-                found[array, name, number] = (*box, view.read_array(array, *box))
+                found[array, name, number] = Intact(
+                    box, view.read_array(array, *box), *_stored(store, array, name, number)
+                )
     return found
 
 
-def readable(place: Path, right: dict[Chunk, Any]) -> set[Chunk]:
+def _stored(store: atlas.Atlas, array: str, name: str, number: int) -> tuple[Any, ...]:
+    """Return where the bytes of a chunk are; nothing where there are none."""
+    index = store._session.snapshot.index(array)
+    row = index.locate_one(store._session.ordinal(name), number)
+    if row < 0:
+        return ()
+    file, offset, length = (int(index.columns[column][row]) for column in ("file", "offset", "length"))
+    return index.files[file].key, offset, length
+
+
+def readable(place: Path, right: Mapping[Chunk, Intact]) -> set[Chunk]:
     """Return the chunks that can be read; a wrong one is an AssertionError."""
     store = atlas.Atlas.open(place, mode="r", workers=1)
     found = set()
-    for (array, name, number), (start, shape, cells) in right.items():
+    for (array, name, number), intact in right.items():
         try:
-            read = store.open_dataset(name).read_array(array, start, shape)
+            read = store.open_dataset(name).read_array(array, *intact.box)
         except atlas.CorruptStore:
             continue
-        assert np.array_equal(read, cells, equal_nan=read.dtype.kind == "f")
+        assert np.array_equal(read, intact.cells, equal_nan=read.dtype.kind == "f")
         found.add((array, name, number))
     return found
 
 
-def small_store(place: Path, seed: int = 1, **options: Any) -> Path:
-    """Make a store of two datasets, small enough for each of its bits."""
-    with atlas.Atlas.create(place, workers=1, **options) as store:
-        fill_dataset(store, "a", seed)
-        fill_dataset(store, "b", seed + 1)
+def small_store(place: Path, seed: int = 1, tables: bool = False, **options: Any) -> Path:
+    """Make a store of two datasets, small enough for each of its bits; with a table file on request."""
+    inline = commitfiles.INLINE_BYTES
+    commitfiles.INLINE_BYTES = 0 if tables else inline
+    try:
+        with atlas.Atlas.create(place, workers=1, **options) as store:
+            fill_dataset(store, "a", seed)
+            fill_dataset(store, "b", seed + 1)
+    finally:
+        commitfiles.INLINE_BYTES = inline
     return place
 
 
@@ -196,21 +248,30 @@ def every_damage(place: Path, key: str, every: int) -> Iterator[Damage]:
 
 
 def campaign(work: Path, share: Share, report: Callable[[str], None], every: int = 1) -> int:
-    """Damage every byte of a store in each root encoding and codec; verify and repair every seventh of them."""
+    """Damage every bit of a store in each root encoding and codec, and read what needs that file.
+
+    With every seventh of them all of the store is read, verified and repaired: so each byte is damaged for that, too.
+    """
     total = 0
-    cases = [("json", c, "zstd") for c in ("none", "zstd", "lz4")] + [
-        ("msgpack", c, "lz4") for c in ("none", "zstd", "lz4")
+    cases = [("json", c, "zstd", c == "none") for c in ("none", "zstd", "lz4")] + [
+        ("msgpack", c, "lz4", False) for c in ("none", "zstd", "lz4")
     ]
-    for fmt, compression, codec in cases:
-        place = small_store(work / "store", meta_format=fmt, meta_compression=compression, codec=codec)
+    for fmt, compression, codec, tables in cases:
+        place = small_store(work / "store", tables=tables, meta_format=fmt, meta_compression=compression, codec=codec)
         right, right_chunks = state_of(place), chunks(place)
         ends: Counter[str] = Counter()
         for key in objects(place):
+            # What this handle knows of the dataset table need not be found out for each damage to another file.
+            kept = atlas.Atlas.open(place, mode="r", workers=1) if key.endswith(".af") else None
+            see = what_needs(key)
+            seen = see(place)
             for damage in share.of(every_damage(place, key, every)):
-                ends[survive(place, key, damage, right)] += 1
+                ends[survive(place, key, damage, seen, see)] += 1
             for damage in share.of(every_damage(place, key, 7 * every)):
+                ends[survive(place, key, damage, right)] += 1
                 lost = survive_repair(place, key, damage, right_chunks)
                 ends["repaired, chunks lost" if lost else "repaired whole"] += 1
+            del kept
         for key, damage in share.of(swapped_chunks(place)):
             ends["repaired, chunks lost"] += survive_repair(place, key, damage, right_chunks) > 0
         for key, damage in share.of(stale(place)):

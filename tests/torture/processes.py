@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import atlas
 from atlas import executor
@@ -147,6 +148,29 @@ def check_few_descriptors(place: Path, handles: int) -> None:
 
     in_child(use)
     assert atlas.Atlas.open(place, workers=1).open_dataset("d0").get_attribute("k") == 1
+
+
+def check_many_arrays(place: Path, arrays: int) -> None:
+    """Flush more arrays than files may be open: with hardly any, an error that says so, and with 256 all of them."""
+
+    def write() -> None:
+        store = atlas.Atlas.create(place, workers=1)
+        arrays_of_all = {
+            f"t{number}": {"dims": ["x"], "data": np.full((1, 4), number, "int32")} for number in range(arrays)
+        }
+        store.create_datasets(["a"], arrays_of_all)
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, most))
+        with pytest.raises(atlas.StorageError, match="Too many open files"):
+            store.flush()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))
+        assert atlas.Atlas.open(place, workers=1).list_datasets() == []
+        store.flush()
+        view = atlas.Atlas.open(place, workers=1).open_dataset("a")
+        assert all(view.read_array(f"t{number}").tolist() == [number] * 4 for number in range(arrays))
+
+    in_child(write)
+    assert atlas.Atlas.open(place, workers=1).verify().ok
 
 
 def check_interrupts(place: Path, times: int) -> int:

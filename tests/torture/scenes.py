@@ -333,6 +333,7 @@ OPERATIONS: dict[str, Operation] = {
     "create": Operation(nothing, _same, create),
     "flush": Operation(build, prepare_flush, flush),
     "flush new arrays": Operation(build, prepare_wide, flush),
+    "flush after a killed writer": Operation(build_with_garbage, prepare_flush, flush),
     "delete and flush": Operation(build, prepare_delete, flush),
     "flush into pieces": Operation(build_in_pieces, prepare_another_piece, flush),
     "flush that merges pieces": Operation(build_in_pieces, prepare_merging, flush),

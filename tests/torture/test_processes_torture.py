@@ -32,6 +32,10 @@ def test_many_handles_need_few_descriptors(place: Path) -> None:
     processes.check_few_descriptors(place, 200)
 
 
+def test_a_flush_of_more_arrays_than_files_may_be_open(tmp_path: Path) -> None:
+    processes.check_many_arrays(tmp_path / "s", 300)
+
+
 # Python drops an interrupt that it hears in a finalizer, and says so.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_at_any_moment(place: Path) -> None:
