@@ -247,9 +247,10 @@ class RemoteStorage(Storage):
 
     async def _try_server(self) -> None:
         place, nothing = self._probes = [self._place(new_probe_key()) for _ in range(2)]
-        put = self._requests.insist("put", partial(self._client.put, place, b""))
-        # There are servers that know one of the two conditions only.
-        _, is_bound = await asyncio.gather(put, self._is_refused(nothing, '"no-such-version"'))
+        put = partial(self._requests.insist, "put", partial(self._client.put, place, b""))
+        # There are servers that know one of the two conditions only. When one of the requests fails, the other must
+        # not go on: what it puts late would stay.
+        _, is_bound = await concurrently([put, partial(self._is_refused, nothing, '"no-such-version"')], 2)
         _honours[self._server] = is_bound and await self._is_refused(place, "")
 
     def _drop_probes(self) -> None:
