@@ -34,7 +34,7 @@ from atlas.reader import Snapshot
 from atlas.root import Root
 from atlas.schema import make_array_schema
 from atlas.segment import HEADER_LENGTH
-from atlas.storage import LocalStorage, files, locks
+from atlas.storage import LocalStorage, files, local, locks
 from atlas.threads import take_in
 from atlas.writer import Growth, Held, PendingArray
 
@@ -417,6 +417,22 @@ def test_a_root_that_is_neither_replaced_nor_readable_is_a_failure(tmp_path, mon
     assert atlas.Atlas.open(place).list_datasets() == ["a"]
     store.flush()
     assert atlas.Atlas.open(place).list_datasets() == ["a", "b"]
+
+
+def test_a_root_that_is_in_its_place_is_put_there_once_more_until_it_is_durable(tmp_path, monkeypatch):
+    store = atlas.Atlas.create(tmp_path / "s")
+    add(store, "a")
+    real, failures = local.sync_parent, iter([OSError(errno.EIO, os.strerror(errno.EIO))])
+
+    def fail_once(path: str) -> None:
+        for error in failures:
+            raise error
+        real(path)
+
+    monkeypatch.setattr(local, "sync_parent", fail_once)
+    store.flush()
+    assert next(failures, None) is None
+    assert atlas.Atlas.open(tmp_path / "s").list_datasets() == ["a"]
 
 
 @pytest.mark.parametrize(("recent", "is_ruled_out"), [(("b",), False), (("other", "b"), True), (("mine", "b"), False)])
