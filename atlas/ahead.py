@@ -60,7 +60,7 @@ class HeadStart:
     def send(self, offsets: Integers, lengths: Integers) -> None:
         """Send payloads of the heap."""
         offsets, lengths = offsets[lengths > 0], lengths[lengths > 0]
-        self._sent.append((offsets, copy_payloads(Payloads(self._heap.read), offsets, lengths, self.segment)))
+        self._sent.append((offsets, copy_payloads(Payloads(self._heap.view), offsets, lengths, self.segment)))
 
     @property
     def directory(self) -> str:
@@ -172,7 +172,7 @@ class Sender:
         self._waiting.append((offsets, lengths))
         self._rows += len(offsets)
         self._bytes += int(lengths.sum())
-        if self._bytes >= settings().part_bytes:
+        if self._is_worth_it:
             # Whatever fails now, the flush does anew, and says what is wrong.
             with suppress(AtlasError):
                 self._is_over = not self._send()
@@ -180,7 +180,7 @@ class Sender:
             self._is_over = True
 
     def _send(self) -> bool:
-        start = self._begun() if self._is_worth_it else None
+        start = self._begun()
         if start is None:
             return False
         waiting, self._waiting = self._waiting, []

@@ -13,7 +13,7 @@ from atlas.columnfile import ColumnFile, DataFile
 from atlas.errors import CorruptRoot, CorruptStore
 from atlas.examine import check_file, copied_index, intact_rows, open_index
 from atlas.record import Record, read_record, records_behind
-from atlas.root import ROOT_KEYS, ArrayFiles, Root, decode_root, root_key
+from atlas.root import ROOT_KEYS, Root, decode_root, root_key
 from atlas.segment import ArrayIndex, SegmentIndex
 from atlas.storage import Storage, Stored
 from atlas.storage.names import CATALOG, is_file_of_a_commit, is_record, record_key
@@ -194,12 +194,7 @@ class Damage:
 
     def _got_done(self, root: Root) -> bool:
         """Whether a commit got as far as having all of its own files, where there may be one that did not."""
-        own = [
-            (name, file)
-            for name, files in [*root.arrays.items(), (None, ArrayFiles("", root.catalog.tables))]
-            for file in files.files
-            if file.commit == root.commit
-        ]
+        own = [(name, file) for name, file in _owned_files(root) if file.commit == root.commit]
         return not self._was_writing or all(self._is_whole(file, name) for name, file in own)
 
     def _is_whole(self, file: DataFile, array: str | None) -> bool:
@@ -216,13 +211,12 @@ class Damage:
     def _drop_false_copies(self) -> None:
         """Leave the copies of indexes out that are not what they ought to be."""
         true = dict(self.root.copies)
-        for array, files in self.root.arrays.items():
-            for file in files.files:
-                try:
-                    copied_index(self.root, file, array)
-                except CorruptStore as error:
-                    true.pop(file.key, None)
-                    self.report.actions.append(f"leave a copy out of the root: {error}")
+        for array, file in _owned_files(self.root):
+            try:
+                copied_index(self.root, file, array)
+            except CorruptStore as error:
+                true.pop(file.key, None)
+                self.report.actions.append(f"leave a copy out of the root: {error}")
         self.root = replace(self.root, copies=true)
 
     def _look(self, file: DataFile, array: str | None) -> FileFound:
@@ -233,7 +227,7 @@ class Damage:
             return FileFound(file, self._copied_index(file, array), str(error), unrecorded)
 
     def _copied_index(self, file: DataFile, array: str | None) -> ColumnFile | None:
-        if array is not None and file.key in self.root.copies:
+        if file.key in self.root.copies:
             return copied_index(self.root, file, array)
         record = self.records.get(record_key(file.commit))
         copy = None if record is None else record.indexes.get(file.key)
@@ -307,6 +301,12 @@ class Damage:
         yield from self.tables
         for files in self.arrays.values():
             yield from files
+
+
+def _owned_files(root: Root) -> Iterator[tuple[str | None, DataFile]]:
+    """Yield every file that a state refers to, with the array that it is of; a table file is of none."""
+    yield from ((array, file) for array, files in root.arrays.items() for file in files.files)
+    yield from ((None, file) for file in root.catalog.tables)
 
 
 def _index_of(table: FileFound) -> ColumnFile:

@@ -19,7 +19,7 @@ from atlas.assembly import Written, entry_columns, total_statistics
 from atlas.catalog import Catalog
 from atlas.chunks import Integers
 from atlas.columnfile import DataFile
-from atlas.columns import Texts
+from atlas.columns import Texts, positions
 from atlas.commitfiles import CommitFiles
 from atlas.dtypes import objects
 from atlas.errors import CorruptStore, SnapshotExpired
@@ -149,7 +149,7 @@ def write_file(
         waiting = np.flatnonzero((sources == len(payloads)) & (columns["length"] > 0))
         segment = _completed(target, staying.directory, waiting, columns, offsets)
         segment = segment or _adopted(target, staying.directory, heap, waiting, columns, offsets)
-        payloads = [*payloads, Payloads(heap.read)]
+        payloads = [*payloads, Payloads(heap.view)]
         sources[offsets > 0] = _IN_PLACE
     segment = segment or target.files.create(staying.directory)
     for source, rows in _copy_order(target.files.are_fetched, payloads, sources, columns):
@@ -276,8 +276,8 @@ def newest_statistics(known: Sequence[Known], entries: Integers) -> StatisticsCo
     kind = types.pop() if len(types) == 1 else np.dtype(object if types else "i8")
     low, high = np.zeros(count, kind), np.zeros(count, kind)
     for ordinals, found in known:
-        places = np.minimum(np.searchsorted(entries, ordinals), max(count - 1, 0))
-        own = np.flatnonzero(entries[places] == ordinals) if count else np.zeros(0, np.int64)
+        places = positions(entries, ordinals)
+        own = np.flatnonzero(places >= 0)
         at = places[own]
         rows[at], nulls[at], valid[at] = found.rows[own], found.nulls[own], found.valid[own]
         low[at], high[at] = found.minimum[own], found.maximum[own]

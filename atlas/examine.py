@@ -50,7 +50,7 @@ def open_index(area: Area, file: DataFile, array: str | None) -> ColumnFile:
     return index
 
 
-def copied_index(root: Root, file: DataFile, array: str) -> ColumnFile | None:
+def copied_index(root: Root, file: DataFile, array: str | None) -> ColumnFile | None:
     """Return the index of a file if the root has a copy of it; raises :class:`CorruptIndex` if that is not true."""
     copy = root.copies.get(file.key)
     try:

@@ -40,7 +40,7 @@ class _Part(NamedTuple):
     def read(self, first: int, size: int) -> Any:
         """Return some of the bytes."""
         if self.spill is None:
-            return memoryview(self.data)[first : first + size]
+            return memoryview(self.data).toreadonly()[first : first + size]
         return self.spill.read(self.position + first, size)
 
 
@@ -147,6 +147,11 @@ class Heap:
     def read(self, offset: int, length: int) -> bytes:
         """Return bytes that were taken, of any number of pieces."""
         return b"".join(self._views(offset, length))
+
+    def view(self, offset: int, length: int) -> Any:
+        """Return the same, without copying what is in memory in one piece."""
+        views = list(self._views(offset, length))
+        return views[0] if len(views) == 1 else b"".join(views)
 
     def _views(self, offset: int, length: int) -> Iterator[Any]:
         position, end = offset, offset + length

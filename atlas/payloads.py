@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class Payloads:
         what is whole can be seen whether it was damaged on its way.
     """
 
-    read: Callable[[int, int], bytes]
+    read: Callable[[int, int], Any]
     are_fetched: bool = False
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -363,8 +363,8 @@ def _root_of(document: Any, meta_format: str, compression: str, load_table: Load
         tuple(_retired(entry) for entry in retired),
         document["store"],
         tuple(recent),
-        _copies(document.get("indexes", {}), known),
     )
+    root = replace(root, copies=_copies(document.get("indexes", {}), root.files))
     files = [file.key for file in root.files]
     expect(len(set(files)) == len(files), "a file is there twice")
     # Whoever writes next removes what is retired.
@@ -392,10 +392,10 @@ def _array_files(value: Any) -> ArrayFiles:
     return ArrayFiles(directory, files)
 
 
-def _copies(copies: Any, arrays: Mapping[str, ArrayFiles]) -> dict[str, bytes]:
+def _copies(copies: Any, files: Sequence[DataFile]) -> dict[str, bytes]:
     """Return the copies of indexes, as long as these are; whether they are true is seen when they are used."""
     expect(isinstance(copies, dict), "bad copies of indexes")
-    sizes = {file.key: file.index_length for files in arrays.values() for file in files.files} if copies else {}
+    sizes = {file.key: file.index_length for file in files} if copies else {}
     found = {key: copy if isinstance(copy, bytes) else _from_text(copy) for key, copy in copies.items()}
     expect(all(len(copy) == sizes.get(key) for key, copy in found.items()), "a copy of an index is not as long as it")
     return found

@@ -18,6 +18,8 @@ from dataclasses import replace
 from functools import partial
 from weakref import WeakValueDictionary
 
+import numpy as np
+
 from atlas.catalog import Catalog
 from atlas.chunks import MAX_CELLS
 from atlas.columnfile import ColumnFile, DataFile
@@ -26,6 +28,7 @@ from atlas.errors import (
     AtlasError,
     CommitUnknownError,
     ConflictError,
+    CorruptIndex,
     CorruptRoot,
     CorruptStore,
     SnapshotExpired,
@@ -113,9 +116,20 @@ def _claimed_root(storage: Storage) -> Root | None:
         if later.generation < root.generation:
             return replace(root, version=later.version)
         at, root = key, later
+    _take_copied_tables(root)
     # Names, schemas and attributes are looked up without a request.
     root.catalog.layers  # noqa: B018
     return root
+
+
+def _take_copied_tables(root: Root) -> None:
+    """Read the table files that the root has copies of; those that are not true are passed over."""
+    for file in root.catalog.tables:
+        copy = root.copies.get(file.key)
+        with suppress(CorruptIndex):
+            table = None if copy is None else ColumnFile(np.frombuffer(copy, np.uint8), file)
+            if table is not None and table.is_whole:
+                root.catalog.loaded[file] = _layer_of(table, root.store, root.catalog.slots)
 
 
 # States that are in use, by place and bytes: opened again, as loops over names do, they are not decoded again.
@@ -158,10 +172,13 @@ def load_table(storage: Storage, store: str, file: DataFile, slots: int) -> Laye
     place = storage.describe(), file
     layer = _tables.get(place)
     if layer is None:
-        columns = ColumnFile(read_index(storage, file), file)
-        columns.expect(columns.head.get("store") == store, "it belongs to another store")
-        layer = _tables[place] = read_layer(columns, slots)
+        layer = _tables[place] = _layer_of(ColumnFile(read_index(storage, file), file), store, slots)
     return layer
+
+
+def _layer_of(table: ColumnFile, store: str, slots: int) -> Layer:
+    table.expect(table.head.get("store") == store, "it belongs to another store")
+    return read_layer(table, slots)
 
 
 def recorded_state(storage: Storage, key: str) -> Root | None:

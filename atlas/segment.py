@@ -275,8 +275,8 @@ class ArrayIndex:
         """
         if not len(self.entries):
             return np.full(len(numbers), -1, np.int64)
-        entry = np.minimum(np.searchsorted(self.entries, ordinals), len(self.entries) - 1)
-        known = np.repeat(self.entries[entry] == ordinals, counts)
+        entry = positions(self.entries, ordinals)
+        known, entry = np.repeat(entry >= 0, counts), np.maximum(entry, 0)
         if self.dense:
             rows = np.repeat(self.starts[entry], counts) + numbers
             return np.where(known & (rows < np.repeat(self.starts[entry + 1], counts)), rows, -1)

@@ -113,6 +113,7 @@ def verify(snapshot: Snapshot, progress: Progress | None = None) -> VerifyReport
     # Without the dataset table nothing says what any chunk is.
     if not _noted(snapshot, report, "", "", -1, partial(_load_table, snapshot)):
         return report
+    _noted(snapshot, report, "", "", -1, partial(_check_copies, snapshot, None))
     names = snapshot.root.catalog.names()
     arrays = sorted(snapshot.root.arrays)
     report.datasets = len(names)
@@ -195,8 +196,8 @@ def _check_files(snapshot: Snapshot, array: str) -> None:
         check_file(snapshot.storage, file, array)
 
 
-def _check_copies(snapshot: Snapshot, array: str) -> None:
-    for file in snapshot.root.arrays[array].files:
+def _check_copies(snapshot: Snapshot, array: str | None) -> None:
+    for file in snapshot.root.catalog.tables if array is None else snapshot.root.arrays[array].files:
         copied_index(snapshot.root, file, array)
 
 

@@ -7,6 +7,7 @@ import json
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -18,6 +19,7 @@ from torture.forging import seal
 
 import atlas
 from atlas import commitfiles
+from atlas.root import Root, encode_root
 
 
 def write(store: atlas.Atlas, name: str, number: int, arrays: tuple[str, ...] = ("t", "u")) -> None:
@@ -277,3 +279,58 @@ def test_an_index_that_is_gone_with_its_file_is_not_made_up(url):
     with pytest.raises(atlas.SnapshotExpired):
         store.open_dataset("a").read_array("t")
     assert "is gone" in str(store.verify().problems[0])
+
+
+# --- copies of the dataset table, where the root's name has to be asked for
+
+
+@pytest.fixture
+def large(url, monkeypatch) -> Root:
+    """The state of a store whose names are too many for its root."""
+    monkeypatch.setattr(commitfiles, "INLINE_BYTES_FAR", 1 << 10)
+    with atlas.Atlas.create(url, meta_format="msgpack") as store:
+        store.create_datasets(MANY, None, {"k": list(range(len(MANY)))})
+    return store._session.snapshot.root
+
+
+MANY = [f"station {i:03d}" for i in range(200)]
+
+
+def expect_many(store: atlas.Atlas) -> None:
+    assert store.list_datasets() == MANY
+    assert store.open_dataset(MANY[77]).get_attribute("k") == 77
+
+
+def test_a_false_copy_of_the_table_is_passed_over_reported_and_left_out(url, large):
+    ((key, copy),) = large.copies.items()
+    for false in (bytes(len(copy)), flipped(copy, 0), flipped(copy, -20)):
+        MEMORY.pipe_file(f"{url}/atlas.msgpack", encode_root(replace(large, copies={key: false})))
+        store = atlas.Atlas.open(url)
+        expect_many(store)
+        (problem,) = store.verify().problems
+        assert "copy in the root" in str(problem)
+        assert len(atlas.Atlas.repair(url).actions) == 1
+        store = atlas.Atlas.open(url)
+        assert store.verify().ok
+        expect_many(store)
+
+
+def test_the_copy_of_a_table_stays_while_the_table_does(url, large):
+    with atlas.Atlas.open(url) as store:
+        store.create_dataset("one more").set_attribute("k", 1)
+    root = atlas.Atlas.open(url)._session.snapshot.root
+    assert (root.copies, root.catalog.tables) == (large.copies, large.catalog.tables)
+
+
+def test_a_damaged_table_is_brought_back_from_its_copy(url, large):
+    (file,) = large.catalog.tables
+    data = MEMORY.cat_file(f"{url}/{file.key}")
+    MEMORY.pipe_file(f"{url}/{file.key}", flipped(data, file.index_offset + 3))
+    expect_many(atlas.Atlas.open(url))
+    assert not atlas.Atlas.open(url).verify().ok
+    report = atlas.Atlas.repair(url)
+    assert report.ok
+    assert f"write {file.key} anew" in report.actions[0]
+    store = atlas.Atlas.open(url)
+    assert store.verify().ok
+    expect_many(store)

@@ -14,7 +14,7 @@ from conftest import add_fields, deadline, field
 from objectstore import FAULTS
 
 import atlas
-from atlas.storage import requests
+from atlas.storage import remote, requests
 
 DEADLINE = 1
 ALL = os.environ.get("OBJECT_FAULTS") == "all"
@@ -74,7 +74,7 @@ def write(store: atlas.Atlas, names: list[str]) -> None:
 
 def expect(store: atlas.Atlas, names: list[str]) -> None:
     assert sorted(store.list_datasets()) == sorted(names)
-    for array in ("t", "u"):
+    for array in ("t", "u") if names else ():
         for name, cells in zip(names, store.read_array_across(array, names), strict=True):
             np.testing.assert_array_equal(cells, field("abc".index(name[0])))
 
@@ -83,6 +83,12 @@ def made(place, store) -> atlas.Atlas:
     with store:
         write(store, ["a"])
     return place.open()
+
+
+def create(place, store):
+    # As the first thing that a process does.
+    remote._honours.clear()
+    place.create()
 
 
 def open_and_list(place, store):
@@ -102,9 +108,12 @@ def compact(place, store):
 
 
 STEPS = [open_and_list, read, flush, compact]
+CHANGES = (create, flush, compact)
 
 
-def prepared(place, step) -> atlas.Atlas:
+def prepared(place, step) -> atlas.Atlas | None:
+    if step is create:
+        return None
     store = made(place, place.create())
     if step is compact:
         for i, name in ((1, "b"), (2, "c")):
@@ -119,7 +128,7 @@ def prepared(place, step) -> atlas.Atlas:
 
 
 def after(step) -> list[str]:
-    return NAMES if step in (flush, compact) else ["a"]
+    return [] if step is create else NAMES if step in CHANGES else ["a"]
 
 
 def error_of(step, place, store) -> str:
@@ -144,7 +153,7 @@ def faults_at(number: int, faults: tuple[str, ...], few: int) -> tuple[str, ...]
 
 
 @pytest.mark.timeout(900 if ALL else 180)
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", [create, *STEPS])
 def test_one_request_fails_once(s3, step):
     if step is compact and not (s3.honours_conditions or ALL):
         pytest.skip("only in make torture-s3")
@@ -156,7 +165,7 @@ def test_one_request_fails_once(s3, step):
                 with place.proxy.failing(broken):
                     step(place, store)
                 expect(place.open(), after(step))
-                if step is flush or step is compact:
+                if step in CHANGES:
                     nothing_is_left_over(place, place.open())
         if not broken.was_reached:
             break
@@ -187,8 +196,28 @@ def test_every_request_fails_from_some_time_on(moto, step, given_up):
                 expect(place.open(), seen)
                 step(place, store)
                 expect(place.open(), after(step))
-                if step is flush or step is compact:
+                if step in CHANGES:
                     nothing_is_left_over(place, place.open())
+        if not broken.was_reached:
+            break
+    else:
+        pytest.fail("there are more requests than were tried")
+    assert number > 0
+
+
+@pytest.mark.timeout(900 if ALL else 180)
+def test_a_store_is_made_or_not_whatever_fails_from_some_time_on(moto):
+    for number in range(20):
+        for fault in faults_at(number, LASTING, 1):
+            with moto.anew() as place:
+                broken = At(number, fault, for_good=True)
+                with place.proxy.failing(broken), deadline(DEADLINE):
+                    said = error_of(create, place, None)
+                assert "\n" not in said
+                if error_of(create, place, None):
+                    # The answer was lost, or it was made all the same: either way it is there, and empty.
+                    assert place.open().list_datasets() == []
+                nothing_is_left_over(place, place.open())
         if not broken.was_reached:
             break
     else:

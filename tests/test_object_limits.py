@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -169,6 +170,29 @@ def test_a_server_that_knows_one_of_the_conditions_is_for_one_writer(moto, monke
 
     with moto.proxy.failing(ignoring), pytest.raises(atlas.UnsafeStorage, match="single_writer"):
         moto.create()
+
+
+def test_what_tried_a_server_goes_after_the_root_is_there(moto, monkeypatch):
+    """rclone's would take the store's directory away while the root is put there: it is empty without the objects."""
+    monkeypatch.setattr(remote, "_honours", {})
+    monkeypatch.setattr(moto.proxy, "latency", 0.1)
+    with moto.recording() as made:
+        moto.create()
+        while not (moto.proxy.log[-1].kind == "DELETE" and moto.proxy.log[-1].status):
+            time.sleep(0.01)
+    assert [request.kind for request in made[-2:]] == ["CONDITIONAL PUT", "DELETE"]
+    assert made[-2].key.endswith("/atlas.json")
+    assert moto.objects() == ["atlas.json"]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_what_tried_a_server_goes_before_the_process_ends(moto, monkeypatch, client):
+    monkeypatch.setattr(moto.proxy, "latency", 0.1)
+    code = "import sys, atlas; atlas.Atlas.create(sys.argv[1], storage_options=eval(sys.argv[2]))"
+    options = repr(moto.options | {"client": client})
+    done = subprocess.run([sys.executable, "-c", code, moto.url, options], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert moto.objects() == ["atlas.json"]
 
 
 def test_the_region_and_the_place_come_from_the_environment(moto, monkeypatch):

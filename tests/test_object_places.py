@@ -185,6 +185,26 @@ def test_handles_travel_and_children_read(moto):
     expect(store)
 
 
+def test_children_of_a_process_that_used_obstore_are_told(moto):
+    with moto.create() as store:
+        write(store)
+    options = {"storage_options": moto.options | {"client": "obstore"}}
+    handle = atlas.Atlas.open(moto.url, **options)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            for use in (handle.refresh, lambda: atlas.Atlas.open(moto.url, **options)):
+                with pytest.raises(atlas.StorageError, match="spawn processes, or use s3fs"):
+                    use()
+            expect(moto.open())
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    expect(handle)
+
+
 def test_worker_processes_make_no_connections(moto):
     with moto.create(codec="lz4") as store:
         write(store)

@@ -71,11 +71,15 @@ def test_what_each_step_costs(s3):
     assert kinds(made) == {"GET": 1}
 
 
-@pytest.mark.parametrize(("meta_format", "inline", "requests"), [("json", 20, 1), ("json", 16, 2), ("msgpack", 20, 2)])
-def test_a_large_table_costs_one_request_at_most(moto, monkeypatch, meta_format, inline, requests):
+@pytest.mark.parametrize(
+    ("meta_format", "inline", "copied", "requests"),
+    [("json", 20, 22, 1), ("json", 16, 22, 2), ("msgpack", 20, 22, 2), ("msgpack", 16, 22, 2), ("msgpack", 16, 10, 3)],
+)
+def test_a_large_table_costs_one_request_at_most(moto, monkeypatch, meta_format, inline, copied, requests):
     """None up to a mebibyte, which as many datasets as in practice do not have here."""
-    assert commitfiles.INLINE_BYTES_FAR == 1 << 20
+    assert (commitfiles.INLINE_BYTES_FAR, commitfiles.COPIED_TABLE_BYTES) == (1 << 20, 4 << 20)
     monkeypatch.setattr(commitfiles, "INLINE_BYTES_FAR", 1 << inline)
+    monkeypatch.setattr(commitfiles, "COPIED_TABLE_BYTES", 1 << copied)
     store = moto.create(meta_format=meta_format)
     names = [f"station {i:05d} of the network" for i in range(4000)]
     store.create_datasets(names, {"t": {"dims": ["x"], "data": np.ones((4000, 3))}}, {"k": list(range(4000))})

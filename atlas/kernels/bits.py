@@ -68,11 +68,11 @@ def unpack_block(
 ) -> None:
     """Write ``base +`` the `n` values of up to 32 bits at address `words` to address `out`.
 
-    Those before `begin` and from `end` on may be left out.
+    Those before `begin` and from `end` on may be left out; of :data:`BLOCK` values, no more than 31 of either are not.
     """
     target = cast(out)
     if width == 0:
-        for i in range(n):
+        for i in range(begin, end):
             target[i] = base
         return
     width = min(width, 32)

@@ -191,6 +191,60 @@ def _sample(
 
 
 @helper
+def _best_axes(axes: Any, extent: Any, bits: Any, seen: Any) -> Any:
+    """Return which of some axes are best predicted along, and the bits that a cell takes.
+
+    `bits` has the sum over `seen` groups without prediction, along each axis, and along each pair of axes.
+    """
+    last = axes - 1
+    while last > 0 and extent[last] == 1:
+        last -= 1
+    best, cost = np.int64(0), bits[0] / max(seen[0], 1)
+    for a in range(axes):
+        single = _AXIS_COST + (_LAST_AXIS_COST if a == last else _FIRST_AXIS_COST if a == 0 else 0.0)
+        if 0 < seen[1 + a] == seen[0] and bits[1 + a] / seen[0] + single < cost:
+            best, cost = np.int64(1 << a), bits[1 + a] / seen[0] + single
+        for b in range(a):
+            c = 1 + axes + a * (a - 1) // 2 + b
+            both = single + _AXIS_COST + (_FIRST_AXIS_COST if b == 0 else 0.0)
+            if 0 < seen[c] == seen[0] and bits[c] / seen[0] + both < cost:
+                best, cost = np.int64((1 << a) | (1 << b)), bits[c] / seen[0] + both
+    return best, cost
+
+
+@helper
+def _sample_group(
+    src: Any,
+    begin: Any,
+    span: Any,
+    step: Any,
+    element: Any,
+    fill: Any,
+    kind: Any,
+    code: Any,
+    power: Any,
+    axes: Any,
+    extent: Any,
+    inner: Any,
+    before: Any,
+    low: Any,
+    high: Any,
+) -> None:
+    """Widen the bounds by every `step`-th of `span` cells, and by those beside masked ones."""
+    masked = False
+    for i in range(begin, begin + min(span, _PER_GROUP * step), step):
+        masked |= _number(src, i, element, fill, kind, code, power) == _HOLE
+        _sample(src, i, element, fill, kind, code, power, axes, extent, inner, before, low, high)
+    # Few cells are beside masked ones, but these have the largest differences.
+    edges = 0
+    for i in range(begin + 1, begin + span if masked else begin):
+        own = _number(src, i, element, fill, kind, code, power) == _HOLE
+        if own != (_number(src, i - 1, element, fill, kind, code, power) == _HOLE) and edges < _PER_GROUP:
+            _sample(src, i, element, fill, kind, code, power, axes, extent, inner, before, low, high)
+            edges += 1
+
+
+@helper
 def _choose_axes(
     src: Any, cells: Any, axes: Any, ndim: Any, extent: Any, element: Any, fill: Any, report: Any, room: Any
 ) -> Any:
@@ -217,35 +271,12 @@ def _choose_axes(
         for c in range(candidates):
             low[c], high[c] = np.int64((1 << 63) - 1), _HOLE
         begin = first + (cells - span - first) * group // max(groups - 1, 1)
-        masked = False
-        for i in range(begin, begin + min(span, _PER_GROUP * step), step):
-            masked |= _number(src, i, element, fill, kind, code, power) == _HOLE
-            _sample(src, i, element, fill, kind, code, power, axes, extent, inner, before, low, high)
-        # Few cells are beside masked ones, but these have the largest differences.
-        edges = 0
-        for i in range(begin + 1, begin + span if masked else begin):
-            own = _number(src, i, element, fill, kind, code, power) == _HOLE
-            if own != (_number(src, i - 1, element, fill, kind, code, power) == _HOLE) and edges < _PER_GROUP:
-                _sample(src, i, element, fill, kind, code, power, axes, extent, inner, before, low, high)
-                edges += 1
+        _sample_group(src, begin, span, step, element, fill, kind, code, power, axes, extent, inner, before, low, high)
         for c in range(candidates):
             if high[c] >= low[c]:
                 bits[c] += math.log2(np.float64(np.uint64(sub(high[c], low[c]))) + 1.0)
                 seen[c] += 1
-    last = axes - 1
-    while last > 0 and extent[last] == 1:
-        last -= 1
-    best, cost = np.int64(0), bits[0] / max(seen[0], 1)
-    for a in range(axes):
-        single = _AXIS_COST + (_LAST_AXIS_COST if a == last else _FIRST_AXIS_COST if a == 0 else 0.0)
-        if 0 < seen[1 + a] == seen[0] and bits[1 + a] / seen[0] + single < cost:
-            best, cost = np.int64(1 << a), bits[1 + a] / seen[0] + single
-        for b in range(a):
-            c = 1 + axes + a * (a - 1) // 2 + b
-            both = single + _AXIS_COST + (_FIRST_AXIS_COST if b == 0 else 0.0)
-            if 0 < seen[c] == seen[0] and bits[c] / seen[0] + both < cost:
-                best, cost = np.int64((1 << a) | (1 << b)), bits[c] / seen[0] + both
-    report[2] = best
+    report[2], cost = _best_axes(axes, extent, bits, seen)
     return cost
 
 

@@ -28,11 +28,22 @@ _ENOUGH = 256
 
 @helper
 def _unpack_stretch(
-    table: Any, block: Any, begin: Any, end: Any, cast: Any, size: Any, target: Any, spare: Any, guard: Any, until: Any
+    table: Any,
+    block: Any,
+    begin: Any,
+    end: Any,
+    cast: Any,
+    size: Any,
+    target: Any,
+    loose: Any,
+    spare: Any,
+    guard: Any,
+    until: Any,
 ) -> Any:
     """Write the numbers of the stream from position `begin`, which is in `block`, to `end` at address `target`.
 
-    Returns whether the words they come from are what was written. At address `spare` there is space for a block.
+    A few numbers before and behind are written, too, if it is `loose` there. Returns whether the words they come from
+    are what was written. At address `spare` there is space for a block.
     """
     bases, places, widths, starts = table
     while starts[block] < end:
@@ -43,14 +54,14 @@ def _unpack_stretch(
             return False
         # Of a block that reaches beyond, a part is wanted.
         low, high = max(begin, first), min(end, first + n)
-        whole = high - low == n
-        place = target + (first - begin) * size if whole else spare
+        in_place = high - low == n or (loose and n == BLOCK)
+        place = target + (first - begin) * size if in_place else spare
         base = cast(bases + block * size)[0]
         if width > 32:
             unpack_wide_block(at, n, width, np.uint64(base), place, low - first, high - first)
         else:
             unpack_block(at, n, width, base, cast, size, place, low - first, high - first)
-        if not whole:
+        if not in_place:
             copy(target + (low - begin) * size, spare + (low - first) * size, (high - low) * size)
         block += 1
     return True
@@ -111,9 +122,9 @@ def restore_rows(
             run = count // (last - first)
             place = numbers + (lowest - low) * row * size
             used = _used_of_row(ndim, extent, stop, box, mask)
-            step, length = highest - lowest, (highest - lowest) * run
+            step, length, loose = highest - lowest, (highest - lowest) * run, False
             if run - used >= _ENOUGH:
-                step, length = np.int64(1), used
+                step, length, loose = np.int64(1), used, True
             for at in range(lowest, highest, step):
                 skipped = (at - first) * run
                 if not _unpack_stretch(
@@ -124,6 +135,7 @@ def restore_rows(
                     cast,
                     size,
                     (stream if inner else place) + (at - lowest) * run * size,
+                    loose,
                     spare,
                     guard,
                     until,

@@ -86,6 +86,75 @@ def _copy_checked(guard: Any, target: Any, source: Any, size: Any) -> Any:
     return True
 
 
+@helper
+def _open_chunk(
+    row: Any, src: Any, offset: Any, length: Any, pipeline: Any, checksum: Any, size: Any, place: Any, guard: Any
+) -> Any:
+    """Return what is wrong with a payload, where its `size` bytes are, whether as they are, and still to be checked."""
+    begin = src + i64(offset)[row]
+    end = begin + i64(length)[row]
+    i64(guard)[0] = end
+    kind, body = np.int64(0), begin
+    if checksum:
+        kind = np.int64(u8(pipeline)[row]) & ~SEALED
+        body = open_payload(guard, begin, end - begin, u8(pipeline)[row] & SEALED, i64(checksum)[row])
+    if body == 0:
+        return np.int64(DAMAGED), body, True, False
+    if kind in (LZ4, SHUFFLE_LZ4):
+        whole = decompress(body, end - body, place, size)
+        return np.int64(0 if whole else BAD_BLOCK), place, kind == LZ4, False
+    return np.int64(0 if end - body == size else WRONG_SIZE), body, True, True
+
+
+@helper
+def _place_box(
+    base: Any,
+    cells: Any,
+    plain: Any,
+    checked: Any,
+    guard: Any,
+    ndim: Any,
+    steps: Any,
+    start: Any,
+    block: Any,
+    pitch: Any,
+    position: Any,
+    target: Any,
+    itemsize: Any,
+) -> Any:
+    """Write a box of a chunk of so many cells at `base`; return whether what was to be `checked` is whole."""
+    # Merge trailing axes that are contiguous in both, so that the inner run is long.
+    inner = ndim
+    run = 1
+    first = 0
+    for axis in range(ndim):
+        first += start[axis] * steps[axis]
+        position[axis] = 0
+    while inner > 0 and pitch[inner - 1] == run * itemsize and steps[inner - 1] == run:
+        inner -= 1
+        run *= block[inner]
+    while True:
+        if not plain:
+            _unshuffle_run(target, base + first, run, cells, itemsize)
+        elif not checked:
+            copy(target, base + first * itemsize, run * itemsize)
+        elif not _copy_checked(guard, target, base + first * itemsize, run * itemsize):
+            return False
+        axis = inner - 1
+        while axis >= 0:
+            position[axis] += 1
+            first += steps[axis]
+            target += pitch[axis]
+            if position[axis] < block[axis]:
+                break
+            first -= position[axis] * steps[axis]
+            target -= position[axis] * pitch[axis]
+            position[axis] = 0
+            axis -= 1
+        if axis < 0:
+            return True
+
+
 def scatter(
     src: Any,
     rows: Any,
@@ -129,64 +198,22 @@ def scatter(
             steps[axis] = cells
             cells *= extent[axis]
             wanted *= block[axis]
-        plain, checked = True, False
+        problem, plain, checked = np.int64(0), True, False
         if length:
-            kind = np.int64(u8(pipeline)[row]) & ~SEALED if checksum else np.int64(0)
-            base = src + i64(offset)[row]
-            end = base + i64(length)[row]
-            i64(guard)[0] = end
-            if checksum:
-                base = open_payload(guard, base, end - base, u8(pipeline)[row] & SEALED, i64(checksum)[row])
-            problem: Any = np.int64(0)
-            if base == 0:
-                problem = DAMAGED
-            elif kind in (LZ4, SHUFFLE_LZ4):
-                plain = kind == LZ4 or itemsize == 1
-                problem = 0 if decompress(base, end - base, place, cells * itemsize) else BAD_BLOCK
-                base = place
-            else:
-                checked = True
-                problem = 0 if end - base == cells * itemsize else WRONG_SIZE
-            if problem:
-                i64(failed)[0] = row
-                return problem
+            problem, base, plain, checked = _open_chunk(
+                row, src, offset, length, pipeline, checksum, cells * itemsize, place, guard
+            )
         else:
             base = i64(offset)[task]
-            plain = u8(shuffled)[task] == 0 or itemsize == 1
-        if wanted == 0:
-            continue
-        # Merge trailing axes that are contiguous in both, so that the inner run is long.
-        inner = ndim
-        run = 1
-        first = 0
-        for axis in range(ndim):
-            first += start[axis] * steps[axis]
-            position[axis] = 0
-        while inner > 0 and pitch[inner - 1] == run * itemsize and steps[inner - 1] == run:
-            inner -= 1
-            run *= block[inner]
+            plain = u8(shuffled)[task] == 0
+        plain = plain or itemsize == 1
         target = out + i64(destination)[row]
-        while True:
-            if plain:
-                source = base + first * itemsize
-                if not checked:
-                    copy(target, source, run * itemsize)
-                elif not _copy_checked(guard, target, source, run * itemsize):
-                    i64(failed)[0] = row
-                    return DAMAGED
-            else:
-                _unshuffle_run(target, base + first, run, cells, itemsize)
-            axis = inner - 1
-            while axis >= 0:
-                position[axis] += 1
-                first += steps[axis]
-                target += pitch[axis]
-                if position[axis] < block[axis]:
-                    break
-                first -= position[axis] * steps[axis]
-                target -= position[axis] * pitch[axis]
-                position[axis] = 0
-                axis -= 1
-            if axis < 0:
-                break
+        if problem == 0 and wanted > 0:
+            whole = _place_box(
+                base, cells, plain, checked, guard, ndim, steps, start, block, pitch, position, target, itemsize
+            )
+            problem = np.int64(0 if whole else DAMAGED)
+        if problem:
+            i64(failed)[0] = row
+            return problem
     return 0

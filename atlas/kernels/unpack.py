@@ -177,6 +177,43 @@ def _lay_out(
 
 
 @helper
+def _is_header(kind: Any, code: Any, mask: Any, flags: Any, element: Any, item: Any, axes: Any) -> Any:
+    """Return whether a chunk of that type and so many axes may begin like this."""
+    if kind > BITS or (kind != INTEGERS) != (element >= FLOAT32) or flags > MASKED | PATCHED | WIDE:
+        return False
+    if kind == BITS and (code > SIGN_LAST or (flags & WIDE != 0) != (item == 8)):
+        return False
+    if code > MAX_BINARY or MAX_DECIMAL < code < BINARY:
+        return False
+    return axes >= MAX_AXES or mask >> axes == 0
+
+
+@helper
+def _place_words(words: Any, widths: Any, blocks: Any, size: Any, starts: Any, places: Any) -> Any:
+    """Write where the words of each block are; return where the last ones end, 0 if a width cannot be."""
+    for k in range(blocks):
+        width = np.int64(u8(widths)[k])
+        if width > 8 * size:
+            return np.int64(0)
+        places[k] = words
+        words += 4 * block_words(starts[k + 1] - starts[k], width)
+    return words
+
+
+@helper
+def _rule_of(kind: Any, code: Any, element: Any, masked: Any, special: Any) -> Any:
+    """Return how integers become cells, as :func:`atlas.kernels.emit.emit_box` takes it."""
+    scale = scale_of(kind, code)
+    divided = kind == DIVIDED
+    how = DIVIDE if divided and not may_multiply(code, element) else MULTIPLY
+    if kind == BITS:
+        how = ORDER if code == ORDERED else SIGN
+    inverse = 1.0 / scale if divided else scale
+    correction = inverse if divided else 0.0
+    return element, how, scale, inverse, correction, masked, special
+
+
+@helper
 def _unpack_chunk(
     payload: Any,
     length: Any,
@@ -216,12 +253,7 @@ def _unpack_chunk(
         return DAMAGED
     header = u8(payload)
     kind, code, mask, flags = np.int64(header[0]), np.int64(header[1]), np.int64(header[2]), np.int64(header[3])
-    floats = element >= FLOAT32
-    if kind > BITS or (kind != INTEGERS) != floats or flags > MASKED | PATCHED | WIDE:
-        return UNKNOWN_HEADER
-    if kind == BITS and (code > SIGN_LAST or (flags & WIDE != 0) != (item == 8)):
-        return UNKNOWN_HEADER
-    if code > MAX_BINARY or MAX_DECIMAL < code < BINARY or (ndim + lead < MAX_AXES and mask >> (ndim + lead)):
+    if not _is_header(kind, code, mask, flags, element, item, ndim + lead):
         return UNKNOWN_HEADER
     mask >>= lead
     wide = flags & WIDE != 0
@@ -233,7 +265,7 @@ def _unpack_chunk(
     bases = payload + 4
     patches = np.int64(0)
     if flags & PATCHED:
-        if length < 8 or not floats:
+        if length < 8 or kind == INTEGERS:
             return WRONG_LENGTH
         patches = np.int64(u32(payload)[1])
         bases += 4
@@ -248,14 +280,7 @@ def _unpack_chunk(
         return WRONG_LENGTH
     if not (may_use(guard, payload, words) and are_whole(guard, special, payload + length)):
         return DAMAGED
-    end = words
-    for k in range(blocks):
-        width = np.int64(u8(widths)[k])
-        if width > 8 * size:
-            return WRONG_LENGTH
-        places[k] = end
-        end += 4 * block_words(starts[k + 1] - starts[k], width)
-    if end != special:
+    if _place_words(words, widths, blocks, size, starts, places) != special:
         return WRONG_LENGTH
     positions = widths - patches * (4 + item)
     boxes = 1
@@ -263,15 +288,7 @@ def _unpack_chunk(
         boxes <<= (mask >> i) & 1
     for i in range(boxes):
         i64(until)[i] = 0
-    masked = flags & MASKED != 0
-    scale = scale_of(kind, code)
-    divided = kind == DIVIDED
-    how = DIVIDE if divided and not may_multiply(code, element) else MULTIPLY
-    if kind == BITS:
-        how = ORDER if code == ORDERED else SIGN
-    inverse = 1.0 / scale if divided else scale
-    correction = inverse if divided else 0.0
-    rule = (element, how, scale, inverse, correction, masked, special)
+    rule = _rule_of(kind, code, element, flags & MASKED != 0, special)
     table = (bases, places, u8(widths), starts)
     rest = (extent, begin, block, stop, mask, out, strides, item, rule, bitmap, own, spare, room, guard, until)
     if wide:

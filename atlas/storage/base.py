@@ -212,6 +212,13 @@ class Storage(ABC):
         :class:`ConditionFailed` otherwise. ``None`` replaces whatever is there.
         """
 
+    def expect_version(self, key: str, version: str | None) -> None:
+        """Say which version of an object :meth:`replace` is soon going to replace.
+
+        Where it has to look first, that is done meanwhile.
+        """
+        return
+
     @abstractmethod
     def create_exclusive(self, key: str, data: bytes) -> str | None:
         """Make an object atomically and durably, and return its version; :class:`FileExistsError` when there is one."""

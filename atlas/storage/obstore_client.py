@@ -8,6 +8,9 @@ with ``storage_options={"client": "obstore", …}``.
 from __future__ import annotations
 
 import asyncio
+import atexit
+import os
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -29,6 +32,26 @@ _NAMES = {
     "anon": "skip_signature",
     "region_name": "region",
 }
+
+
+# The processes that have used it.
+_users: set[int] = set()
+
+# How long its threads have for letting go of the last answers as a process ends: one that wants the interpreter when
+# that is gone aborts the process.
+_LAST_SECONDS = 0.05
+
+
+def _begin_use() -> None:
+    """Refuse to use it in a child of a process that has: its threads are not there, and every request would hang."""
+    if _users and os.getpid() not in _users:
+        raise StorageError(
+            "the client 'obstore' was in use before this process was forked, and is of no use in it: "
+            "spawn processes, or use s3fs"
+        )
+    if not _users:
+        atexit.register(time.sleep, _LAST_SECONDS)
+    _users.add(os.getpid())
 
 
 def s3_store(path: str, options: dict[str, Any]) -> tuple[Any, str]:
@@ -119,6 +142,7 @@ class ObstoreClient:
     protocol = "obstore"
 
     def __init__(self, store: Any) -> None:
+        _begin_use()
         self._store = store
         self._secrets = secrets_of(dict(store.config)) if hasattr(store, "config") else []
         self.has_conditions = type(store).__name__ in _CONDITIONAL

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import pickle
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any
@@ -32,6 +34,9 @@ _TAKE_BACK_SECONDS = 10
 # Whether servers honour conditions, by what they are and the bucket.
 _honours: dict[tuple[str, str], bool] = {}
 
+# How long the end of a process waits for what is being removed.
+_LAST_SECONDS = 2
+
 
 def _cache() -> RangeCache | None:
     directory = settings().object_cache
@@ -54,7 +59,8 @@ class RemoteStorage(Storage):
         self._requests = Requests(filesystem, prefix)
         self._prefix = self._requests.prefix
         self._single_writer = single_writer
-        self._under_way: asyncio.Future[None] | None = None
+        self._probes: list[str] = []
+        self._look: tuple[str, Future[str]] | None = None
 
     def __getstate__(self) -> tuple[Any, str, bool]:
         return self._requests.filesystem, self._prefix, self._single_writer
@@ -229,27 +235,35 @@ class RemoteStorage(Storage):
         if not self._client.has_conditions:
             return False
         if self._server not in _honours:
-            self._requests.run("trying a conditional put in", self._try_server)
+            try:
+                self._requests.run("trying a conditional put in", self._try_server)
+            finally:
+                self._drop_probes()
         return _honours[self._server]
-
-    async def _try_server(self) -> None:
-        _honours[self._server] = await self._try_condition()
 
     @property
     def _server(self) -> tuple[str, str]:
         return self._client.identity, self._prefix.split("/")[0]
 
-    async def _try_condition(self) -> bool:
-        place, nothing = (self._place(new_probe_key()) for _ in range(2))
-        try:
-            put = partial(self._requests.insist, "put", partial(self._client.put, place, b""))
-            # There are servers that know one of the two conditions only.
-            _, is_bound = await asyncio.gather(put(), self._is_refused(nothing, '"no-such-version"'))
-            return is_bound and await self._is_refused(place, "")
-        finally:
-            # Nobody waits for it; were it not to happen, gc does it.
+    async def _try_server(self) -> None:
+        place, nothing = self._probes = [self._place(new_probe_key()) for _ in range(2)]
+        put = self._requests.insist("put", partial(self._client.put, place, b""))
+        # There are servers that know one of the two conditions only.
+        _, is_bound = await asyncio.gather(put, self._is_refused(nothing, '"no-such-version"'))
+        _honours[self._server] = is_bound and await self._is_refused(place, "")
+
+    def _drop_probes(self) -> None:
+        """Remove what tried the server, while the store has a root or is not going to have one.
+
+        A server that keeps objects in directories takes those away that are empty then, also from under a root that
+        is just being put there.
+        """
+        probes, self._probes = self._probes, []
+        if probes:
             self._requests.counters.count("delete")
-            self._under_way = asyncio.ensure_future(self._drop([place, nothing]))
+            # Nobody waits for it but the end of the process; were it not to happen, gc does it.
+            removal = asyncio.run_coroutine_threadsafe(self._drop(probes), self._client.loop)
+            atexit.register(wait, [removal], _LAST_SECONDS)
 
     async def _is_refused(self, place: str, version: str) -> bool:
         try:
@@ -282,9 +296,15 @@ class RemoteStorage(Storage):
             calls.append(self._try_server)
         else:
             self.begin_writing()
-        found = self._requests.run("looking for a store at", lambda: concurrently(calls, settings().fetch_requests))
-        self.begin_writing()
-        return any(answer is not None for answer in found)
+        is_free = False
+        try:
+            found = self._requests.run("looking for a store at", lambda: concurrently(calls, settings().fetch_requests))
+            self.begin_writing()
+            is_free = all(answer is None for answer in found)
+        finally:
+            if not is_free:
+                self._drop_probes()
+        return not is_free
 
     def create(self, key: str) -> RemoteWriter:
         """Begin a new object."""
@@ -315,6 +335,7 @@ class RemoteStorage(Storage):
 
     def abort_all(self, writers: Sequence[Any]) -> None:
         """Take back what was put, at once and as far as the service lets us; the rest is left to gc."""
+        self._look = None
         calls = [call for writer in writers if (call := writer.taking_back()) is not None]
         if not calls:
             return
@@ -327,14 +348,17 @@ class RemoteStorage(Storage):
 
     def replace(self, key: str, data: bytes, version: str | None = None) -> str:
         """Put the object over the version that it is to replace; :class:`ConditionFailed` when that is not there."""
-        return self._requests.run(f"replacing {key} of", partial(self._replace, self._place(key), data, version))
+        try:
+            return self._requests.run(f"replacing {key} of", partial(self._replace, self._place(key), data, version))
+        finally:
+            self._drop_probes()
 
     async def _replace(self, place: str, data: bytes, version: str | None) -> str:
         if version is not None and _honours.get(self._server, True):
             return await self._put_if(place, data, version)
         # Who makes a store has looked just now whether there is one.
         if version:
-            await self._expect_version(place, version)
+            await self._check_version(place, version)
         put = partial(self._client.put, place, data)
         return await self._requests.insist("put", put, written=len(data))
 
@@ -346,9 +370,20 @@ class RemoteStorage(Storage):
             # So servers say that there is nothing that could have the version.
             raise ConditionFailed(place) from None
 
-    async def _expect_version(self, place: str, version: str) -> None:
+    def expect_version(self, key: str, version: str | None) -> None:
+        """Begin to look at an object where no condition does."""
+        if version and not _honours.get(self._server, True):
+            place = self._place(key)
+            self._look = place, asyncio.run_coroutine_threadsafe(self._version_of(place), self._client.loop)
+
+    async def _version_of(self, place: str) -> str:
+        return await self._requests.insist("head", partial(self._client.version, place))
+
+    async def _check_version(self, place: str, version: str) -> None:
         # As good as it gets: whoever does write here although there was to be one writer is seen, as a rule.
-        if await self._requests.insist("head", partial(self._client.version, place)) != version:
+        begun, self._look = self._look, None
+        look = asyncio.wrap_future(begun[1]) if begun and begun[0] == place else self._version_of(place)
+        if await look != version:
             raise ConflictError(
                 "another writer has committed, but the server does not honour conditional writes: "
                 "only one may write; open the store anew"

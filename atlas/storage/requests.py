@@ -69,11 +69,7 @@ class Requests:
         # Connections and the loop that they belong to are of the process that made them.
         if self._owner != os.getpid():
             old = self.filesystem
-            if self._top:
-                raise StorageError(
-                    "an obstore handle is of no use in a forked process; open the store there, or spawn it"
-                )
-            self._use(type(old)(*old.storage_args, **old.storage_options))
+            self._use(old if self._top else type(old)(*old.storage_args, **old.storage_options))
         # What only those have that have parts is asked of those only.
         return cast(UploadingClient, self._known_client)
 

@@ -38,6 +38,8 @@ class RemoteWriter:
         self._upload: Future[Any] | None = None
         self._sent: list[Future[str]] = []
         self._is_put = False
+        if is_large:
+            self._upload = self._start(self._begin())
 
     @property
     def position(self) -> int:
@@ -118,9 +120,8 @@ class RemoteWriter:
             data = self._taken(self._left)
             await requests.insist("put", partial(client.put, self._path, data), written=len(data))
             return
-        last = self._taken(self._left)
-        sent = await asyncio.gather(*map(asyncio.wrap_future, self._sent))
-        tags = [*sent, await self._put_part(last, len(self._sent) + 1)]
+        self._sent.append(self._start(self._put_part(self._taken(self._left), len(self._sent) + 1)))
+        tags = await asyncio.gather(*map(asyncio.wrap_future, self._sent))
         await requests.insist("multipart", partial(client.complete, self._path, await self._begun(), tags))
         self._upload = None
 

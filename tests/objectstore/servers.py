@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import http.server
 import os
-import socket
+import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from pathlib import Path
 KEY, SECRET = "testing", "a-secret-of-the-tests"
 REGION = "us-east-1"
 
+_ADDRESS = re.compile(rb"http://127\.0\.0\.1:(\d+)[^\d]")
+
 
 def options(port: int) -> dict:
     """What s3fs needs to be told to use a server."""
@@ -26,12 +29,6 @@ def options(port: int) -> dict:
         "endpoint_url": f"http://127.0.0.1:{port}",
         "client_kwargs": {"region_name": REGION},
     }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -52,29 +49,31 @@ def web(directory: Path) -> Iterator[int]:
 
 
 @contextmanager
-def _running(command: list[str], port: int) -> Iterator[int]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _wait_for(port, process)
-        yield port
-    finally:
-        process.terminate()
+def _running(command: list[str]) -> Iterator[int]:
+    """A server that was told to take any port, and says which one it took: one picked here may be gone by then."""
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said)
         try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            yield _port(process, said.fileno())
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
-def _wait_for(port: int, process: subprocess.Popen) -> None:
+def _port(process: subprocess.Popen, said: int) -> int:
     for _ in range(600):
+        # Not by the position in the file, which is the server's.
+        found = _ADDRESS.search(os.pread(said, 1 << 20, 0))
+        if found:
+            return int(found[1])
         if process.poll() is not None:
             raise RuntimeError(f"the server ended with status {process.returncode}")
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
         time.sleep(0.1)
-    raise RuntimeError("the server does not answer")
+    raise RuntimeError("the server does not say where it is")
 
 
 def _program(name: str) -> str:
@@ -84,8 +83,7 @@ def _program(name: str) -> str:
 @contextmanager
 def moto() -> Iterator[int]:
     """moto's server, which honours conditions; gives its port."""
-    port = free_port()
-    with _running([_program("moto_server"), "-H", "127.0.0.1", "-p", str(port)], port):
+    with _running([_program("moto_server"), "-H", "127.0.0.1", "-p", "0"]) as port:
         yield port
 
 
@@ -93,9 +91,8 @@ def moto() -> Iterator[int]:
 def rclone(directory: Path) -> Iterator[int]:
     """rclone's S3 server on a directory, which ignores conditions; gives its port."""
     os.makedirs(directory, exist_ok=True)
-    port = free_port()
-    command = [_program("rclone"), "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}"]
+    command = [_program("rclone"), "serve", "s3", "--addr", "127.0.0.1:0", "--auth-key", f"{KEY},{SECRET}"]
     # Requests for ranges are not reads that may yet go on in order, which it would wait for.
     command += ["--vfs-cache-mode", "off", "--vfs-read-wait", "0", "--config", "", str(directory)]
-    with _running(command, port):
+    with _running(command) as port:
         yield port
