@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 COVERING := $(addprefix tests/,test_conflicts.py test_store.py test_storage.py test_format.py test_change.py test_bulk.py \
 	test_scale.py test_table.py test_parsing.py test_rare_moments.py test_object_repair.py \
-	test_object_early.py test_object_moments.py torture)
+	test_object_early.py test_object_moments.py test_object_copies.py torture)
 
 .PHONY: test demo docs lint bench bench-headline bench-quick bench-s3 scale torture torture-s3 coverage clean
 

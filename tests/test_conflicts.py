@@ -548,7 +548,7 @@ def test_pending_changes_whose_process_was_killed_leave_nothing(place):
     assert not left.exists()
 
 
-def test_an_old_file_that_cannot_be_removed_stays_noted(place, monkeypatch):
+def test_an_old_file_that_cannot_be_removed_stays_noted(place, monkeypatch, caplog):
     reader = Atlas.open(place, mode="r")
     with Atlas.open(place) as store:
         store.delete_dataset("b")
@@ -558,6 +558,7 @@ def test_an_old_file_that_cannot_be_removed_stays_noted(place, monkeypatch):
     with monkeypatch.context() as broken:
         broken.setattr(os, "unlink", eio)
         change(place, "a", 1)
+    assert "an old data file could not be removed" in caplog.text
     assert list((place / "_retired").iterdir())
     change(place, "a", 2)
     assert not (place / "_retired").exists()

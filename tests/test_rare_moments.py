@@ -34,7 +34,7 @@ from atlas.reader import Snapshot
 from atlas.root import Root
 from atlas.schema import make_array_schema
 from atlas.segment import HEADER_LENGTH
-from atlas.storage import LocalStorage, files, locks
+from atlas.storage import LocalStorage, files, local, locks
 from atlas.threads import take_in
 from atlas.writer import Growth, Held, PendingArray
 
@@ -99,6 +99,14 @@ def test_data_that_took_half_a_day_to_put_may_be_gone_and_is_not_relied_on(url, 
     assert atlas.Atlas.open(url).list_datasets() == ["a"]
 
 
+def test_how_long_the_machine_has_been_running_says_nothing(url, monkeypatch):
+    store = atlas.Atlas.create(url)
+    add(store, "a")
+    monkeypatch.setattr(commit, "time", SimpleNamespace(time=time.time, monotonic=lambda: 1e9))
+    store.flush()
+    assert atlas.Atlas.open(url).list_datasets() == ["a"]
+
+
 def test_many_replaced_objects_go_without_anybody_asking(url, monkeypatch):
     with atlas.Atlas.create(url) as store:
         add(store, "a")
@@ -110,6 +118,8 @@ def test_many_replaced_objects_go_without_anybody_asking(url, monkeypatch):
         store.flush()
         store.compact()
     assert len([name for name in files.find(url) if name.endswith(".af")]) <= 4
+    retired = {key.rsplit("/", 1)[-1] for key, *_ in store._session.snapshot.root.retired}
+    assert retired <= objects(url), "what has gone is not noted any more"
     assert atlas.Atlas.open(url).open_dataset("a").read_array("t").tolist() == [5] * 4
 
 
@@ -124,6 +134,7 @@ def test_a_store_with_a_damaged_root_is_overwritten_on_an_object_store(url, meta
     with pytest.raises(atlas.CorruptRoot):
         atlas.Atlas.open(url)
     with atlas.Atlas.create(url, meta_format=meta_format, overwrite=True) as store:
+        assert store.info()["generation"] == 1, "nothing is known of the commits before"
         add(store, "b")
     assert atlas.Atlas.open(url).list_datasets() == ["b"]
 
@@ -252,6 +263,32 @@ def test_an_array_made_anew_without_cells(url):
 # ── local disks ───────────────────────────────────────────────────────────────────────────────
 
 
+def test_what_has_changed_says_in_which_commit(tmp_path):
+    """Created one by one and together, in the order of their creation."""
+    with atlas.Atlas.create(tmp_path / "s") as store:
+        for names in ("ab", "cd"):
+            store.create_datasets([*names])
+        add(store, "e")
+    with atlas.Atlas.open(tmp_path / "s") as store:
+        store.open_dataset("b").set_attribute("k", 1)
+    catalog = atlas.Atlas.open(tmp_path / "s")._session.snapshot.root.catalog
+    assert catalog.names() == [*"abcde"]
+    assert catalog.changed(catalog.ordinals).tolist() == [1, 2, 1, 1, 1]
+
+
+def test_directories_of_new_arrays_are_made_together(tmp_path, monkeypatch):
+    """With one sync for all of them; two whose names differ in case only are two everywhere."""
+    store = atlas.Atlas.create(tmp_path / "s")
+    arrays = {name: {"dims": ["x"], "data": np.ones((1, 2), "int8")} for name in ("t", "T", "u", "v")}
+    store.create_datasets(["a"], arrays)
+    synced, real = [], files.sync_directory
+    monkeypatch.setattr(files, "sync_directory", lambda path: synced.append(path) or real(path))
+    store.flush()
+    assert synced.count(str(tmp_path / "s")) == 3, "for the four directories, for that of records, and for the root"
+    directories = {name.casefold() for name in os.listdir(tmp_path / "s")} - {".atlas.lock", "atlas.json", "_catalog"}
+    assert len(directories) == 4
+
+
 def test_a_thread_that_writes_for_too_long_is_named(tmp_path):
     begun, done = threading.Event(), threading.Event()
 
@@ -361,9 +398,10 @@ def test_a_root_that_is_neither_replaced_nor_readable_is_a_failure(tmp_path, mon
     with atlas.Atlas.create(place) as store:
         add(store, "a")
     add(store, "b")
-    kept = (place / "atlas.json").read_bytes()
+    kept, calls = (place / "atlas.json").read_bytes(), []
 
     def fail(*args: object) -> None:
+        calls.append(args)
         if is_there:
             (place / "atlas.json").write_bytes(b"half")
         else:
@@ -374,10 +412,27 @@ def test_a_root_that_is_neither_replaced_nor_readable_is_a_failure(tmp_path, mon
         patched.setattr(LocalStorage, "replace", fail)
         with pytest.raises(atlas.StorageError, match="Input/output"):
             store.flush()
+    assert len(calls) == 1, "what is known to be there is put once more, and nothing else"
     (place / "atlas.json").write_bytes(kept)
     assert atlas.Atlas.open(place).list_datasets() == ["a"]
     store.flush()
     assert atlas.Atlas.open(place).list_datasets() == ["a", "b"]
+
+
+def test_a_root_that_is_in_its_place_is_put_there_once_more_until_it_is_durable(tmp_path, monkeypatch):
+    store = atlas.Atlas.create(tmp_path / "s")
+    add(store, "a")
+    real, failures = local.sync_parent, iter([OSError(errno.EIO, os.strerror(errno.EIO))])
+
+    def fail_once(path: str) -> None:
+        for error in failures:
+            raise error
+        real(path)
+
+    monkeypatch.setattr(local, "sync_parent", fail_once)
+    store.flush()
+    assert next(failures, None) is None
+    assert atlas.Atlas.open(tmp_path / "s").list_datasets() == ["a"]
 
 
 @pytest.mark.parametrize(("recent", "is_ruled_out"), [(("b",), False), (("other", "b"), True), (("mine", "b"), False)])

@@ -313,7 +313,7 @@ FORGERIES |= {
     ),
     "index: a range without end": lambda f: f.entry("ordinal", body=bytes(16), **_HUGE | {"encoding": "range"}),
     "index: a range of texts": lambda f: f.entry(
-        "ordinal", body=bytes(16), encoding="range", dtype="<U4", count=16 << 20
+        "ordinal", body=bytes(16), encoding="range", dtype="<U4", count=1 << 20
     ),
     "index: sixteen million datasets in no bytes": _in_no_bytes(16 << 20),
     "index: a million datasets in no bytes": _in_no_bytes(1 << 20),
