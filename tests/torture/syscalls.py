@@ -29,6 +29,8 @@ _TAKES_ROOM = re.compile(r"write|openat.*O_CREAT|openat.*O_TMPFILE|mkdir|rename|
 _CALL = re.compile(r"(\d+) +(\w+)\((.*)")
 # Long enough for a process to be traced, and for what it does then.
 _PATIENCE = 20
+# And for the tracer to leave a process alone.
+_LAST_PATIENCE = 3
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,12 @@ def _traced(process: int, log: Path, *options: str) -> Iterator[None]:
         yield
     finally:
         tracer.terminate()
-        tracer.communicate(timeout=_PATIENCE)
+        try:
+            tracer.communicate(timeout=_LAST_PATIENCE)
+        except subprocess.TimeoutExpired:
+            # At times it waits for a thread of a process that was killed, and keeps that from ending.
+            tracer.kill()
+            tracer.communicate()
 
 
 def calls(one: Subject, work: Path) -> list[Call]:
