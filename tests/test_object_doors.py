@@ -18,7 +18,7 @@ from objectstore.place import kinds
 import atlas
 from atlas import commitfiles, config
 from atlas.cli import main
-from atlas.storage import remote
+from atlas.storage import conditions
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def environment(s3, monkeypatch) -> None:
     if not s3.honours_conditions:
         monkeypatch.setenv("ATLAS_SINGLE_WRITER", "1")
     config.settings.cache_clear()
-    monkeypatch.setattr(remote, "_honours", {})  # which server is meant, the environment says too
+    monkeypatch.setattr(conditions, "_honours", {})  # which server is meant, the environment says too
     # File systems are kept by what they were made with, which the environment is not part of.
     s3fs.S3FileSystem.clear_instance_cache()
     yield

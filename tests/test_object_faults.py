@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from conftest import add_fields, deadline, field
-from objectstore import FAULTS
+from objectstore import FAULTS, Place
 
 import atlas
-from atlas.storage import remote, requests
+from atlas.storage import conditions, requests
 
 DEADLINE = 1
 ALL = os.environ.get("OBJECT_FAULTS") == "all"
@@ -87,7 +88,7 @@ def made(place, store) -> atlas.Atlas:
 
 def create(place, store):
     # As the first thing that a process does.
-    remote._honours.clear()
+    conditions._honours.clear()
     place.create()
 
 
@@ -147,9 +148,21 @@ def nothing_is_left_over(place, store) -> None:
     assert set(place.objects()) == {"atlas.json", *(file.key for file in root.files)}
 
 
-def faults_at(number: int, faults: tuple[str, ...], few: int) -> tuple[str, ...]:
-    """Those to try at a request: other ones at each, unless all are wanted."""
-    return faults if ALL else tuple(faults[(few * number + i) % len(faults)] for i in range(few))
+def at_every_request(server, numbers, faults, for_good=False) -> Iterator[tuple[Place, At]]:
+    """Yield a place of its own and what breaks a request there, for one after the other, until there are no more.
+
+    Each meets another fault, or all of them if all are wanted.
+    """
+    for number in numbers:
+        for fault in faults if ALL else [faults[number % len(faults)]]:
+            broken = At(number, fault, for_good)
+            with server.anew() as place:
+                yield place, broken
+        if not broken.was_reached:
+            break
+    else:
+        pytest.fail("there are more requests than were tried")
+    assert number > 0
 
 
 @pytest.mark.timeout(900 if ALL else 180)
@@ -157,69 +170,46 @@ def faults_at(number: int, faults: tuple[str, ...], few: int) -> tuple[str, ...]
 def test_one_request_fails_once(s3, step):
     if step is compact and not (s3.honours_conditions or ALL):
         pytest.skip("only in make torture-s3")
-    for number in range(40):
-        for fault in faults_at(number, FAULTS, 1):
-            with s3.anew() as place:
-                store = prepared(place, step)
-                broken = At(number, fault)
-                with place.proxy.failing(broken):
-                    step(place, store)
-                expect(place.open(), after(step))
-                if step in CHANGES:
-                    nothing_is_left_over(place, place.open())
-        if not broken.was_reached:
-            break
-    else:
-        pytest.fail("there are more requests than were tried")
-    assert number > 0
+    for place, broken in at_every_request(s3, range(40), FAULTS):
+        store = prepared(place, step)
+        with place.proxy.failing(broken):
+            step(place, store)
+        expect(place.open(), after(step))
+        if step in CHANGES:
+            nothing_is_left_over(place, place.open())
 
 
 @pytest.mark.timeout(900 if ALL else 180)
 @pytest.mark.parametrize("step", STEPS)
 def test_every_request_fails_from_some_time_on(moto, step, given_up):
-    for number in range(0, 40, 3 if step is compact and not ALL else 1):
-        for fault in faults_at(number, LASTING, 1):
-            with moto.anew() as place:
-                store = prepared(place, step)
-                broken = At(number, fault, for_good=True)
-                given_up.clear()
-                with place.proxy.failing(broken), deadline(DEADLINE):
-                    said = error_of(step, place, store)
-                # As many deadlines, one after the other, as docs/object-storage.md says.
-                assert one_after_the_other(given_up) <= (3 if step in (flush, compact) else 2)
-                # An answer without a body has none that could be cut off.
-                assert said or not broken.was_reached or fault == "truncated"
-                assert "\n" not in said
-                assert place.options["secret"] not in said
-                seen = place.open().list_datasets()
-                assert seen in ([["a"], after(step)] if said else [after(step)])
-                expect(place.open(), seen)
-                step(place, store)
-                expect(place.open(), after(step))
-                if step in CHANGES:
-                    nothing_is_left_over(place, place.open())
-        if not broken.was_reached:
-            break
-    else:
-        pytest.fail("there are more requests than were tried")
-    assert number > 0
+    numbers = range(0, 40, 3 if step is compact and not ALL else 1)
+    for place, broken in at_every_request(moto, numbers, LASTING, for_good=True):
+        store = prepared(place, step)
+        given_up.clear()
+        with place.proxy.failing(broken), deadline(DEADLINE):
+            said = error_of(step, place, store)
+        # As many deadlines, one after the other, as docs/object-storage.md says.
+        assert one_after_the_other(given_up) <= (3 if step in (flush, compact) else 2)
+        # An answer without a body has none that could be cut off.
+        assert said or not broken.was_reached or broken.fault == "truncated"
+        assert "\n" not in said
+        assert place.options["secret"] not in said
+        seen = place.open().list_datasets()
+        assert seen in ([["a"], after(step)] if said else [after(step)])
+        expect(place.open(), seen)
+        step(place, store)
+        expect(place.open(), after(step))
+        if step in CHANGES:
+            nothing_is_left_over(place, place.open())
 
 
 @pytest.mark.timeout(900 if ALL else 180)
 def test_a_store_is_made_or_not_whatever_fails_from_some_time_on(moto):
-    for number in range(20):
-        for fault in faults_at(number, LASTING, 1):
-            with moto.anew() as place:
-                broken = At(number, fault, for_good=True)
-                with place.proxy.failing(broken), deadline(DEADLINE):
-                    said = error_of(create, place, None)
-                assert "\n" not in said
-                if error_of(create, place, None):
-                    # The answer was lost, or it was made all the same: either way it is there, and empty.
-                    assert place.open().list_datasets() == []
-                nothing_is_left_over(place, place.open())
-        if not broken.was_reached:
-            break
-    else:
-        pytest.fail("there are more requests than were tried")
-    assert number > 0
+    for place, broken in at_every_request(moto, range(20), LASTING, for_good=True):
+        with place.proxy.failing(broken), deadline(DEADLINE):
+            said = error_of(create, place, None)
+        assert "\n" not in said
+        if error_of(create, place, None):
+            # The answer was lost, or it was made all the same: either way it is there, and empty.
+            assert place.open().list_datasets() == []
+        nothing_is_left_over(place, place.open())

@@ -17,7 +17,7 @@ from objectstore.place import BUCKET, kinds
 from obstore.store import MemoryStore, S3Store
 
 import atlas
-from atlas.storage import obstore_client, open_storage, remote
+from atlas.storage import conditions, obstore_client, open_storage
 from atlas.storage.obstore_client import ObstoreClient
 
 CLIENTS = ["s3fs", "obstore"]
@@ -163,7 +163,7 @@ def test_every_removal_of_other_file_systems_has_its_own_time(tmp_path, monkeypa
 
 @pytest.mark.parametrize("unknown", ["if-match", "if-none-match"])
 def test_a_server_that_knows_one_of_the_conditions_is_for_one_writer(moto, monkeypatch, unknown):
-    monkeypatch.setattr(remote, "_honours", {})
+    monkeypatch.setattr(conditions, "_honours", {})
 
     def ignoring(request) -> str:
         return f"without {unknown}" if unknown in request.headers else ""
@@ -174,7 +174,7 @@ def test_a_server_that_knows_one_of_the_conditions_is_for_one_writer(moto, monke
 
 def test_what_tried_a_server_goes_after_the_root_is_there(moto, monkeypatch):
     """rclone's would take the store's directory away while the root is put there: it is empty without the objects."""
-    monkeypatch.setattr(remote, "_honours", {})
+    monkeypatch.setattr(conditions, "_honours", {})
     monkeypatch.setattr(moto.proxy, "latency", 0.1)
     with moto.proxy.recording() as made:
         moto.create()

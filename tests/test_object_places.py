@@ -19,9 +19,10 @@ from fsspec.asyn import get_loop
 from fsspec.implementations.dirfs import DirFileSystem
 from objectstore import FAULTS, servers
 from objectstore.place import BUCKET
+from torture.scenes import in_child
 
 import atlas
-from atlas.storage import flight, remote, requests
+from atlas.storage import conditions, flight, requests
 
 SECRET = servers.SECRET
 
@@ -172,16 +173,12 @@ def test_handles_travel_and_children_read(moto):
     with moto.create() as store:
         write(store)
     expect(pickle.loads(pickle.dumps(store)))
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            expect(store)
-            expect(moto.open())
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    def read() -> None:
+        expect(store)
+        expect(moto.open())
+
+    assert in_child(read) is None
     expect(store)
 
 
@@ -190,18 +187,14 @@ def test_children_of_a_process_that_used_obstore_are_told(moto):
         write(store)
     options = {"storage_options": moto.options | {"client": "obstore"}}
     handle = atlas.Atlas.open(moto.url, **options)
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            for use in (handle.refresh, lambda: atlas.Atlas.open(moto.url, **options)):
-                with pytest.raises(atlas.StorageError, match="spawn processes, or use s3fs"):
-                    use()
-            expect(moto.open())
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    def use() -> None:
+        for way in (handle.refresh, lambda: atlas.Atlas.open(moto.url, **options)):
+            with pytest.raises(atlas.StorageError, match="spawn processes, or use s3fs"):
+                way()
+        expect(moto.open())
+
+    assert in_child(use) is None
     expect(handle)
 
 
@@ -344,7 +337,7 @@ def test_the_answer_to_the_last_request_of_an_upload_may_be_lost(s3, parts_of_5_
 
 
 def test_a_server_that_offers_no_conditions_is_for_one_writer(moto, monkeypatch):
-    monkeypatch.setattr(remote, "_honours", {})
+    monkeypatch.setattr(conditions, "_honours", {})
     with moto.proxy.failing(lambda request: "501" if request.is_conditional else ""):
         with pytest.raises(atlas.UnsafeStorage, match="single_writer"):
             moto.create()

@@ -34,8 +34,8 @@ _NAMES = {
 }
 
 
-# The processes that have used it.
-_users: set[int] = set()
+# The process that has used it, once there is one.
+_user = 0
 
 # How long its threads have for letting go of the last answers as a process ends: one that wants the interpreter when
 # that is gone aborts the process.
@@ -44,14 +44,15 @@ _LAST_SECONDS = 0.05
 
 def _begin_use() -> None:
     """Refuse to use it in a child of a process that has: its threads are not there, and every request would hang."""
-    if _users and os.getpid() not in _users:
+    global _user
+    if _user not in (0, os.getpid()):
         raise StorageError(
             "the client 'obstore' was in use before this process was forked, and is of no use in it: "
             "spawn processes, or use s3fs"
         )
-    if not _users:
+    if not _user:
         atexit.register(time.sleep, _LAST_SECONDS)
-    _users.add(os.getpid())
+    _user = os.getpid()
 
 
 def s3_store(path: str, options: dict[str, Any]) -> tuple[Any, str]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import pickle
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any
@@ -20,9 +19,9 @@ from atlas.errors import AtlasError, ConflictError, ReadOnlyStore, StorageError,
 from atlas.storage import locks
 from atlas.storage.base import ConditionFailed, Pin, Storage, Stored, check_key
 from atlas.storage.cache import RangeCache
-from atlas.storage.client import Found, NotOffered, Transient, UploadingClient, concurrently
+from atlas.storage.client import Found, UploadingClient, concurrently
+from atlas.storage.conditions import Conditions
 from atlas.storage.flight import Job, in_flight
-from atlas.storage.names import new_probe_key
 from atlas.storage.ranges import Range, coalesce
 from atlas.storage.requests import Requests
 from atlas.storage.stats import IOStats
@@ -30,12 +29,6 @@ from atlas.storage.upload import RemoteWriter
 
 # How long it is tried to take back what a failed commit has put.
 _TAKE_BACK_SECONDS = 10
-
-# Whether servers honour conditions, by what they are and the bucket.
-_honours: dict[tuple[str, str], bool] = {}
-
-# How long the end of a process waits for what is being removed.
-_LAST_SECONDS = 2
 
 
 def _cache() -> RangeCache | None:
@@ -59,7 +52,7 @@ class RemoteStorage(Storage):
         self._requests = Requests(filesystem, prefix)
         self._prefix = self._requests.prefix
         self._single_writer = single_writer
-        self._probes: list[str] = []
+        self._conditions = Conditions(self._requests)
         self._look: tuple[str, Future[str]] | None = None
 
     def __getstate__(self) -> tuple[Any, str, bool]:
@@ -87,13 +80,10 @@ class RemoteStorage(Storage):
         """What this handle has asked for so far."""
         return self._requests.counters.read()
 
-    def _place(self, key: str) -> str:
-        return f"{self._prefix}/{check_key(key)}" if self._prefix else check_key(key)
-
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────
 
     async def _get(self, key: str) -> Any:
-        answer = await self._requests.insist("get", partial(self._client.get, self._place(key)))
+        answer = await self._requests.insist("get", partial(self._client.get, self._requests.place(key)))
         self._requests.counters.count("", len(answer.data), len(answer.data))
         return answer
 
@@ -104,7 +94,7 @@ class RemoteStorage(Storage):
             if known is not None:
                 return known
         size = item.end - item.start
-        call = partial(self._client.get, self._place(item.key), item.start, item.end)
+        call = partial(self._client.get, self._requests.place(item.key), item.start, item.end)
         data = bytes((await self._requests.insist("range", call, size, used)).data)
         if cache is not None:
             await asyncio.to_thread(cache.put, self._identity, item, data)
@@ -203,7 +193,7 @@ class RemoteStorage(Storage):
 
     def size(self, key: str) -> int:
         """Return the length of an object."""
-        call = partial(self._requests.insist, "head", partial(self._client.size, self._place(key)))
+        call = partial(self._requests.insist, "head", partial(self._client.size, self._requests.place(key)))
         return int(self._requests.run(f"looking at {key} of", call))
 
     def inventory(self) -> list[Stored]:
@@ -234,50 +224,12 @@ class RemoteStorage(Storage):
             return True  # the lock of the store keeps out everybody who could write to it
         if not self._client.has_conditions:
             return False
-        if self._server not in _honours:
+        if self._conditions.are_honoured is None:
             try:
-                self._requests.run("trying a conditional put in", self._try_server)
+                self._requests.run("trying a conditional put in", self._conditions.try_server)
             finally:
-                self._drop_probes()
-        return _honours[self._server]
-
-    @property
-    def _server(self) -> tuple[str, str]:
-        return self._client.identity, self._prefix.split("/")[0]
-
-    async def _try_server(self) -> None:
-        place, nothing = self._probes = [self._place(new_probe_key()) for _ in range(2)]
-        put = partial(self._requests.insist, "put", partial(self._client.put, place, b""))
-        # There are servers that know one of the two conditions only. When one of the requests fails, the other must
-        # not go on: what it puts late would stay.
-        _, is_bound = await concurrently([put, partial(self._is_refused, nothing, '"no-such-version"')], 2)
-        _honours[self._server] = is_bound and await self._is_refused(place, "")
-
-    def _drop_probes(self) -> None:
-        """Remove what tried the server, while the store has a root or is not going to have one.
-
-        A server that keeps objects in directories takes those away that are empty then, also from under a root that
-        is just being put there.
-        """
-        probes, self._probes = self._probes, []
-        if probes:
-            self._requests.counters.count("delete")
-            # Nobody waits for it but the end of the process; were it not to happen, gc does it.
-            removal = asyncio.run_coroutine_threadsafe(self._drop(probes), self._client.loop)
-            atexit.register(wait, [removal], _LAST_SECONDS)
-
-    async def _is_refused(self, place: str, version: str) -> bool:
-        try:
-            await self._put_if(place, b"", version)
-        except ConditionFailed:
-            return True
-        except NotOffered:
-            pass
-        return False
-
-    async def _drop(self, places: Sequence[str]) -> None:
-        with suppress(AtlasError, FileNotFoundError, Transient, TimeoutError):
-            await asyncio.wait_for(self._client.delete(places), _TAKE_BACK_SECONDS)
+                self._conditions.drop_probes()
+        return bool(self._conditions.are_honoured)
 
     def begin_writing(self) -> None:
         """Refuse to write where two writers could undo each other's commits, unless there is one only."""
@@ -293,8 +245,8 @@ class RemoteStorage(Storage):
     def begin_creating(self, keys: Sequence[str]) -> bool:
         """Look for objects while the server is tried."""
         calls: list[Callable[[], Awaitable[Any]]] = [partial(self._get_if_there, key) for key in keys]
-        if self._client.has_conditions and self._server not in _honours:
-            calls.append(self._try_server)
+        if self._client.has_conditions and self._conditions.are_honoured is None:
+            calls.append(self._conditions.try_server)
         else:
             self.begin_writing()
         is_free = False
@@ -304,16 +256,20 @@ class RemoteStorage(Storage):
             is_free = all(answer is None for answer in found)
         finally:
             if not is_free:
-                self._drop_probes()
+                self._conditions.drop_probes()
         return not is_free
 
     def create(self, key: str) -> RemoteWriter:
         """Begin a new object."""
-        return RemoteWriter(self, self._requests, self._place(key))
+        return RemoteWriter(self, self._requests, self._requests.place(key))
 
     def create_early(self, key: str) -> RemoteWriter | None:
         """Begin a new object that leaves in parts."""
-        return RemoteWriter(self, self._requests, self._place(key), is_large=True) if self._client.has_parts else None
+        return (
+            RemoteWriter(self, self._requests, self._requests.place(key), is_large=True)
+            if self._client.has_parts
+            else None
+        )
 
     def must_finish(self, writers: Sequence[Any]) -> bool:
         """Return whether what waits to be put fills the memory that was set aside for it."""
@@ -350,31 +306,25 @@ class RemoteStorage(Storage):
     def replace(self, key: str, data: bytes, version: str | None = None) -> str:
         """Put the object over the version that it is to replace; :class:`ConditionFailed` when that is not there."""
         try:
-            return self._requests.run(f"replacing {key} of", partial(self._replace, self._place(key), data, version))
+            return self._requests.run(
+                f"replacing {key} of", partial(self._replace, self._requests.place(key), data, version)
+            )
         finally:
-            self._drop_probes()
+            self._conditions.drop_probes()
 
     async def _replace(self, place: str, data: bytes, version: str | None) -> str:
-        if version is not None and _honours.get(self._server, True):
-            return await self._put_if(place, data, version)
+        if version is not None and self._conditions.are_honoured is not False:
+            return await self._conditions.put(place, data, version)
         # Who makes a store has looked just now whether there is one.
         if version:
             await self._check_version(place, version)
         put = partial(self._client.put, place, data)
         return await self._requests.insist("put", put, written=len(data))
 
-    async def _put_if(self, place: str, data: bytes, version: str) -> str:
-        put_if = partial(self._client.put_if, place, data, version)
-        try:
-            return await self._requests.insist("conditional_put", put_if, written=len(data))
-        except FileNotFoundError:
-            # So servers say that there is nothing that could have the version.
-            raise ConditionFailed(place) from None
-
     def expect_version(self, key: str, version: str | None) -> None:
         """Begin to look at an object where no condition does."""
-        if version and not _honours.get(self._server, True):
-            place = self._place(key)
+        if version and self._conditions.are_honoured is False:
+            place = self._requests.place(key)
             self._look = place, asyncio.run_coroutine_threadsafe(self._version_of(place), self._client.loop)
 
     async def _version_of(self, place: str) -> str:
@@ -399,7 +349,7 @@ class RemoteStorage(Storage):
             there, version = self.read_each([key]).get(key, (None, None))
             if there == data and version is not None:
                 return version
-            raise FileExistsError(self._place(key)) from None
+            raise FileExistsError(self._requests.place(key)) from None
 
     def delete(self, key: str) -> None:
         """Remove an object."""
@@ -407,7 +357,7 @@ class RemoteStorage(Storage):
 
     def delete_all(self, keys: Sequence[str]) -> None:
         """Remove objects by as few requests as may be."""
-        places, most = [self._place(key) for key in keys], self._client.most_deleted
+        places, most = [self._requests.place(key) for key in keys], self._client.most_deleted
         calls = [partial(self._delete, places[first : first + most]) for first in range(0, len(places), most)]
         self._requests.run("removing objects of", lambda: concurrently(calls, settings().fetch_requests))
 
@@ -447,7 +397,7 @@ class RemoteStorage(Storage):
 
     def keep_copy(self, key: str, copy: str) -> None:
         """Copy the object."""
-        call = partial(self._client.copy, self._place(key), self._place(copy))
+        call = partial(self._client.copy, self._requests.place(key), self._requests.place(copy))
         self._requests.run(f"copying {key} of", partial(self._requests.insist, "put", call))
 
     def purge(self, key: str) -> None:

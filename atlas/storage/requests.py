@@ -12,6 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from atlas.config import MIB, settings
 from atlas.errors import CorruptStore, ReadOnlyStore, StorageError
+from atlas.storage.base import check_key
 from atlas.storage.client import Client, FsspecClient, Transient, UploadingClient
 from atlas.storage.s3 import S3Client
 from atlas.storage.stats import Counters
@@ -89,6 +90,10 @@ class Requests:
             url = urlsplit(self.prefix)
             return urlunsplit((url.scheme, url.netloc.rpartition("@")[2], url.path, "", ""))
         return f"{self.protocol}://{self._top}{self.prefix.lstrip('/')}"
+
+    def place(self, key: str) -> str:
+        """Return where an object of the store is."""
+        return f"{self.prefix}/{check_key(key)}" if self.prefix else check_key(key)
 
     def run(self, doing: str, call: Callable[[], Awaitable[_Result]]) -> _Result:
         """Make a call on the loop of the client, and wait for it."""

@@ -27,9 +27,8 @@ _FAULTS = {"kill": "signal=KILL", "EIO": "error=EIO", "ENOSPC": "error=ENOSPC"}
 _TAKES_ROOM = re.compile(r"write|openat.*O_CREAT|openat.*O_TMPFILE|mkdir|rename|link|fsync|truncate|fallocate")
 
 _CALL = re.compile(r"(\d+) +(\w+)\((.*)")
-# Long enough for a process to be traced, and for what it does then.
+# Seconds in which a process is traced, and those in which the tracer leaves it alone.
 _PATIENCE = 20
-# And for the tracer to leave a process alone.
 _LAST_PATIENCE = 3
 
 

@@ -8,10 +8,7 @@ from typing import Any
 import numpy as np
 
 from atlas.errors import CorruptChunk
-from atlas.kernels.compile import library
 from atlas.kernels.layout import (
-    BLOCK,
-    GUARD_ROOM,
     ITEM_SIZES,
     LZ4,
     OUTSIDE_BUFFER,
@@ -21,8 +18,9 @@ from atlas.kernels.layout import (
     REFUSALS,
     Stored,
 )
-from atlas.kernels.native.buffers import MOST_BOXES, address, scratch
-from atlas.kernels.slabs import cells_at_once, unpack_room
+from atlas.kernels.native.buffers import address
+from atlas.kernels.native.calls import scatter_rows, unpack_rows
+from atlas.kernels.slabs import cells_at_once
 
 # A chunk's shape, the first cell of a box of it, and the box's shape.
 Box = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
@@ -116,21 +114,9 @@ def _unpack_single(src: Any, stored: Any, box: Box, out: Any, element: int, is_c
     item, cells = ITEM_SIZES[element], math.prod(box[0])
     task = _Single(stored, box, out, item)
     row = cells // next((n for n in box[0] if n > 1), 1)
-    most_blocks = cells // BLOCK + MOST_BOXES + 2
-    room = scratch("work", unpack_room(task.ndim, most_blocks, stored[1], int(cells_at_once(cells, row))))
-    columns = task.columns if is_checked else (*task.columns[:2], 0, 0)
-    problem = library["unpack"](
-        address(src),
-        task.zero,
-        1,
-        *columns,
-        *task.places,
-        element,
-        item,
-        most_blocks,
-        address(room),
-        task.failed,
-    )
+    stored_at = task.columns if is_checked else (*task.columns[:2], 0, 0)
+    largest = cells, stored[1], int(cells_at_once(cells, row))
+    problem = unpack_rows(address(src), task.zero, 1, stored_at, task.places, largest, element, task.failed)
     if problem:
         raise CorruptChunk(PROBLEMS[problem])
 
@@ -177,8 +163,7 @@ def place_one(chunk: Any, is_shuffled: bool, box: Box, out: Any, itemsize: int) 
 
 
 def _scatter_single(src: int, columns: tuple[int, ...], task: _Single, itemsize: int, largest: int) -> None:
-    room = scratch("work", GUARD_ROOM + 16 * task.ndim + largest)
-    problem = library["scatter"](src, task.zero, 1, *columns, *task.places, itemsize, address(room), task.failed)
+    problem = scatter_rows(src, task.zero, 1, columns, task.places, itemsize, largest, task.failed)
     if problem:
         raise CorruptChunk(PROBLEMS[problem])
 

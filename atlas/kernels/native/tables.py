@@ -9,9 +9,9 @@ import numpy as np
 from atlas.errors import CorruptChunk
 from atlas.kernels.bounds import with_axes
 from atlas.kernels.compile import library
-from atlas.kernels.layout import BLOCK, GUARD_ROOM, ITEM_SIZES, LZ4, PROBLEMS, REFUSALS
-from atlas.kernels.native.buffers import MOST_BOXES, address, scratch
-from atlas.kernels.slabs import unpack_room
+from atlas.kernels.layout import ITEM_SIZES, LZ4, PROBLEMS, REFUSALS
+from atlas.kernels.native.buffers import address
+from atlas.kernels.native.calls import scatter_rows, unpack_rows
 
 # Finding the address of a smaller chunk takes longer than copying it behind others.
 _ALONE = 32 << 10
@@ -133,11 +133,8 @@ def scatter_decoded(chunks: Any, shuffled: Any, rows: Any, tables: Any, out: Any
 def _scatter(
     src: int, rows: Any, chunks: tuple[int, ...], places: tuple[int, ...], itemsize: int, largest: int
 ) -> None:
-    room = scratch("work", GUARD_ROOM + 16 * places[1] + largest)
     failed = np.zeros(1, np.int64)
-    problem = library["scatter"](
-        src, address(rows), len(rows), *chunks, *places, itemsize, address(room), address(failed)
-    )
+    problem = scatter_rows(src, address(rows), len(rows), chunks, places, itemsize, largest, address(failed))
     if problem:
         raise CorruptChunk(PROBLEMS[problem], int(failed[0]))
 
@@ -161,21 +158,8 @@ def unpack(src: Any, rows: Any, tables: Any, out: Any, element: int) -> None:
     """
     item = ITEM_SIZES[element]
     boxes = _boxes(tables, item)
-    (cells, longest, at_once), places = admit(src, rows, tables["length"], tables, boxes, out, item)
-    most_blocks = cells // BLOCK + MOST_BOXES + 2
-    room = scratch("work", unpack_room(places[1], most_blocks, longest, at_once))
-    failed = np.zeros(1, np.int64)
-    problem = library["unpack"](
-        address(src),
-        address(rows),
-        len(rows),
-        *_stored(tables),
-        *places,
-        element,
-        item,
-        most_blocks,
-        address(room),
-        address(failed),
-    )
+    largest, places = admit(src, rows, tables["length"], tables, boxes, out, item)
+    failed, stored = np.zeros(1, np.int64), tuple(_stored(tables))
+    problem = unpack_rows(address(src), address(rows), len(rows), stored, places, largest, element, address(failed))
     if problem:
         raise CorruptChunk(PROBLEMS[problem], int(failed[0]))
