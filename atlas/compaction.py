@@ -30,7 +30,7 @@ def compact(storage: Storage, workers: int) -> Root:
     with storage.writer_lock() as interrupted:
         current = load_root(storage)
         # A power cut may have taken the mark of an interrupted writer along with what it wrote.
-        if interrupted or storage.is_local:
+        if storage.is_local:
             recover(storage, current, interrupted)
         while True:
             try:

@@ -210,17 +210,18 @@ def _copy_order(
     chunks of all datasets come first, then the second ones. A dataset of very many chunks would be too many requests.
     """
     numbers = columns["number"].astype(np.int64)
-    together = are_fetched and int(numbers.max(initial=0)) < MOST_CHUNKS_APART
+    together = are_fetched and bool((numbers < MOST_CHUNKS_APART).all())
     apart = {
         source
         for source, own in enumerate(payloads)
         if not together or (own.are_fetched and _goes_back(sources, columns, source))
     }
+    is_left = sources != _IN_PLACE
     for source in sorted(apart):
-        yield source, np.flatnonzero(sources == source)
-    if len(apart) == len(payloads):
-        return
-    left = np.flatnonzero((sources != _IN_PLACE) & ~np.isin(sources, list(apart)))
+        rows = np.flatnonzero(sources == source)
+        is_left[rows] = False
+        yield source, rows
+    left = np.flatnonzero(is_left)
     order = left[np.lexsort((sources[left], numbers[left]))]
     edges = np.flatnonzero(np.diff(numbers[order]) | np.diff(sources[order])) + 1
     for rows in np.split(order, edges):

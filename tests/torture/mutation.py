@@ -1,7 +1,7 @@
 """Mutation testing of the commit code: each comparison, condition, constant and call is changed, one at a time.
 
 A mutant that the suite lets live is code whose reason no test knows. Changes are made in forked children, and only
-the tests that run the changed statement are asked, quick ones first, and no more of them than take half a minute.
+the tests that run the changed statement are asked, until one of them fails.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import logging
 import os
 import signal
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import coverage
@@ -49,14 +51,22 @@ TESTS = (
     "test_change.py",
     "test_bulk.py",
     "test_scale.py",
+    "test_storage.py",
+    "test_format.py",
+    "test_large_writes.py",
     "test_object_store.py",
     "test_object_places.py",
+    "test_object_copies.py",
+    "test_object_early.py",
+    "test_object_moments.py",
+    "test_object_answers.py",
+    "test_object_repair.py",
     "torture/test_repair.py",
     "torture/test_faults.py",
     "torture/test_powerloss.py",
 )
-# What the tests of a mutant may take when nothing is changed, and what they get: it may loop for ever.
-_SECONDS, _PATIENCE = 30, 120
+# What it takes to start servers, for tests that need them.
+_SECONDS_OF_SERVERS = 3
 
 _COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Eq: ast.NotEq,
@@ -166,34 +176,38 @@ class Covering:
     tests: dict[str, dict[str, list[str]]]
     seconds: dict[str, float]
 
-    def of(self, module: str, first: int, last: int) -> list[str]:
-        """Return the tests that run a statement, quick ones first; those that need servers come last."""
-        lines = self.tests[module]
-        found = {test for line in range(first, last + 1) for test in lines.get(str(line), ())}
-        chosen, total = [], 0.0
-        for test in sorted(found, key=lambda test: ("object" in test, self.seconds.get(test, 0.0), test)):
-            total += self.seconds.get(test, 0.0)
-            if chosen and total > _SECONDS:
-                break
-            chosen.append(test)
-        return chosen
+    def of(self, module: str, first: int, last: int) -> set[str]:
+        """Return the tests that run a statement."""
+        return {test for line in range(first, last + 1) for test in self.tests[module].get(str(line), ())}
 
 
 def covering(modules: tuple[str, ...], tests: tuple[str, ...], work: Path) -> Covering:
-    """Run the tests once, and note which of them runs what; what was found is kept for other shares of a campaign."""
+    """Run the tests once, and note which of them runs what."""
+    whole = Covering({module: {} for module in modules}, {})
+    for file in tests:
+        part = _covering_of(modules, file, work)
+        whole.seconds.update(part.seconds)
+        for module, lines in part.tests.items():
+            for line, found in lines.items():
+                whole.tests[module].setdefault(line, []).extend(found)
+    return whole
+
+
+def _covering_of(modules: tuple[str, ...], file: str, work: Path) -> Covering:
+    """Return what the tests of a file run; kept for other shares of a campaign, until it or the modules change."""
     digest = xxhash.xxh3_64()
-    for source in [*map(_source, modules), *(TOP / test for test in tests)]:
+    for source in [*map(_source, modules), TOP / file]:
         digest.update(source.read_bytes())
     kept = Path(tempfile.gettempdir(), f"torture-covering-{digest.hexdigest()}.json")
     if not kept.exists():
-        kept.write_text(json.dumps(asdict(_cover(modules, tests, work))))
+        kept.write_text(json.dumps(asdict(_cover(modules, file, work))))
     return Covering(**json.loads(kept.read_text()))
 
 
-def _cover(modules: tuple[str, ...], tests: tuple[str, ...], work: Path) -> Covering:
-    data = str(work / "coverage")
-    ended, seconds = in_child(lambda: _run_covered(data, tests))
-    assert ended == 0, "the tests fail without any mutant"
+def _cover(modules: tuple[str, ...], file: str, work: Path) -> Covering:
+    data = str(work / f"coverage-{Path(file).stem}")
+    ended, seconds = in_child(lambda: _run_covered(work, data, file))
+    assert ended == 0, f"tests of {file} fail without any mutant"
     measured = coverage.Coverage(data_file=data)
     measured.combine()
     held = measured.get_data()
@@ -211,20 +225,23 @@ class _Clock:
         self.seconds: dict[str, float] = defaultdict(float)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        node = report.nodeid.split("[")[0]
-        self.seconds[node[node.find("torture/") :] if "torture/" in node else node.rsplit("/", 1)[-1]] += (
-            report.duration
-        )
+        self.seconds[_name(report.nodeid)] += report.duration
 
 
-def _run_covered(data: str, tests: tuple[str, ...]) -> tuple[int, dict[str, float]]:
+def _name(node: str) -> str:
+    """Return how a test is called here, all its parameters together."""
+    node = node.split("[")[0]
+    return node[node.find("torture/") :] if "torture/" in node else node.rsplit("/", 1)[-1]
+
+
+def _run_covered(work: Path, data: str, file: str) -> tuple[int, dict[str, float]]:
     measured = coverage.Coverage(data_file=data, data_suffix=True, config_file=False)
     for option, value in (("dynamic_context", "test_function"), ("parallel", True), ("patch", ["_exit"])):
         measured.set_option(f"run:{option}", value)
     clock = _Clock()
     measured.start()
     try:
-        return _pytest([str(TOP / test) for test in tests], clock), dict(clock.seconds)
+        return _pytest([str(TOP / file)], work, clock), dict(clock.seconds)
     finally:
         measured.stop()
         measured.save()
@@ -242,37 +259,105 @@ def _source(module: str) -> Path:
     return Path(str(importlib.import_module(module).__file__))
 
 
-def _pytest(arguments: list[str], *plugins: object) -> int:
+def _pytest(arguments: list[str], work: Path, *plugins: object) -> int:
+    options = ["-x", "-q", "--timeout=0", "-p", "no:cacheprovider", f"--basetemp={work / 'tests'}"]
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
     os.dup2(silent, 2)
     # The campaign keeps quiet; there are tests of what is said.
     logging.getLogger("atlas").setLevel(logging.NOTSET)
-    return int(pytest.main(["-x", "-q", "--timeout=0", "-p", "no:cacheprovider", *arguments], list(plugins)))
+    return int(pytest.main([*options, *arguments], list(plugins)))
 
 
-def survives(module: str, tree: ast.Module, tests: list[str]) -> bool:
-    """Whether the tests pass although the module's functions have been changed; what no test runs does."""
-    return not tests or in_child(lambda: _passes(module, tree, tests)) is True
+class _Watch:
+    """A plugin of pytest that has tests run in the order in which they are asked, and tells what becomes of them."""
+
+    def __init__(self, tests: list[str], pipe: Connection) -> None:
+        self._order = {test: place for place, test in enumerate(tests)}
+        self._pipe = pipe
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items.sort(key=lambda item: self._order[_name(item.nodeid)])
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._pipe.send(("runs", _name(nodeid)))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._pipe.send(("fails", _name(report.nodeid)))
 
 
-def _passes(name: str, tree: ast.Module, tests: list[str]) -> bool:
-    signal.alarm(_PATIENCE)  # a loop without an end is found too
-    module = importlib.import_module(name)
-    changed = dict(_functions(compile(tree, str(module.__file__), "exec")))
-    for qualified, function in _live(module):
-        if qualified in changed:
-            function.__code__ = changed[qualified]
-    ended = _pytest([str(TOP / test) for test in tests])
+class Jury:
+    """The tests, asked about one mutant after the other.
+
+    Those that told others before may take longer and still come first. None is believed that fails without a mutant.
+    """
+
+    def __init__(self, known: Covering, work: Path) -> None:
+        self._known = known
+        self._work = work
+        self._told: Counter[str] = Counter()
+
+    def tells(self, module: str, lines: tuple[int, int], tree: ast.Module) -> str | None:
+        """Return which test tells a mutant, be it by hanging; ``None`` if all pass, or none runs the statement."""
+        tests = sorted(self._known.of(module, *lines), key=self._patience_for)
+        test = self.first_failing(tests, module, tree)
+        if test is not None:
+            assert self._told[test] or self.first_failing([test]) is None, f"{test} fails without any mutant"
+            self._told[test] += 1
+        return test
+
+    def _patience_for(self, test: str) -> tuple[float, str]:
+        seconds = self._known.seconds.get(test, 0.0) + (_SECONDS_OF_SERVERS if "object" in test else 0)
+        return seconds / (1 + self._told[test]), test
+
+    def first_failing(self, tests: list[str], module: str = "", tree: ast.Module | None = None) -> str | None:
+        """Ask tests, one after the other, in a child in whose copy of a module functions are exchanged."""
+        if not tests:
+            return None
+        ours, theirs = Pipe(duplex=False)
+        child = os.fork()
+        if child == 0:
+            os.setpgrp()
+            try:
+                theirs.send(("ends", _ask(tests, self._work, theirs, module, tree)))
+            finally:
+                os._exit(0)
+        theirs.close()
+        said, about, running, failing = "", "", "", None
+        with contextlib.suppress(EOFError):
+            while said != "ends" and ours.poll(30 + 20 * self._known.seconds.get(running, 0.0)):
+                said, about = ours.recv()
+                if said == "runs":
+                    running = about
+                elif said == "fails":
+                    failing = failing or about
+        # What hangs, and all that it started.
+        os.killpg(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        if said != "ends":
+            print("hangs, or dies:", running, flush=True)
+        return failing or (None if (said, about) == ("ends", 0) else running)
+
+
+def _ask(tests: list[str], work: Path, pipe: Connection, name: str, tree: ast.Module | None) -> int:
+    if tree is not None:
+        module = importlib.import_module(name)
+        changed = dict(_functions(compile(tree, str(module.__file__), "exec")))
+        for qualified, function in _live(module):
+            if qualified in changed:
+                function.__code__ = changed[qualified]
+    ended = _pytest([str(TOP / test) for test in tests], work, _Watch(tests, pipe))
     assert ended not in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED), "no tests were run"
-    return ended == 0
+    return ended
 
 
 def survivors(
     work: Path, share: Share, modules: tuple[str, ...] = MODULES, tests: tuple[str, ...] = TESTS
 ) -> tuple[int, list[str]]:
     """Return how many mutants there are, and which of them live though they are not known to be equivalent."""
-    known = covering(modules, tests, work)
+    jury = Jury(covering(modules, tests, work), work)
     with contextlib.redirect_stdout(io.StringIO()):
         # The children find the tests loaded.
         pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", *(str(TOP / test) for test in tests)])
@@ -280,7 +365,7 @@ def survivors(
     cases = [(name, *mutant) for name in modules for mutant in mutants(_source(name).read_text())]
     chosen = list(share.of(cases))
     for name, what, lines, tree in chosen:
-        if not _is_equivalent(what.split(": ", 1)[1]) and survives(name, tree, known.of(name, *lines)):
+        if not _is_equivalent(what.split(": ", 1)[1]) and jury.tells(name, lines, tree) is None:
             alive.append(f"{name}:{what}")
             print("alive:", alive[-1], flush=True)
     return len(chosen), alive
