@@ -187,6 +187,17 @@ def test_who_is_always_slower_than_others_gives_up_at_last(url, monkeypatch):
     assert settings().commit_seconds > 0
 
 
+def test_who_loses_a_race_waits_for_longer_each_time(url, monkeypatch):
+    """For a random time, lest the same two meet again and again; never for more than two seconds."""
+    waited: list[tuple[float, float]] = []
+    monkeypatch.setattr(roots, "random", SimpleNamespace(uniform=lambda *bounds: waited.append(bounds) or 0))
+    race = roots.Race(atlas.Atlas.create(url)._session.storage)
+    lost = roots.LostRace(SimpleNamespace(commit="theirs"), SimpleNamespace(commit="before"))
+    for _ in range(9):
+        assert race.again(lost) is lost.current
+    assert waited == [(0, 0.02 * 2**turn) for turn in range(7)] + [(0, 2.0)] * 2
+
+
 def test_who_overwrites_what_has_been_taken_away_again_makes_a_store(url, monkeypatch):
     real = roots.create_root
 
@@ -868,6 +879,18 @@ def test_what_failed_half_way_is_not_kept(tmp_path):
     waiting.rewind(size)
     assert waiting.append(b"next") == 4
     assert waiting.read(0, 8) == b"keptnext"
+
+
+def test_what_failed_half_way_takes_no_room_in_the_file_of_its_array(tmp_path, monkeypatch):
+    monkeypatch.setattr(heap, "OWN_BYTES", 0)
+    monkeypatch.setattr(heap, "MORE_BYTES", 0)
+    waiting = Heap(str(tmp_path), 100)
+    waiting.append(b"kept", "a")
+    size = waiting.size
+    waiting.append(b"half way", "b")
+    waiting.rewind(size)
+    _, places = waiting.filed("b", np.array([waiting.append(b"next", "b")]))
+    assert places.tolist() == [HEADER_LENGTH]
 
 
 def test_large_pieces_go_to_the_file_as_they_are(tmp_path, monkeypatch):

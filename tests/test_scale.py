@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import atlas.roots
-from atlas import Atlas, columnfile, commitfiles, layer
+from atlas import Atlas, columnfile, commitfiles, compaction, layer
 from atlas.errors import StorageError
 
 
@@ -121,6 +121,22 @@ def test_a_root_lists_no_more_deleted_datasets_than_readers_make_room_for(place,
     store.delete_datasets(names[:5000])
     store.flush()
     assert Atlas.open(place).list_datasets() == names[5000:]
+
+
+def test_a_compaction_remembers_the_index_of_one_array_at_a_time(place, monkeypatch):
+    store = Atlas.create(place)
+    for name in ("a", "b"):
+        view = store.create_dataset(name)
+        for i in range(4):
+            view.define_array(f"t{i}", "int32", ["x"], [4])
+            view.write_array(f"t{i}", [0], np.arange(4, dtype="int32"))
+        store.flush()
+    known, plain = [], compaction._copy
+    monkeypatch.setattr(
+        compaction, "_copy", lambda snapshot, *args: known.append(len(snapshot._segments)) or plain(snapshot, *args)
+    )
+    store.compact()
+    assert known == [1] * 4
 
 
 def test_changes_over_table_files(large):

@@ -83,6 +83,7 @@ _COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
 _COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
+    ast.Sub: ast.Add,
     ast.Mult: ast.FloorDiv,
     ast.BitOr: ast.BitAnd,
     ast.BitAnd: ast.BitOr,
@@ -124,8 +125,14 @@ def mutated(node: ast.AST) -> Iterator[ast.AST]:
         changed = copy.copy(node)
         changed.op = _COMPUTED[type(node.op)]()
         yield changed
-    elif isinstance(node, ast.If):
-        yield ast.If(ast.UnaryOp(ast.Not(), node.test), node.body, node.orelse)
+    elif isinstance(node, (ast.If, ast.IfExp)):
+        yield type(node)(ast.UnaryOp(ast.Not(), node.test), node.body, node.orelse)
+    elif isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+        for number, part in enumerate(node.generators):
+            if part.ifs:
+                changed = copy.deepcopy(node)
+                changed.generators[number].ifs[0] = ast.UnaryOp(ast.Not(), part.ifs[0])
+                yield changed
     elif isinstance(node, ast.Constant) and type(node.value) is int:
         yield ast.Constant(node.value + 1)
     elif isinstance(node, ast.Constant) and type(node.value) is bool:
@@ -214,15 +221,23 @@ def _cover(modules: tuple[str, ...], file: str, work: Path) -> Covering:
     found = {}
     for module in modules:
         lines = held.contexts_by_lineno(str(_source(module)))
-        found[module] = {str(line): [name for name in map(_node, contexts) if name] for line, contexts in lines.items()}
+        # What runs before the first test has no name.
+        found[module] = {str(line): [name for name in contexts if name] for line, contexts in lines.items()}
     return Covering(found, seconds)
 
 
-class _Clock:
-    """A plugin of pytest that notes how long tests take, all their parameters together."""
+class _Notes:
+    """A plugin of pytest that has what runs counted for the test under way, and notes how long tests take.
 
-    def __init__(self) -> None:
+    Whichever threads and forked children run it, and also what Hypothesis calls.
+    """
+
+    def __init__(self, measured: coverage.Coverage) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        self._measured = measured
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._measured.switch_context(_name(nodeid))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.seconds[_name(report.nodeid)] += report.duration
@@ -236,23 +251,15 @@ def _name(node: str) -> str:
 
 def _run_covered(work: Path, data: str, file: str) -> tuple[int, dict[str, float]]:
     measured = coverage.Coverage(data_file=data, data_suffix=True, config_file=False)
-    for option, value in (("dynamic_context", "test_function"), ("parallel", True), ("patch", ["_exit"])):
+    for option, value in (("parallel", True), ("patch", ["_exit"])):
         measured.set_option(f"run:{option}", value)
-    clock = _Clock()
+    notes = _Notes(measured)
     measured.start()
     try:
-        return _pytest([str(TOP / file)], work, clock), dict(clock.seconds)
+        return _pytest([str(TOP / file)], work, notes), dict(notes.seconds)
     finally:
         measured.stop()
         measured.save()
-
-
-def _node(context: str) -> str:
-    """Return the test of a context, such as ``test_conflicts.test_a_b``, as pytest names it."""
-    *file, test = context.split(".")
-    # Hypothesis has functions of such names, too.
-    is_test = file and file[-1].startswith("test_") and test.startswith("test_")
-    return f"{'/'.join(file)}.py::{test}" if is_test else ""
 
 
 def _source(module: str) -> Path:
@@ -302,11 +309,13 @@ class Jury:
     def tells(self, module: str, lines: tuple[int, int], tree: ast.Module) -> str | None:
         """Return which test tells a mutant, be it by hanging; ``None`` if all pass, or none runs the statement."""
         tests = sorted(self._known.of(module, *lines), key=self._patience_for)
-        test = self.first_failing(tests, module, tree)
-        if test is not None:
-            assert self._told[test] or self.first_failing([test]) is None, f"{test} fails without any mutant"
-            self._told[test] += 1
-        return test
+        while (test := self.first_failing(tests, module, tree)) is not None:
+            if self._told[test] or self.first_failing([test]) is None:
+                self._told[test] += 1
+                return test
+            print("fails without any mutant, too:", test, flush=True)
+            tests.remove(test)
+        return None
 
     def _patience_for(self, test: str) -> tuple[float, str]:
         seconds = self._known.seconds.get(test, 0.0) + (_SECONDS_OF_SERVERS if "object" in test else 0)
