@@ -299,8 +299,10 @@ def test_a_server_without_conditions_is_for_one_writer_only(s3_places):
         reader = atlas.Atlas.open(place.url, storage_options=place.options)
         assert reader.list_datasets() == ["a"]
         write(reader, ["b"])
-        with pytest.raises(atlas.UnsafeStorage):
-            reader.flush()
+        for write_all in (reader.flush, reader.compact, lambda: reader.gc(grace=0, unfinished=0)):
+            with pytest.raises(atlas.UnsafeStorage):
+                write_all()
+        assert reader.gc(dry_run=True).removed == [], "looking is no writing"
         first, second = place.open(), place.open()
         write(first, ["c"])
         first.flush()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import atlas.roots
-from atlas import Atlas, columnfile, commitfiles, compaction, layer
+from atlas import Atlas, columnfile, commitfiles, compaction, datafiles, layer
 from atlas.errors import StorageError
 
 
@@ -90,6 +90,17 @@ def test_a_table_file_takes_in_those_that_are_not_much_larger(place, monkeypatch
         assert names[:2] == ["0: station 0", f"0: station {turn + 1}"]
     assert sizes == [1, 2, 2, 1]
     assert len(names) == 2797
+
+
+def test_a_data_file_takes_in_those_that_are_not_much_larger(place, monkeypatch):
+    monkeypatch.setattr(datafiles, "MERGE_ALWAYS", 0)
+    store, sizes, rng = Atlas.create(place), [], np.random.default_rng(0)
+    for turn, count in enumerate((100_000, 10_000, 10_000, 60_000)):
+        store.create_dataset(f"d{turn}").define_array("t", "float64", ["x"], [count])
+        store.open_dataset(f"d{turn}").write_array("t", [0], rng.normal(size=count))
+        store.flush()
+        sizes.append(len(store._session.snapshot.root.arrays["t"].files))
+    assert sizes == [1, 2, 2, 1]
 
 
 def test_a_fleet_of_datasets_that_are_all_alike_is_believed(place, monkeypatch):
