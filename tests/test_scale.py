@@ -142,6 +142,8 @@ def test_a_compaction_remembers_the_index_of_one_array_at_a_time(place, monkeypa
             view.define_array(f"t{i}", "int32", ["x"], [4])
             view.write_array(f"t{i}", [0], np.arange(4, dtype="int32"))
         store.flush()
+    store.delete_dataset("a")
+    store.flush()
     known, plain = [], compaction._copy
     monkeypatch.setattr(
         compaction, "_copy", lambda snapshot, *args: known.append(len(snapshot._segments)) or plain(snapshot, *args)
