@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from atlas.kernels.layout import BLOCK, GUARD_ROOM, MAX_AXES, SLAB
+from atlas.kernels.layout import BLOCK, GUARD_ROOM, LINE, MAX_AXES, SLAB
 
 
 def whole_bytes(row: int) -> int:
@@ -23,6 +23,11 @@ def cells_at_once(cells: float, row: float) -> float:
     return min(cells, max(SLAB, 8 * row)) + row
 
 
+def whole_lines(address: int) -> int:
+    """Return the first address from there on where a cache line begins."""
+    return (address + LINE - 1) // LINE * LINE
+
+
 def unpack_room(ndim: int, most_blocks: int, longest: int, at_once: int) -> int:
     """Return the bytes of working memory that unpacking takes.
 
@@ -36,5 +41,5 @@ def unpack_room(ndim: int, most_blocks: int, longest: int, at_once: int) -> int:
     at_once : int
         See :func:`cells_at_once`.
     """
-    fixed = GUARD_ROOM + 32 * ndim + (8 << MAX_AXES) + 8 * BLOCK + 64
+    fixed = GUARD_ROOM + 32 * ndim + (8 << MAX_AXES) + 8 * BLOCK + 4 * LINE
     return fixed + 16 * most_blocks + longest + 16 * at_once

@@ -42,11 +42,11 @@ from atlas.kernels.numbers import HOLE32, HOLE64, may_multiply, scale_of
 from atlas.kernels.predict import inner_of, split_blocks
 from atlas.kernels.restore import restore_rows
 from atlas.kernels.seal import are_whole, may_use, open_payload
-from atlas.kernels.slabs import slab_rows, whole_bytes
+from atlas.kernels.slabs import slab_rows, whole_bytes, whole_lines
 
 _SHORT_ROW = 256
 
-_slab_rows, _whole_bytes = helper(slab_rows), helper(whole_bytes)
+_slab_rows, _whole_bytes, _whole_lines = helper(slab_rows), helper(whole_bytes), helper(whole_lines)
 
 
 @helper
@@ -122,8 +122,9 @@ def _lay_out(
     row = inner_of(ndim, extent, 0)
     step = _whole_bytes(row)
     rows = _slab_rows(row, step)
-    numbers = room + row * size
-    stream = numbers + min(rows, extent[0]) * row * size
+    # In front of the rows that are restored stands the one before them.
+    numbers = _whole_lines(room + row * size)
+    stream = _whole_lines(numbers + min(rows, extent[0]) * row * size)
     # Rows before the box matter only to differences along the first axis.
     low = np.int64(0) if mask & 1 else begin[0] // step * step
     while low < stop[0]:
@@ -148,7 +149,7 @@ def _lay_out(
         ):
             return False
         if mask & 1 and high < stop[0]:
-            copy(room, numbers + (high - low - 1) * row * size, row * size)
+            copy(numbers - row * size, numbers + (high - low - 1) * row * size, row * size)
         first, last = max(low, begin[0]), min(high, begin[0] + block[0])
         if first < last:
             if rule[5]:
@@ -336,7 +337,7 @@ def unpack(
     until = own + 24 * ndim
     starts = until + (8 << MAX_AXES)
     places = starts + 8 * most_blocks
-    spare = places + 8 * most_blocks
+    spare = _whole_lines(places + 8 * most_blocks)
     for task in range(tasks):
         row = i64(rows)[task]
         at = np.int64(i32(geometry)[row]) * ndim * 8
@@ -347,7 +348,7 @@ def unpack(
             # Numbers are read from aligned memory.
             copy(place, payload, size)
             payload = place
-            place += (size + 15) // 8 * 8
+            place = _whole_lines(place + size)
         problem = DAMAGED
         body = payload
         i64(guard)[0] = payload + size
