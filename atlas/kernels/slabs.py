@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from atlas.kernels.layout import BLOCK, GUARD_ROOM, LINE, MAX_AXES, SLAB
 
+# What is written past the caches is made ready so many bytes at once, which stay in the first-level cache.
+STRIP_BYTES = 4 << 10
+
 
 def whole_bytes(row: int) -> int:
     """Return how many rows of so many cells begin and end with a whole byte of marks, a bit for each cell."""
@@ -26,6 +29,18 @@ def cells_at_once(cells: float, row: float) -> float:
 def whole_lines(address: int) -> int:
     """Return the first address from there on where a cache line begins."""
     return (address + LINE - 1) // LINE * LINE
+
+
+def scatter_room(ndim: int, largest: int) -> int:
+    """Return the bytes of working memory that scattering takes.
+
+    Parameters
+    ----------
+    ndim : int
+    largest : int
+        Bytes of the largest chunk that is decompressed.
+    """
+    return GUARD_ROOM + 16 * ndim + LINE + STRIP_BYTES + largest
 
 
 def unpack_room(ndim: int, most_blocks: int, longest: int, at_once: int) -> int:

@@ -37,7 +37,7 @@ from atlas.kernels.layout import (
     WIDE,
     WRONG_LENGTH,
 )
-from atlas.kernels.memory import copy, i32, i64, u8, u32, u64
+from atlas.kernels.memory import copy, i32, i64, settle_streams, u8, u32, u64
 from atlas.kernels.numbers import HOLE32, HOLE64, may_multiply, scale_of
 from atlas.kernels.predict import inner_of, split_blocks
 from atlas.kernels.restore import restore_rows
@@ -116,6 +116,7 @@ def _lay_out(
     room: Any,
     guard: Any,
     until: Any,
+    past: Any,
 ) -> Any:
     """Restore a chunk, some rows at a time, and write the cells of a box; return whether what is used is whole."""
     own_begin, own_block, position = i64(own), i64(own + 8 * ndim), i64(own + 16 * ndim)
@@ -172,6 +173,7 @@ def _lay_out(
                 position,
                 rule,
                 spare,
+                past,
             )
         low = high
     return True
@@ -235,6 +237,7 @@ def _unpack_chunk(
     spare: Any,
     room: Any,
     guard: Any,
+    past: Any,
 ) -> Any:
     """Write a box of a chunk, `lead` axes of one cell before its `ndim` axes aside; return what is wrong with it."""
     cells = np.int64(1)
@@ -291,7 +294,7 @@ def _unpack_chunk(
         i64(until)[i] = 0
     rule = _rule_of(kind, code, element, flags & MASKED != 0, special)
     table = (bases, places, u8(widths), starts)
-    rest = (extent, begin, block, stop, mask, out, strides, item, rule, bitmap, own, spare, room, guard, until)
+    rest = (extent, begin, block, stop, mask, out, strides, item, rule, bitmap, own, spare, room, guard, until, past)
     if wide:
         is_whole = _lay_out(np.uint64(0), u64, i64, 8, HOLE64, table, ndim, *rest)
     else:
@@ -323,12 +326,14 @@ def unpack(
     item: Any,
     most_blocks: Any,
     room: Any,
+    past: Any,
     failed: Any,
 ) -> Any:
     """Unpack one box of every task's chunk; all arguments are addresses or integers.
 
     `room` is as large as :func:`atlas.kernels.slabs.unpack_room` says, `most_blocks` the most that any chunk has, and
-    one. Without `pipeline` and `checksum` (0), payloads are taken as they are.
+    one. Without `pipeline` and `checksum` (0), payloads are taken as they are. Cells are written `past` the caches
+    (see :mod:`atlas.kernels.moves`), or are not.
 
     Returns 0, or what is wrong with the row written to `failed`.
     """
@@ -380,8 +385,11 @@ def unpack(
                 spare,
                 place,
                 guard,
+                past,
             )
         if problem:
             i64(failed)[0] = row
             return problem
+    if past:
+        settle_streams()
     return 0
