@@ -15,7 +15,6 @@ from atlas.kernels.lanes import FEW, add_few, sum_column
 from atlas.kernels.layout import BLOCK
 from atlas.kernels.memory import add, copy, sub
 
-
 # Of rows that are shorter than this, many are added up column by column.
 _LONG_ROW, _MANY_ROWS = 128, 4
 
