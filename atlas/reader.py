@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from atlas.indexes import Indexed
 from atlas.kernels.layout import Stored
 from atlas.kernels.sealed import is_whole
 from atlas.plan import ReadPlan, Wanted, plan_reads
+from atlas.residency import was_touched
 from atlas.root import Root
 from atlas.schema import ArraySchema
 from atlas.storage import Pin, Storage
@@ -31,6 +33,11 @@ from atlas.worker import DecodeJob, Kept, Source, decode_one, decode_range, pack
 # Reads of results from this size on leave no file mapped page by page behind them: mapped pages count like memory,
 # and next to a large result they soon are as much again.
 _LET_GO_ABOVE = 128 << 20
+
+# Results from this size on are written past the caches if their memory is not new: of 61 MB it made no difference, of
+# 123 MB reading took two thirds and reading and adding up four fifths; smaller ones are still in the cache when they
+# are used.
+_STREAM_FROM = 64 << 20
 
 _ALIGNMENT = 64
 
@@ -247,41 +254,38 @@ class Snapshot(Indexed):
             raise self._named(error, array, plan) from None
 
     def _decode_mapped(self, array: str, dtype: DType, plan: ReadPlan, buffer: NDArray[np.uint8]) -> None:
-        tables, lets_go = plan.tables, len(buffer) > _LET_GO_ABOVE
-        sources = tuple(map(self._source, self.index(array).files))
-        job = None
+        job = DecodeJob(
+            tuple(map(self._source, self.index(array).files)),
+            dtype.itemsize,
+            element_of(dtype.storage),
+            buffer,
+            plan.tables,
+            lets_go=len(buffer) > _LET_GO_ABOVE,
+            streams=len(buffer) >= _STREAM_FROM and was_touched(buffer),
+        )
+        shared = None
         if may_use_processes(self.mode, self.workers, self._calls(plan)):
-            job = self._shared_job(sources, dtype, buffer, tables, lets_go)
-        if job is None:
-            keep = self.keeps and 0 < plan.kept_bytes <= settings().decoded_bytes
-            kept = Kept.of(sources, tables) if keep else Kept()
-            element = element_of(dtype.storage)
-            job = DecodeJob(sources, dtype.itemsize, element, buffer, tables, kept=kept, lets_go=lets_go)
+            shared = self._shared(job)
+        if shared is not None:
+            job = shared
+        elif self.keeps and 0 < plan.kept_bytes <= settings().decoded_bytes:
+            job = replace(job, kept=Kept.of(job.sources, job.tables))
         cost = plan.cost - (plan.saved(job.kept.found) if job.kept.found else 0)
         ranges = balanced(plan.columns["raw_length"], cost, self.mode, self.workers)
         run(decode_range, job, ranges, self.mode, self.workers, cost, self._calls(plan))
 
-    def _shared_job(
-        self,
-        sources: tuple[Source, ...],
-        dtype: DType,
-        buffer: NDArray[np.uint8],
-        tables: dict[str, Any],
-        lets_go: bool,
-    ) -> DecodeJob | None:
-        if any(source.path is None for source in sources):
+    def _shared(self, job: DecodeJob) -> DecodeJob | None:
+        """Return a job for other processes; ``None`` where its files or its output are of this one alone."""
+        output = shared_arena().handle_of(job.output)
+        if output is None or any(source.path is None for source in job.sources):
             return None
-        output = shared_arena().handle_of(buffer)
-        if output is None:
-            return None
-        layout, needed = pack_layout(tables)
+        layout, needed = pack_layout(job.tables)
         lease = shared_arena().allocate(needed)
         for name, table in unpack_tables(lease.array, layout).items():
-            table[...] = tables[name]
+            table[...] = job.tables[name]
         if lease.handle is None:
             return None
-        element, shared = element_of(dtype.storage), (lease.handle, layout)
-        return DecodeJob(sources, dtype.itemsize, element, output, shared, shareable=True, lets_go=lets_go)
+        return replace(job, output=output, tables=(lease.handle, layout), shareable=True)
 
     def _source(self, file: DataFile) -> Source:
         # Where compaction by another process puts the file aside later on, whoever maps it looks there, too.

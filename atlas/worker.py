@@ -193,6 +193,8 @@ class DecodeJob:
         Chunks that need not be decompressed; others are added.
     lets_go : bool
         Whether what was decoded is to leave no file mapped page by page behind it.
+    streams : bool
+        Whether cells are written past the caches.
     """
 
     sources: tuple[Source, ...]
@@ -203,6 +205,7 @@ class DecodeJob:
     shareable: bool = False
     kept: Kept = field(default_factory=Kept)
     lets_go: bool = False
+    streams: bool = False
 
     def open(self) -> tuple[Bytes, dict[str, NDArray[Any]]]:
         """Return the output and the tables, mapped into this process."""
@@ -273,12 +276,12 @@ def _unpack(
 ) -> None:
     if job.element < 0:
         raise CorruptChunk("cells of this type are never packed", int(rows[0]))
-    _loops(tables, rows).unpack(data, rows, tables, output, job.element)
+    _loops(tables, rows).unpack(data, rows, tables, output, job.element, job.streams)
 
 
 def _copy(job: DecodeJob, output: Bytes, tables: dict[str, NDArray[Any]], rows: NDArray[np.int64], data: Bytes) -> None:
     """Copy chunks that are stored as they are, or as lz4 blocks, from the mapped file to the output, in one pass."""
-    _loops(tables, rows).scatter(data, rows, tables, output, job.itemsize)
+    _loops(tables, rows).scatter(data, rows, tables, output, job.itemsize, job.streams)
 
 
 def _loops(tables: dict[str, NDArray[Any]], rows: NDArray[np.int64]) -> Any:
@@ -313,7 +316,7 @@ def _decode_rows(
         batch.append(chunk)
         if size >= BATCH_BYTES or i + 1 == len(rows):
             own, loops = slice(begin, i + 1), kernels.pick(sum(map(len, batch)))
-            loops.scatter_decoded(batch, shuffled[own], rows[own], tables, output, job.itemsize)
+            loops.scatter_decoded(batch, shuffled[own], rows[own], tables, output, job.itemsize, job.streams)
             batch, size, begin = [], 0, i + 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import subprocess
 import sys
 from collections import Counter
@@ -18,6 +19,7 @@ import atlas
 from atlas import catalog, kernels, worker
 from atlas.arena import shared_arena
 from atlas.encoding import encode_rows
+from atlas.executor import run
 from atlas.fetching import balanced
 from atlas.kernels import native
 from atlas.plan import plan_reads
@@ -306,6 +308,19 @@ def test_large_arrays_are_read_into_memory_that_is_used_again(place, monkeypatch
     free = shared_arena().free_bytes
     del cells
     assert shared_arena().free_bytes > free
+
+
+def test_large_results_go_past_the_caches_unless_their_memory_is_new(place, monkeypatch):
+    names, jobs = build(place, 12), []
+    monkeypatch.setattr("atlas.reader.run", lambda task, job, *rest: jobs.append(job) or run(task, job, *rest))
+    store = atlas.Atlas.open(place)
+    expected = store.read_array_across_stacked("t", names)
+    for threshold in (expected.nbytes, expected.nbytes + 1):
+        monkeypatch.setattr("atlas.reader._STREAM_FROM", threshold)
+        for pages in (mmap.mmap(-1, expected.nbytes), bytearray(b"!" * expected.nbytes)):
+            out = np.frombuffer(pages, expected.dtype).reshape(expected.shape)
+            assert store.read_array_across_stacked("t", names, out=out).tobytes() == expected.tobytes()
+    assert [job.streams for job in jobs] == [False, False, True, False, False]
 
 
 FIRST_READ = """

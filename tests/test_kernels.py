@@ -54,7 +54,7 @@ def boxes(draw):
     count = draw(st.integers(1, 4))
     extent = rng.integers(1, 6, (count, ndim))
     if ndim and draw(st.booleans()):
-        extent[:, 0] *= rng.integers(1, 500, count)
+        extent[:, draw(st.sampled_from([0, ndim - 1]))] *= rng.integers(1, 500, count)
     start = rng.integers(0, extent)
     block = rng.integers(0 if draw(st.booleans()) else 1, extent - start + 1)
     full = draw(st.booleans())
@@ -69,13 +69,20 @@ def boxes(draw):
     return chunks, tables, np.zeros(step * count + 5, np.uint8), itemsize
 
 
+def moved(out, data):
+    """Return a copy of an output that begins anywhere in a cache line."""
+    copy = np.zeros(len(out) + 64, np.uint8)[data.draw(st.integers(0, 63)) :][: len(out)]
+    copy[:] = out
+    return copy
+
+
 @settings(max_examples=300)
 @given(boxes(), st.data())
 def test_decoded_chunks_are_scattered_as_numpy_does(case, data):
     chunks, tables, out, itemsize = case
     shuffled = np.array(data.draw(st.lists(st.booleans(), min_size=len(chunks), max_size=len(chunks))), np.uint8)
-    ours, theirs, rows = out.copy(), out.copy(), np.arange(len(chunks))
-    scatter_decoded(chunks, shuffled, rows, tables, ours, itemsize)
+    ours, theirs, rows = moved(out, data), out.copy(), np.arange(len(chunks))
+    scatter_decoded(chunks, shuffled, rows, tables, ours, itemsize, past=data.draw(st.booleans()))
     twins.scatter_decoded(chunks, shuffled, rows, tables, theirs, itemsize)
     assert ours.tobytes() == theirs.tobytes()
 
@@ -86,8 +93,9 @@ def test_stored_chunks_are_scattered_as_numpy_does_and_no_damage_gets_out(case, 
     chunks, tables, out, itemsize = case
     sealed = data.draw(st.lists(st.booleans(), min_size=len(chunks), max_size=len(chunks)))
     file = stored(tables, chunks, sealed)
-    ours, theirs, rows = out.copy(), out.copy(), np.arange(len(chunks))
-    scatter(file, rows, tables, ours, itemsize)
+    ours, theirs, rows = moved(out, data), out.copy(), np.arange(len(chunks))
+    past = data.draw(st.booleans())
+    scatter(file, rows, tables, ours, itemsize, past)
     twins.scatter(file, rows, tables, theirs, itemsize)
     assert ours.tobytes() == theirs.tobytes()
     damaged = file.copy()
@@ -99,7 +107,7 @@ def test_stored_chunks_are_scattered_as_numpy_does_and_no_damage_gets_out(case, 
     # A kernel may leave alone what it does not use of a sealed chunk: then the cells are the right ones.
     again, found = out.copy(), []
     try:
-        scatter(damaged, rows, tables, again, itemsize)
+        scatter(damaged, rows, tables, again, itemsize, past)
     except errors.CorruptChunk as error:
         found.append((error.row, str(error)))
     assert found == [(row, "its checksum does not match")] or (sealed[row] and again.tobytes() == ours.tobytes())
@@ -209,8 +217,8 @@ def test_lz4_blocks_are_decompressed(raw, mode, itemsize, data):
     tables["pipeline"][:] = 2, 18
     results = []
     for loops in (native, twins):
-        out = np.zeros(24 + len(raw) + count * itemsize, np.uint8)
-        loops.scatter(file, np.arange(2), tables, out, itemsize)
+        out = moved(np.zeros(24 + len(raw) + count * itemsize, np.uint8), data)
+        loops.scatter(file, np.arange(2), tables, out, itemsize, past=data.draw(st.booleans()))
         results.append(out.tobytes())
     wanted = raw[first * itemsize : (first + count) * itemsize]
     assert results[0] == results[1] == bytes(8) + raw + bytes(8) + wanted + bytes(8)

@@ -46,6 +46,7 @@ ORDER = [
     "record",
     "conflicts",
     "segment",
+    "residency",
     "arena",
     "executor",
     "plan",

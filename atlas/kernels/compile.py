@@ -37,9 +37,9 @@ KERNELS = {
     "admit": 17,
     "digest": 6,
     "pack_rows": 14,
-    "scatter": 19,
+    "scatter": 20,
     "shuffle": 4,
-    "unpack": 20,
+    "unpack": 21,
 }
 
 # Nothing is ever called through Numba, so it need not make wrappers for that.

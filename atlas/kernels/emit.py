@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from atlas.kernels.compile import helper
-from atlas.kernels.layout import FLOAT32
-from atlas.kernels.memory import f32, f64, i32, i64, move4, move8, move16, move32, u8, u16
+from atlas.kernels.layout import FLOAT32, LINE
+from atlas.kernels.memory import f32, f64, i32, i64, u8, u16
+from atlas.kernels.moves import copy_short, stream
 from atlas.kernels.numbers import from_sign_last, in_order, quotient
 from atlas.kernels.predict import inner_of
 
@@ -102,35 +103,31 @@ def _convert(values: Any, signed: Any, size: Any, run: Any, out: Any, rule: Any,
 
 
 @helper
-def _copy_short(target: Any, source: Any, length: Any) -> None:
-    """Copy a few cells; a call of the library's function would take longer than that."""
-    # The last block overlaps the one before where the length is no multiple.
-    last = length - 32
-    if last >= 0:
-        for at in range(0, last, 32):
-            move32(target + at, source + at)
-        move32(target + last, source + last)
-    elif length >= 16:
-        move16(target, source)
-        move16(target + length - 16, source + length - 16)
-    elif length >= 8:
-        move8(target, source)
-        move8(target + length - 8, source + length - 8)
-    elif length >= 4:
-        move4(target, source)
-        move4(target + length - 4, source + length - 4)
-    else:
-        for at in range(length):
-            u8(target)[at] = u8(source)[at]
+def _copy_rows(source: Any, pitch: Any, rows: Any, length: Any, target: Any, stride: Any, past: Any) -> None:
+    """Copy the first `length` bytes of rows that are `pitch` bytes apart to places that are `stride` bytes apart."""
+    for _ in range(rows):
+        if past:
+            stream(target, source, length)
+        else:
+            copy_short(target, source, length)
+        source += pitch
+        target += stride
 
 
 @helper
-def _copy_rows(source: Any, pitch: Any, rows: Any, length: Any, target: Any, stride: Any) -> None:
-    """Copy the first `length` bytes of rows that are `pitch` bytes apart to places that are `stride` bytes apart."""
-    for _ in range(rows):
-        _copy_short(target, source, length)
-        source += pitch
-        target += stride
+def _convert_past(
+    numbers: Any, signed: Any, size: Any, run: Any, out: Any, item: Any, rule: Any, hole: Any, room: Any
+) -> None:
+    """Write a long run of cells past the caches, by way of `room` for STRIP cells."""
+    done = np.int64(0)
+    # All but the first strip begin with a cache line.
+    strip = STRIP - (out & (LINE - 1)) // item
+    while done < run:
+        strip = min(strip, run - done)
+        _convert(signed(numbers + done * size), signed, size, strip, room, rule, hole)
+        stream(out + done * item, room, strip * item)
+        done += strip
+        strip = STRIP + 0
 
 
 @helper
@@ -149,12 +146,13 @@ def emit_box(
     position: Any,
     rule: Any,
     room: Any,
+    past: Any,
 ) -> None:
     """Write the cells of a box, whose integers are at address `numbers`, to a strided output.
 
     The `rule` is the element type, how integers become floats (DIVIDE and so on, scale, its inverse, the
     correction), whether there are holes, and the address of the value that is to be there.
-    At address `room` there is space for STRIP cells.
+    At address `room` there is space for STRIP cells. What is written goes `past` the caches, or does not.
     """
     # Merge trailing axes that are contiguous in both, so that the inner run is long.
     inner = ndim
@@ -180,11 +178,14 @@ def emit_box(
     while True:
         for row in range(0, rows, most):
             several = min(most, rows - row)
-            place = target if rows == 1 else room
-            values = signed(numbers + (first + row * pitch) * size)
-            _convert(values, signed, size, (several - 1) * pitch + run, place, rule, hole)
+            values = numbers + (first + row * pitch) * size
             if rows > 1:
-                _copy_rows(room, pitch * item, several, run * item, target + row * stride, stride)
+                _convert(signed(values), signed, size, (several - 1) * pitch + run, room, rule, hole)
+                _copy_rows(room, pitch * item, several, run * item, target + row * stride, stride, past)
+            elif past:
+                _convert_past(values, signed, size, run, target, item, rule, hole, room)
+            else:
+                _convert(signed(values), signed, size, run, target, rule, hole)
         i = inner - 1
         while i >= 0:
             step = inner_of(ndim, extent, i)

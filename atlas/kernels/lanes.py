@@ -9,6 +9,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core.cgutils import alloca_once_value, for_range
 from numba.extending import intrinsic
 
 LANES = 32
@@ -153,6 +154,31 @@ def add_few(typing: Any, like: Any, out: Any, source: Any, before: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(like, types.int64, types.int64, types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def sum_column(typing: Any, like: Any, out: Any, source: Any, step: Any, rows: Any) -> Any:
+    """Write the sums of :data:`FEW` integers in each of some rows at `source`, `step` bytes apart, and all above them.
+
+    They go to rows at `out`, above which stands what they begin with.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        row = ir.VectorType(args[0].type, FEW)
+
+        def load(address: Any) -> Any:
+            return builder.load(builder.inttoptr(address, row.as_pointer()), align=4)
+
+        # It stays in a register, where a sum that is read back from memory would wait for it.
+        total = alloca_once_value(builder, load(builder.sub(args[1], args[3])))
+        with for_range(builder, args[4]) as loop:
+            at = builder.mul(loop.index, args[3])
+            numbers = builder.add(builder.load(total), load(builder.add(args[2], at)))
+            builder.store(numbers, total)
+            _store(builder, builder.add(args[1], at), numbers)
+        return context.get_dummy_value()
+
+    return types.void(like, types.int64, types.int64, types.int64, types.int64), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -43,6 +43,9 @@ FLOAT32, FLOAT64 = 8, 9
 BLOCK = 1024
 MAX_AXES = 8
 
+# Bytes of a cache line. Vectors that lie across two take twice as long.
+LINE = 64
+
 # Cells that are restored at once, about: their integers stay in the cache, however large the chunk.
 SLAB = 32 << 10
 

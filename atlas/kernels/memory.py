@@ -13,6 +13,8 @@ from numba import types
 from numba.core.cgutils import raw_memcpy
 from numba.extending import intrinsic
 
+from atlas.kernels.layout import LINE
+
 # Without the instruction, a fused multiplication and addition is a slow call.
 HAS_FMA = bool(binding.get_host_cpu_features().get("fma")) or not binding.get_process_triple().startswith("x86_64")
 
@@ -83,6 +85,31 @@ def _mover(size: int) -> Any:
 
 
 move4, move8, move16, move32 = (_mover(size) for size in (4, 8, 16, 32))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def stream_line(typing: Any, target: Any, source: Any) -> Any:
+    """Copy a cache line to an address where one begins, past the caches."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place = ir.VectorType(ir.IntType(8), LINE).as_pointer()
+        block = builder.load(builder.inttoptr(args[1], place), align=1)
+        store = builder.store(block, builder.inttoptr(args[0], place), align=LINE)
+        store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def settle_streams(typing: Any) -> Any:
+    """Wait until other threads see what was written past the caches."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]

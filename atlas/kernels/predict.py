@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 
 from atlas.kernels.compile import helper
-from atlas.kernels.lanes import FEW, add_few
+from atlas.kernels.lanes import FEW, add_few, sum_column
 from atlas.kernels.layout import BLOCK
 from atlas.kernels.memory import add, copy, sub
+
+# Of rows that are shorter than this, many are added up column by column.
+_LONG_ROW, _MANY_ROWS = 128, 4
 
 
 @helper
@@ -48,6 +51,17 @@ def sum_run(like: Any, cast: Any, size: Any, out: Any, source: Any, lag: Any, ru
             to[i] = total
         return
     begin = np.int64(0)
+    if lag < _LONG_ROW and run >= _MANY_ROWS * lag:
+        rows, first = run // lag, lag // FEW * FEW
+        for i in range(0, first, FEW):
+            sum_column(like, out + i * size, source + i * size, lag * size, rows)
+        begin = rows * lag
+        for i in range(first, lag):
+            to, numbers = cast(out + i * size), cast(source + i * size)
+            total = cast(out + (i - lag) * size)[0]
+            for at in range(0, begin, lag):
+                total = add(total, numbers[at])
+                to[at] = total
     while begin < run:
         # Rows are taken apart alike, so that what is read was written by a single instruction.
         length = min(lag, run - begin)

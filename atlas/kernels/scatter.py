@@ -10,14 +10,18 @@ from numba import types
 from numba.extending import intrinsic
 
 from atlas.kernels.compile import helper
-from atlas.kernels.layout import BAD_BLOCK, DAMAGED, GUARD_ROOM, LZ4, SEALED, SHUFFLE_LZ4, STRETCH, WRONG_SIZE
+from atlas.kernels.layout import BAD_BLOCK, DAMAGED, GUARD_ROOM, LINE, LZ4, SEALED, SHUFFLE_LZ4, STRETCH, WRONG_SIZE
 from atlas.kernels.lz4 import decompress
-from atlas.kernels.memory import copy, i32, i64, u8
+from atlas.kernels.memory import copy, i32, i64, settle_streams, u8
+from atlas.kernels.moves import stream, streams_well
 from atlas.kernels.seal import may_use, open_payload
+from atlas.kernels.slabs import STRIP_BYTES, whole_lines
 
 # Elements un-shuffled at once. A run's last block overlaps the one before it instead of going element
 # by element; 8 wastes less than 16 on the short rows of slices and is as fast on long ones.
 _LANES = 8
+
+_whole_lines = helper(whole_lines)
 
 
 def _weaver(itemsize: int) -> Any:
@@ -76,6 +80,20 @@ def _unshuffle_run(target: Any, source: Any, run: Any, cells: Any, itemsize: Any
 
 
 @helper
+def _unshuffle_past(target: Any, source: Any, run: Any, cells: Any, itemsize: Any, spare: Any) -> None:
+    """Do the same past the caches, by way of `spare` room for a strip."""
+    done = np.int64(0)
+    # All but the first strip begin with a cache line.
+    strip = STRIP_BYTES // itemsize - (target & (LINE - 1)) // itemsize
+    while done < run:
+        strip = min(strip, run - done)
+        _unshuffle_run(spare, source + done, strip, cells, itemsize)
+        stream(target + done * itemsize, spare, strip * itemsize)
+        done += strip
+        strip = STRIP_BYTES // itemsize + 0
+
+
+@helper
 def _copy_checked(guard: Any, target: Any, source: Any, size: Any) -> Any:
     """Copy bytes of a payload while what was just checked is in the cache; return whether they are whole."""
     for done in range(0, size, STRETCH):
@@ -83,6 +101,17 @@ def _copy_checked(guard: Any, target: Any, source: Any, size: Any) -> Any:
         if not may_use(guard, source + done, source + done + part):
             return False
         copy(target + done, source + done, part)
+    return True
+
+
+@helper
+def _stream_checked(guard: Any, target: Any, source: Any, size: Any) -> Any:
+    """Do the same past the caches."""
+    for done in range(0, size, STRETCH):
+        part = min(size - done, STRETCH)
+        if not may_use(guard, source + done, source + done + part):
+            return False
+        stream(target + done, source + done, part)
     return True
 
 
@@ -121,6 +150,8 @@ def _place_box(
     position: Any,
     target: Any,
     itemsize: Any,
+    past: Any,
+    spare: Any,
 ) -> Any:
     """Write a box of a chunk of so many cells at `base`; return whether what was to be `checked` is whole."""
     # Merge trailing axes that are contiguous in both, so that the inner run is long.
@@ -133,11 +164,21 @@ def _place_box(
     while inner > 0 and pitch[inner - 1] == run * itemsize and steps[inner - 1] == run:
         inner -= 1
         run *= block[inner]
+    past = past and streams_well(target, run * itemsize)
     while True:
         if not plain:
-            _unshuffle_run(target, base + first, run, cells, itemsize)
+            if past:
+                _unshuffle_past(target, base + first, run, cells, itemsize, spare)
+            else:
+                _unshuffle_run(target, base + first, run, cells, itemsize)
         elif not checked:
-            copy(target, base + first * itemsize, run * itemsize)
+            if past:
+                stream(target, base + first * itemsize, run * itemsize)
+            else:
+                copy(target, base + first * itemsize, run * itemsize)
+        elif past:
+            if not _stream_checked(guard, target, base + first * itemsize, run * itemsize):
+                return False
         elif not _copy_checked(guard, target, base + first * itemsize, run * itemsize):
             return False
         axis = inner - 1
@@ -174,19 +215,22 @@ def scatter(
     strides: Any,
     itemsize: Any,
     room: Any,
+    past: Any,
     failed: Any,
 ) -> Any:
     """Copy one box of every task's chunk; all arguments are addresses or integers.
 
     Chunks are payloads as they are stored, checked as far as they are used, or lz4 blocks; for these `room` has space
     for the largest chunk. Without `pipeline` and `checksum` (0) they are taken as they are. Without `src` and `length`,
-    they are decoded ones: `offset` has the address of every task's, and `shuffled` how it is.
+    they are decoded ones: `offset` has the address of every task's, and `shuffled` how it is. Cells are written `past`
+    the caches (see :mod:`atlas.kernels.moves`), or are not.
 
     Returns 0, or what is wrong with the row written to `failed`.
     """
     guard = room
     position, steps = i64(room + GUARD_ROOM), i64(room + GUARD_ROOM + 8 * ndim)
-    place = room + GUARD_ROOM + 16 * ndim
+    spare = _whole_lines(room + GUARD_ROOM + 16 * ndim)
+    place = spare + STRIP_BYTES
     for task in range(tasks):
         row = i64(rows)[task]
         at = np.int64(i32(geometry)[row]) * ndim * 8
@@ -209,11 +253,14 @@ def scatter(
         plain = plain or itemsize == 1
         target = out + i64(destination)[row]
         if problem == 0 and wanted > 0:
+            ways = (past, spare)
             whole = _place_box(
-                base, cells, plain, checked, guard, ndim, steps, start, block, pitch, position, target, itemsize
+                base, cells, plain, checked, guard, ndim, steps, start, block, pitch, position, target, itemsize, *ways
             )
             problem = np.int64(0 if whole else DAMAGED)
         if problem:
             i64(failed)[0] = row
             return problem
+    if past:
+        settle_streams()
     return 0

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from atlas.kernels.layout import BLOCK, GUARD_ROOM, MAX_AXES, SLAB
+from atlas.kernels.layout import BLOCK, GUARD_ROOM, LINE, MAX_AXES, SLAB
+
+# What is written past the caches is made ready so many bytes at once, which stay in the first-level cache.
+STRIP_BYTES = 4 << 10
 
 
 def whole_bytes(row: int) -> int:
@@ -23,6 +26,23 @@ def cells_at_once(cells: float, row: float) -> float:
     return min(cells, max(SLAB, 8 * row)) + row
 
 
+def whole_lines(address: int) -> int:
+    """Return the first address from there on where a cache line begins."""
+    return (address + LINE - 1) // LINE * LINE
+
+
+def scatter_room(ndim: int, largest: int) -> int:
+    """Return the bytes of working memory that scattering takes.
+
+    Parameters
+    ----------
+    ndim : int
+    largest : int
+        Bytes of the largest chunk that is decompressed.
+    """
+    return GUARD_ROOM + 16 * ndim + LINE + STRIP_BYTES + largest
+
+
 def unpack_room(ndim: int, most_blocks: int, longest: int, at_once: int) -> int:
     """Return the bytes of working memory that unpacking takes.
 
@@ -36,5 +56,5 @@ def unpack_room(ndim: int, most_blocks: int, longest: int, at_once: int) -> int:
     at_once : int
         See :func:`cells_at_once`.
     """
-    fixed = GUARD_ROOM + 32 * ndim + (8 << MAX_AXES) + 8 * BLOCK + 64
+    fixed = GUARD_ROOM + 32 * ndim + (8 << MAX_AXES) + 8 * BLOCK + 4 * LINE
     return fixed + 16 * most_blocks + longest + 16 * at_once

@@ -37,16 +37,16 @@ from atlas.kernels.layout import (
     WIDE,
     WRONG_LENGTH,
 )
-from atlas.kernels.memory import copy, i32, i64, u8, u32, u64
+from atlas.kernels.memory import copy, i32, i64, settle_streams, u8, u32, u64
 from atlas.kernels.numbers import HOLE32, HOLE64, may_multiply, scale_of
 from atlas.kernels.predict import inner_of, split_blocks
 from atlas.kernels.restore import restore_rows
 from atlas.kernels.seal import are_whole, may_use, open_payload
-from atlas.kernels.slabs import slab_rows, whole_bytes
+from atlas.kernels.slabs import slab_rows, whole_bytes, whole_lines
 
 _SHORT_ROW = 256
 
-_slab_rows, _whole_bytes = helper(slab_rows), helper(whole_bytes)
+_slab_rows, _whole_bytes, _whole_lines = helper(slab_rows), helper(whole_bytes), helper(whole_lines)
 
 
 @helper
@@ -116,14 +116,16 @@ def _lay_out(
     room: Any,
     guard: Any,
     until: Any,
+    past: Any,
 ) -> Any:
     """Restore a chunk, some rows at a time, and write the cells of a box; return whether what is used is whole."""
     own_begin, own_block, position = i64(own), i64(own + 8 * ndim), i64(own + 16 * ndim)
     row = inner_of(ndim, extent, 0)
     step = _whole_bytes(row)
     rows = _slab_rows(row, step)
-    numbers = room + row * size
-    stream = numbers + min(rows, extent[0]) * row * size
+    # In front of the rows that are restored stands the one before them.
+    numbers = _whole_lines(room + row * size)
+    stream = _whole_lines(numbers + min(rows, extent[0]) * row * size)
     # Rows before the box matter only to differences along the first axis.
     low = np.int64(0) if mask & 1 else begin[0] // step * step
     while low < stop[0]:
@@ -148,7 +150,7 @@ def _lay_out(
         ):
             return False
         if mask & 1 and high < stop[0]:
-            copy(room, numbers + (high - low - 1) * row * size, row * size)
+            copy(numbers - row * size, numbers + (high - low - 1) * row * size, row * size)
         first, last = max(low, begin[0]), min(high, begin[0] + block[0])
         if first < last:
             if rule[5]:
@@ -171,6 +173,7 @@ def _lay_out(
                 position,
                 rule,
                 spare,
+                past,
             )
         low = high
     return True
@@ -234,6 +237,7 @@ def _unpack_chunk(
     spare: Any,
     room: Any,
     guard: Any,
+    past: Any,
 ) -> Any:
     """Write a box of a chunk, `lead` axes of one cell before its `ndim` axes aside; return what is wrong with it."""
     cells = np.int64(1)
@@ -290,7 +294,7 @@ def _unpack_chunk(
         i64(until)[i] = 0
     rule = _rule_of(kind, code, element, flags & MASKED != 0, special)
     table = (bases, places, u8(widths), starts)
-    rest = (extent, begin, block, stop, mask, out, strides, item, rule, bitmap, own, spare, room, guard, until)
+    rest = (extent, begin, block, stop, mask, out, strides, item, rule, bitmap, own, spare, room, guard, until, past)
     if wide:
         is_whole = _lay_out(np.uint64(0), u64, i64, 8, HOLE64, table, ndim, *rest)
     else:
@@ -322,12 +326,14 @@ def unpack(
     item: Any,
     most_blocks: Any,
     room: Any,
+    past: Any,
     failed: Any,
 ) -> Any:
     """Unpack one box of every task's chunk; all arguments are addresses or integers.
 
     `room` is as large as :func:`atlas.kernels.slabs.unpack_room` says, `most_blocks` the most that any chunk has, and
-    one. Without `pipeline` and `checksum` (0), payloads are taken as they are.
+    one. Without `pipeline` and `checksum` (0), payloads are taken as they are. Cells are written `past` the caches
+    (see :mod:`atlas.kernels.moves`), or are not.
 
     Returns 0, or what is wrong with the row written to `failed`.
     """
@@ -336,7 +342,7 @@ def unpack(
     until = own + 24 * ndim
     starts = until + (8 << MAX_AXES)
     places = starts + 8 * most_blocks
-    spare = places + 8 * most_blocks
+    spare = _whole_lines(places + 8 * most_blocks)
     for task in range(tasks):
         row = i64(rows)[task]
         at = np.int64(i32(geometry)[row]) * ndim * 8
@@ -347,7 +353,7 @@ def unpack(
             # Numbers are read from aligned memory.
             copy(place, payload, size)
             payload = place
-            place += (size + 15) // 8 * 8
+            place = _whole_lines(place + size)
         problem = DAMAGED
         body = payload
         i64(guard)[0] = payload + size
@@ -379,8 +385,11 @@ def unpack(
                 spare,
                 place,
                 guard,
+                past,
             )
         if problem:
             i64(failed)[0] = row
             return problem
+    if past:
+        settle_streams()
     return 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from atlas.kernels.layout import MAX_AXES
+from atlas.kernels.layout import LINE, MAX_AXES
 
 # Each chosen axis doubles the boxes of a chunk, and each box begins a block.
 MOST_BOXES = 1 << MAX_AXES
@@ -19,10 +19,14 @@ _buffers = threading.local()
 
 
 def scratch(name: str, size: int) -> Any:
-    """Return working memory of this thread; memory that was touched before is several times faster."""
+    """Return working memory of this thread, from the begin of a cache line on.
+
+    Memory that was touched before is several times faster.
+    """
     found = getattr(_buffers, name, None)
     if found is None or len(found) < size:
-        found = np.empty(-(-size // 65536) * 65536, np.uint8)
+        whole = np.empty(-(-size // 65536) * 65536 + LINE, np.uint8)
+        found = whole[-address(whole) % LINE :]
         if size <= _MOST_KEPT:
             setattr(_buffers, name, found)
     return found

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from atlas.kernels.compile import library
-from atlas.kernels.layout import BLOCK, GUARD_ROOM, ITEM_SIZES
+from atlas.kernels.layout import BLOCK, ITEM_SIZES
 from atlas.kernels.native.buffers import MOST_BOXES, address, scratch
-from atlas.kernels.slabs import unpack_room
+from atlas.kernels.slabs import scatter_room, unpack_room
 
 Addresses = tuple[int, ...]
 
 
 def unpack_rows(
-    src: int, rows: int, count: int, stored: Addresses, places: Addresses, largest: Addresses, element: int, failed: int
+    src: int,
+    rows: int,
+    count: int,
+    stored: Addresses,
+    places: Addresses,
+    largest: Addresses,
+    element: int,
+    past: bool,
+    failed: int,
 ) -> int:
     """Unpack boxes of chunks; return what is wrong with the row written to `failed`, or 0.
 
@@ -28,6 +36,8 @@ def unpack_rows(
     largest : (cells, longest, at_once)
         The most cells of a chunk, the length of the longest payload, the most cells restored at once.
     element : int
+    past : bool
+        Whether cells are written past the caches.
     failed : int
         Address of an int64.
     """
@@ -35,17 +45,25 @@ def unpack_rows(
     most_blocks = cells // BLOCK + MOST_BOXES + 2
     room = scratch("work", unpack_room(places[1], most_blocks, longest, at_once))
     types = element, ITEM_SIZES[element]
-    return int(library["unpack"](src, rows, count, *stored, *places, *types, most_blocks, address(room), failed))
+    return int(library["unpack"](src, rows, count, *stored, *places, *types, most_blocks, address(room), past, failed))
 
 
 def scatter_rows(
-    src: int, rows: int, count: int, chunks: Addresses, places: Addresses, itemsize: int, largest: int, failed: int
+    src: int,
+    rows: int,
+    count: int,
+    chunks: Addresses,
+    places: Addresses,
+    itemsize: int,
+    largest: int,
+    past: bool,
+    failed: int,
 ) -> int:
     """Copy boxes of chunks that are stored as they are, as lz4 blocks, or decoded; return as :func:`unpack_rows` does.
 
     Parameters
     ----------
-    src, rows, count, places, failed
+    src, rows, count, places, past, failed
         As there.
     chunks : (offset, length, pipeline, checksum, shuffled)
         Addresses of columns.
@@ -53,5 +71,5 @@ def scatter_rows(
     largest : int
         Bytes of the largest chunk that is decompressed.
     """
-    room = scratch("work", GUARD_ROOM + 16 * places[1] + largest)
-    return int(library["scatter"](src, rows, count, *chunks, *places, itemsize, address(room), failed))
+    room = scratch("work", scatter_room(places[1], largest))
+    return int(library["scatter"](src, rows, count, *chunks, *places, itemsize, address(room), past, failed))

@@ -116,7 +116,7 @@ def _unpack_single(src: Any, stored: Any, box: Box, out: Any, element: int, is_c
     row = cells // next((n for n in box[0] if n > 1), 1)
     stored_at = task.columns if is_checked else (*task.columns[:2], 0, 0)
     largest = cells, stored[1], int(cells_at_once(cells, row))
-    problem = unpack_rows(address(src), task.zero, 1, stored_at, task.places, largest, element, task.failed)
+    problem = unpack_rows(address(src), task.zero, 1, stored_at, task.places, largest, element, False, task.failed)
     if problem:
         raise CorruptChunk(PROBLEMS[problem])
 
@@ -163,7 +163,7 @@ def place_one(chunk: Any, is_shuffled: bool, box: Box, out: Any, itemsize: int) 
 
 
 def _scatter_single(src: int, columns: tuple[int, ...], task: _Single, itemsize: int, largest: int) -> None:
-    problem = scatter_rows(src, task.zero, 1, columns, task.places, itemsize, largest, task.failed)
+    problem = scatter_rows(src, task.zero, 1, columns, task.places, itemsize, largest, False, task.failed)
     if problem:
         raise CorruptChunk(PROBLEMS[problem])
 

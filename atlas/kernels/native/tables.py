@@ -70,7 +70,7 @@ def _boxes(tables: Any, item: int) -> Any:
     return with_axes(extent, start, block, strides, item)
 
 
-def scatter(src: Any, rows: Any, tables: Any, out: Any, itemsize: int) -> None:
+def scatter(src: Any, rows: Any, tables: Any, out: Any, itemsize: int, past: bool = False) -> None:
     """Copy one box of the chunks in some rows of a task table, which are stored as they are, or as lz4 blocks.
 
     Parameters
@@ -86,6 +86,8 @@ def scatter(src: Any, rows: Any, tables: Any, out: Any, itemsize: int) -> None:
         (int64), the byte at which its box begins in the output.
     out : (m,) uint8
     itemsize : int
+    past : bool
+        Whether cells are written past the caches, see :mod:`atlas.kernels.moves`.
 
     Raises
     ------
@@ -98,10 +100,12 @@ def scatter(src: Any, rows: Any, tables: Any, out: Any, itemsize: int) -> None:
     (cells, _, _), places = admit(src, rows, tables["length"], tables, boxes, out, itemsize)
     is_coded = "pipeline" in tables and bool((tables["pipeline"][rows] & LZ4 != 0).any())
     chunks = (*_stored(tables), 0)
-    _scatter(address(src), rows, chunks, places, itemsize, cells * itemsize if is_coded else 0)
+    _scatter(address(src), rows, chunks, places, itemsize, cells * itemsize if is_coded else 0, past)
 
 
-def scatter_decoded(chunks: Any, shuffled: Any, rows: Any, tables: Any, out: Any, itemsize: int) -> None:
+def scatter_decoded(
+    chunks: Any, shuffled: Any, rows: Any, tables: Any, out: Any, itemsize: int, past: bool = False
+) -> None:
     """Copy one box of each of some decoded chunks.
 
     Parameters
@@ -109,7 +113,7 @@ def scatter_decoded(chunks: Any, shuffled: Any, rows: Any, tables: Any, out: Any
     chunks : sequence of bytes-like
     shuffled : (R,) uint8
         Whether the bytes of each are shuffled: byte `b` of element `e` at ``b * cells + e``.
-    rows, tables, out, itemsize
+    rows, tables, out, itemsize, past
         As for :func:`scatter`.
 
     Raises
@@ -127,24 +131,24 @@ def scatter_decoded(chunks: Any, shuffled: Any, rows: Any, tables: Any, out: Any
     else:
         places = np.array([address(np.frombuffer(chunk, np.uint8)) for chunk in chunks], np.int64)
     _, where = admit(None, rows, sizes, tables, boxes, out, itemsize)
-    _scatter(0, rows, (address(places), 0, 0, 0, address(shuffled)), where, itemsize, 0)
+    _scatter(0, rows, (address(places), 0, 0, 0, address(shuffled)), where, itemsize, 0, past)
 
 
 def _scatter(
-    src: int, rows: Any, chunks: tuple[int, ...], places: tuple[int, ...], itemsize: int, largest: int
+    src: int, rows: Any, chunks: tuple[int, ...], places: tuple[int, ...], itemsize: int, largest: int, past: bool
 ) -> None:
     failed = np.zeros(1, np.int64)
-    problem = scatter_rows(src, address(rows), len(rows), chunks, places, itemsize, largest, address(failed))
+    problem = scatter_rows(src, address(rows), len(rows), chunks, places, itemsize, largest, past, address(failed))
     if problem:
         raise CorruptChunk(PROBLEMS[problem], int(failed[0]))
 
 
-def unpack(src: Any, rows: Any, tables: Any, out: Any, element: int) -> None:
+def unpack(src: Any, rows: Any, tables: Any, out: Any, element: int, past: bool = False) -> None:
     """Unpack one box of the chunks in some rows of a task table.
 
     Parameters
     ----------
-    src, rows, tables, out
+    src, rows, tables, out, past
         As for :func:`scatter`.
     element : int
         The type of the cells, see :data:`atlas.kernels.layout.ELEMENTS`.
@@ -160,6 +164,8 @@ def unpack(src: Any, rows: Any, tables: Any, out: Any, element: int) -> None:
     boxes = _boxes(tables, item)
     largest, places = admit(src, rows, tables["length"], tables, boxes, out, item)
     failed, stored = np.zeros(1, np.int64), tuple(_stored(tables))
-    problem = unpack_rows(address(src), address(rows), len(rows), stored, places, largest, element, address(failed))
+    problem = unpack_rows(
+        address(src), address(rows), len(rows), stored, places, largest, element, past, address(failed)
+    )
     if problem:
         raise CorruptChunk(PROBLEMS[problem], int(failed[0]))

@@ -11,8 +11,8 @@ from atlas.kernels.layout import BAD_BLOCK, DAMAGED, LZ4, PROBLEMS, SEALED, SHUF
 from atlas.kernels.sealed import body_of, is_whole
 
 
-def scatter(src: Any, rows: Any, tables: Any, out: Any, itemsize: int) -> None:
-    """Twin of :func:`atlas.kernels.native.scatter`, without its bounds check."""
+def scatter(src: Any, rows: Any, tables: Any, out: Any, itemsize: int, past: bool = False) -> None:
+    """Twin of :func:`atlas.kernels.native.scatter`, without its bounds check; `past` makes no difference."""
     for row in rows.tolist():
         payload = stored_payload(src, row, tables)
         shape = tuple(tables["chunk_extent"][tables["geometry"][row]].tolist())
@@ -25,8 +25,10 @@ def scatter(src: Any, rows: Any, tables: Any, out: Any, itemsize: int) -> None:
         place_row(payload.view(f"V{itemsize}").reshape(shape), row, tables, out)
 
 
-def scatter_decoded(chunks: Any, shuffled: Any, rows: Any, tables: Any, out: Any, itemsize: int) -> None:
-    """Twin of :func:`atlas.kernels.native.scatter_decoded`, without its bounds check."""
+def scatter_decoded(
+    chunks: Any, shuffled: Any, rows: Any, tables: Any, out: Any, itemsize: int, past: bool = False
+) -> None:
+    """Twin of :func:`atlas.kernels.native.scatter_decoded`, without its bounds check; `past` makes no difference."""
     for chunk, is_shuffled, row in zip(chunks, shuffled.tolist(), rows.tolist(), strict=True):
         data = np.frombuffer(chunk, np.uint8)
         if is_shuffled:

@@ -31,7 +31,7 @@ from atlas.kernels.twins.numbers import TYPES, floats
 from atlas.kernels.twins.stream import accumulated, block_sizes, block_words, unpack_block
 
 
-def unpack(src: Any, rows: Any, tables: Any, out: Any, element: int) -> None:
+def unpack(src: Any, rows: Any, tables: Any, out: Any, element: int, past: bool = False) -> None:
     """Twin of :func:`atlas.kernels.native.unpack`, without its bounds check."""
     for row in rows.tolist():
         payload = stored_payload(src, row, tables)
