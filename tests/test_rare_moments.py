@@ -196,6 +196,14 @@ def test_a_store_with_a_damaged_root_is_overwritten_on_an_object_store(url, meta
     assert atlas.Atlas.open(url).list_datasets() == ["b"]
 
 
+@pytest.mark.parametrize("meta_format", ["json", "msgpack"])
+def test_nothing_is_left_of_a_new_store_that_is_discarded(url, meta_format):
+    """Whatever name its root would have had."""
+    store = atlas.Atlas.create(url, meta_format=meta_format)
+    store.discard_if_new()
+    assert objects(url) == set()
+
+
 def test_who_overwrites_while_another_commits_comes_after_him(url, monkeypatch):
     with atlas.Atlas.create(url) as store:
         add(store, "a")
@@ -327,6 +335,22 @@ def test_the_root_holds_just_as_much_of_the_table_as_fits(tmp_path, monkeypatch,
     with atlas.Atlas.create(tmp_path / "second") as store:
         add(store, "a")
     assert len(store._session.snapshot.root.catalog.tables) == -room
+
+
+def test_statistics_are_of_what_is_there_also_where_others_have_compacted(tmp_path):
+    """Of what stays of an array, which has another number now, in another file."""
+    with atlas.Atlas.create(tmp_path / "s") as store:
+        for number, name in enumerate(("a", "b", "c")):
+            store.create_dataset(name).define_array("t", "int32", ["x"], [8], [4])
+            store.open_dataset(name).write_array("t", [0], np.arange(8, dtype="int32") + 10 * number)
+    store = atlas.Atlas.open(tmp_path / "s")
+    store.open_dataset("b").write_array("t", [0], np.full(4, 12, "int32"))
+    with atlas.Atlas.open(tmp_path / "s") as other:
+        other.delete_dataset("a")
+    atlas.Atlas.open(tmp_path / "s").compact()
+    store.flush()
+    found = atlas.Atlas.open(tmp_path / "s").open_dataset("b").array_stats("t")
+    assert found == {"row_count": 8, "null_count": 0, "min": 12, "max": 17}
 
 
 def test_a_compact_store_stays_as_it_is(tmp_path):
