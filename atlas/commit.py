@@ -325,14 +325,10 @@ class _Ground:
     replaced: list[str]
 
 
-def _ground(storage: Storage, base: Root, snapshot: Snapshot, pending: Pending) -> _Ground:
+def _ground(storage: Storage, root: Root, snapshot: Snapshot, pending: Pending) -> _Ground:
     """Return what pending changes are put on top of; raises ConflictError if others changed the same datasets."""
-    root = base
     if root.commit != snapshot.root.commit:
         snapshot = Snapshot(storage, root, snapshot.workers, snapshot.mode, before=snapshot)
-    elif pending.layout is None:
-        # The same table, of which this one has read what it needed.
-        root = replace(root, catalog=snapshot.root.catalog)
     # A new store that has begun, although that seemed to fail, must not begin again: others may have added to it.
     has_begun = any(attempt.led_to(root) for attempt in pending.attempts)
     if pending.layout is None or has_begun:

@@ -30,7 +30,7 @@ def compact(storage: Storage, workers: int) -> Root:
     with storage.writer_lock() as interrupted:
         current = load_root(storage)
         # A power cut may have taken the mark of an interrupted writer along with what it wrote.
-        if interrupted or storage.is_local:
+        if storage.is_local:
             recover(storage, current, interrupted)
         while True:
             try:
@@ -80,7 +80,7 @@ def _is_compact(snapshot: Snapshot) -> bool:
 
 def _live_entries(snapshot: Snapshot, array: str) -> Integers:
     """Return the ordinals that have the array and something stored for it."""
-    entries = distinct(np.concatenate([np.zeros(0, np.int64), *(part.entries for part in snapshot.segments(array))]))
+    entries = distinct(np.concatenate([np.array([], np.int64), *(part.entries for part in snapshot.segments(array))]))
     return np.asarray(entries[snapshot.root.catalog.having(array, entries)])
 
 
@@ -92,7 +92,7 @@ def _copy(snapshot: Snapshot, array: str, live: Integers, moved: Integers, targe
     found = newest_statistics(stored_statistics(segments), live)
     _, schemas = snapshot.root.catalog.layouts(array, live)
     # Nothing is below the one file that is left, so that there is nothing to void.
-    final = Piece(moved, merged.starts, np.zeros(0, np.int64), merged.columns)
+    final = Piece(moved, merged.starts, np.array([], np.int64), merged.columns)
     payloads = [payloads_of(snapshot.storage, *source) for source in zip(files, segments, strict=True)]
     empty = ArrayFiles(target.known.directory, ())
     return replace(empty, files=(write_file(target, empty, final, found, schemas, payloads),))

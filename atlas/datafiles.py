@@ -86,13 +86,13 @@ def write_array(snapshot: Snapshot, target: Target, written: Written, heap: Heap
         Files that are in the new one now.
     """
     known = target.known.files
-    kept = _count_kept(known, int(written.piece.columns["length"].sum()) if written.piece.columns else 0)
+    kept = _count_kept(known, int(np.sum(written.piece.columns.get("length", ()))))
     if not snapshot.storage.is_local and len(known) - kept < MERGE_AT_ONCE:
         kept = len(known)
     kept = kept if _are_whole(snapshot, target.array, known[kept:]) else len(known)
     tail = [snapshot.segment(target.array, file) for file in known[kept:]]
     totals = total_statistics(snapshot, written)
-    chunks = dict(written.piece.columns) or dict.fromkeys(CHUNK_COLUMNS, np.zeros(0, np.int64))
+    chunks = dict(written.piece.columns) or dict.fromkeys(CHUNK_COLUMNS, np.array([], np.int64))
     chunks["file"] = np.full(len(chunks["number"]), len(tail), np.int32)
     new = Piece(written.piece.entries, written.piece.starts, written.piece.reset, {n: chunks[n] for n in _COLUMNS})
     merged, found, schemas = new, totals, written.schemas
@@ -150,7 +150,7 @@ def write_file(
         segment = _completed(target, staying.directory, waiting, columns, offsets)
         segment = segment or _adopted(target, staying.directory, heap, waiting, columns, offsets)
         payloads = [*payloads, Payloads(heap.view)]
-        sources[offsets > 0] = _IN_PLACE
+        sources[offsets != 0] = _IN_PLACE
     segment = segment or target.files.create(staying.directory)
     for source, rows in _copy_order(target.files.are_fetched, payloads, sources, columns):
         offsets[rows] = copy_payloads(payloads[source], columns["offset"][rows], columns["length"][rows], segment)
@@ -171,7 +171,7 @@ def _completed(
     if places is None:
         target.start.drop()
         return None
-    offsets[rows[places >= 0]] = places[places >= 0]
+    offsets[rows[places != -1]] = places[places != -1]
     return target.files.complete(target.start)
 
 
@@ -188,7 +188,7 @@ def _adopted(
     if found is None:
         return None
     spill, places = found
-    rows, places = rows[places >= 0], places[places >= 0]
+    rows, places = rows[places != -1], places[places != -1]
     order = np.argsort(places)
     ends = (places + columns["length"][rows])[order]
     gaps = np.append(places[order], spill.end) - np.append(HEADER_LENGTH, ends)
@@ -210,17 +210,18 @@ def _copy_order(
     chunks of all datasets come first, then the second ones. A dataset of very many chunks would be too many requests.
     """
     numbers = columns["number"].astype(np.int64)
-    together = are_fetched and int(numbers.max(initial=0)) < MOST_CHUNKS_APART
+    together = are_fetched and bool((numbers < MOST_CHUNKS_APART).all())
     apart = {
         source
         for source, own in enumerate(payloads)
         if not together or (own.are_fetched and _goes_back(sources, columns, source))
     }
+    is_left = sources != _IN_PLACE
     for source in sorted(apart):
-        yield source, np.flatnonzero(sources == source)
-    if len(apart) == len(payloads):
-        return
-    left = np.flatnonzero((sources != _IN_PLACE) & ~np.isin(sources, list(apart)))
+        rows = np.flatnonzero(sources == source)
+        is_left[rows] = False
+        yield source, rows
+    left = np.flatnonzero(is_left)
     order = left[np.lexsort((sources[left], numbers[left]))]
     edges = np.flatnonzero(np.diff(numbers[order]) | np.diff(sources[order])) + 1
     for rows in np.split(order, edges):

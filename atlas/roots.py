@@ -64,7 +64,6 @@ class LostRace(Exception):
     """
 
     def __init__(self, current: Root, base: Root) -> None:
-        super().__init__(current.commit)
         self.current = current
         self.is_final = current.commit != base.commit
 

@@ -74,7 +74,7 @@ class Spill:
         # The blocks that it was written in: where each ends, and its hash; and the one that was read last.
         self._ends: list[int] = []
         self._hashes: list[int] = []
-        self._read = -1, b""
+        self._read: tuple[int | None, bytes] = None, b""
         self._write(MAGIC + self.file_id.bytes)
         self.claimed, self.has_junk = self.end, False
 
@@ -129,7 +129,7 @@ class Spill:
         """Have what follows go over what is behind a position, but for the rest of a block."""
         blocks = bisect_left(self._ends, end) + 1
         del self._ends[blocks:], self._hashes[blocks:]
-        self._read = -1, b""
+        self._read = None, b""
         self.has_junk |= self.end != end
         self.claimed = self.end
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -239,6 +240,19 @@ def test_a_damaged_file_is_not_taken_into_another(tmp_path: Path):
     store = atlas.Atlas.open(place, workers=1)
     assert damaged.exists()
     assert store.open_dataset("more").read_array("t").shape == (6, 8)
+
+
+@pytest.mark.parametrize("damage", [os.unlink, lambda path: os.truncate(path, 30)])
+def test_a_file_that_is_gone_or_cut_short_is_not_taken_into_another(tmp_path: Path, damage):
+    """Also by who has read its index before."""
+    place = tmp_path / "s"
+    build(place)
+    store = atlas.Atlas.open(place, workers=1)
+    assert store.open_dataset("d0").read_array("n").shape == (6,)
+    damage(next((place / "n").iterdir()))
+    fill_dataset(store, "more", 3)
+    store.flush()
+    assert atlas.Atlas.open(place).open_dataset("more").read_array("t").shape == (6, 8)
 
 
 def test_a_root_that_cannot_be_put_is_not_there(tmp_path: Path, monkeypatch):

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from torture.scenes import in_child
 
 import atlas
-from atlas import catalog, commit, compaction, heap, roots, session, spill, verify
+from atlas import catalog, commit, commitfiles, compaction, garbage, heap, roots, session, spill, verify
 from atlas.catalog import Catalog
 from atlas.chunks import Box
 from atlas.config import StoreConfig, settings
@@ -34,7 +34,7 @@ from atlas.reader import Snapshot
 from atlas.root import Root
 from atlas.schema import make_array_schema
 from atlas.segment import HEADER_LENGTH
-from atlas.storage import LocalStorage, files, local, locks
+from atlas.storage import LocalStorage, files, local, locks, remote
 from atlas.threads import take_in
 from atlas.writer import Growth, Held, PendingArray
 
@@ -56,7 +56,7 @@ def objects(url: str) -> set[str]:
     return {name.rsplit("/", 1)[-1] for name in fsspec.filesystem("memory").find(url)}
 
 
-def garbage(store: atlas.Atlas) -> list[str]:
+def left_over(store: atlas.Atlas) -> list[str]:
     """Return what no state ever referred to."""
     return store.gc(grace=1e9, unfinished=0, dry_run=True).removed
 
@@ -123,6 +123,63 @@ def test_many_replaced_objects_go_without_anybody_asking(url, monkeypatch):
     assert atlas.Atlas.open(url).open_dataset("a").read_array("t").tolist() == [5] * 4
 
 
+STRAY = f"t/data-{'0' * 32}.af"
+
+
+@pytest.fixture
+def littered(url) -> atlas.Atlas:
+    """A store with a file that was replaced, and one of a commit that came to nothing."""
+    store = atlas.Atlas.create(url)
+    for name in ("a", "b"):
+        add(store, name)
+        store.flush()
+    store.compact()
+    fsspec.filesystem("memory").pipe_file(f"{url}/{STRAY}", b"half a file")
+    return store
+
+
+def test_what_is_as_old_as_was_said_may_go(littered, monkeypatch):
+    """Age is counted in whole seconds: what is as old as the grace is over it."""
+    found = {item.key: item for item in littered._session.storage.inventory()}
+    retired = {key: since for key, _, since in littered._session.snapshot.root.retired}
+    for now, gone in ((max(retired.values()), set(retired)), (found[STRAY].modified, {*retired, STRAY})):
+        monkeypatch.setattr(garbage, "_look", lambda storage, dry_run, now=now: (now, found))
+        assert set(littered.gc(grace=0, unfinished=0, dry_run=True).removed) >= gone
+
+
+def test_uploads_are_dropped_that_began_before_unfinished_commits_may_have(littered, monkeypatch):
+    asked: list[float] = []
+    monkeypatch.setattr(remote.RemoteStorage, "drop_unfinished", lambda storage, before: asked.append(before) or 0)
+    monkeypatch.setattr(garbage, "_look", lambda storage, dry_run: (1000.0, {}))
+    littered.gc(unfinished=100)
+    assert asked == [900]
+
+
+def test_the_clock_of_who_collects_does_not_matter(littered, monkeypatch):
+    """Age is by the clock of the store, which is asked for it: here nothing is old yet."""
+    ahead = SimpleNamespace(time=lambda: time.time() + 9 * 86400, monotonic=time.monotonic)
+    monkeypatch.setattr(garbage, "time", ahead)
+    assert littered.gc().removed == []
+
+
+def test_where_nothing_tells_how_old_the_store_is_the_clock_here_does(littered, monkeypatch):
+    plain = remote.RemoteStorage.inventory
+
+    def timeless(storage):
+        return [item for item in plain(storage) if "_probe/" not in item.key]
+
+    monkeypatch.setattr(remote.RemoteStorage, "inventory", timeless)
+    assert littered.gc(grace=1e9, unfinished=1e9).removed == []
+    assert littered.gc(grace=0, unfinished=0).removed != []
+
+
+def test_what_waits_is_there(littered, url):
+    """What somebody else has removed meanwhile waits for nothing."""
+    key, *_ = littered.gc().waiting
+    fsspec.filesystem("memory").rm_file(f"{url}/{key}")
+    assert key not in littered.gc().waiting
+
+
 @pytest.mark.parametrize("meta_format", ["json", "msgpack"])
 def test_a_store_with_a_damaged_root_is_overwritten_on_an_object_store(url, meta_format):
     """Whichever names the roots of the old store and of the new one have."""
@@ -159,7 +216,7 @@ def test_who_compacts_while_another_commits_begins_anew(url, monkeypatch):
     store = atlas.Atlas.open(url)
     assert len(store._session.snapshot.root.arrays["t"].files) == 1
     assert store.verify().ok
-    assert garbage(store) == [], "what was put in vain is taken back"
+    assert left_over(store) == [], "what was put in vain is taken back"
 
 
 def test_who_flushes_while_another_commits_begins_anew(url, monkeypatch):
@@ -170,7 +227,7 @@ def test_who_flushes_while_another_commits_begins_anew(url, monkeypatch):
     store = atlas.Atlas.open(url)
     assert store.list_datasets() == ["b", "a"]
     assert store.verify().ok
-    assert garbage(store) == [], "what was put in vain is taken back"
+    assert left_over(store) == [], "what was put in vain is taken back"
 
 
 def test_who_is_always_slower_than_others_gives_up_at_last(url, monkeypatch):
@@ -185,6 +242,17 @@ def test_who_is_always_slower_than_others_gives_up_at_last(url, monkeypatch):
     store.flush()
     assert atlas.Atlas.open(url).list_datasets() == ["b", "a"]
     assert settings().commit_seconds > 0
+
+
+def test_who_loses_a_race_waits_for_longer_each_time(url, monkeypatch):
+    """For a random time, lest the same two meet again and again; never for more than two seconds."""
+    waited: list[tuple[float, float]] = []
+    monkeypatch.setattr(roots, "random", SimpleNamespace(uniform=lambda *bounds: waited.append(bounds) or 0))
+    race = roots.Race(atlas.Atlas.create(url)._session.storage)
+    lost = roots.LostRace(SimpleNamespace(commit="theirs"), SimpleNamespace(commit="before"))
+    for _ in range(9):
+        assert race.again(lost) is lost.current
+    assert waited == [(0, 0.02 * 2**turn) for turn in range(7)] + [(0, 2.0)] * 2
 
 
 def test_who_overwrites_what_has_been_taken_away_again_makes_a_store(url, monkeypatch):
@@ -248,6 +316,25 @@ def test_the_root_holds_more_where_a_table_file_is_a_request(url, meta_format, s
         store.create_datasets([f"a station with a name that is rather long, {i}" for i in range(size)])
     assert len([name for name in objects(url) if name.endswith(".at")]) == tables
     assert len(atlas.Atlas.open(url)) == size
+
+
+@pytest.mark.parametrize("room", [0, -1])
+def test_the_root_holds_just_as_much_of_the_table_as_fits(tmp_path, monkeypatch, room):
+    with atlas.Atlas.create(tmp_path / "first") as store:
+        add(store, "a")
+    weight = store._session.snapshot.root.catalog.top.weight
+    monkeypatch.setattr(commitfiles, "INLINE_BYTES", weight + room)
+    with atlas.Atlas.create(tmp_path / "second") as store:
+        add(store, "a")
+    assert len(store._session.snapshot.root.catalog.tables) == -room
+
+
+def test_a_compact_store_stays_as_it_is(tmp_path):
+    with atlas.Atlas.create(tmp_path / "s") as store:
+        add(store, "a")
+    before = store.info()["generation"]
+    store.compact()
+    assert store.info()["generation"] == before
 
 
 def test_an_array_made_anew_without_cells(url):
@@ -868,6 +955,18 @@ def test_what_failed_half_way_is_not_kept(tmp_path):
     waiting.rewind(size)
     assert waiting.append(b"next") == 4
     assert waiting.read(0, 8) == b"keptnext"
+
+
+def test_what_failed_half_way_takes_no_room_in_the_file_of_its_array(tmp_path, monkeypatch):
+    monkeypatch.setattr(heap, "OWN_BYTES", 0)
+    monkeypatch.setattr(heap, "MORE_BYTES", 0)
+    waiting = Heap(str(tmp_path), 100)
+    waiting.append(b"kept", "a")
+    size = waiting.size
+    waiting.append(b"half way", "b")
+    waiting.rewind(size)
+    _, places = waiting.filed("b", np.array([waiting.append(b"next", "b")]))
+    assert places.tolist() == [HEADER_LENGTH]
 
 
 def test_large_pieces_go_to_the_file_as_they_are(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import atlas.roots
-from atlas import Atlas, columnfile, commitfiles, layer
+from atlas import Atlas, columnfile, commitfiles, compaction, datafiles, layer
 from atlas.errors import StorageError
 
 
@@ -92,6 +92,17 @@ def test_a_table_file_takes_in_those_that_are_not_much_larger(place, monkeypatch
     assert len(names) == 2797
 
 
+def test_a_data_file_takes_in_those_that_are_not_much_larger(place, monkeypatch):
+    monkeypatch.setattr(datafiles, "MERGE_ALWAYS", 0)
+    store, sizes, rng = Atlas.create(place), [], np.random.default_rng(0)
+    for turn, count in enumerate((100_000, 10_000, 10_000, 60_000)):
+        store.create_dataset(f"d{turn}").define_array("t", "float64", ["x"], [count])
+        store.open_dataset(f"d{turn}").write_array("t", [0], rng.normal(size=count))
+        store.flush()
+        sizes.append(len(store._session.snapshot.root.arrays["t"].files))
+    assert sizes == [1, 2, 2, 1]
+
+
 def test_a_fleet_of_datasets_that_are_all_alike_is_believed(place, monkeypatch):
     """Nothing but their ordinals and names tells how many there are: these take bytes for each in a large fleet."""
     monkeypatch.setattr(columnfile, "FREE_ROWS", 64)
@@ -121,6 +132,24 @@ def test_a_root_lists_no_more_deleted_datasets_than_readers_make_room_for(place,
     store.delete_datasets(names[:5000])
     store.flush()
     assert Atlas.open(place).list_datasets() == names[5000:]
+
+
+def test_a_compaction_remembers_the_index_of_one_array_at_a_time(place, monkeypatch):
+    store = Atlas.create(place)
+    for name in ("a", "b"):
+        view = store.create_dataset(name)
+        for i in range(4):
+            view.define_array(f"t{i}", "int32", ["x"], [4])
+            view.write_array(f"t{i}", [0], np.arange(4, dtype="int32"))
+        store.flush()
+    store.delete_dataset("a")
+    store.flush()
+    known, plain = [], compaction._copy
+    monkeypatch.setattr(
+        compaction, "_copy", lambda snapshot, *args: known.append(len(snapshot._segments)) or plain(snapshot, *args)
+    )
+    store.compact()
+    assert known == [1] * 4
 
 
 def test_changes_over_table_files(large):

@@ -1,7 +1,7 @@
 """Mutation testing of the commit code: each comparison, condition, constant and call is changed, one at a time.
 
 A mutant that the suite lets live is code whose reason no test knows. Changes are made in forked children, and only
-the tests that run the changed statement are asked, quick ones first, and no more of them than take half a minute.
+the tests that run the changed statement are asked, until one of them fails.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import logging
 import os
 import signal
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import coverage
@@ -49,14 +51,22 @@ TESTS = (
     "test_change.py",
     "test_bulk.py",
     "test_scale.py",
+    "test_storage.py",
+    "test_format.py",
+    "test_large_writes.py",
     "test_object_store.py",
     "test_object_places.py",
+    "test_object_copies.py",
+    "test_object_early.py",
+    "test_object_moments.py",
+    "test_object_answers.py",
+    "test_object_repair.py",
     "torture/test_repair.py",
     "torture/test_faults.py",
     "torture/test_powerloss.py",
 )
-# What the tests of a mutant may take when nothing is changed, and what they get: it may loop for ever.
-_SECONDS, _PATIENCE = 30, 120
+# What it takes to start servers, for tests that need them.
+_SECONDS_OF_SERVERS = 3
 
 _COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Eq: ast.NotEq,
@@ -72,6 +82,7 @@ _COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
 }
 _COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
     ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
     ast.Sub: ast.Add,
     ast.Mult: ast.FloorDiv,
     ast.BitOr: ast.BitAnd,
@@ -89,6 +100,10 @@ EQUIVALENT = {
     ),
     "np.promote_types(np.min_scalar_type(low), np.min_scalar_type(high if low >= 0 else ~max(high, 0))) -> 1": (
         "-1 and -2 take as much room"
+    ),
+    "Piece.load(0, snapshot.segment(array, file)) -> 1": "whether it can be loaded is the same for all numbers",
+    "snapshot.storage.read_ranges([Range(file.key, file.length - 1, file.length) for file in files]) -> 2": (
+        "a file that has its last byte has the one before, too"
     ),
     "return np.frombuffer(data, kept).astype(dtype, copy=False) -> True": "one copy more",
     "added = (*((key, root.generation, now) for key in retired), *((key, 0, now) for key in obsolete)) -> 1": (
@@ -114,8 +129,14 @@ def mutated(node: ast.AST) -> Iterator[ast.AST]:
         changed = copy.copy(node)
         changed.op = _COMPUTED[type(node.op)]()
         yield changed
-    elif isinstance(node, ast.If):
-        yield ast.If(ast.UnaryOp(ast.Not(), node.test), node.body, node.orelse)
+    elif isinstance(node, (ast.If, ast.IfExp)):
+        yield type(node)(ast.UnaryOp(ast.Not(), node.test), node.body, node.orelse)
+    elif isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+        for number, part in enumerate(node.generators):
+            if part.ifs:
+                changed = copy.deepcopy(node)
+                changed.generators[number].ifs[0] = ast.UnaryOp(ast.Not(), part.ifs[0])
+                yield changed
     elif isinstance(node, ast.Constant) and type(node.value) is int:
         yield ast.Constant(node.value + 1)
     elif isinstance(node, ast.Constant) and type(node.value) is bool:
@@ -142,8 +163,10 @@ def mutants(source: str) -> Iterator[tuple[str, tuple[int, int], ast.Module]]:
     lines = source.splitlines()
     functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
     changeable = {line for node in functions for line in range(node.body[0].lineno, (node.end_lineno or 0) + 1)}
-    for number, node in enumerate(_walk(ast.parse(source))):
-        if getattr(node, "lineno", 0) not in changeable:
+    nodes = list(_walk(ast.parse(source)))
+    types = {part for node in nodes if isinstance(node, ast.AnnAssign) for part in ast.walk(node.annotation)}
+    for number, node in enumerate(nodes):
+        if getattr(node, "lineno", 0) not in changeable or node in types:
             continue
         for choice, _ in enumerate(mutated(node)):
             tree = ast.fix_missing_locations(_Replace(number, choice).visit(ast.parse(source)))
@@ -166,113 +189,190 @@ class Covering:
     tests: dict[str, dict[str, list[str]]]
     seconds: dict[str, float]
 
-    def of(self, module: str, first: int, last: int) -> list[str]:
-        """Return the tests that run a statement, quick ones first; those that need servers come last."""
-        lines = self.tests[module]
-        found = {test for line in range(first, last + 1) for test in lines.get(str(line), ())}
-        chosen, total = [], 0.0
-        for test in sorted(found, key=lambda test: ("object" in test, self.seconds.get(test, 0.0), test)):
-            total += self.seconds.get(test, 0.0)
-            if chosen and total > _SECONDS:
-                break
-            chosen.append(test)
-        return chosen
+    def of(self, module: str, first: int, last: int) -> set[str]:
+        """Return the tests that run a statement."""
+        return {test for line in range(first, last + 1) for test in self.tests[module].get(str(line), ())}
 
 
 def covering(modules: tuple[str, ...], tests: tuple[str, ...], work: Path) -> Covering:
-    """Run the tests once, and note which of them runs what; what was found is kept for other shares of a campaign."""
+    """Run the tests once, and note which of them runs what."""
+    whole = Covering({module: {} for module in modules}, {})
+    for file in tests:
+        part = _covering_of(modules, file, work)
+        whole.seconds.update(part.seconds)
+        for module, lines in part.tests.items():
+            for line, found in lines.items():
+                whole.tests[module].setdefault(line, []).extend(found)
+    return whole
+
+
+def _covering_of(modules: tuple[str, ...], file: str, work: Path) -> Covering:
+    """Return what the tests of a file run; kept for other shares of a campaign, until it or the modules change."""
     digest = xxhash.xxh3_64()
-    for source in [*map(_source, modules), *(TOP / test for test in tests)]:
+    for source in [*map(_source, modules), TOP / file]:
         digest.update(source.read_bytes())
     kept = Path(tempfile.gettempdir(), f"torture-covering-{digest.hexdigest()}.json")
     if not kept.exists():
-        kept.write_text(json.dumps(asdict(_cover(modules, tests, work))))
+        kept.write_text(json.dumps(asdict(_cover(modules, file, work))))
     return Covering(**json.loads(kept.read_text()))
 
 
-def _cover(modules: tuple[str, ...], tests: tuple[str, ...], work: Path) -> Covering:
-    data = str(work / "coverage")
-    ended, seconds = in_child(lambda: _run_covered(data, tests))
-    assert ended == 0, "the tests fail without any mutant"
+def _cover(modules: tuple[str, ...], file: str, work: Path) -> Covering:
+    data = str(work / f"coverage-{Path(file).stem}")
+    ended, seconds = in_child(lambda: _run_covered(work, data, file))
+    assert ended == 0, f"tests of {file} fail without any mutant"
     measured = coverage.Coverage(data_file=data)
     measured.combine()
     held = measured.get_data()
     found = {}
     for module in modules:
         lines = held.contexts_by_lineno(str(_source(module)))
-        found[module] = {str(line): [name for name in map(_node, contexts) if name] for line, contexts in lines.items()}
+        # What runs before the first test has no name.
+        found[module] = {str(line): [name for name in contexts if name] for line, contexts in lines.items()}
     return Covering(found, seconds)
 
 
-class _Clock:
-    """A plugin of pytest that notes how long tests take, all their parameters together."""
+class _Notes:
+    """A plugin of pytest that has what runs counted for the test under way, and notes how long tests take.
 
-    def __init__(self) -> None:
+    Whichever threads and forked children run it, and also what Hypothesis calls.
+    """
+
+    def __init__(self, measured: coverage.Coverage) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        self._measured = measured
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._measured.switch_context(_name(nodeid))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        node = report.nodeid.split("[")[0]
-        self.seconds[node[node.find("torture/") :] if "torture/" in node else node.rsplit("/", 1)[-1]] += (
-            report.duration
-        )
+        self.seconds[_name(report.nodeid)] += report.duration
 
 
-def _run_covered(data: str, tests: tuple[str, ...]) -> tuple[int, dict[str, float]]:
+def _name(node: str) -> str:
+    """Return how a test is called here, all its parameters together."""
+    node = node.split("[")[0]
+    return node[node.find("torture/") :] if "torture/" in node else node.rsplit("/", 1)[-1]
+
+
+def _run_covered(work: Path, data: str, file: str) -> tuple[int, dict[str, float]]:
     measured = coverage.Coverage(data_file=data, data_suffix=True, config_file=False)
-    for option, value in (("dynamic_context", "test_function"), ("parallel", True), ("patch", ["_exit"])):
+    for option, value in (("parallel", True), ("patch", ["_exit"])):
         measured.set_option(f"run:{option}", value)
-    clock = _Clock()
+    notes = _Notes(measured)
     measured.start()
     try:
-        return _pytest([str(TOP / test) for test in tests], clock), dict(clock.seconds)
+        return _pytest([str(TOP / file)], work, notes), dict(notes.seconds)
     finally:
         measured.stop()
         measured.save()
-
-
-def _node(context: str) -> str:
-    """Return the test of a context, such as ``test_conflicts.test_a_b``, as pytest names it."""
-    *file, test = context.split(".")
-    # Hypothesis has functions of such names, too.
-    is_test = file and file[-1].startswith("test_") and test.startswith("test_")
-    return f"{'/'.join(file)}.py::{test}" if is_test else ""
 
 
 def _source(module: str) -> Path:
     return Path(str(importlib.import_module(module).__file__))
 
 
-def _pytest(arguments: list[str], *plugins: object) -> int:
+def _pytest(arguments: list[str], work: Path, *plugins: object) -> int:
+    options = ["-x", "-q", "--timeout=0", "-p", "no:cacheprovider", f"--basetemp={work / 'tests'}"]
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
     os.dup2(silent, 2)
     # The campaign keeps quiet; there are tests of what is said.
     logging.getLogger("atlas").setLevel(logging.NOTSET)
-    return int(pytest.main(["-x", "-q", "--timeout=0", "-p", "no:cacheprovider", *arguments], list(plugins)))
+    return int(pytest.main([*options, *arguments], list(plugins)))
 
 
-def survives(module: str, tree: ast.Module, tests: list[str]) -> bool:
-    """Whether the tests pass although the module's functions have been changed; what no test runs does."""
-    return not tests or in_child(lambda: _passes(module, tree, tests)) is True
+class _Watch:
+    """A plugin of pytest that has tests run in the order in which they are asked, and tells what becomes of them."""
+
+    def __init__(self, tests: list[str], pipe: Connection) -> None:
+        self._order = {test: place for place, test in enumerate(tests)}
+        self._pipe = pipe
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items.sort(key=lambda item: self._order[_name(item.nodeid)])
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._pipe.send(("runs", _name(nodeid)))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._pipe.send(("fails", _name(report.nodeid)))
 
 
-def _passes(name: str, tree: ast.Module, tests: list[str]) -> bool:
-    signal.alarm(_PATIENCE)  # a loop without an end is found too
-    module = importlib.import_module(name)
-    changed = dict(_functions(compile(tree, str(module.__file__), "exec")))
-    for qualified, function in _live(module):
-        if qualified in changed:
-            function.__code__ = changed[qualified]
-    ended = _pytest([str(TOP / test) for test in tests])
+class Jury:
+    """The tests, asked about one mutant after the other.
+
+    Those that told others before may take longer and still come first. None is believed that fails without a mutant.
+    """
+
+    def __init__(self, known: Covering, work: Path) -> None:
+        self._known = known
+        self._work = work
+        self._told: Counter[str] = Counter()
+
+    def tells(self, module: str, lines: tuple[int, int], tree: ast.Module) -> str | None:
+        """Return which test tells a mutant, be it by hanging; ``None`` if all pass, or none runs the statement."""
+        tests = sorted(self._known.of(module, *lines), key=self._patience_for)
+        while (test := self.first_failing(tests, module, tree)) is not None:
+            if self._told[test] or self.first_failing([test]) is None:
+                self._told[test] += 1
+                return test
+            print("fails without any mutant, too:", test, flush=True)
+            tests.remove(test)
+        return None
+
+    def _patience_for(self, test: str) -> tuple[float, str]:
+        seconds = self._known.seconds.get(test, 0.0) + (_SECONDS_OF_SERVERS if "object" in test else 0)
+        return seconds / (1 + self._told[test]), test
+
+    def first_failing(self, tests: list[str], module: str = "", tree: ast.Module | None = None) -> str | None:
+        """Ask tests, one after the other, in a child in whose copy of a module functions are exchanged."""
+        if not tests:
+            return None
+        ours, theirs = Pipe(duplex=False)
+        child = os.fork()
+        if child == 0:
+            os.setpgrp()
+            try:
+                theirs.send(("ends", _ask(tests, self._work, theirs, module, tree)))
+            finally:
+                os._exit(0)
+        theirs.close()
+        said, about, running, failing = "", "", "", None
+        with contextlib.suppress(EOFError):
+            while said != "ends" and ours.poll(30 + 20 * self._known.seconds.get(running, 0.0)):
+                said, about = ours.recv()
+                if said == "runs":
+                    running = about
+                elif said == "fails":
+                    failing = failing or about
+        # What hangs, and all that it started.
+        os.killpg(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        if said != "ends":
+            print("hangs, or dies:", running, flush=True)
+        return failing or (None if (said, about) == ("ends", 0) else running)
+
+
+def _ask(tests: list[str], work: Path, pipe: Connection, name: str, tree: ast.Module | None) -> int:
+    if tree is not None:
+        module = importlib.import_module(name)
+        changed = dict(_functions(compile(tree, str(module.__file__), "exec")))
+        for qualified, function in _live(module):
+            if qualified in changed:
+                function.__code__ = changed[qualified]
+    ended = _pytest([str(TOP / test) for test in tests], work, _Watch(tests, pipe))
     assert ended not in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED), "no tests were run"
-    return ended == 0
+    return ended
 
 
 def survivors(
     work: Path, share: Share, modules: tuple[str, ...] = MODULES, tests: tuple[str, ...] = TESTS
 ) -> tuple[int, list[str]]:
     """Return how many mutants there are, and which of them live though they are not known to be equivalent."""
-    known = covering(modules, tests, work)
+    jury = Jury(covering(modules, tests, work), work)
     with contextlib.redirect_stdout(io.StringIO()):
         # The children find the tests loaded.
         pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", *(str(TOP / test) for test in tests)])
@@ -280,7 +380,7 @@ def survivors(
     cases = [(name, *mutant) for name in modules for mutant in mutants(_source(name).read_text())]
     chosen = list(share.of(cases))
     for name, what, lines, tree in chosen:
-        if not _is_equivalent(what.split(": ", 1)[1]) and survives(name, tree, known.of(name, *lines)):
+        if not _is_equivalent(what.split(": ", 1)[1]) and jury.tells(name, lines, tree) is None:
             alive.append(f"{name}:{what}")
             print("alive:", alive[-1], flush=True)
     return len(chosen), alive
