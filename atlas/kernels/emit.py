@@ -120,14 +120,13 @@ def _convert_past(
 ) -> None:
     """Write a long run of cells past the caches, by way of `room` for STRIP cells."""
     done = np.int64(0)
-    # All but the first strip begin with a cache line.
-    strip = STRIP - (out & (LINE - 1)) // item
     while done < run:
-        strip = min(strip, run - done)
+        target = out + done * item
+        # All but the first strip begin with a cache line.
+        strip = min(STRIP - (target & (LINE - 1)) // item, run - done)
         _convert(signed(numbers + done * size), signed, size, strip, room, rule, hole)
-        stream(out + done * item, room, strip * item)
+        stream(target, room, strip * item)
         done += strip
-        strip = STRIP + 0
 
 
 @helper

@@ -21,6 +21,9 @@ from atlas.kernels.slabs import STRIP_BYTES, whole_lines
 # by element; 8 wastes less than 16 on the short rows of slices and is as fast on long ones.
 _LANES = 8
 
+# Bytes of the widest elements that are un-shuffled by vector instructions.
+_WIDEST = 16
+
 _whole_lines = helper(whole_lines)
 
 
@@ -83,14 +86,13 @@ def _unshuffle_run(target: Any, source: Any, run: Any, cells: Any, itemsize: Any
 def _unshuffle_past(target: Any, source: Any, run: Any, cells: Any, itemsize: Any, spare: Any) -> None:
     """Do the same past the caches, by way of `spare` room for a strip."""
     done = np.int64(0)
-    # All but the first strip begin with a cache line.
-    strip = STRIP_BYTES // itemsize - (target & (LINE - 1)) // itemsize
     while done < run:
-        strip = min(strip, run - done)
+        place = target + done * itemsize
+        # All but the first strip begin with a cache line.
+        strip = min((STRIP_BYTES - (place & (LINE - 1))) // itemsize, run - done)
         _unshuffle_run(spare, source + done, strip, cells, itemsize)
-        stream(target + done * itemsize, spare, strip * itemsize)
+        stream(place, spare, strip * itemsize)
         done += strip
-        strip = STRIP_BYTES // itemsize + 0
 
 
 @helper
@@ -106,7 +108,7 @@ def _copy_checked(guard: Any, target: Any, source: Any, size: Any) -> Any:
 
 @helper
 def _stream_checked(guard: Any, target: Any, source: Any, size: Any) -> Any:
-    """Do the same past the caches."""
+    """Do the same past the caches; a loop of its own, as one for both is not made part of what calls it."""
     for done in range(0, size, STRETCH):
         part = min(size - done, STRETCH)
         if not may_use(guard, source + done, source + done + part):
@@ -164,7 +166,7 @@ def _place_box(
     while inner > 0 and pitch[inner - 1] == run * itemsize and steps[inner - 1] == run:
         inner -= 1
         run *= block[inner]
-    past = past and streams_well(target, run * itemsize)
+    past = past and streams_well(target, run * itemsize) and (plain or itemsize <= _WIDEST)
     while True:
         if not plain:
             if past:
