@@ -12,6 +12,7 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import count
 from types import SimpleNamespace
 
@@ -552,6 +553,15 @@ def test_a_commit_did_not_happen_if_another_has_its_number(recent, is_ruled_out)
     mine = Root(StoreConfig(), 5, "mine", "a", Catalog(), {})
     now = Root(StoreConfig(), 7, "c", "b", Catalog(), {}, recent=recent)
     assert Attempt(mine, set()).is_ruled_out_by(now) == is_ruled_out
+
+
+@pytest.mark.parametrize(("generation", "is_ruled_out"), [(4, False), (5, True), (6, True)])
+def test_a_put_that_nobody_answered_may_arrive_until_another_commit_has_its_number(generation, is_ruled_out):
+    """It replaces the state of generation 4, if it is still there; where a lock decides, nothing is on its way."""
+    mine = Root(StoreConfig(), 5, "mine", "a", Catalog(), {})
+    now = Root(StoreConfig(), generation, "c", "b", Catalog(), {}, version="of an object")
+    assert Attempt(mine, set()).is_ruled_out_by(now) == is_ruled_out
+    assert Attempt(mine, set()).is_ruled_out_by(replace(now, version=None))
 
 
 @pytest.mark.parametrize("own", [0, 160])
