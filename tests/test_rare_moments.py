@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from torture.scenes import in_child
 
 import atlas
-from atlas import catalog, commit, commitfiles, compaction, garbage, heap, roots, session, spill, verify
+from atlas import catalog, commit, commitfiles, compaction, datafiles, garbage, heap, roots, session, spill, verify
 from atlas.catalog import Catalog
 from atlas.chunks import Box
 from atlas.config import StoreConfig, settings
@@ -122,6 +122,23 @@ def test_many_replaced_objects_go_without_anybody_asking(url, monkeypatch):
     retired = {key.rsplit("/", 1)[-1] for key, *_ in store._session.snapshot.root.retired}
     assert retired <= objects(url), "what has gone is not noted any more"
     assert atlas.Atlas.open(url).open_dataset("a").read_array("t").tolist() == [5] * 4
+
+
+def put_bytes(place: object, size: int) -> None:
+    """Commit a dataset of that many bytes, which nothing compresses."""
+    with atlas.Atlas.open(place) as store:
+        view = store.create_dataset(f"d{len(store.list_datasets())}")
+        view.define_array("t", "uint8", ["x"], [size])
+        view.write_array("t", [0], np.random.default_rng(size).integers(0, 256, size, np.uint8))
+
+
+def test_far_away_it_is_small_files_that_are_waited_for_not_all(url, monkeypatch):
+    monkeypatch.setattr(datafiles, "MERGE_ALWAYS", 4096)
+    monkeypatch.setattr(datafiles, "MERGE_RATIO", 0)
+    atlas.Atlas.create(url).close()
+    for size in (10_000, 10_000, 10_000, 10_000, 500, 500):
+        put_bytes(url, size)
+    assert len(atlas.Atlas.open(url)._session.snapshot.root.arrays["t"].files) == 6
 
 
 STRAY = f"t/data-{'0' * 32}.af"

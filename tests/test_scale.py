@@ -92,15 +92,19 @@ def test_a_table_file_takes_in_those_that_are_not_much_larger(place, monkeypatch
     assert len(names) == 2797
 
 
-def test_a_data_file_takes_in_those_that_are_not_much_larger(place, monkeypatch):
+@pytest.mark.parametrize(
+    ("counts", "files"), [((100_000, 10_000, 10_000, 60_000), [1, 2, 2, 1]), ((100_000, 20_000, 6_000), [1, 2, 1])]
+)
+def test_a_data_file_takes_in_those_that_are_not_much_larger(place, monkeypatch, counts, files):
+    """What it has taken in counts, too, when it is compared with the one before."""
     monkeypatch.setattr(datafiles, "MERGE_ALWAYS", 0)
     store, sizes, rng = Atlas.create(place), [], np.random.default_rng(0)
-    for turn, count in enumerate((100_000, 10_000, 10_000, 60_000)):
+    for turn, count in enumerate(counts):
         store.create_dataset(f"d{turn}").define_array("t", "float64", ["x"], [count])
         store.open_dataset(f"d{turn}").write_array("t", [0], rng.normal(size=count))
         store.flush()
         sizes.append(len(store._session.snapshot.root.arrays["t"].files))
-    assert sizes == [1, 2, 2, 1]
+    assert sizes == files
 
 
 def test_a_fleet_of_datasets_that_are_all_alike_is_believed(place, monkeypatch):
