@@ -93,7 +93,7 @@ def discard_root(storage: Storage, root: Root) -> None:
             if interrupted:
                 # Without the root, the record of a commit that failed would make this a store that has lost it.
                 recover(storage, root, interrupted)
-            for key in (CLAIMED_KEY, root_key(root.config)):
+            for key in dict.fromkeys((CLAIMED_KEY, root_key(root.config))):
                 storage.delete(key)
 
 

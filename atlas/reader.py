@@ -34,9 +34,9 @@ from atlas.worker import DecodeJob, Kept, Source, decode_one, decode_range, pack
 # and next to a large result they soon are as much again.
 _LET_GO_ABOVE = 128 << 20
 
-# Results from this size on are written past the caches if their memory is not new: of 61 MB it made no difference, of
-# 123 MB reading took two thirds and reading and adding up four fifths; smaller ones are still in the cache when they
-# are used.
+# Results from this size on are written past the caches if their memory is not new: of 61 MB of float64 it made no
+# difference, of 123 MB reading took two thirds and reading and adding up four fifths of the time; smaller ones are
+# still in the cache when they are used.
 _STREAM_FROM = 64 << 20
 
 _ALIGNMENT = 64
@@ -263,9 +263,7 @@ class Snapshot(Indexed):
             lets_go=len(buffer) > _LET_GO_ABOVE,
             streams=len(buffer) >= _STREAM_FROM and was_touched(buffer),
         )
-        shared = None
-        if may_use_processes(self.mode, self.workers, self._calls(plan)):
-            shared = self._shared(job)
+        shared = self._shared(job) if may_use_processes(self.mode, self.workers, self._calls(plan)) else None
         if shared is not None:
             job = shared
         elif self.keeps and 0 < plan.kept_bytes <= settings().decoded_bytes:

@@ -41,6 +41,20 @@ def difference(values: Any, out: Any, cells: Any, ndim: Any, extent: Any, axis: 
 
 
 @helper
+def _sum_columns(like: Any, cast: Any, size: Any, out: Any, source: Any, lag: Any, run: Any) -> None:
+    """Do what :func:`sum_run` does, for whole rows of `lag` integers."""
+    whole = lag // FEW * FEW
+    for i in range(0, whole, FEW):
+        sum_column(like, out + i * size, source + i * size, lag * size, run // lag)
+    for i in range(whole, lag):
+        to, numbers = cast(out + i * size), cast(source + i * size)
+        total = cast(out + (i - lag) * size)[0]
+        for at in range(0, run, lag):
+            total = add(total, numbers[at])
+            to[at] = total
+
+
+@helper
 def sum_run(like: Any, cast: Any, size: Any, out: Any, source: Any, lag: Any, run: Any) -> None:
     """Write the `run` integers at address `source`, each plus the one `lag` before it at address `out`, there."""
     if lag == 1:
@@ -52,16 +66,8 @@ def sum_run(like: Any, cast: Any, size: Any, out: Any, source: Any, lag: Any, ru
         return
     begin = np.int64(0)
     if lag < _LONG_ROW and run >= _MANY_ROWS * lag:
-        rows, first = run // lag, lag // FEW * FEW
-        for i in range(0, first, FEW):
-            sum_column(like, out + i * size, source + i * size, lag * size, rows)
-        begin = rows * lag
-        for i in range(first, lag):
-            to, numbers = cast(out + i * size), cast(source + i * size)
-            total = cast(out + (i - lag) * size)[0]
-            for at in range(0, begin, lag):
-                total = add(total, numbers[at])
-                to[at] = total
+        begin = run // lag * lag
+        _sum_columns(like, cast, size, out, source, lag, begin)
     while begin < run:
         # Rows are taken apart alike, so that what is read was written by a single instruction.
         length = min(lag, run - begin)

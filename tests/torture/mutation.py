@@ -315,8 +315,8 @@ class Jury:
     def tells(self, module: str, lines: tuple[int, int], tree: ast.Module) -> str | None:
         """Return which test tells a mutant, be it by hanging; ``None`` if all pass, or none runs the statement."""
         tests = sorted(self._known.of(module, *lines), key=self._patience_for)
-        while (test := self.first_failing(tests, module, tree)) is not None:
-            if self._told[test] or self.first_failing([test]) is None:
+        while (test := self._first_failing(tests, module, tree)) is not None:
+            if self._told[test] or self._first_failing([test]) is None:
                 self._told[test] += 1
                 return test
             print("fails without any mutant, too:", test, flush=True)
@@ -327,7 +327,7 @@ class Jury:
         seconds = self._known.seconds.get(test, 0.0) + (_SECONDS_OF_SERVERS if "object" in test else 0)
         return seconds / (1 + self._told[test]), test
 
-    def first_failing(self, tests: list[str], module: str = "", tree: ast.Module | None = None) -> str | None:
+    def _first_failing(self, tests: list[str], module: str = "", tree: ast.Module | None = None) -> str | None:
         """Ask tests, one after the other, in a child in whose copy of a module functions are exchanged."""
         if not tests:
             return None
