@@ -6,7 +6,7 @@ COVERING := $(addprefix tests/,test_conflicts.py test_store.py test_storage.py t
 	test_scale.py test_table.py test_parsing.py test_rare_moments.py test_object_repair.py \
 	test_object_early.py test_object_moments.py test_object_copies.py torture)
 
-.PHONY: test demo docs lint bench bench-headline bench-quick bench-s3 scale torture torture-s3 coverage clean
+.PHONY: test demo docs lint bench bench-quick bench-s3 scale torture torture-s3 coverage clean
 
 test: lint
 	$(BIN)/python -m pytest -q
@@ -39,12 +39,9 @@ docs: $(READY)
 demo: $(READY)
 	$(BIN)/python perf/demo.py
 
-# Everything, with all sweeps: hours, resumed where it was interrupted. The headline takes about an hour.
+# Everything, with all sweeps: about an hour and a half, resumed where it was interrupted.
 bench: $(READY)
 	$(BIN)/python -m perf.bench
-
-bench-headline: $(READY)
-	$(BIN)/python -m perf.bench --preset headline
 
 bench-quick: $(READY)
 	$(BIN)/python -m perf.bench --quick

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ from rich.console import Console
 from perf.bench.argo import ARGO, ArgoFiles
 from perf.bench.contenders import Contender, chosen, remove
 from perf.bench.environments import here, prepare
-from perf.bench.plan import OPERATIONS, PRESETS, SWEEPS, Step, steps
+from perf.bench.plan import OPERATIONS, PRESETS, SWEEPS, Part, Step, narrowed
 from perf.bench.publish import publish
 from perf.bench.results import Finished, Record, document
 from perf.bench.runner import Runner, Source
@@ -59,27 +59,44 @@ def main(
     if report_only:
         publish(json.loads((target / "results.json").read_text()), target)
         return
-    base = PRESETS[preset]
-    pace = replace(
-        base.pace,
-        rounds=rounds or base.pace.rounds,
-        budget=budget or base.pace.budget,
-        limit=limit or base.pace.limit,
-    )
-    sizes = {name: datasets or base.workloads.get(name) for name in present(split(workloads) or base.workloads, argo)}
-    todo = steps(sizes, split(operations), base.sweeps if sweeps is None else split(sweeps))
+    timing = {"rounds": rounds, "budget": budget, "limit": limit}
+    parts = [
+        replace(
+            part,
+            contenders=tuple(split(systems)) or part.contenders,
+            workloads={name: datasets or own for name, own in part.workloads.items()},
+            pace=replace(part.pace, **{name: value for name, value in timing.items() if value}),
+        )
+        for part in asked(PRESETS[preset], split(workloads), None if sweeps is None else split(sweeps), argo)
+    ]
     work.mkdir(parents=True, exist_ok=True)
+    versions: dict[str, dict[str, str]] = {}
+    records: list[Record] = []
     with (work / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two runs at once would disturb each other's times and stores
-        contenders = enlist(split(systems) or list(base.contenders), work, in_place)
-        finished = Finished(work, contenders, pace, seed)
-        if fresh:
-            finished.forget(todo)
-        with console.status("starting") as status:
-            runner = Runner(contenders, pace, lambda text: status.update(text))
-            records = run(todo, finished, runner, lambda step: source_of(step, seed, work, argo), keep_stores)
-    publish(document(contenders, pace, seed, records), target)
+        for number, part in enumerate(parts, 1):
+            contenders = enlist(part.contenders, work, in_place)
+            versions |= {contender.system.name: contender.environment.versions for contender in contenders}
+            finished = Finished(work, contenders, part.pace, seed)
+            todo = part.steps(split(operations))
+            if fresh:
+                finished.forget(todo)
+            console.print(f"Part {number} of {len(parts)}")
+            with console.status("starting") as status:
+                runner = Runner(contenders, part.pace, status.update)
+                records += run(todo, finished, runner, lambda step: source_of(step, seed, work, argo), keep_stores)
+    publish(document(versions, [part.pace for part in parts], seed, records), target)
     console.print(f"The report is in {os.path.relpath(target)}.")
+
+
+def asked(parts: Sequence[Part], workloads: list[str], sweeps: list[str] | None, argo: Path) -> list[Part]:
+    """Return the parts of a preset with what the command line asks for, or all of it."""
+    names = present(workloads or [name for part in parts for name in part.workloads], argo)
+    points = [sweep for part in parts for sweep in part.sweeps] if sweeps is None else sweeps
+    for sweep in points:
+        if sweep not in SWEEPS:
+            raise typer.BadParameter(f"unknown sweep {sweep!r}; use {', '.join(SWEEPS)}")
+    return narrowed(parts, names, points)
 
 
 def run(
@@ -115,7 +132,7 @@ def present(names: Iterable[str], argo: Path) -> list[str]:
     return list(names)
 
 
-def enlist(wanted: list[str], work: Path, in_place: bool) -> list[Contender]:
+def enlist(wanted: Sequence[str], work: Path, in_place: bool) -> list[Contender]:
     """Return the contenders, their environments made."""
     try:
         found = chosen(wanted)
@@ -124,8 +141,7 @@ def enlist(wanted: list[str], work: Path, in_place: bool) -> list[Contender]:
     environments = {}
     for system, _ in found:
         if system.name not in environments:
-            console.print(f"environment of {system.name}")
-            environments[system.name] = here() if in_place else prepare(system, work)
+            environments[system.name] = here() if in_place else prepare(system, work, console.print)
     return [Contender(system, codec, environments[system.name], work) for system, codec in found]
 
 

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +28,13 @@ def here() -> Environment:
     return Environment(Path(sys.executable), installed(Path(sys.executable)), isolated=False)
 
 
-def prepare(system: System, work: Path) -> Environment:
-    """Return the environment of `system`, made under `work` when it is not there yet."""
+def prepare(system: System, work: Path, say: Callable[[str], None]) -> Environment:
+    """Return the environment of `system`, made under `work` when it is not there yet: then it is said."""
     folder = work / "environments" / f"{system.name}-{fingerprint(system)}"
     python = folder / "bin" / "python"
     record = folder / "versions.json"
     if not record.exists():
+        say(f"environment of {system.name}")
         shutil.rmtree(folder, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "-qq"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
 from perf.bench.argo import ARGO
 from perf.bench.runner import Pace
+from perf.bench.systems import SYSTEMS
 from perf.bench.workloads import WORKLOADS, Workload
 
 FRACTIONS = {"slice": 0.25, "full": 1.0}
@@ -63,8 +64,8 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Preset:
-    """A selection with a name.
+class Part:
+    """What is measured of a run with the same contenders, at the same pace.
 
     Parameters
     ----------
@@ -81,40 +82,65 @@ class Preset:
     sweeps: tuple[str, ...]
     pace: Pace
 
+    def steps(self, operations: Sequence[str]) -> list[Step]:
+        """Return the steps of this part, those of one collection together, its write first."""
+        found: list[Step] = []
+        for name, datasets in self.workloads.items():
+            found += _of_workload(name, datasets, operations)
+        for sweep in self.sweeps:
+            found += _SWEEPS[sweep]()
+        return found
+
 
 # Where a system is far behind with any codec, one codec says all; close rivals run with each.
 _CLOSE = ("atlas", "zarrs", "tensorstore", "blosc2")
 _FAR = ("atlas-0.14:zstd", "zarr+dask:zstd", "zarr+dask-plain:zstd", "zarr:zstd", "hdf5:zstd", "netcdf:zstd")
+_DENSEST = ("atlas:zstd", "tensorstore:zstd", "zarrs:zstd", "blosc2:shuffle-zstd", "zarr+dask:zstd")
+_SOME = (*_DENSEST, "atlas:lz4", "atlas:none", "tensorstore:none", "zarrs:none", "blosc2:none", "atlas-0.14:zstd")
+
+_HEADLINE = {"gridded-smooth": None, "profile-smooth": None, ARGO: None}
+_MASKED = {"masked": None}
+_OTHERS = {name: None for name in WORKLOADS if name not in _HEADLINE | _MASKED}
 
 PRESETS = {
-    "quick": Preset(
-        ("atlas", "zarrs:lz4", "tensorstore:zstd", "tensorstore:none", "blosc2:lz4", *_FAR),
-        {"gridded-smooth": 24, "profile-smooth": 1000},
-        (),
-        Pace(rounds=3, budget=3, limit=60),
+    "quick": (
+        Part(
+            ("atlas", "zarrs:lz4", "tensorstore:zstd", "tensorstore:none", "blosc2:lz4", *_FAR),
+            {"gridded-smooth": 24, "profile-smooth": 1000},
+            (),
+            Pace(rounds=3, budget=3, limit=60),
+        ),
     ),
-    "headline": Preset(
-        (*_CLOSE, *_FAR),
-        {"gridded-smooth": None, "profile-smooth": None, ARGO: None},
-        (),
-        Pace(rounds=5, budget=12, limit=90),
-    ),
-    "full": Preset(
-        (*_CLOSE, "atlas-0.14", "zarr+dask", "zarr+dask-plain:zstd", "zarr", "hdf5", "netcdf"),
-        dict.fromkeys((*WORKLOADS, ARGO)),
-        SWEEPS,
-        Pace(rounds=7, budget=60, limit=600),
+    # One workload with every codec that each system has; the others beside those that come near.
+    "full": (
+        Part((*_CLOSE, *_FAR), _HEADLINE, (), Pace(rounds=5, budget=8, limit=60)),
+        Part(tuple(SYSTEMS), _MASKED, (), Pace(rounds=3, budget=3, limit=60)),
+        Part(_SOME, _OTHERS, (), Pace(rounds=4, budget=3, limit=60)),
+        Part((*_DENSEST, "tensorstore:none"), {}, SWEEPS, Pace(rounds=3, budget=2, limit=60)),
     ),
 }
 
 
-def steps(workloads: dict[str, int | None], operations: Sequence[str], sweeps: Sequence[str]) -> list[Step]:
-    """Return the steps of a run, those of one collection together, its write first."""
-    found: list[Step] = []
-    for name, datasets in workloads.items():
-        found += _of_workload(name, datasets, operations)
-    for sweep in sweeps:
-        found += _SWEEPS[sweep]()
+def narrowed(parts: Sequence[Part], workloads: Sequence[str], sweeps: Sequence[str]) -> list[Part]:
+    """Return the parts with these workloads and sweeps only; what none of them has is measured as the first does."""
+    known = zip(
+        parts,
+        _shared([part.workloads for part in parts], workloads),
+        _shared([part.sweeps for part in parts], sweeps),
+        strict=True,
+    )
+    return [
+        replace(part, workloads={name: part.workloads.get(name) for name in names}, sweeps=tuple(mine))
+        for part, names, mine in known
+        if names or mine
+    ]
+
+
+def _shared(known: Sequence[Collection[str]], wanted: Sequence[str]) -> list[list[str]]:
+    """Give each wanted name to the first that knows it, or else to the first of all."""
+    found: list[list[str]] = [[] for _ in known]
+    for name in wanted:
+        found[next((i for i, names in enumerate(known) if name in names), 0)].append(name)
     return found
 
 

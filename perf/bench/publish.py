@@ -13,11 +13,11 @@ from perf.bench.systems import REPOSITORY
 
 DOCUMENT = REPOSITORY / "docs" / "benchmarks.md"
 README = REPOSITORY / "README.md"
-QUOTED = REPOSITORY / "perf" / "results" / "headline"
+QUOTED = REPOSITORY / "perf" / "results" / "full"
 
 
 def publish(results: dict[str, Any], folder: Path) -> None:
-    """Write the report of `results` to `folder`; the headline run also goes into the documentation."""
+    """Write the report of `results` to `folder`; the full run also goes into the documentation."""
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "results.json", json.dumps(results, indent=1) + "\n")
     images = "\n\n".join(f"![{path.stem}]({path.name})" for path in draw(results["records"], folder))

@@ -69,14 +69,16 @@ def machine() -> dict[str, Any]:
     }
 
 
-def document(contenders: Sequence[Contender], pace: Pace, seed: int, records: list[Record]) -> dict[str, Any]:
+def document(
+    versions: dict[str, dict[str, str]], paces: Sequence[Pace], seed: int, records: list[Record]
+) -> dict[str, Any]:
     """Return everything that is published of a run."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine(),
         "load": os.getloadavg()[0],
         "seed": seed,
-        "pace": asdict(pace),
-        "versions": {contender.system.name: contender.environment.versions for contender in contenders},
+        "paces": [asdict(pace) for pace in paces],
+        "versions": versions,
         "records": records,
     }
