@@ -13,9 +13,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from perf.bench.argo import ARGO
 from perf.bench.contenders import Contender
 from perf.bench.environments import here
 from perf.bench.figures import ratio
+from perf.bench.plan import OPERATIONS, PRESETS, SWEEPS, narrowed
 from perf.bench.process import Worker, WorkerFailed
 from perf.bench.publish import DOCUMENT, README, insert
 from perf.bench.report import brief, left_out, summary, swept, time_cell
@@ -60,6 +62,26 @@ def test_a_run_publishes_json_markdown_and_plots_and_resumes(tmp_path):
     again = bench(tmp_path, *options)
     assert again.returncode == 0, again.stderr
     assert json.loads((tmp_path / "out" / "results.json").read_text())["records"] == results["records"]
+
+
+def test_a_full_run_has_every_workload_and_every_sweep_once():
+    parts = PRESETS["full"]
+    assert sorted(name for part in parts for name in part.workloads) == sorted([*WORKLOADS, ARGO])
+    assert [sweep for part in parts for sweep in part.sweeps] == list(SWEEPS)
+    # Who is compared with whom, and where ours is beside all codecs of all others.
+    assert all("atlas:zstd" in part.contenders or "atlas" in part.contenders for part in parts)
+    assert [set(part.workloads) for part in parts if set(part.contenders) == set(SYSTEMS)] == [{"masked"}]
+
+
+def test_what_is_asked_of_a_run_is_measured_as_in_the_part_that_has_it():
+    quick, full = PRESETS["quick"], PRESETS["full"]
+    first, second = narrowed(full, ["argo", "masked"], [])
+    assert (first.workloads, first.contenders) == ({"argo": None}, full[0].contenders)
+    assert (second.workloads, second.pace, second.sweeps) == ({"masked": None}, full[1].pace, ())
+    (other,) = narrowed(quick, ["packed"], ["chunks"])
+    assert (other.workloads, other.sweeps, other.pace) == ({"packed": None}, ("chunks",), quick[0].pace)
+    (swept,) = narrowed(full, [], ["workers"])
+    assert [step.workers for step in swept.steps(OPERATIONS)] == [1, 2, 4, 8]
 
 
 def contender(tmp_path, adapter: str | None = None) -> Contender:

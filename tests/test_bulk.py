@@ -405,6 +405,22 @@ def test_large_arrays_are_written_once(place, monkeypatch, codec, road):
         assert read.tobytes() == np.tile(data, (2, 1, 1)).tobytes()
 
 
+def test_the_file_of_a_large_write_takes_small_ones_in(place, monkeypatch):
+    monkeypatch.setattr(heap, "OWN_BYTES", 100_000)
+    data = np.random.default_rng(0).normal(0, 1, (6, 10_000))
+    store = Atlas.create(place)
+    store.create_datasets(["a"], {"v": {"dims": ["x"], "data": data[:1]}})
+    store.flush()
+    store.create_datasets(list("bcdef"), {"v": {"dims": ["x"], "data": data[1:]}})
+    (waiting,) = files_of_pending_chunks(store)
+    store.flush()
+    (file,) = store._session.snapshot.root.arrays["v"].files
+    assert (place / file.key).stat().st_ino == waiting
+    again = Atlas.open(place)
+    assert again.read_array_across_stacked("v", list("abcdef")).tobytes() == data.tobytes()
+    assert again.verify().ok
+
+
 @pytest.mark.parametrize(
     "why", ["a chunk was replaced", "a dataset was deleted", "no links", "the flush failed before"]
 )

@@ -311,6 +311,13 @@ def test_a_server_without_conditions_is_for_one_writer_only(s3_places):
             second.flush()
 
 
+def test_where_no_condition_looks_at_the_root_a_flush_looks_while_its_files_leave(s3_places):
+    with s3_places["rclone"].anew() as place, place.create() as store:
+        write(store, ["a"])
+        with place.proxy.gathering(2, of=lambda request: request.method == "HEAD" or request.key.endswith(".af")):
+            store.flush()
+
+
 def test_verifying_takes_no_request_for_each_chunk(moto):
     with moto.create() as store:
         write(store, NAMES, ("t", "u"))

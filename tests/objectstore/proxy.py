@@ -77,6 +77,7 @@ class _Gate:
 
     size: int
     patience: float
+    of: Callable[[Request], bool]
     waiting: list[asyncio.Future[None]] = field(default_factory=list)
     alone: int = 0
 
@@ -143,9 +144,14 @@ class Proxy:
             self.choose = before
 
     @contextmanager
-    def gathering(self, size: int, patience: float = 20.0) -> Iterator[None]:
-        """Hand requests on by the group of `size` that are made at once; fail if some waited in vain for others."""
-        gate = self._gate = _Gate(size, patience)
+    def gathering(
+        self, size: int, patience: float = 20.0, of: Callable[[Request], bool] = lambda request: True
+    ) -> Iterator[None]:
+        """Hand requests on by the group of `size` that are made at once; fail if some waited in vain for others.
+
+        Which requests that is about, `of` may say.
+        """
+        gate = self._gate = _Gate(size, patience, of)
         try:
             yield
         finally:
@@ -208,7 +214,7 @@ class Proxy:
             head = re.sub(rb"(?i)\r\nexpect:[^\r]*", b"", head)
         if self.latency:
             await asyncio.sleep(self.latency)
-        if self._gate:
+        if self._gate and self._gate.of(request):
             await self._gate.pass_()
         if request.fault == "reset":
             # Reset it is, instead of closed, when what lingers is not waited for.

@@ -1,6 +1,7 @@
 """The full campaign: ``python -m torture [part …]`` from the directory of the tests; ``make torture``.
 
-A part can be run in shares, one by one: ``faults:1/4`` is the first quarter of the faults.
+A part runs in as many processes as there are cores, each of which takes an equal share of it. It can be run in shares
+one by one, too: ``faults:1/4`` is the first quarter of the faults.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -181,26 +183,43 @@ PARTS: dict[str, Callable[[Path, Share], str]] = {
 }
 
 
-# What is about a real disk, real processes, or /dev/shm itself.
-_ON_DISK = ("concurrency", "processes", "cuts", "races")
+# What is about a real disk, real processes, or /dev/shm itself: on the disk, and by itself.
+_ALONE = ("concurrency", "processes", "cuts", "races")
 
 
 def _place(name: str) -> str | None:
     """Return where a part works: where it is about what is written, not about the disk, in memory if there is room."""
     memory = "/dev/shm"
-    in_memory = name not in _ON_DISK and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 1 << 30
+    in_memory = name not in _ALONE and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 1 << 30
     return memory if in_memory else None
+
+
+def run_here(one: str) -> None:
+    """Run a part, or a share of it, in this process."""
+    began = time.monotonic()
+    name, _, share = one.partition(":")
+    with tempfile.TemporaryDirectory(prefix="torture-", dir=_place(name)) as work:
+        found = PARTS[name](Path(work), Share(*map(int, share.split("/"))) if share else WHOLE)
+    print(f"{one}: {found}, {time.monotonic() - began:.0f} s", flush=True)
+
+
+def run_shared(name: str, count: int) -> None:
+    """Run a part in so many processes side by side."""
+    command = [sys.executable, "-m", "torture"]
+    running = [subprocess.Popen([*command, f"{name}:{number}/{count}"]) for number in range(1, count + 1)]
+    failed = [process.args for process in running if process.wait()]
+    assert not failed, failed
 
 
 def main(wanted: list[str]) -> None:
     logging.getLogger("atlas").setLevel(logging.CRITICAL)
     warm_up()
+    cores = len(os.sched_getaffinity(0))
     for one in wanted or PARTS:
-        began = time.monotonic()
-        name, _, share = one.partition(":")
-        with tempfile.TemporaryDirectory(prefix="torture-", dir=_place(name)) as work:
-            found = PARTS[name](Path(work), Share(*map(int, share.split("/"))) if share else WHOLE)
-        print(f"{one}: {found}, {time.monotonic() - began:.0f} s", flush=True)
+        if ":" in one or one in _ALONE or cores == 1:
+            run_here(one)
+        else:
+            run_shared(one, cores)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import copy
+import fcntl
 import importlib
 import io
 import json
@@ -42,6 +43,7 @@ MODULES = (
     "atlas.heap",
     "atlas.garbage",
     "atlas.roots",
+    "atlas.assembly",
 )
 TESTS = (
     "test_rare_moments.py",
@@ -82,7 +84,6 @@ _COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
 }
 _COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
     ast.Add: ast.Sub,
-    ast.Sub: ast.Add,
     ast.Sub: ast.Add,
     ast.Mult: ast.FloorDiv,
     ast.BitOr: ast.BitAnd,
@@ -194,10 +195,11 @@ class Covering:
         return {test for line in range(first, last + 1) for test in self.tests[module].get(str(line), ())}
 
 
-def covering(modules: tuple[str, ...], tests: tuple[str, ...], work: Path) -> Covering:
-    """Run the tests once, and note which of them runs what."""
+def covering(modules: tuple[str, ...], tests: tuple[str, ...], work: Path, share: Share) -> Covering:
+    """Run the tests once, and note which of them runs what; other shares begin with other tests."""
     whole = Covering({module: {} for module in modules}, {})
-    for file in tests:
+    own = list(share.of(tests))
+    for file in [*own, *(file for file in tests if file not in own)]:
         part = _covering_of(modules, file, work)
         whole.seconds.update(part.seconds)
         for module, lines in part.tests.items():
@@ -212,9 +214,13 @@ def _covering_of(modules: tuple[str, ...], file: str, work: Path) -> Covering:
     for source in [*map(_source, modules), TOP / file]:
         digest.update(source.read_bytes())
     kept = Path(tempfile.gettempdir(), f"torture-covering-{digest.hexdigest()}.json")
-    if not kept.exists():
-        kept.write_text(json.dumps(asdict(_cover(modules, file, work))))
-    return Covering(**json.loads(kept.read_text()))
+    with kept.open("a+") as held:
+        # Another share may be at it.
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if not held.seek(0, os.SEEK_END):
+            held.write(json.dumps(asdict(_cover(modules, file, work))))
+            held.flush()
+        return Covering(**json.loads(kept.read_text()))
 
 
 def _cover(modules: tuple[str, ...], file: str, work: Path) -> Covering:
@@ -372,7 +378,7 @@ def survivors(
     work: Path, share: Share, modules: tuple[str, ...] = MODULES, tests: tuple[str, ...] = TESTS
 ) -> tuple[int, list[str]]:
     """Return how many mutants there are, and which of them live though they are not known to be equivalent."""
-    jury = Jury(covering(modules, tests, work), work)
+    jury = Jury(covering(modules, tests, work, share), work)
     with contextlib.redirect_stdout(io.StringIO()):
         # The children find the tests loaded.
         pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", *(str(TOP / test) for test in tests)])
