@@ -68,9 +68,6 @@ def _carry_out(found: Damage) -> None:
         }
         root = files.state(catalog, arrays)
         replaced = sorted({file.key for file in old.files} - {file.key for file in root.files})
-        if storage.is_local:
-            # Should this repair be cut off and the root be lost, its record is believed: what it names is there.
-            files.make_durable()
         files.write_record(root, replaced)
         files.make_durable()
         found.report.kept = _keep_replaced(found, root, replaced)

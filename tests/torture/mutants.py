@@ -122,7 +122,7 @@ POWER = [
     Mutant(
         "data files are synced, their directories are not",
         COMMITFILES,
-        "        self._storage.sync_directories([key for key, _ in self._writers])\n",
+        "        self._storage.sync_directories([key for key, _ in self._writers[self._durable :]])\n",
         "",
     ),
     Mutant(
@@ -168,12 +168,6 @@ POWER = [
 # Found where the power is cut in a repair.
 REPAIRING = [
     Mutant(
-        "the record of a repair is there before its files",
-        REPAIR,
-        "            files.make_durable()\n        files.write_record",
-        "            pass\n        files.write_record",
-    ),
-    Mutant(
         "what a repair writes is not synced",
         REPAIR,
         "        files.make_durable()\n        found.report.kept",
@@ -184,6 +178,16 @@ REPAIRING = [
         LOCAL,
         "                self._copy(source, place)\n            sync_parent(place)\n",
         "                self._copy(source, place)\n",
+    ),
+]
+
+# Found where a store is repaired after a cut, although that is not necessary.
+RECORDING = [
+    Mutant(
+        "a record is there before its files",
+        COMMITFILES,
+        "        self.make_durable()\n        finished =",
+        "        finished =",
     ),
 ]
 
@@ -234,6 +238,11 @@ def hunt_power(work: Path) -> None:
 def hunt_repairing(work: Path) -> None:
     """Look for what a power cut in a repair could break."""
     powerloss.check_repairs(work, 1, 1)
+
+
+def hunt_recording(work: Path) -> None:
+    """Look for what a repair after a power cut could break."""
+    powerloss.check_needless_repairs(work, 1, 4, powerloss.FEW_ACTS)
 
 
 def hunt_syncing(work: Path) -> None:

@@ -18,6 +18,7 @@ import random
 import shutil
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -463,6 +464,9 @@ ACTS += [
     _overwrite,
 ]
 
+# One flush that takes older files into its own, and one beside them.
+FEW_ACTS: Acts = [_create, _first, _second, _in_pieces]
+
 
 # ── checking ──────────────────────────────────────────────────────────────────────────────────
 
@@ -559,7 +563,12 @@ def check(
 
 
 def check_scenario(
-    work: Path, parts: int, limit: int, acts: Acts | None = None, share: Share = WHOLE
+    work: Path,
+    parts: int,
+    limit: int,
+    acts: Acts | None = None,
+    share: Share = WHOLE,
+    see: Callable[[Path], State] = state_of,
 ) -> tuple[int, int]:
     """Record the scenario and cut the power everywhere in it; return the states looked at, and opened."""
     top = work / "recorded"
@@ -568,9 +577,23 @@ def check_scenario(
         recording = record(acts or ACTS, top)
     finally:
         shutil.rmtree(top)
-    checker = Checker(work)
+    checker = Checker(work, see)
     total = check(recording, checker, parts, limit, share=share)
     return total, checker.opened
+
+
+def check_needless_repairs(
+    work: Path, parts: int, limit: int, acts: Acts | None = None, share: Share = WHOLE
+) -> tuple[int, int]:
+    """Do the same where who finds his machine off repairs the store first: nothing that was acknowledged may go."""
+    return check_scenario(work, parts, limit, acts, share, _repaired)
+
+
+def _repaired(place: Path) -> State:
+    """Return what a reader sees once the store has been repaired, whether it has to be or not."""
+    with suppress(atlas.StoreNotFound):
+        _repair(place)
+    return state_of(place)
 
 
 # What is done before, what is killed, what the next writer does.
