@@ -65,7 +65,7 @@ def _live(module: types.ModuleType) -> Iterator[tuple[str, Any]]:
 
 FILES, LOCAL, THREADS = "atlas.storage.files", "atlas.storage.local", "atlas.threads"
 COMMIT, COMPACTION = "atlas.commit", "atlas.compaction"
-COMMITFILES, REPAIR = "atlas.commitfiles", "atlas.repair"
+COMMITFILES, REPAIR, ROOTS = "atlas.commitfiles", "atlas.repair", "atlas.roots"
 
 POWER = [
     Mutant("directories are never synced", FILES, "        os.fsync(descriptor)\n", "        pass\n"),
@@ -134,8 +134,8 @@ POWER = [
     Mutant(
         "old files are removed before the new root is there",
         COMMIT,
-        "    published = replace(root, retired=sweep(storage, root) + added)\n",
-        "    published = replace(root, retired=sweep(storage, root) + added)\n"
+        "    published = replace(root, retired=sweep(storage, root, needed) + added)\n",
+        "    published = replace(root, retired=sweep(storage, root, needed) + added)\n"
         "    for key in retired:\n        storage.purge(key)\n",
     ),
     Mutant(
@@ -188,6 +188,12 @@ RECORDING = [
         COMMITFILES,
         "        self.make_durable()\n        finished =",
         "        finished =",
+    ),
+    Mutant(
+        "a root gives way to a commit whose files are missing",
+        ROOTS,
+        "    return came_after and (recorded.parent",
+        "    return came_after or (recorded.parent",
     ),
 ]
 
@@ -242,7 +248,9 @@ def hunt_repairing(work: Path) -> None:
 
 def hunt_recording(work: Path) -> None:
     """Look for what a repair after a power cut could break."""
-    powerloss.check_needless_repairs(work, 1, 4, powerloss.FEW_ACTS)
+    see = powerloss.repaired
+    powerloss.check_kills(work, 1, 2, ["flush of one array"], see=see)
+    powerloss.check_scenario(work, 1, 2, powerloss.WIDE_ACTS, see=see)
 
 
 def hunt_syncing(work: Path) -> None:

@@ -464,8 +464,9 @@ ACTS += [
     _overwrite,
 ]
 
-# One flush that takes older files into its own, and one beside them.
-FEW_ACTS: Acts = [_create, _first, _second, _in_pieces]
+# Of those that take older files into their own, some whose files are synced one by one, and some by several threads.
+FEW_ACTS: Acts = [_create, _first, _second]
+WIDE_ACTS: Acts = [_create, _side_by_side, _side_by_side]
 
 
 # ── checking ──────────────────────────────────────────────────────────────────────────────────
@@ -582,14 +583,7 @@ def check_scenario(
     return total, checker.opened
 
 
-def check_needless_repairs(
-    work: Path, parts: int, limit: int, acts: Acts | None = None, share: Share = WHOLE
-) -> tuple[int, int]:
-    """Do the same where who finds his machine off repairs the store first: nothing that was acknowledged may go."""
-    return check_scenario(work, parts, limit, acts, share, _repaired)
-
-
-def _repaired(place: Path) -> State:
+def repaired(place: Path) -> State:
     """Return what a reader sees once the store has been repaired, whether it has to be or not."""
     with suppress(atlas.StoreNotFound):
         _repair(place)
@@ -609,11 +603,16 @@ KILLS: dict[str, tuple[Acts, Callable[[Path], None], Callable[[Path], None]]] = 
 
 
 def check_kills(
-    work: Path, parts: int, limit: int, cases: Iterable[str] = tuple(KILLS), share: Share = WHOLE
+    work: Path,
+    parts: int,
+    limit: int,
+    cases: Iterable[str] = tuple(KILLS),
+    share: Share = WHOLE,
+    see: Callable[[Path], State] = state_of,
 ) -> tuple[int, int]:
     """Kill a writer at its every call, let another commit, and cut the power in that: return the states."""
     total = 0
-    checker = Checker(work)
+    checker = Checker(work, see)
     for name in cases:
         before, killed, follows = KILLS[name]
         top = work / name
