@@ -451,6 +451,7 @@ def test_a_lock_that_cannot_be_had_is_not_held(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(locks.fcntl, "flock", fail)
+        patched.setattr(locks.fcntl, "fcntl", fail)
         with pytest.raises(OSError, match="Input/output"), locks.writer_lock(str(tmp_path), 1):
             pass
     with locks.writer_lock(str(tmp_path), 1) as interrupted:

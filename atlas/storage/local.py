@@ -277,7 +277,8 @@ class LocalStorage(Storage):
 
     def pin(self, generation: int) -> Pin:
         """Claim the files of a generation."""
-        return locks.pin(self._path, generation)
+        with translated(self._path, "claiming the files of"):
+            return locks.pin(self._path, generation)
 
     def is_pinned(self, below: int) -> bool | None:
         """Return whether a reader holds an older generation; ``None`` where nobody can tell."""

@@ -7,6 +7,7 @@ dies, so nothing stale ever blocks.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import struct
 import threading
@@ -15,7 +16,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from io import FileIO
 
 from atlas.errors import ConflictError, StoreAlreadyExists
@@ -26,6 +27,8 @@ try:
 except ImportError:  # a platform without POSIX locks
     fcntl = None  # type: ignore[assignment]
 
+_log = logging.getLogger("atlas")
+
 LOCK_NAME = ".atlas.lock"
 
 # What the lock file holds from when a writer begins until it ends well, so that the next one knows what may be
@@ -35,10 +38,21 @@ WRITING, REPAIRING = b"w", b"r"
 # Pins are locks on single bytes of the lock file, one per generation, far behind its content.
 _PIN_BASE = 1 << 40
 
-# Whoever waits for the writer lock next holds this byte, so that the one before cannot take the lock twice in
-# turn; and how often waiting ones look.
-_NEXT_IN_TURN = _PIN_BASE - 1
+# The writer holds one byte before these, and whoever waits for it next another, so that the one before cannot take
+# the lock twice in turn; and how often waiting ones look.
+_WRITER, _NEXT_IN_TURN = _PIN_BASE - 2, _PIN_BASE - 1
 _LOOK_SECONDS = 0.002
+
+# What a lock says that another has, and what is said where there are none of a kind.
+_TAKEN = (errno.EAGAIN, errno.EACCES)
+_UNKNOWN = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+
+# Why there may be no pins in a place that can be read all the same: no lock file, or none that may be opened (a pipe's
+# or a link's place is no file's), or no locks.
+_NO_PINS = (
+    *(errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP, errno.ENXIO),
+    *(errno.ENOLCK, *_UNKNOWN),
+)
 
 has_flock = hasattr(fcntl, "flock")
 has_ofd_locks = hasattr(fcntl, "F_OFD_SETLK")
@@ -155,8 +169,9 @@ def _acquire(path: str, timeout: float) -> FileIO:
     while True:
         file = _open_inherited(path)
         try:
+            took = _take_turn(file.fileno(), os.path.dirname(path), deadline)
             # The store may have been removed and made anew: a lock on the old file excludes nobody.
-            if _take_turn(file.fileno(), deadline) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            if took and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 return file
         except FileNotFoundError:
             pass
@@ -170,11 +185,11 @@ def _acquire(path: str, timeout: float) -> FileIO:
             )
 
 
-def _take_turn(descriptor: int, deadline: float) -> bool:
+def _take_turn(descriptor: int, place: str, deadline: float) -> bool:
     """Wait to be the next in turn, then for the lock; returns whether it was got in time."""
     return (
         _looking(partial(_be_next, descriptor, True), deadline)
-        and _looking(partial(_flock_now, descriptor), deadline)
+        and _looking(partial(_lock_now, descriptor, place), deadline)
         and _be_next(descriptor, False)
     )
 
@@ -187,12 +202,34 @@ def _looking(take: Callable[[], bool], deadline: float) -> bool:
     return True
 
 
-def _flock_now(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+def _lock_now(descriptor: int, place: str) -> bool:
+    """Take the lock unless another has it; where there are none of any kind, who asks is believed to be alone."""
+    # The whole file only where single bytes cannot be locked: network file systems (NFS) make of that a lock on all of
+    # its bytes, readers' pins among them.
+    for take in (_lock_byte, _lock_file) if has_ofd_locks else (_lock_file,):
+        try:
+            take(descriptor)
+            return True
+        except OSError as error:
+            if error.errno in _TAKEN:
+                return False
+            if error.errno not in _UNKNOWN:
+                raise
+    _warn_of_no_locks(place)
     return True
+
+
+def _lock_byte(descriptor: int) -> None:
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK, _WRITER, 1))
+
+
+def _lock_file(descriptor: int) -> None:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@cache
+def _warn_of_no_locks(place: str) -> None:
+    _log.warning("%s: this file system has no locks, so nothing keeps two writers apart: let only one write", place)
 
 
 def _be_next(descriptor: int, wanted: bool) -> bool:
@@ -203,7 +240,7 @@ def _be_next(descriptor: int, wanted: bool) -> bool:
     try:
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _flock(kind, _NEXT_IN_TURN, 1))
     except OSError as error:
-        return error.errno not in (errno.EAGAIN, errno.EACCES)
+        return error.errno not in _TAKEN
     return True
 
 
@@ -358,8 +395,10 @@ class ReaderPin:
     def hold_in_child(self) -> None:
         """Take the pin again in a forked child: the one that is there is the parent's, who may give it up."""
         if self._held is not None:
-            with suppress(OSError):
+            try:
                 self._hold()
+            except OSError as error:
+                _log.warning("a forked child reads for as long only as its parent does: %s", error)
 
 
 # Those that a forked child takes for itself.
@@ -379,9 +418,11 @@ def pin(directory: str, generation: int) -> ReaderPin | NoPin:
         return NoPin()
     try:
         return ReaderPin(os.path.join(directory, LOCK_NAME), generation)
-    except OSError:
-        # No lock file, or not readable, or a file system without locks: there the probe below fails as well,
-        # and retired files are kept for a grace period.
+    except OSError as error:
+        # There the probe below fails as well, and retired files are kept for a grace period. Any other failure is the
+        # reader's alone, whose files a writer would take away.
+        if error.errno not in _NO_PINS:
+            raise
         return NoPin()
 
 
@@ -394,7 +435,7 @@ def pinned_below(directory: str, generation: int) -> bool | None:
     try:
         with os.fdopen(os.open(os.path.join(directory, LOCK_NAME), _READING), "rb") as file:
             # Through its own open file description, so that pins of this process count too.
-            probe = fcntl.fcntl(file, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, _PIN_BASE, generation))
+            probe = fcntl.fcntl(file.fileno(), fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, _PIN_BASE, generation))
     except OSError:
         return None
     return bool(struct.unpack("hhqqi4x", probe)[0] != fcntl.F_UNLCK)
