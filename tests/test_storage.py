@@ -429,6 +429,24 @@ def test_a_failed_writer_is_told_to_the_next(here):
         assert interrupted
 
 
+@needs_flock
+def test_the_mark_needs_no_room_on_a_full_disk(here, monkeypatch):
+    """Where there is none for a first byte, whoever frees some must be able to begin."""
+    original = os.pwrite
+
+    def write(descriptor: int, data: bytes, offset: int) -> int:
+        if os.fstat(descriptor).st_size < offset + len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", write)
+    assert not here.was_interrupted()
+    with here.writer_lock() as interrupted:
+        assert not interrupted
+        assert here.was_interrupted()
+    assert not here.was_interrupted()
+
+
 @needs_fork
 @needs_flock
 def test_a_forked_child_keeps_no_lock(here):

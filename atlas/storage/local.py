@@ -272,7 +272,7 @@ class LocalStorage(Storage):
     def _mark(self) -> bytes:
         place = self._place(locks.LOCK_NAME)
         with translated(place, "looking at"), contextlib.suppress(FileNotFoundError), open_file(place) as file:
-            return file.read(1)
+            return locks.unfinished(file.read(1))
         return b""
 
     def pin(self, generation: int) -> Pin:

@@ -34,6 +34,8 @@ LOCK_NAME = ".atlas.lock"
 # What the lock file holds from when a writer begins until it ends well, so that the next one knows what may be
 # unfinished: any commit, or only that of a repair, which can be told from others.
 WRITING, REPAIRING = b"w", b"r"
+# And when it has ended well. Not nothing: a disk that is full has no room for a first byte, which who frees some needs.
+_IDLE = b"-"
 
 # Pins are locks on single bytes of the lock file, one per generation, far behind its content.
 _PIN_BASE = 1 << 40
@@ -139,7 +141,7 @@ def writer_lock(directory: str, timeout: float, mark: bytes = WRITING) -> Iterat
 
 def _marked(file: FileIO, mark: bytes) -> Iterator[bytes]:
     """Yield what the lock file says of writers before, while it says that there is one."""
-    left = os.pread(file.fileno(), len(WRITING), 0)
+    left = unfinished(os.pread(file.fileno(), len(WRITING), 0))
     if mark and left != WRITING:
         os.pwrite(file.fileno(), mark, 0)
     try:
@@ -157,10 +159,12 @@ def _leave(file: FileIO, mark: bytes) -> None:
     # Should this fail, the next writer looks for leftovers in vain; what was written stands. A forked child, whose file
     # is closed, leaves it to its parent.
     with suppress(OSError, ValueError):
-        if mark:
-            os.pwrite(file.fileno(), mark, 0)
-        else:
-            os.ftruncate(file.fileno(), 0)
+        os.pwrite(file.fileno(), mark or _IDLE, 0)
+
+
+def unfinished(content: bytes) -> bytes:
+    """Return the mark of a writer that has not ended, if what the lock file holds is one."""
+    return b"" if content == _IDLE else content
 
 
 def _acquire(path: str, timeout: float) -> FileIO:
