@@ -94,7 +94,8 @@ class _Turns:
 
 
 _threads: dict[str, _Turns] = {}
-_threads_guard = threading.Lock()
+# Reentrant, as is the other one below: a signal handler may write in the middle of any statement.
+_threads_guard = threading.RLock()
 
 
 @contextmanager
@@ -135,7 +136,7 @@ def writer_lock(directory: str, timeout: float, mark: bytes = WRITING) -> Iterat
             finally:
                 _close(file)
         finally:
-            # As above.
+            # Twice, as with the threads' lock: an interrupt may have come before the first had begun.
             _close(file)
 
 
@@ -259,19 +260,20 @@ def _open_inherited(path: str) -> FileIO:
 
 def _close(file: FileIO) -> None:
     # What is closed may be closed again, also by a child that was forked while the lock was held.
-    with _fork_guard:
+    # With an error it is closed all the same, and the lock is free.
+    with _fork_guard, suppress(OSError):
         file.close()
 
 
 # A forked child shares the open file description and would keep the lock alive: it closes its copy.
 _inherited: weakref.WeakSet[FileIO] = weakref.WeakSet()
 # Held across every fork, so that no child inherits a file that is not in the set.
-_fork_guard = threading.Lock()
+_fork_guard = threading.RLock()
 
 
 def _after_fork_in_child() -> None:
     global _threads_guard
-    _threads_guard = threading.Lock()
+    _threads_guard = threading.RLock()
     _threads.clear()
     for file in _inherited:
         file.close()
@@ -325,6 +327,12 @@ class PinBoard:
         status = os.fstat(self._descriptor)
         return status.st_dev, status.st_ino
 
+    @property
+    def is_cut_into(self) -> bool:
+        """Whether this very thread is in the middle of something here."""
+        # There is no public word for it; `threading.Condition` asks in the same way.
+        return bool(self._lock._is_owned())  # type: ignore[attr-defined]
+
     def hold(self, generation: int) -> _Held:
         """Lock a generation."""
         with self._lock:
@@ -376,8 +384,9 @@ _boards: weakref.WeakValueDictionary[tuple[int, int], PinBoard] = weakref.WeakVa
 def _board(path: str) -> PinBoard:
     board = PinBoard(os.open(path, _READING))
     with _threads_guard:
-        # If there is one, this one goes, and with it its descriptor.
-        return _boards.setdefault(board.file, board)
+        known = _boards.setdefault(board.file, board)
+    # One of the two goes, and with it its descriptor. A signal handler does not go on with what it has cut into.
+    return board if known.is_cut_into else known
 
 
 class ReaderPin:
