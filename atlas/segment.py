@@ -184,6 +184,9 @@ class SegmentIndex(ColumnFile):
         columns = {name: self.integers(name) for name in CHUNK_COLUMNS}
         rows = int(self.starts[-1])
         self.expect(all(len(column) == rows for column in columns.values()), "its columns differ in length")
+        # Kernels read these as they are.
+        for name, dtype in _EXACT_COLUMNS.items():
+            self.expect(columns[name].dtype == dtype, f"column {name!r} is not of type {dtype!r}")
         for name in _CHUNK_COLUMNS:
             columns[name] = columns[name].astype(np.int64)
             self.expect((columns[name] >= 0).all(), f"column {name!r} is out of range")

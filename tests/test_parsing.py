@@ -342,6 +342,14 @@ def forged(tmp_path: Path) -> Forgery:
     return Forgery(tmp_path / "s")
 
 
+@pytest.mark.parametrize(("name", "dtype"), [("pipeline", "<u2"), ("checksum", "|u1"), ("checksum", ">u8")])
+def test_columns_that_kernels_read_are_of_no_other_type(tmp_path: Path, name: str, dtype: str):
+    forgery = forged(tmp_path)
+    forgery.column(name, forgery.numbers(name).astype(np.uint8), dtype)
+    with pytest.raises(atlas.CorruptIndex, match=f"'{name}' is not of type"):
+        atlas.Atlas.open(forgery.place).open_dataset("d0").read_array("t")
+
+
 def test_cells_whose_bytes_no_integer_counts_are_refused(tmp_path: Path):
     """So many of 16 bytes each that 64 bits say they take none: as many as a chunk without bytes has."""
     forgery = forged(tmp_path)

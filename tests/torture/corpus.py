@@ -358,6 +358,11 @@ FORGERIES |= {
     "index: a chunk larger than its place": _shift("raw_length", _first(1 << 40)),
     "index: a chunk smaller than its place": _shift("raw_length", _first(4)),
     "index: a pipeline that is not known": _shift("pipeline", _first(99), "|u1"),
+    "index: pipelines of two bytes": _shift("pipeline", _first(256), "<u2"),
+    "index: pipelines of two bytes, every second of which is another": lambda f: f.column(
+        "pipeline", [128, 2, 0] * 4, "<u2"
+    ),
+    "index: checksums of a byte": _shift("checksum", lambda v: [0] * len(v), "|u1"),
     "index: a text chunk of a terabyte": _shift("raw_length", _first(1 << 40), array="label"),
 }  # fmt: skip
 
