@@ -234,7 +234,7 @@ class Damage:
         if copy is None:
             return None
         try:
-            return open_index(np.frombuffer(copy, np.uint8), file, array)
+            return open_index(copy, file, array)
         except CorruptStore:
             return None
 

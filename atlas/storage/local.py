@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from atlas.errors import CorruptStore, StorageError
 from atlas.storage import locks
-from atlas.storage.base import DataWriter, Pin, Storage, Stored, check_key
+from atlas.storage.base import MOST_BYTES, DataWriter, Pin, Storage, Stored, check_key
 from atlas.storage.files import (
     BUFFER_BYTES,
     NO_LINKS,
@@ -82,11 +82,11 @@ class LocalStorage(Storage):
             return open_file(put_aside(place))
 
     def read(self, key: str) -> bytes:
-        """Return a whole file."""
+        """Return a whole file, or as much of one as shows that it is too long."""
         with translated(self._path, f"reading {key} of"):
             try:
                 with open_file(self._place(key)) as file:
-                    return file.read()
+                    return file.read(min(os.fstat(file.fileno()).st_size, MOST_BYTES + 1))
             except NotADirectoryError:
                 raise FileNotFoundError(key) from None
 

@@ -205,6 +205,36 @@ FORGERIES |= {
     "place: a record is a pipe": lambda f: _replaced(f, next((f.place / "_catalog").iterdir()), os.mkfifo),
 }  # fmt: skip
 
+# ── files that are almost all hole ────────────────────────────────────────────────────────────
+
+_HOLE = 20 << 30
+
+
+def _of_a_directory(array: str) -> Forge:
+    """Give a file an index that is all directory."""
+
+    def forge(f: Forgery) -> None:
+        entry = f.file(array)
+        with open(f.place / entry["file"], "r+b") as file:
+            file.truncate(_HOLE)
+            file.seek(_HOLE - 8)
+            file.write((_HOLE - 40).to_bytes(8, "little"))
+        entry.update(length=_HOLE, index=[24, _HOLE - 24])
+        f.save()
+
+    return forge
+
+
+FORGERIES |= {
+    "root: twenty gigabytes": lambda f: os.truncate(f.place / "atlas.json", _HOLE),
+    "root: twenty gigabytes, compressed": lambda f: (
+        f.replace_root("atlas.msgpack.zst", b""), os.truncate(f.place / "atlas.msgpack.zst", _HOLE)
+    ),
+    "place: a record of twenty gigabytes": lambda f: os.truncate(next((f.place / "_catalog").iterdir()), _HOLE),
+    "index: a directory of twenty gigabytes": _of_a_directory("t"),
+    "table: a directory of twenty gigabytes": _of_a_directory("table"),
+}  # fmt: skip
+
 # ── copies of indexes in the root ─────────────────────────────────────────────────────────────
 
 
