@@ -186,7 +186,7 @@ def _parsed(data: _Part, key: str) -> Record:
     except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
         raise CorruptIndex(f"record {key} is damaged: {error}") from None
     _expect(plausible and all(isinstance(name, str) and is_count(n) for name, n in named), key, "its head is malformed")
-    indexes, at = {}, _HEAD_AT + size
+    indexes, at = dict[str, Area](), _HEAD_AT + size
     for name, length in named:
         indexes[name] = data.part(at, length)
         at += length
@@ -194,7 +194,7 @@ def _parsed(data: _Part, key: str) -> Record:
     _expect(at == len(data), key, "its parts do not add up")
     hashed = xxhash.xxh3_64()
     for at in range(len(MAGIC) + 8, len(data), _PIECE_BYTES):
-        hashed.update(data[at : at + _PIECE_BYTES])
+        hashed.update(data[at : at + _PIECE_BYTES].data)
     _expect(hashed.intdigest() == digest, key, "its hash does not match")
     return Record(key, head, indexes)
 

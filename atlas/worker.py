@@ -327,9 +327,7 @@ def _check_payloads(data: Bytes, tables: dict[str, NDArray[Any]], rows: NDArray[
         raise CorruptChunk("its checksum does not match", int(rows[wrong[0]]))
 
 
-def decode_one(
-    source: Source, stored: Stored, raw: int, dtype: np.dtype[Any], box: Any, out: NDArray[Any], keeps: bool
-) -> None:
+def decode_one(source: Source, stored: Stored, raw: int, dtype: np.dtype[Any], box: Any, out: NDArray[Any]) -> None:
     """Decode a box of one chunk: what :func:`decode_range` does, without tables of tasks.
 
     Parameters
@@ -343,8 +341,6 @@ def decode_one(
         Of the chunk, and of what is wanted of it.
     out : ndarray
         In one piece, and as large as the box.
-    keeps : bool
-        Whether what is decompressed may be kept, and taken from reads before.
 
     Raises
     ------
@@ -366,11 +362,11 @@ def decode_one(
     elif BY_KERNELS[pipeline] and not worth_keeping(pipeline, raw):
         loops.scatter_one(source.bytes(), stored, box, out, dtype.itemsize)
     else:
-        chunk = _decompressed(source, stored, raw, dtype.itemsize, keeps)
+        chunk = _decompressed(source, stored, raw, dtype.itemsize)
         loops.place_one(chunk, is_shuffled(pipeline), box, out, dtype.itemsize)
 
 
-def _decompressed(source: Source, stored: Stored, raw: int, itemsize: int, keeps: bool) -> Any:
+def _decompressed(source: Source, stored: Stored, raw: int, itemsize: int, keeps: bool = True) -> Any:
     """Return a chunk's bytes, kept from a read before or for those to come."""
     keeps = keeps and raw <= settings().decoded_bytes and bool(worth_keeping(stored.pipeline, raw))
     identity = _identity(source.path, source.length) if keeps and source.path is not None else None

@@ -26,6 +26,7 @@ from atlas.storage.files import (
     make_directories,
     open_file,
     put_aside,
+    read_insistently,
     refuse_link,
     sync_ancestors,
     sync_directory,
@@ -80,6 +81,8 @@ class LocalStorage(Storage):
             return open_file(place)
         except FileNotFoundError:
             return open_file(put_aside(place))
+        except NotADirectoryError:
+            raise FileNotFoundError(key) from None
 
     def read(self, key: str) -> bytes:
         """Return a whole file, or as much of one as shows that it is too long."""
@@ -93,9 +96,13 @@ class LocalStorage(Storage):
     def read_range(self, key: str, offset: int, length: int) -> bytes:
         """Return part of a file."""
         place = self._place(key)
-        with translated(place, "reading"), self._open_data(key) as file:
-            file.seek(offset)
-            data = file.read(length)
+
+        def read() -> bytes:
+            with self._open_data(key) as file:
+                file.seek(offset)
+                return file.read(length)
+
+        data = read_insistently(place, read)
         if len(data) != length:
             raise CorruptStore(f"{place} is truncated: {offset + length} bytes were expected")
         return data
@@ -113,9 +120,12 @@ class LocalStorage(Storage):
 
     def size(self, key: str) -> int:
         """Return the length of a file."""
-        place = self._place(key)
-        with translated(place, "looking at"), self._open_data(key) as file:
-            return os.fstat(file.fileno()).st_size
+
+        def look() -> int:
+            with self._open_data(key) as file:
+                return os.fstat(file.fileno()).st_size
+
+        return read_insistently(self._place(key), look)
 
     def list_dir(self, prefix: str) -> list[str]:
         """Return the names in a directory of the store."""
