@@ -104,12 +104,20 @@ def _identity(path: str, length: int) -> tuple[int, int, int] | None:
     # Looked at for every read: a map of a file that was cut short since would kill the process with SIGBUS.
     try:
         with translated(path, "reading"):
-            status = os.stat(path)
+            status = _stat(path)
     except FileNotFoundError:
         return None
     if status.st_size < length:
         raise CorruptChunk(f"data file {path} is truncated: {length} bytes were committed")
     return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+def _stat(path: str) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        # As when it is opened: it may have been put aside since.
+        return os.stat(put_aside(path))
 
 
 def _map_file(path: str, length: int) -> Bytes:
