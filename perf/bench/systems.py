@@ -101,7 +101,8 @@ SYSTEMS = {
         System(
             "tensorstore",
             ADAPTERS / "tensorstore_zarr.py",
-            ("tensorstore==0.1.86", NUMPY),
+            # ml_dtypes 0.7.0 takes a second to import, this one a tenth of it.
+            ("tensorstore==0.1.86", "ml_dtypes==0.5.4", NUMPY),
             "The `zarr3` driver, one stacked array per variable, files mapped; its own syncing of every file is off, "
             "since the harness syncs for everybody; its cache of decoded chunks is off, as it is by default.",
             ALL_CODECS,
