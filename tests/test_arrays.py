@@ -324,7 +324,18 @@ def test_input_that_is_no_plain_array(place):
     view.write_array("v", [0], np.ma.masked_array([1.0, 2.0, 3.0]))
     view.write_array("v", [1], masked.filled(9.0)[1:])
     assert view.read_array("v").tolist() == [1.0, 9.0, 3.0]
-    for ragged in ([[1.0, 2.0], [3.0]], None, "text", {"a": 1}):
+    for rows in ([masked], (masked, masked), [[1.0, 2.0], list(masked)], [1.0, np.ma.masked]):
+        with pytest.raises(atlas.DataTypeError, match="cells of the data are masked"):
+            view.write_array("v", [0], rows)
+        with pytest.raises(atlas.DataTypeError, match="cells of the data are masked"):
+            view.append("v", rows)
+    assert view.read_array("v").tolist() == [1.0, 9.0, 3.0]
+    view.define_array("w", "float64", ["y", "x"], [2, 3])
+    view.write_array("w", [0, 0], [np.ma.masked_array([1.0, 2.0, 3.0]), (4.0, 5.0, 6.0)])
+    assert view.read_array("w").tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+    endless: list = []
+    endless.append(endless)
+    for ragged in ([[1.0, 2.0], [3.0]], None, "text", {"a": 1}, endless):
         with pytest.raises(atlas.DataTypeError):
             view.write_array("v", [0], ragged)
 
