@@ -28,7 +28,8 @@ def is_too_large(shape: Shape) -> bool:
 
 def as_extents(values: Any, what: str, minimum: int = 0) -> Shape:
     """Return a sequence of integers as a tuple, refusing anything else."""
-    if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, np.ndarray)):
+    is_sequence = isinstance(values, Sequence) or (isinstance(values, np.ndarray) and values.ndim > 0)
+    if isinstance(values, (str, bytes)) or not is_sequence:
         raise InvalidArgument(f"{what} must be a sequence of integers, not {values!r}")
     result = []
     for value in values:
