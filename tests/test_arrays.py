@@ -340,6 +340,22 @@ def test_input_that_is_no_plain_array(place):
             view.write_array("v", [0], ragged)
 
 
+def test_as_many_cells_as_no_float_counts_are_counted(place):
+    size = 1 << 57
+    for fill in (None, 0):
+        with Atlas.create(place, overwrite=True) as store:
+            view = store.create_dataset("d")
+            view.define_array("v", "int8", ["x"], [size], [1], fill)
+            view.write_array("v", [5], np.array([7], "i1"))
+        stats = Atlas.open(place).open_dataset("d").array_stats("v")
+        assert stats == {
+            "row_count": size,
+            "null_count": 0 if fill is None else size - 1,
+            "min": 0 if fill is None else 7,
+            "max": 7,
+        }
+
+
 @settings(max_examples=60)
 @given(hnp.arrays(np.float64, hnp.array_shapes(max_dims=2, max_side=6)), st.sampled_from([None, 0.0, float("nan")]))
 def test_statistics_of_floats(data, fill):
