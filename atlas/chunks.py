@@ -137,16 +137,20 @@ class ChunkGrid:
         """Chunks in all. Chunk numbers are C-order positions in the grid."""
         return math.prod(self.counts)
 
+    def expect(self, number: int) -> None:
+        """Raise :class:`CorruptIndex` unless there is a chunk of that number."""
+        if number >= self.count:
+            raise CorruptIndex(f"there is a chunk of a number that a grid of {self.count} chunks does not have")
+
     def extent(self, number: int) -> Box:
         """Return the box of the array that a chunk covers."""
         if number == 0 and self.chunk_shape == self.shape:
             return Box.whole(self.shape)
+        self.expect(number)
         position = []
         for count in reversed(self.counts):
             number, last = divmod(number, count)
             position.append(last)
-        if number:
-            raise CorruptIndex(f"there is a chunk of a number that a grid of {self.count} chunks does not have")
         start = tuple(p * c for p, c in zip(reversed(position), self.chunk_shape, strict=True))
         shape = tuple(min(c, n - s) for s, c, n in zip(start, self.chunk_shape, self.shape, strict=True))
         return Box(start, shape)

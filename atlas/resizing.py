@@ -137,6 +137,7 @@ class _Reshaping:
         old, new = self.old.grid, self.new.grid
         if not len(numbers) or not self.old.shape:
             return [(number, number, True) for number in numbers.tolist()]
+        old.expect(int(numbers.max()))
         places = np.stack(np.unravel_index(numbers, old.counts), axis=1)
         stays = (places < np.array(new.counts)).all(axis=1)
         numbers, places = numbers[stays], places[stays]

@@ -54,6 +54,13 @@ def _slices(start, extent) -> tuple[slice, ...]:
     return tuple(slice(first, first + size) for first, size in zip(start, extent, strict=True))
 
 
+def test_there_is_no_chunk_of_a_number_that_the_grid_does_not_have():
+    for grid, number in ((ChunkGrid((6, 8), (3, 4)), 4), (ChunkGrid((0, 8), (3, 4)), 0), (ChunkGrid((), ()), 1)):
+        with pytest.raises(atlas.CorruptIndex, match=f"a number that a grid of {grid.count} chunks does not have"):
+            grid.extent(number)
+    assert ChunkGrid((6, 7), (3, 4)).extent(3) == Box((3, 4), (3, 3))
+
+
 @pytest.mark.parametrize("values", [3, np.int64(3), np.array(3), "3", b"3", None, {3}])
 def test_what_is_no_sequence_of_integers_is_refused(values, place):
     with pytest.raises(
