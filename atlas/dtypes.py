@@ -197,7 +197,8 @@ def as_array(data: Any, what: str) -> NDArray[Any]:
 def _masked_cells(data: Any, axes: int) -> int:
     """Return how many cells are masked of a masked array, or of those in lists: NumPy would take what is below."""
     if is_masked_array(data):
-        return int(np.ma.count_masked(data))
+        mask = np.asarray(data.mask)
+        return int(mask.sum()) if mask.dtype == bool else 0  # of fields there is no array
     if "numpy.ma" not in sys.modules or not isinstance(data, (list, tuple)) or not axes:
         return 0
     # Most lists hold nothing but numbers, whose types are told at once.

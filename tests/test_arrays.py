@@ -335,7 +335,8 @@ def test_input_that_is_no_plain_array(place):
     assert view.read_array("w").tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
     endless: list = []
     endless.append(endless)
-    for ragged in ([[1.0, 2.0], [3.0]], None, "text", {"a": 1}, endless):
+    fields = np.ma.masked_array(np.zeros(3, "f8,f8"))
+    for ragged in ([[1.0, 2.0], [3.0]], fields, None, "text", {"a": 1}, endless):
         with pytest.raises(atlas.DataTypeError):
             view.write_array("v", [0], ragged)
 
