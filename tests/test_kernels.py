@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from atlas import codecs, errors
 from atlas.kernels import native, twins
 from atlas.kernels.layout import Stored
-from atlas.kernels.native import digest, place_one, scatter, scatter_decoded, scatter_one, shuffle, unpack_one
+from atlas.kernels.native import digest, place_one, scatter, scatter_decoded, scatter_one, shuffle, unpack, unpack_one
 from atlas.kernels.sealed import stretches
 
 TABLES = ("chunk_extent", "block_start", "block_extent", "strides")
@@ -296,6 +296,35 @@ def test_rows_outside_the_table_and_columns_in_pieces_are_refused():
             scatter_decoded([b"ab"], np.zeros(1, np.uint8), np.zeros(1, np.int64), tables | bad, out, 1)
     with pytest.raises(ValueError, match="one piece"):
         scatter_decoded([b"ab"], np.zeros(1, np.uint8), np.zeros(1, np.int64), tables, np.zeros(18, np.uint8)[::2], 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *((name, "i4") for name in ("offset", "length", "destination", *TABLES)),
+        *(("pipeline", dtype) for dtype in ("u2", "u8")),
+        *(("checksum", dtype) for dtype in ("u1", "u4", "f8")),
+        ("geometry", "i8"),
+    ],
+)
+def test_columns_of_another_type_than_kernels_read_are_refused(name, dtype):
+    rows, out = np.zeros(1, np.int64), np.zeros(2, np.uint8)
+    tables = tasks([[2]], [[0]], [[2]], [[1]], [0])
+    file = stored(tables, [b"ab"], [False])
+    scatter(file, rows, tables, out, 1)
+    tables[name] = tables[name].astype(dtype)
+    for read in (scatter, unpack):
+        with pytest.raises(ValueError, match="kernels take"):
+            read(file, rows, tables, out, 1)
+
+
+def test_rows_and_marks_of_another_type_than_kernels_read_are_refused():
+    rows, out, tables = np.zeros(1, np.int64), np.zeros(2, np.uint8), tasks([[2]], [[0]], [[2]], [[1]], [0])
+    for marks, places in ((np.zeros(1, np.int64), rows), (np.zeros(1, np.uint8), rows.astype("i4"))):
+        with pytest.raises(ValueError, match="kernels take"):
+            scatter_decoded([b"ab"], marks, places, tables, out, 1)
+    with pytest.raises(ValueError, match="kernels take"):
+        digest(out, rows.astype("i4"), rows)
 
 
 def test_a_box_outside_its_chunk_is_refused():

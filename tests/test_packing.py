@@ -356,6 +356,29 @@ def test_chunks_that_are_restored_in_parts(shape):
                 assert unpacked(native, payload, cells, box) == np.ascontiguousarray(cells[box]).tobytes()
 
 
+def test_what_was_checked_of_a_chunk_counts_though_it_changes_meanwhile():
+    """The widths of the blocks, the last bytes of a chunk, which the first cells that are restored are written over."""
+    cells = np.random.default_rng(0).integers(0, 1 << 20, 90_000, np.int32)
+    cells[:16] = 0
+    payload = packed_as(native, cells, None, Packing(INTEGERS, 0, 0), cells.nbytes)
+    blocks = -(-len(cells) // 1024)
+    assert set(payload[-blocks:]) == {20}
+    file = np.empty(len(payload) + cells.nbytes, np.uint8)
+    file[: len(payload)] = np.frombuffer(payload, np.uint8)
+    out = file[len(payload) - blocks :][: cells.nbytes]
+    shape = {"chunk_extent": [90_000], "block_start": [0], "block_extent": [90_000], "strides": [4]}
+    _, tables = sealed(payload, shape)
+    tables |= {"length": np.array([len(payload)])}
+    native.unpack(
+        file,
+        np.zeros(1, np.int64),
+        {k: v for k, v in tables.items() if k not in ("pipeline", "checksum")},
+        out,
+        ELEMENTS["i4"],
+    )
+    assert out.tobytes() == cells.tobytes()
+
+
 def test_working_memory_does_not_grow_with_the_chunk():
     cells = np.round(np.cumsum(np.random.default_rng(0).normal(0, 1, (2000, 1000)), axis=1), 2).astype("f4")
     payload = np.frombuffer(packed(cells), np.uint8)

@@ -57,4 +57,4 @@ def unpack_room(ndim: int, most_blocks: int, longest: int, at_once: int) -> int:
         See :func:`cells_at_once`.
     """
     fixed = GUARD_ROOM + 32 * ndim + (8 << MAX_AXES) + 8 * BLOCK + 4 * LINE
-    return fixed + 16 * most_blocks + longest + 16 * at_once
+    return fixed + 17 * most_blocks + longest + 16 * at_once

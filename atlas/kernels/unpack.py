@@ -192,13 +192,16 @@ def _is_header(kind: Any, code: Any, mask: Any, flags: Any, element: Any, item: 
 
 
 @helper
-def _place_words(words: Any, widths: Any, blocks: Any, size: Any, starts: Any, places: Any) -> Any:
-    """Write where the words of each block are; return where the last ones end, 0 if a width cannot be."""
+def _place_words(words: Any, widths: Any, blocks: Any, size: Any, starts: Any, places: Any, known: Any) -> Any:
+    """Write where the words of each block are, and their widths; return where the last end, 0 if a width cannot be.
+
+    Widths are read here once and for all: in a file that is changed meanwhile, they could be others later.
+    """
     for k in range(blocks):
         width = np.int64(u8(widths)[k])
         if width > 8 * size:
             return np.int64(0)
-        places[k] = words
+        places[k], known[k] = words, width
         words += 4 * block_words(starts[k + 1] - starts[k], width)
     return words
 
@@ -234,6 +237,7 @@ def _unpack_chunk(
     until: Any,
     starts: Any,
     places: Any,
+    known: Any,
     spare: Any,
     room: Any,
     guard: Any,
@@ -284,7 +288,7 @@ def _unpack_chunk(
         return WRONG_LENGTH
     if not (may_use(guard, payload, words) and are_whole(guard, special, payload + length)):
         return DAMAGED
-    if _place_words(words, widths, blocks, size, starts, places) != special:
+    if _place_words(words, widths, blocks, size, starts, places, known) != special:
         return WRONG_LENGTH
     positions = widths - patches * (4 + item)
     boxes = 1
@@ -293,7 +297,7 @@ def _unpack_chunk(
     for i in range(boxes):
         i64(until)[i] = 0
     rule = _rule_of(kind, code, element, flags & MASKED != 0, special)
-    table = (bases, places, u8(widths), starts)
+    table = (bases, places, known, starts)
     rest = (extent, begin, block, stop, mask, out, strides, item, rule, bitmap, own, spare, room, guard, until, past)
     if wide:
         is_whole = _lay_out(np.uint64(0), u64, i64, 8, HOLE64, table, ndim, *rest)
@@ -342,7 +346,8 @@ def unpack(
     until = own + 24 * ndim
     starts = until + (8 << MAX_AXES)
     places = starts + 8 * most_blocks
-    spare = _whole_lines(places + 8 * most_blocks)
+    known = places + 8 * most_blocks
+    spare = _whole_lines(known + most_blocks)
     for task in range(tasks):
         row = i64(rows)[task]
         at = np.int64(i32(geometry)[row]) * ndim * 8
@@ -382,6 +387,7 @@ def unpack(
                 until,
                 i64(starts),
                 i64(places),
+                u8(known),
                 spare,
                 place,
                 guard,

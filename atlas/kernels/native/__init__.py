@@ -9,7 +9,7 @@ import numpy as np
 from atlas.kernels.bounds import check_rows
 from atlas.kernels.compile import library
 from atlas.kernels.layout import HASH_ROOM
-from atlas.kernels.native.buffers import address, scratch
+from atlas.kernels.native.buffers import INT64, address, scratch
 from atlas.kernels.native.packing import pack_rows
 from atlas.kernels.native.single import place_one, scatter_one, unpack_one, unpack_whole
 from atlas.kernels.native.tables import admit, scatter, scatter_decoded, unpack
@@ -44,12 +44,13 @@ def digest(src: Any, offset: Any, length: Any) -> Any:
     Raises
     ------
     ValueError
-        If any stretch leaves `src`.
+        If any stretch leaves `src`, or a column is of another type.
     """
     offset, length = np.ascontiguousarray(offset), np.ascontiguousarray(length)
     check_rows(len(length), offset, length, len(src))
     out = np.empty(len(length), np.uint64)
-    library["digest"](address(src), len(out), *map(address, (offset, length, out)), address(scratch("work", HASH_ROOM)))
+    places = address(offset, INT64), address(length, INT64), address(out)
+    library["digest"](address(src), len(out), *places, address(scratch("work", HASH_ROOM)))
     return out
 
 

@@ -9,6 +9,9 @@ import numpy as np
 
 from atlas.kernels.layout import LINE, MAX_AXES
 
+# What kernels take numbers as, whatever their array says.
+BYTES, INT32, INT64, UINT64 = map(np.dtype, (np.uint8, np.int32, np.int64, np.uint64))
+
 # Each chosen axis doubles the boxes of a chunk, and each box begins a block.
 MOST_BOXES = 1 << MAX_AXES
 
@@ -32,8 +35,10 @@ def scratch(name: str, size: int) -> Any:
     return found
 
 
-def address(array: Any) -> int:
-    """Return where an array's first byte is; it has to be in one piece."""
+def address(array: Any, dtype: np.dtype[Any] | None = None) -> int:
+    """Return where an array's first byte is; it has to be in one piece, and of a type that is given."""
     if not array.flags.c_contiguous:
         raise ValueError("kernels take arrays in one piece")
+    if dtype is not None and array.dtype != dtype:
+        raise ValueError(f"kernels take {dtype} there, not {array.dtype}")
     return int(array.__array_interface__["data"][0])

@@ -10,13 +10,14 @@ from atlas.errors import CorruptChunk
 from atlas.kernels.bounds import with_axes
 from atlas.kernels.compile import library
 from atlas.kernels.layout import ITEM_SIZES, LZ4, PROBLEMS, REFUSALS
-from atlas.kernels.native.buffers import address
+from atlas.kernels.native.buffers import BYTES, INT32, INT64, UINT64, address
 from atlas.kernels.native.calls import scatter_rows, unpack_rows
 
 # Finding the address of a smaller chunk takes longer than copying it behind others.
 _ALONE = 32 << 10
 
-_COLUMNS = ("geometry", "destination", "offset", "length", "pipeline", "checksum")
+_STORED = {"offset": INT64, "length": INT64, "pipeline": BYTES, "checksum": UINT64}
+_COLUMNS = ("geometry", "destination", *_STORED)
 
 
 def admit(
@@ -32,14 +33,14 @@ def admit(
     if len(set(map(len, columns))) > 1 or len(set(map(len, boxes))) > 1:
         raise ValueError("the columns of the tasks differ in length")
     kinds, ndim = boxes[0].shape
-    geometry, extents, starts, blocks = map(address, (tables["geometry"], *boxes[:3]))
-    destination, strides = address(tables["destination"]), address(boxes[3])
+    geometry, destination = address(tables["geometry"], INT32), address(tables["destination"], INT64)
+    extents, starts, blocks, strides = (address(table, INT64) for table in boxes)
     problem = library["admit"](
-        address(rows),
+        address(rows, INT64),
         len(rows),
         len(columns[0]),
-        0 if src is None else address(tables["offset"]),
-        address(length),
+        0 if src is None else address(tables["offset"], INT64),
+        address(length, INT64),
         0 if src is None else len(src),
         geometry,
         kinds,
@@ -60,7 +61,7 @@ def admit(
 
 
 def _stored(tables: Any) -> list[int]:
-    return [address(tables[name]) if name in tables else 0 for name in ("offset", "length", "pipeline", "checksum")]
+    return [address(tables[name], dtype) if name in tables else 0 for name, dtype in _STORED.items()]
 
 
 def _boxes(tables: Any, item: int) -> Any:
@@ -94,7 +95,7 @@ def scatter(src: Any, rows: Any, tables: Any, out: Any, itemsize: int, past: boo
     CorruptChunk
         With the row of a payload that is not what was written.
     ValueError
-        If any task would leave `src` or `out`.
+        If any task would leave `src` or `out`, or a column is of another type.
     """
     boxes = _boxes(tables, itemsize)
     (cells, _, _), places = admit(src, rows, tables["length"], tables, boxes, out, itemsize)
@@ -119,7 +120,7 @@ def scatter_decoded(
     Raises
     ------
     ValueError
-        If any task would leave its chunk or `out`.
+        If any task would leave its chunk or `out`, or a column is of another type.
     """
     if not len(chunks) == len(shuffled) == len(rows):
         raise ValueError("the columns of the tasks differ in length")
@@ -131,7 +132,7 @@ def scatter_decoded(
     else:
         places = np.array([address(np.frombuffer(chunk, np.uint8)) for chunk in chunks], np.int64)
     _, where = admit(None, rows, sizes, tables, boxes, out, itemsize)
-    _scatter(0, rows, (address(places), 0, 0, 0, address(shuffled)), where, itemsize, 0, past)
+    _scatter(0, rows, (address(places, INT64), 0, 0, 0, address(shuffled, BYTES)), where, itemsize, 0, past)
 
 
 def _scatter(
@@ -158,7 +159,7 @@ def unpack(src: Any, rows: Any, tables: Any, out: Any, element: int, past: bool 
     CorruptChunk
         With the row of a payload that is not what it should be.
     ValueError
-        If any task would leave `src` or `out`.
+        If any task would leave `src` or `out`, or a column is of another type.
     """
     item = ITEM_SIZES[element]
     boxes = _boxes(tables, item)
