@@ -528,6 +528,19 @@ def test_a_reader_keeps_its_state_for_however_long(place, monkeypatch, most, is_
             reader.open_dataset("a").read_array("t")
 
 
+def test_a_state_that_was_handed_out_keeps_its_files_only_while_somebody_has_it(place):
+    with Atlas.open(place) as store:
+        lazy = store.open_as_xarray_dataset("a")
+        for day in range(3):
+            store.open_dataset("a").write_array("t", [0], np.arange(4) + day)
+            store.flush()
+        assert list((place / "_retired").iterdir())
+        assert lazy["t"].to_numpy().tolist() == [0, 1, 2, 3]
+        del lazy
+        store.compact()
+    assert not (place / "_retired").exists()
+
+
 def test_a_new_store_is_not_made_over_one_whose_root_is_lost(place):
     (place / "atlas.json").unlink()
     with pytest.raises(atlas.StoreNotFound, match=r"repair"):

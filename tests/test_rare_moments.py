@@ -451,6 +451,7 @@ def test_a_lock_that_cannot_be_had_is_not_held(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(locks.fcntl, "flock", fail)
+        patched.setattr(locks.fcntl, "fcntl", fail)
         with pytest.raises(OSError, match="Input/output"), locks.writer_lock(str(tmp_path), 1):
             pass
     with locks.writer_lock(str(tmp_path), 1) as interrupted:
@@ -1092,6 +1093,45 @@ def test_an_interrupt_locks_no_writer_out(tmp_path):
         act(None)
 
     assert at_every_call(lambda: None, act, check, locks.__file__) > 20
+
+
+def test_a_signal_handler_may_write_and_read_wherever_it_comes(tmp_path):
+    """It has the locks of another store, and those of this one or an error; what it claims stays claimed."""
+    here, other = str(tmp_path), str(tmp_path / "other")
+    os.mkdir(other)
+
+    def write(place: str) -> None:
+        with suppress(atlas.ConflictError), locks.writer_lock(place, 1):
+            pass
+
+    def act() -> None:
+        write(here)
+        locks.pin(here, 3).release()
+
+    write(other)
+    write(here)
+    for moment in count(1):
+        claimed, left = [], moment
+
+        def signal(frame, event, argument, claimed=claimed) -> None:
+            nonlocal left
+            if locks.__file__ == frame.f_code.co_filename:
+                left -= 1
+                if not left:
+                    sys.setprofile(None)
+                    write(other)
+                    write(here)
+                    claimed.append(locks.pin(here, 3))
+
+        # In a thread of its own, which is left behind should it wait for itself.
+        thread = threading.Thread(target=lambda: (sys.setprofile(signal), act()), daemon=True)
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive(), f"moment {moment}"
+        assert locks.pinned_below(here, 4) is bool(claimed), f"moment {moment}"
+        if left > 0:
+            break
+    assert moment > 100
 
 
 @pytest.mark.parametrize("is_alone", [True, False])

@@ -272,12 +272,13 @@ class LocalStorage(Storage):
     def _mark(self) -> bytes:
         place = self._place(locks.LOCK_NAME)
         with translated(place, "looking at"), contextlib.suppress(FileNotFoundError), open_file(place) as file:
-            return file.read(1)
+            return locks.unfinished(file.read(1))
         return b""
 
     def pin(self, generation: int) -> Pin:
         """Claim the files of a generation."""
-        return locks.pin(self._path, generation)
+        with translated(self._path, "claiming the files of"):
+            return locks.pin(self._path, generation)
 
     def is_pinned(self, below: int) -> bool | None:
         """Return whether a reader holds an older generation; ``None`` where nobody can tell."""
