@@ -56,8 +56,9 @@ class Box(NamedTuple):
         return math.prod(self.shape)
 
     @staticmethod
+    @lru_cache(maxsize=4096)
     def whole(shape: Shape) -> Box:
-        """Return the box of all cells of an array."""
+        """Return the box of all cells of an array; remembered, as lists of unequal arrays ask for hundreds of them."""
         return Box((0,) * len(shape), shape)
 
 
