@@ -154,9 +154,12 @@ def name_list(names: Iterable[str]) -> list[str]:
     result = list(names)
     if not result:
         raise InvalidArgument("dataset_names is empty")
-    for kind in set(map(type, result)):
-        if not issubclass(kind, str):
-            raise InvalidArgument(f"dataset_names must hold names, not {kind.__name__}")
+    try:
+        # Of a hundred thousand names in a fourth of the time that looking at each takes.
+        "".join(result)
+    except TypeError:
+        other = next(name for name in result if not isinstance(name, str))
+        raise InvalidArgument(f"dataset_names must hold names, not {type(other).__name__}") from None
     return result
 
 

@@ -265,13 +265,13 @@ class ArrayIndex:
             row = first + int(np.searchsorted(numbers[first:last], number))
         return row if row < last and numbers[row] == number else -1
 
-    def locate(self, ordinals: Integers, counts: Integers, numbers: Integers) -> Integers:
+    def locate(self, ordinals: Integers, counts: Integers | int, numbers: Integers) -> Integers:
         """Return the rows of chunks, -1 where one was never written.
 
         Parameters
         ----------
         ordinals : (n,) of datasets
-        counts : (n,) how many chunks of each are looked for
+        counts : (n,) or int, how many chunks of each are looked for
         numbers : (m,) which ones, those of one dataset after those of the other
 
         Returns
