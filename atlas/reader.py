@@ -155,10 +155,10 @@ class Snapshot(Indexed):
         MemoryError
             If there cannot be room for them.
         """
-        total = sum(len(positions) for _, _, positions, _ in wanted)
-        sizes = np.zeros(total, np.int64)
-        for _, box, positions, _ in wanted:
-            sizes[positions] = box.cells * dtype.itemsize
+        order = np.concatenate([positions for _, _, positions, _ in wanted])
+        total, item = len(order), dtype.itemsize
+        sizes = np.empty(total, np.int64)
+        sizes[order] = np.repeat([box.cells * item for _, box, *_ in wanted], [len(w.positions) for w in wanted])
         _require_room(sizes.sum(dtype=np.float64))
         padded = -(-sizes // _ALIGNMENT) * _ALIGNMENT
         bases = np.cumsum(padded) - padded
@@ -167,9 +167,10 @@ class Snapshot(Indexed):
         plans = self._plans(array, dtype, wanted, bases)
         buffer = self._allocate(int(padded.sum()), plans)
         results: list[Any] = [None] * total
+        kind, begins = dtype.numpy, bases.tolist()
         for _, box, positions, _ in wanted:
             for position in positions.tolist():
-                results[position] = np.ndarray(box.shape, dtype.numpy, buffer, bases[position])
+                results[position] = np.ndarray(box.shape, kind, buffer, begins[position])
         self._fill_and_run(array, dtype, plans, buffer, results)
         return results
 

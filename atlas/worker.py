@@ -166,9 +166,11 @@ class Kept:
         rows = kept.rows = np.flatnonzero(worth_keeping(tables["pipeline"], tables["raw_length"]))
         names = ("file", "offset", "length", "raw_length", "pipeline", "checksum")
         columns = [tables[name][rows].tolist() for name in names]
-        identities = [None if source.path is None else _identity(source.path, source.length) for source in sources]
+        # Only of files that such chunks are in: one that is cut short is no trouble to others.
+        needed = {file: sources[file] for file in set(columns[0])}
+        identities = {file: _identity(source.path, source.length) for file, source in needed.items() if source.path}
         for row, file, *rest in zip(rows.tolist(), *columns, strict=True):
-            if identities[file] is not None:
+            if identities.get(file) is not None:
                 # The checksum that a chunk was verified by is part of what it is found by.
                 key = kept._keys[row] = (identities[file], *rest)
                 chunk = decoded_chunks.get(key)
