@@ -6,7 +6,7 @@ COVERING := $(addprefix tests/,test_conflicts.py test_store.py test_storage.py t
 	test_scale.py test_table.py test_parsing.py test_rare_moments.py test_object_repair.py \
 	test_object_early.py test_object_moments.py test_object_copies.py torture)
 
-.PHONY: test demo docs lint bench bench-quick bench-s3 scale torture torture-s3 coverage clean
+.PHONY: test demo docs lint bench bench-quick bench-s3 limits scale torture torture-s3 coverage clean
 
 test: lint
 	$(BIN)/python -m pytest -q
@@ -48,8 +48,13 @@ bench-quick: $(READY)
 
 # Object storage, through a proxy with 30 ms a request and 200 MB/s, beside zarr and tensorstore: a quarter of an hour.
 bench-s3: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench-s3]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[peers]'
 	$(BIN)/python -m perf.objectstore
+
+# How far reads are from what the machine allows, and small ones from those of others: a minute.
+limits: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[peers]'
+	$(BIN)/python -m perf.limits
 
 # What a store costs as it grows to a million datasets: ten minutes.
 scale: $(READY)

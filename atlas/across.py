@@ -41,6 +41,8 @@ def read_list(
 
 
 def _same_box(array: str, start: Extents, shape: Extents) -> BoxOf:
+    if start is None and shape is None:
+        return lambda schema, name: Box.whole(schema.shape)
     return lambda schema, name: resolve_box(schema.shape, start, shape, f"array {array!r} of {name!r}")
 
 
@@ -57,10 +59,10 @@ def read_parts(session: Session, array: str, dataset_names: Iterable[str], box_o
         by_type.setdefault(schema.dtype.name, []).append((schema, positions, ordinals))
     for items in by_type.values():
         places = np.concatenate([positions for _, positions, _ in items])
-        wanted, first = [], 0
+        wanted, first, order = [], 0, np.arange(len(places))
         for schema, positions, ordinals in items:
             last = first + len(positions)
-            wanted.append(Wanted(schema, box_of(schema, names[positions[0]]), np.arange(first, last), ordinals))
+            wanted.append(Wanted(schema, box_of(schema, names[positions[0]]), order[first:last], ordinals))
             first = last
         with naming(names, places):
             parts = snapshot.read_boxes(array, items[0][0].dtype, wanted)
@@ -154,9 +156,12 @@ def name_list(names: Iterable[str]) -> list[str]:
     result = list(names)
     if not result:
         raise InvalidArgument("dataset_names is empty")
-    for kind in set(map(type, result)):
-        if not issubclass(kind, str):
-            raise InvalidArgument(f"dataset_names must hold names, not {kind.__name__}")
+    try:
+        # Of a hundred thousand names in a fourth of the time that looking at each takes.
+        "".join(result)
+    except TypeError:
+        other = next(name for name in result if not isinstance(name, str))
+        raise InvalidArgument(f"dataset_names must hold names, not {type(other).__name__}") from None
     return result
 
 

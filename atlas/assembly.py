@@ -241,14 +241,17 @@ class _Totals:
 
     def add(self, owners: Integers, part: StatisticsColumns) -> None:
         """Add statistics of chunks, each of the dataset beside it; the datasets are ascending."""
-        count = len(self.rows)
-        self.rows += np.bincount(owners, part.rows, count).astype(np.int64)
-        self._nulls += np.bincount(owners, part.nulls, count).astype(np.int64)
+        if not len(owners):
+            return
+        # np.bincount would add up floats, which count no further than 2 to the power of 53.
+        firsts = _firsts(owners)
+        self.rows[owners[firsts]] += np.add.reduceat(part.rows, firsts, dtype=np.int64)
+        self._nulls[owners[firsts]] += np.add.reduceat(part.nulls, firsts, dtype=np.int64)
         valid = np.flatnonzero(part.valid)
         if not len(valid):
             return
         own = owners[valid]
-        firsts = np.flatnonzero(np.concatenate([[True], np.diff(own) != 0]))
+        firsts = _firsts(own)
         for side, (cells, pick) in enumerate(((part.minimum, np.minimum), (part.maximum, np.maximum))):
             self._put(side, own[firsts], pick.reduceat(cells[valid], firsts), pick)
         self._valid[own] = True
@@ -277,6 +280,11 @@ class _Totals:
         nothing = np.zeros(len(self.rows), np.int64)
         low, high = (nothing if bound is None else bound for bound in self._bounds)
         return StatisticsColumns(self.rows, self._nulls, self._valid, low, high)
+
+
+def _firsts(owners: Integers) -> Integers:
+    """Return where each of some owners, who are ascending, begins."""
+    return np.flatnonzero(np.concatenate([[True], np.diff(owners) != 0]))
 
 
 def entry_columns(

@@ -15,7 +15,7 @@ from atlas.ahead import Sender
 from atlas.attributes import check_key, encode_attribute
 from atlas.chunks import Box, Integers, in_steps, resolve_box
 from atlas.columns import Column, integer_column, values_column
-from atlas.dtypes import as_elements, from_numpy, is_masked_array
+from atlas.dtypes import as_array, as_elements, from_numpy, is_masked_array
 from atlas.encoding import BATCH_BYTES, encode_batches
 from atlas.errors import ArrayNotFound, DatasetAlreadyExists, DatasetNotFound, InvalidArgument, ShapeMismatch
 from atlas.groups import Declared, Group
@@ -92,7 +92,7 @@ def _array_spec(name: str, described: Any) -> Mapping[str, Any]:
 def _schema(name: str, spec: Mapping[str, Any], count: int) -> ArraySchema:
     dtype, shape = spec.get("dtype"), spec.get("shape")
     if spec.get("data") is not None:
-        data = np.asarray(spec["data"])
+        data = as_array(spec["data"], f"array {name!r}")
         if data.ndim == 0 or len(data) != count:
             raise ShapeMismatch(f"the data of array {name!r} must have {count} rows, one per name, not {data.shape}")
         dtype = ("string" if data.dtype.kind in "OUT" else from_numpy(data.dtype).name) if dtype is None else dtype
@@ -199,7 +199,8 @@ def delete_datasets(session: Session, names: Iterable[str]) -> None:
 def write_stacked(session: Session, array: str, names: Iterable[str], data: Any, start: Sequence[int] | None) -> None:
     """Write a row of `data` to the same box of every dataset, as a loop of single writes would."""
     listed = name_list(names)
-    cells = np.asanyarray(data) if is_masked_array(data) else np.asarray(data)
+    # Of a masked array, rows that others of the same name replace do not count.
+    cells = np.asanyarray(data) if is_masked_array(data) else as_array(data, f"array {array!r}")
     if cells.ndim == 0 or len(cells) != len(listed):
         raise ShapeMismatch(f"data must have {len(listed)} rows, one per name, not shape {list(cells.shape)}")
     with session.lock:
@@ -207,7 +208,7 @@ def write_stacked(session: Session, array: str, names: Iterable[str], data: Any,
         parts = _by_schema(session, array, listed)
         checked = []
         for schema, positions in parts:
-            own = data if len(positions) == len(listed) else cells[positions]
+            own = cells if len(positions) == len(listed) else cells[positions]
             rows = as_elements(schema.dtype, own, f"array {array!r}")
             what = f"array {array!r} of {listed[positions[0]]!r}"
             checked.append((schema, positions, resolve_box(schema.shape, start, rows.shape[1:], what), rows))

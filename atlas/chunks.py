@@ -28,7 +28,8 @@ def is_too_large(shape: Shape) -> bool:
 
 def as_extents(values: Any, what: str, minimum: int = 0) -> Shape:
     """Return a sequence of integers as a tuple, refusing anything else."""
-    if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, np.ndarray)):
+    is_sequence = isinstance(values, Sequence) or (isinstance(values, np.ndarray) and values.ndim > 0)
+    if isinstance(values, (str, bytes)) or not is_sequence:
         raise InvalidArgument(f"{what} must be a sequence of integers, not {values!r}")
     result = []
     for value in values:
@@ -55,8 +56,9 @@ class Box(NamedTuple):
         return math.prod(self.shape)
 
     @staticmethod
+    @lru_cache(maxsize=4096)
     def whole(shape: Shape) -> Box:
-        """Return the box of all cells of an array."""
+        """Return the box of all cells of an array; remembered, as lists of unequal arrays ask for hundreds of them."""
         return Box((0,) * len(shape), shape)
 
 
@@ -136,16 +138,20 @@ class ChunkGrid:
         """Chunks in all. Chunk numbers are C-order positions in the grid."""
         return math.prod(self.counts)
 
+    def expect(self, number: int) -> None:
+        """Raise :class:`CorruptIndex` unless there is a chunk of that number."""
+        if number >= self.count:
+            raise CorruptIndex(f"there is a chunk of a number that a grid of {self.count} chunks does not have")
+
     def extent(self, number: int) -> Box:
         """Return the box of the array that a chunk covers."""
         if number == 0 and self.chunk_shape == self.shape:
             return Box.whole(self.shape)
+        self.expect(number)
         position = []
         for count in reversed(self.counts):
             number, last = divmod(number, count)
             position.append(last)
-        if number:
-            raise CorruptIndex(f"there is a chunk of a number that a grid of {self.count} chunks does not have")
         start = tuple(p * c for p, c in zip(reversed(position), self.chunk_shape, strict=True))
         shape = tuple(min(c, n - s) for s, c, n in zip(start, self.chunk_shape, self.shape, strict=True))
         return Box(start, shape)

@@ -74,6 +74,9 @@ _LZ4_MOST = 0x7E000000
 # Smaller chunks are mostly header.
 PACKED_ABOVE = 32
 
+# Chunks of more cells are not packed: of each, 26 bytes of working memory are taken.
+PACKED_CELLS = 64 << 20
+
 _contexts = threading.local()
 
 Pipelines = TypeVar("Pipelines", int, "np.ndarray[Any, Any]")
@@ -96,8 +99,7 @@ def element_of(dtype: np.dtype[Any]) -> int:
 
 def may_be_packed(size: int, dtype: np.dtype[Any]) -> bool:
     """Return whether chunks of so many bytes of a type are packed at all."""
-    # The places of patches are 32 bits.
-    return element_of(dtype) >= 0 and PACKED_ABOVE <= size <= dtype.itemsize << 32
+    return element_of(dtype) >= 0 and PACKED_ABOVE <= size <= dtype.itemsize * PACKED_CELLS
 
 
 def packed_limit(size: int) -> int:

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from atlas.checks import expect, is_count
 from atlas.codecs import compress_zstd, decompress_zstd
 from atlas.columns import Column, Texts
-from atlas.errors import CorruptIndex
-from atlas.storage import DataWriter
+from atlas.errors import CorruptIndex, InvalidArgument
+from atlas.storage import MOST_BYTES, DataWriter
 
 # Columns above this size stay uncompressed: they are used where they were read to. Below the other one, compressing
 # takes more time than all else that is done to them, and gains some bytes at most.
@@ -119,6 +119,8 @@ def finish_file(
         directory.append(entry)
         area += data
     packed = msgpack.packb(head | {"columns": directory})
+    if len(packed) > MOST_BYTES:
+        raise InvalidArgument(f"{key} would have too many columns: its directory would be of {len(packed)} bytes")
     area += packed + len(packed).to_bytes(8, "little")
     writer.write(area)
     digest = xxhash.xxh3_64_hexdigest(packed)
@@ -212,9 +214,10 @@ class ColumnFile:
         self.expect(len(area) >= 8, "it is truncated")
         size = int.from_bytes(area[-8:].tobytes(), "little")
         self.expect(size <= len(area) - 8, "it is truncated")
+        self.expect(size <= MOST_BYTES, "its directory is absurdly long")
         self._directory_length = size
         self.most_rows = max(len(area), FREE_ROWS)
-        packed = area[len(area) - 8 - size : len(area) - 8].tobytes()
+        packed = area[len(area) - 8 - size : len(area) - 8].data
         self.expect(xxhash.xxh3_64_hexdigest(packed) == file.index_hash, "its hash is not the one the root vouches for")
         try:
             self.head: dict[str, Any] = msgpack.unpackb(packed)

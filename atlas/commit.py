@@ -171,10 +171,11 @@ def sweep(storage: Storage, root: Root, needed: Set[str]) -> tuple[tuple[str, in
 
 
 def _is_removed(storage: Storage, key: str) -> bool:
+    remove = storage.purge if "/" in key else storage.delete
     try:
-        storage.purge(key)
+        remove(key)
     except AtlasError as error:
-        _log.warning("%s: an old data file could not be removed: %s", storage.describe(), error)
+        _log.warning("%s: an old file could not be removed: %s", storage.describe(), error)
         return False
     return True
 
@@ -194,9 +195,9 @@ def recover(storage: Storage, root: Root, interrupted: bytes, gone: Sequence[str
     for name in storage.list_dir(""):
         # A root of another name was overwritten, and the writer died before it could remove it.
         if _BESIDE_NAME.fullmatch(name) or (name in ROOT_KEYS and name != root_key(root.config)):
-            storage.delete(name)
+            _is_removed(storage, name)
     for key in abandoned(storage, root, interrupted) if gone is None else gone:
-        storage.purge(key)
+        _is_removed(storage, key)
 
 
 def abandoned(storage: Storage, root: Root, interrupted: bytes) -> list[str]:
@@ -245,12 +246,9 @@ def strays(storage: Storage, root: Root) -> list[str]:
     """Return the files of a store that `root` does not know."""
     # By their names, which no two files share: one that was put aside for readers is at another place.
     known = {name_of(key) for key in (*known_files(root), *(key for key, _, _ in root.retired))}
-    return [
-        f"{name}/{file}"
-        for name in storage.list_dir("")
-        for file in storage.list_dir(name)
-        if is_file_of_a_commit(file) and file not in known
-    ]
+    # What is no file, but has the name of one, is not the store's.
+    files = (item.key for item in storage.inventory() if "/" in item.key)
+    return [key for key in files if is_file_of_a_commit(name_of(key)) and name_of(key) not in known]
 
 
 def unneeded(storage: Storage, root: Root, now: int, needed: Set[str] = frozenset()) -> list[tuple[str, int, int]]:

@@ -210,7 +210,7 @@ class Damage:
             return False
         if not isinstance(index, SegmentIndex):
             return True
-        return bool(intact_rows(self.storage, file, index.chunk_columns()).all())
+        return bool(intact_rows(self.storage, file, index.chunk_columns())[0].all())
 
     # ── what is damaged ──────────────────────────────────────────────────────────────────────
 
@@ -240,7 +240,7 @@ class Damage:
         if copy is None:
             return None
         try:
-            return open_index(np.frombuffer(copy, np.uint8), file, array)
+            return open_index(copy, file, array)
         except CorruptStore:
             return None
 
@@ -267,7 +267,10 @@ class Damage:
         for number, found in enumerate(files):
             rows = np.flatnonzero(known & (merged.columns["file"] == number))
             chunks = {name: column[rows] for name, column in merged.columns.items()}
-            intact[rows] = intact_rows(self.storage, found.file, chunks)
+            intact[rows], is_unreadable = intact_rows(self.storage, found.file, chunks)
+            if is_unreadable and not found.problem:
+                # Whoever maps the file would end when he comes to the place: it is not to stay in use.
+                found.problem = f"{found.file.key} is damaged: part of it cannot be read"
         rows = np.flatnonzero(~intact)
         names = self.root.catalog.names_of(ordinals[rows]) if len(rows) else []
         for name, row in zip(names, rows.tolist(), strict=True):

@@ -125,7 +125,11 @@ def _are_whole(snapshot: Snapshot, array: str, files: Sequence[DataFile]) -> boo
     try:
         for file in files:
             Piece.load(0, snapshot.segment(array, file))
-        snapshot.storage.read_ranges([Range(file.key, file.length - 1, file.length) for file in files])
+            if snapshot.storage.is_local:
+                # All of it, which is little, and about to be copied: a disk may have lost any part.
+                snapshot.storage.read_range(file.key, 0, file.length)
+        if not snapshot.storage.is_local:
+            snapshot.storage.read_ranges([Range(file.key, file.length - 1, file.length) for file in files])
     except (CorruptStore, SnapshotExpired, FileNotFoundError):
         return False
     return True

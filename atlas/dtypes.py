@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from atlas.errors import DataTypeError, InvalidArgument, UnsupportedDataType, ValueOutOfRange
 
+# As many as NumPy's arrays have at most.
+_MOST_AXES = 64
+
 TIME_UNITS = ("s", "ms", "us", "ns")
 
 _ALIASES = {
@@ -163,7 +166,7 @@ def as_elements(dtype: DType, data: Any, what: str) -> NDArray[Any]:
     DataTypeError
         If the data has another type; nothing is cast.
     """
-    array = _as_array(data, what)
+    array = as_array(data, what)
     if dtype.is_text:
         return _as_text(dtype, array, what)
     native = array.dtype.newbyteorder("=")
@@ -180,13 +183,27 @@ def is_masked_array(data: Any) -> bool:
     return masked is not None and isinstance(data, masked)
 
 
-def _as_array(data: Any, what: str) -> NDArray[Any]:
-    if is_masked_array(data) and np.ma.is_masked(data):
-        raise DataTypeError(f"{what}: {data.mask.sum()} cells of the data are masked; pass data.filled(value)")
+def as_array(data: Any, what: str) -> NDArray[Any]:
+    """Return `data` as an array of any type, or raise :class:`DataTypeError` where it is none, or cells are masked."""
+    masked = _masked_cells(data, _MOST_AXES)
+    if masked:
+        raise DataTypeError(f"{what}: {masked} cells of the data are masked; pass data.filled(value)")
     try:
         return np.asarray(data)
     except ValueError as error:
         raise DataTypeError(f"{what}: the data is not an array: {error}") from None
+
+
+def _masked_cells(data: Any, axes: int) -> int:
+    """Return how many cells are masked of a masked array, or of those in lists: NumPy would take what is below."""
+    if is_masked_array(data):
+        mask = np.asarray(data.mask)
+        return int(mask.sum()) if mask.dtype == bool else 0  # of fields there is no array
+    if "numpy.ma" not in sys.modules or not isinstance(data, (list, tuple)) or not axes:
+        return 0
+    # Most lists hold nothing but numbers, whose types are told at once.
+    nested = any(issubclass(kind, (list, tuple, np.ma.MaskedArray)) for kind in set(map(type, data)))
+    return sum(_masked_cells(item, axes - 1) for item in data) if nested else 0
 
 
 def _as_text(dtype: DType, array: NDArray[Any], what: str) -> NDArray[Any]:

@@ -27,8 +27,9 @@ BATCH_BYTES = 8 << 20
 
 HASH_BYTES = 8
 
-# Memory that was touched before is several times faster.
+# Memory that was touched before is several times faster; what a single huge chunk took is not kept for the next.
 _kept = threading.local()
+_MOST_KEPT = 256 << 20
 
 Cells = NDArray[Any]
 
@@ -105,7 +106,9 @@ def _in_rows(chunks: Cells | Sequence[Cells]) -> Cells:
     size = len(chunks) * first.nbytes
     memory = getattr(_kept, "memory", None)
     if memory is None or len(memory) < size:
-        memory = _kept.memory = np.empty(size, np.uint8)
+        memory = np.empty(size, np.uint8)
+        if size <= _MOST_KEPT:
+            _kept.memory = memory
     rows = memory[:size].view(first.dtype).reshape(len(chunks), *first.shape)
     if isinstance(chunks, np.ndarray):
         np.copyto(rows, chunks)

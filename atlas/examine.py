@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from atlas.chunks import Integers
 from atlas.columnfile import Area, ColumnFile, DataFile
+from atlas.config import settings
 from atlas.errors import CorruptIndex, CorruptStore
 from atlas.indexes import read_index
 from atlas.kernels.sealed import is_whole
 from atlas.record import record_behind
 from atlas.root import Root
 from atlas.segment import ALIGNMENT, HEADER_LENGTH, MAGIC, SegmentIndex
-from atlas.storage import Storage
+from atlas.storage import Storage, coalesce
 from atlas.table import MAGIC as TABLE_MAGIC
+
+# On a disk, the few bytes between payloads that are no further apart are read together with those.
+_NEAR_BYTES = 64 << 10
 
 
 def open_index(area: Area, file: DataFile, array: str | None) -> ColumnFile:
@@ -79,7 +84,11 @@ def check_file(storage: Storage, file: DataFile, array: str | None) -> ColumnFil
         except CorruptIndex as error:
             raise CorruptIndex(f"{file.key} is damaged: there is something behind it: {error}") from None
     magic = MAGIC if array is not None else TABLE_MAGIC
-    head = storage.read_range(file.key, 0, HEADER_LENGTH)
+    try:
+        head = storage.read_range(file.key, 0, HEADER_LENGTH)
+    except FileNotFoundError:
+        # Others have taken it away in between.
+        raise CorruptIndex(f"{file.key} is gone") from None
     name = file.key.rsplit("-", 1)[-1].rsplit(".", 1)[0]
     if not head.startswith(magic) or head[len(magic) :].hex() != name:
         raise CorruptIndex(f"the head of {file.key} is damaged: it is not the file of that name")
@@ -98,30 +107,58 @@ def _expect_no_gaps(storage: Storage, file: DataFile, index: SegmentIndex) -> No
     begins = np.append(HEADER_LENGTH, offsets + lengths)
     sizes = np.append(offsets, file.index_offset) - begins
     index.expect((sizes < ALIGNMENT).all(), "there is something between its chunks")
-    if not storage.is_local:
-        # Between the chunks of an object that is not local one cannot look without fetching it whole.
-        begins, sizes = begins[-1:], sizes[-1:]
-    data, places = storage.fetch_ranges(file.key, begins, sizes)
-    within = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    index.expect(not data[np.repeat(places, sizes) + within].any(), "there is something between its chunks")
+    # Between the chunks of an object that is not local one cannot look without fetching it whole.
+    there = np.flatnonzero(sizes) if storage.is_local else np.arange(len(sizes) - 1, len(sizes))
+    for rows, start, data in _pieces(storage, file, begins[there], sizes[there], _NEAR_BYTES):
+        # What cannot be read there is seen when the payloads are looked at.
+        if data is not None:
+            own = sizes[there][rows]
+            within = np.arange(int(own.sum())) - np.repeat(np.cumsum(own) - own, own)
+            cells = np.frombuffer(data, np.uint8)[np.repeat(begins[there][rows] - start, own) + within]
+            index.expect(not cells.any(), "there is something between its chunks")
 
 
-def intact_rows(storage: Storage, file: DataFile, chunks: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
-    """Return which payloads of a data file, whatever is left of it, have their checksums.
+def intact_rows(storage: Storage, file: DataFile, chunks: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.bool_], bool]:
+    """Return which payloads of a data file, whatever is left of it, have their checksums, and if some cannot be read.
+
+    Nothing is mapped: where a disk cannot read what is behind a map, the process ends.
 
     Parameters
     ----------
     chunks : mapping
         Columns ``offset, length, pipeline, checksum`` of the chunks to look at, all of them in that file.
     """
-    columns = [chunks[name].tolist() for name in ("offset", "length", "pipeline", "checksum")]
-    intact = np.zeros(len(columns[0]), bool)
+    offsets, lengths = (chunks[name].astype(np.int64) for name in ("offset", "length"))
+    intact, is_unreadable = np.zeros(len(offsets), bool), False
     try:
-        data = memoryview(storage.open_map(file.key, min(storage.size(file.key), file.length)))  # type: ignore[arg-type]
+        fits = offsets + lengths <= storage.size(file.key)
     except (FileNotFoundError, CorruptStore):
         # Something else may be in its place: a directory, a link.
-        return intact
-    for row, (offset, length, pipeline, checksum) in enumerate(zip(*columns, strict=True)):
-        payload = data[offset : offset + length]
-        intact[row] = len(payload) == length and is_whole(payload, pipeline, checksum)
-    return intact
+        return intact, False
+    left = [np.flatnonzero(fits)]
+    while left:
+        rows = left.pop()
+        for part, start, data in _pieces(storage, file, offsets[rows], lengths[rows], settings().fetch_gap):
+            own = rows[part]
+            if data is not None:
+                columns = (offsets[own] - start, lengths[own], chunks["pipeline"][own], chunks["checksum"][own])
+                view, listed = memoryview(data), zip(*(column.tolist() for column in columns), strict=True)
+                intact[own] = [is_whole(view[at : at + size], *sealed) for at, size, *sealed in listed]
+            elif len(own) > 1:
+                left += np.array_split(own, 2)
+            else:
+                is_unreadable = True
+    return intact, is_unreadable
+
+
+def _pieces(
+    storage: Storage, file: DataFile, begins: Integers, sizes: Integers, near: int
+) -> Iterator[tuple[Integers, int, bytes | None]]:
+    """Yield parts of a file, near ones together: which they are, where, and what is there if that can be read."""
+    requests = coalesce(begins, sizes, near, settings().fetch_bytes)
+    groups = np.split(requests.order, requests.firsts[1:-1])
+    for rows, start, end in zip(groups, requests.starts.tolist(), requests.ends.tolist(), strict=False):
+        try:
+            yield rows, start, storage.read_range(file.key, start, end - start)
+        except (FileNotFoundError, CorruptStore):
+            yield rows, start, None

@@ -27,8 +27,8 @@ def free_in_children(lock: _LockType) -> _LockType:
     return lock
 
 
-# Held across every fork, so that no child finds the set half changed.
-_guard = threading.Lock()
+# Held across every fork, so that no child finds the set half changed; reentrant for signal handlers.
+_guard = threading.RLock()
 
 
 def _after_fork_in_child() -> None:

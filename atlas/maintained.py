@@ -45,7 +45,8 @@ class Maintained(Searchable):
         ------
         ReadOnlyStore, ConflictError, StorageError
         CorruptStore
-            If something to be copied is damaged; nothing is changed then.
+            If an index is damaged, or something cannot be read; nothing is changed then. A chunk whose bytes are
+            damaged is copied as it is, with the checksum that they do not have: reading it stays an error.
 
         Examples
         --------

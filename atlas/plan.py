@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from atlas.chunks import Box, Integers, Overlap, find_overlaps
 from atlas.codecs import BY_KERNELS, PACKED, RAW, plain
-from atlas.columns import distinct
+from atlas.columns import copies, distinct
 from atlas.config import settings
 from atlas.decoded import worth_keeping
 from atlas.dtypes import DType
@@ -23,6 +23,9 @@ from atlas.segment import ArrayIndex
 
 # Packed chunks are decoded about so many times faster than compressed ones.
 _PACKED_SPEED = 4
+
+# What a plan takes over from the index.
+_TAKEN = ("file", "offset", "length", "raw_length", "pipeline", "checksum")
 
 # Bytes that a chunk costs besides those it decodes to.
 CHUNK_COST = 512
@@ -140,22 +143,16 @@ def plan_reads(index: ArrayIndex, dtype: DType, wanted: Sequence[Wanted], bases:
     overlap, counts = _overlaps(schemas, boxes)
     strides = np.repeat(_strides(boxes, dtype.itemsize), counts, axis=0)
     targets = (overlap.target_start * strides).sum(axis=1)
-    # A row per dataset, and then one per dataset and chunk of its box.
-    kind = np.repeat(np.arange(len(wanted)), list(map(len, places)))
     positions, ordinals = np.concatenate(places), np.concatenate(rows_of)
-    chunks = counts[kind]
-    dataset = np.repeat(np.arange(len(kind)), chunks)
-    skipped = np.cumsum(counts) - counts
-    geometry = np.arange(len(dataset)) + np.repeat(skipped[kind] - (np.cumsum(chunks) - chunks), chunks)
+    dataset, geometry, chunks = _tasks(counts, list(map(len, places)))
     rows = index.locate(ordinals, chunks, overlap.numbers[geometry])
+    absent = np.zeros(0, np.int64)
     present = rows >= 0
-    absent = distinct(dataset[~present])
-    rows, dataset, geometry = rows[present], dataset[present], geometry[present]
+    if not present.all():
+        absent = distinct(dataset[~present])
+        rows, dataset, geometry = rows[present], dataset[present], geometry[present]
     owners = positions[dataset]
-    columns = {
-        name: index.columns[name][rows] if index.columns else np.zeros(0, np.int64)
-        for name in ("file", "offset", "length", "raw_length", "pipeline", "checksum")
-    }
+    columns = copies(index.columns, _TAKEN, rows) if index.columns else dict.fromkeys(_TAKEN, np.zeros(0, np.int64))
     columns["geometry"] = geometry.astype(np.int32)
     columns["destination"] = bases[owners] + targets[geometry]
     plan = ReadPlan(
@@ -172,6 +169,27 @@ def plan_reads(index: ArrayIndex, dtype: DType, wanted: Sequence[Wanted], bases:
     if not dtype.is_text:
         _check_sizes(plan, dtype.itemsize)
     return plan
+
+
+def _tasks(counts: Integers, datasets: Sequence[int]) -> tuple[Integers, Integers, Integers | int]:
+    """Return the dataset of each task, which chunk of which box it is about, and how many tasks each dataset has.
+
+    Parameters
+    ----------
+    counts : (n,) int64
+        How many chunks each box has.
+    datasets : sequence of n int
+        How many datasets each is read of.
+    """
+    if len(counts) == 1:
+        count, total = int(counts[0]), datasets[0]
+        return np.repeat(np.arange(total), count), np.tile(np.arange(count), total), count
+    kind = np.repeat(np.arange(len(counts)), datasets)
+    chunks = counts[kind]
+    dataset = np.repeat(np.arange(len(kind)), chunks)
+    skipped = np.cumsum(counts) - counts
+    geometry = np.arange(len(dataset)) + np.repeat(skipped[kind] - (np.cumsum(chunks) - chunks), chunks)
+    return dataset, geometry, chunks
 
 
 def _overlaps(schemas: Sequence[ArraySchema], boxes: Sequence[Box]) -> tuple[Overlap, Integers]:

@@ -69,8 +69,9 @@ class Snapshot(Indexed):
         Keeps the files of the state from being removed for as long as the snapshot lives.
     before : Snapshot, optional
         An earlier state; the indexes of files that are still the same are taken from it.
-    keeps : bool
-        Whether what is decompressed may be kept, and taken from reads before.
+    maps : bool
+        Whether local files may be mapped, and what is decompressed be kept for other reads: not where it is the disk
+        that is looked at.
     """
 
     def __init__(
@@ -81,10 +82,10 @@ class Snapshot(Indexed):
         mode: str | None = None,
         pin: Pin | None = None,
         before: Snapshot | None = None,
-        keeps: bool = True,
+        maps: bool = True,
     ) -> None:
         super().__init__(storage, root, before)
-        self.keeps = keeps
+        self._maps = maps and storage.is_local
         self.workers = workers
         self.mode = mode
         self.pin = pin
@@ -104,7 +105,7 @@ class Snapshot(Indexed):
     def only_chunk(self, schema: ArraySchema, box: Box) -> int | None:
         """Return the number of the chunk that a box is read from without a plan; ``None`` where one is better made."""
         number = schema.grid.only_chunk(box)
-        if number is None or schema.dtype.is_text or not self.storage.is_local:
+        if number is None or schema.dtype.is_text or not self._maps:
             return None
         return number if schema.grid.chunk_cells * schema.dtype.itemsize <= _LARGEST_ALONE else None
 
@@ -133,7 +134,7 @@ class Snapshot(Indexed):
             out = self._allocate(box.cells * dtype.itemsize, ()).view(dtype.numpy).reshape(box.shape)
         try:
             part = extent.shape, start, box.shape
-            decode_one(self._source(index.files[file]), Stored(*stored), raw, dtype.storage, part, out, self.keeps)
+            decode_one(self._source(index.files[file]), Stored(*stored), raw, dtype.storage, part, out)
         except CorruptChunk:
             return None
         return out
@@ -154,10 +155,10 @@ class Snapshot(Indexed):
         MemoryError
             If there cannot be room for them.
         """
-        total = sum(len(positions) for _, _, positions, _ in wanted)
-        sizes = np.zeros(total, np.int64)
-        for _, box, positions, _ in wanted:
-            sizes[positions] = box.cells * dtype.itemsize
+        order = np.concatenate([positions for _, _, positions, _ in wanted])
+        total, item = len(order), dtype.itemsize
+        sizes = np.empty(total, np.int64)
+        sizes[order] = np.repeat([box.cells * item for _, box, *_ in wanted], [len(w.positions) for w in wanted])
         _require_room(sizes.sum(dtype=np.float64))
         padded = -(-sizes // _ALIGNMENT) * _ALIGNMENT
         bases = np.cumsum(padded) - padded
@@ -166,9 +167,10 @@ class Snapshot(Indexed):
         plans = self._plans(array, dtype, wanted, bases)
         buffer = self._allocate(int(padded.sum()), plans)
         results: list[Any] = [None] * total
+        kind, begins = dtype.numpy, bases.tolist()
         for _, box, positions, _ in wanted:
             for position in positions.tolist():
-                results[position] = np.ndarray(box.shape, dtype.numpy, buffer, bases[position])
+                results[position] = np.ndarray(box.shape, kind, buffer, begins[position])
         self._fill_and_run(array, dtype, plans, buffer, results)
         return results
 
@@ -245,7 +247,7 @@ class Snapshot(Indexed):
 
     def _run(self, array: str, dtype: DType, plan: ReadPlan, buffer: NDArray[np.uint8]) -> None:
         try:
-            if self.storage.is_local:
+            if self._maps:
                 self._decode_mapped(array, dtype, plan, buffer)
             else:
                 files = self.index(array).files
@@ -266,7 +268,7 @@ class Snapshot(Indexed):
         shared = self._shared(job) if may_use_processes(self.mode, self.workers, self._calls(plan)) else None
         if shared is not None:
             job = shared
-        elif self.keeps and 0 < plan.kept_bytes <= settings().decoded_bytes:
+        elif 0 < plan.kept_bytes <= settings().decoded_bytes:
             job = replace(job, kept=Kept.of(job.sources, job.tables))
         cost = plan.cost - (plan.saved(job.kept.found) if job.kept.found else 0)
         ranges = balanced(plan.columns["raw_length"], cost, self.mode, self.workers)
@@ -344,7 +346,7 @@ class Snapshot(Indexed):
                     raise CorruptChunk(str(error), row) from None
 
         try:
-            if not self.storage.is_local:
+            if not self._maps:
                 for found in fetched(self.storage, files, plan.columns):
                     found.use(lambda found: unpack(found.rows, found.data, found.offsets))
                 return

@@ -15,24 +15,31 @@ index of the last file that the commit writes::
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgpack
+import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from atlas.checks import is_count
+from atlas.columnfile import Area
 from atlas.errors import CorruptIndex
 from atlas.root import ROOT_KEYS, LoadTable, PackedRoot, Root
-from atlas.storage import DataWriter, Range, Storage
+from atlas.storage import MOST_BYTES, DataWriter, Range, Storage
 from atlas.storage.names import CATALOG, is_file_of_a_commit, is_record
 
 MAGIC = b"ATLASRC1"
 _HEAD_AT = len(MAGIC) + 16
 MAGIC_BEHIND = b"ATLASRT1"
 _BEHIND = 8 + len(MAGIC_BEHIND)
+
+# A record is checked in pieces of this size: copies of the indexes of a large commit may be more than there is memory.
+_PIECE_BYTES = 8 << 20
 
 
 def write_record(writer: DataWriter, root: Root, indexes: Mapping[str, bytes | bytearray]) -> None:
@@ -77,13 +84,13 @@ class Record:
     ----------
     key : str
     head : dict
-    indexes : dict of str to memoryview
+    indexes : dict of str to Area
         Copies of the indexes of the commit's files.
     """
 
     key: str
     head: dict[str, Any]
-    indexes: dict[str, memoryview]
+    indexes: dict[str, Area]
 
     @property
     def object(self) -> str:
@@ -105,7 +112,30 @@ def read_record(storage: Storage, key: str) -> Record:
     FileNotFoundError
         If there is none.
     """
-    return _parsed(storage.read(key), key)
+    return _parsed(_Part(partial(storage.read_range, key), 0, storage.size(key)), key)
+
+
+class _Part:
+    """Bytes of a record; they are read when they are asked for."""
+
+    def __init__(self, read: Callable[[int, int], bytes | memoryview], begin: int, length: int) -> None:
+        self._read, self._begin, self._length = read, begin, length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, part: slice) -> NDArray[np.uint8]:
+        first, end, _ = part.indices(self._length)
+        return np.frombuffer(self._read(self._begin + first, max(end - first, 0)), np.uint8)
+
+    def part(self, first: int, length: int) -> _Part:
+        """Return some of them."""
+        return _Part(self._read, self._begin + first, length)
+
+
+def _in_memory(data: bytes) -> _Part:
+    view = memoryview(data)
+    return _Part(lambda begin, length: view[begin : begin + length], 0, len(data))
 
 
 def record_behind(storage: Storage, key: str, length: int, size: int) -> Record:
@@ -115,7 +145,7 @@ def record_behind(storage: Storage, key: str, length: int, size: int) -> Record:
     place = _place(end, storage.read_range(key, end.start, _BEHIND))
     _expect(place is not None, key, "it is cut short, or no record")
     _expect(place == Range(key, length, end.start), key, "its length does not match")
-    return _parsed(storage.read_range(key, length, end.start - length), key)
+    return _parsed(_in_memory(storage.read_range(key, length, end.start - length)), key)
 
 
 def records_behind(storage: Storage, sizes: Mapping[str, int]) -> Iterator[tuple[str, Record]]:
@@ -125,7 +155,7 @@ def records_behind(storage: Storage, sizes: Mapping[str, int]) -> Iterator[tuple
     for number, data in storage.fetch(places, [place.end - place.start for place in places]):
         key = places[number].key
         with suppress(CorruptIndex):
-            yield key, _parsed(data, key)
+            yield key, _parsed(_in_memory(data), key)
 
 
 def has_record(storage: Storage) -> bool:
@@ -144,10 +174,11 @@ def _place(end: Range, said: bytes) -> Range | None:
     return Range(end.key, end.start - size, end.start) if said[8:] == MAGIC_BEHIND and size < end.start else None
 
 
-def _parsed(data: bytes, key: str) -> Record:
-    _expect(data[: len(MAGIC)] == MAGIC, key, "it is no record")
-    digest, size = (int.from_bytes(data[at : at + 8], "little") for at in (len(MAGIC), len(MAGIC) + 8))
-    _expect(xxhash.xxh3_64_intdigest(memoryview(data)[len(MAGIC) + 8 :]) == digest, key, "its hash does not match")
+def _parsed(data: _Part, key: str) -> Record:
+    start = data[:_HEAD_AT].tobytes()
+    _expect(start[: len(MAGIC)] == MAGIC, key, "it is no record")
+    digest, size = (int.from_bytes(start[at : at + 8], "little") for at in (len(MAGIC), len(MAGIC) + 8))
+    _expect(size <= min(len(data) - _HEAD_AT, MOST_BYTES), key, "its parts do not add up")
     try:
         head = msgpack.unpackb(data[_HEAD_AT : _HEAD_AT + size])
         named = [(name, length) for name, length in head["indexes"]]
@@ -155,11 +186,16 @@ def _parsed(data: bytes, key: str) -> Record:
     except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
         raise CorruptIndex(f"record {key} is damaged: {error}") from None
     _expect(plausible and all(isinstance(name, str) and is_count(n) for name, n in named), key, "its head is malformed")
-    indexes, at = {}, _HEAD_AT + size
+    indexes, at = dict[str, Area](), _HEAD_AT + size
     for name, length in named:
-        indexes[name] = memoryview(data)[at : at + length]
+        indexes[name] = data.part(at, length)
         at += length
+    # Before all of it is read: it is so long that this would take for ever, if it is so only by its length.
     _expect(at == len(data), key, "its parts do not add up")
+    hashed = xxhash.xxh3_64()
+    for at in range(len(MAGIC) + 8, len(data), _PIECE_BYTES):
+        hashed.update(data[at : at + _PIECE_BYTES].data)
+    _expect(hashed.intdigest() == digest, key, "its hash does not match")
     return Record(key, head, indexes)
 
 

@@ -105,7 +105,7 @@ def _rewritten(
 ) -> DataFile:
     """Write a data file anew, with the chunks of the damaged one that are intact; those that are not take no bytes."""
     chunks = index.chunk_columns()
-    intact = intact_rows(storage, file, chunks)
+    intact, _ = intact_rows(storage, file, chunks)
     segment = files.create(directory)
     offsets, lengths = np.full(len(intact), HEADER_LENGTH, np.int64), np.where(intact, chunks["length"], 0)
     for row in np.flatnonzero(intact).tolist():

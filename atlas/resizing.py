@@ -77,9 +77,10 @@ def appended_shape(session: Session, name: str, array: str, data: Any, axis: int
 
 def _reshaped(old: ArraySchema, shape: Any) -> ArraySchema:
     extents = as_extents(shape, f"shape of {old.name!r}")
-    # An array without cells that is one chunk has no chunk shape of its own yet.
-    whole = old.cells == 0 and old.chunk_shape == whole_chunk(old.shape)
-    chunks = None if whole and len(extents) == len(old.shape) else old.chunk_shape
+    # An array without cells that is one chunk has no chunk shape of its own yet; neither has one that loses them, and
+    # still is one.
+    has_none = old.is_whole and (old.cells == 0 or old.chunk_shape == whole_chunk(extents))
+    chunks = None if has_none and len(extents) == len(old.shape) else old.chunk_shape
     return make_array_schema(old.name, old.dtype.name, old.dims, extents, chunks, old.fill)
 
 
@@ -136,6 +137,7 @@ class _Reshaping:
         old, new = self.old.grid, self.new.grid
         if not len(numbers) or not self.old.shape:
             return [(number, number, True) for number in numbers.tolist()]
+        old.expect(int(numbers.max()))
         places = np.stack(np.unravel_index(numbers, old.counts), axis=1)
         stays = (places < np.array(new.counts)).all(axis=1)
         numbers, places = numbers[stays], places[stays]

@@ -22,9 +22,10 @@ from atlas.checks import expect, is_count
 from atlas.codecs import decompress_zstd
 from atlas.columnfile import DataFile
 from atlas.config import StoreConfig
-from atlas.errors import CorruptRoot
+from atlas.errors import CorruptRoot, InvalidArgument
 from atlas.layer import Layer, runs_json
 from atlas.schema import check_name
+from atlas.storage import MOST_BYTES
 from atlas.storage.names import is_key_of_a_file
 
 FORMAT_VERSION = 1
@@ -175,7 +176,10 @@ def encode_root(root: Root, key: str = "") -> bytes:
     plain = _dump_json(document) if meta_format == "json" else msgpack.packb(document)
     start = plain.index(_BLANK.encode())
     digest = xxhash.xxh3_64_hexdigest(plain).encode()
-    return _compress(plain[:start] + digest + plain[start + 16 :], compression)
+    data = _compress(plain[:start] + digest + plain[start + 16 :], compression)
+    if len(data) > MOST_BYTES:
+        raise InvalidArgument(f"there are too many arrays: the root would be of {len(data)} bytes, which nobody reads")
+    return data
 
 
 @dataclass(frozen=True)
@@ -253,6 +257,8 @@ def decode_root(data: bytes, key: str, load_table: LoadTable) -> Root:
     CorruptRoot
         If they are damaged, of another format version, or make no sense.
     """
+    if len(data) > MOST_BYTES:
+        raise CorruptRoot(f"root object {key} is absurdly long")
     meta_format, compression = ROOT_KEYS[key]
     plain = _decompress(data, compression, key)
     _check_checksum(plain, meta_format, key)
@@ -301,8 +307,8 @@ def _decompress_lz4(data: bytes, most: int) -> bytes:
 
 
 def _check_checksum(plain: bytes, meta_format: str, key: str) -> None:
-    # {"checksum": "…   in JSON; fixmap, fixstr 8 "checksum", fixstr 16 in MessagePack.
-    start = len('{"checksum": "') if meta_format == "json" else 11
+    # {"checksum": "…   in JSON; in MessagePack fixmap, or map 16 of more than 15 keys, fixstr 8 "checksum", fixstr 16.
+    start = len('{"checksum": "') if meta_format == "json" else 13 if plain[:1] == b"\xde" else 11
     digest = plain[start : start + 16]
     blank = plain[:start] + _BLANK.encode() + plain[start + 16 :]
     if digest != xxhash.xxh3_64_hexdigest(blank).encode():

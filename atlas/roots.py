@@ -113,7 +113,8 @@ def _claimed_root(storage: Storage) -> Root | None:
         later = _decoded(storage, storage.read_each([key])).get(key)
         if later is None:
             return replace(root, version="")
-        if later.generation < root.generation:
+        # Nor one that is as old: two that name each other would be followed for ever.
+        if later.generation <= root.generation:
             return replace(root, version=later.version)
         at, root = key, later
     _take_copied_tables(root)

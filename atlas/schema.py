@@ -57,6 +57,9 @@ class ArraySchema:
     shape, chunk_shape : tuple of int
     fill : scalar or None
         The declared fill value; ``None`` when there is none.
+    is_chunked : bool
+        Whether an array without cells was declared with a chunk shape, which it keeps when it grows; of those that have
+        cells, nobody need know.
     """
 
     name: str
@@ -65,6 +68,7 @@ class ArraySchema:
     shape: Shape
     chunk_shape: Shape
     fill: Any = None
+    is_chunked: bool = False
 
     @cached_property
     def grid(self) -> ChunkGrid:
@@ -85,6 +89,11 @@ class ArraySchema:
     def nbytes(self) -> int:
         """Bytes of all cells; of text, which may be of any length, one for each."""
         return self.cells * self.dtype.itemsize
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is one chunk, whatever its shape."""
+        return self.chunk_shape == whole_chunk(self.shape) and not self.is_chunked
 
     def meta(self) -> dict[str, Any]:
         """Return the description that users see."""
@@ -113,7 +122,7 @@ def make_array_schema(name: Any, dtype: Any, dims: Any, shape: Any, chunk_shape:
         raise InvalidArgument(f"shape of {name!r} is too large: {list(extents)}")
     chunks = _check_chunks(name, extents, chunk_shape)
     value = None if fill is None else normalize_fill(kind, fill, f"array {name!r}")
-    return ArraySchema(name, kind, labels, extents, chunks, value)
+    return ArraySchema(name, kind, labels, extents, chunks, value, chunk_shape is not None and 0 in extents)
 
 
 def _check_chunks(name: str, shape: Shape, chunk_shape: Any) -> Shape:
@@ -180,7 +189,8 @@ class ArrayTemplate:
         """Return the schema of this shape and chunk shape."""
         if is_too_large(shape):
             raise CorruptRoot(f"array {self.name!r} cannot have the shape {list(shape)}")
-        return ArraySchema(self.name, self.dtype, self.dims, shape, chunk_shape, self.fill)
+        is_chunked = self.chunk_shape is not None and 0 in shape
+        return ArraySchema(self.name, self.dtype, self.dims, shape, chunk_shape, self.fill, is_chunked)
 
     def to_json(self) -> dict[str, Any]:
         """Return the template as the root object keeps it."""
@@ -314,7 +324,6 @@ def split_record(record: DatasetRecord) -> tuple[Template, tuple[int, ...], list
         shares = all(merged[d] == n and sizes.get(d, n) == n for d, n in zip(array.dims, array.shape, strict=True))
         if shares:
             sizes = merged
-        whole = array.chunk_shape == whole_chunk(array.shape)
         attributes = record.array_attributes.get(array.name, {})
         arrays.append(
             ArrayTemplate(
@@ -323,7 +332,7 @@ def split_record(record: DatasetRecord) -> tuple[Template, tuple[int, ...], list
                 array.dims,
                 array.fill,
                 None if shares else array.shape,
-                None if whole else array.chunk_shape,
+                None if array.is_whole else array.chunk_shape,
                 tuple((key, tag) for key, (tag, _) in attributes.items()),
             )
         )

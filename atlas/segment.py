@@ -169,15 +169,17 @@ class SegmentIndex(ColumnFile):
     def entries(self) -> Integers:
         """Ordinals of the datasets in the file, ascending."""
         ordinals = self.integers("ordinal").astype(np.int64)
-        self.expect((np.diff(ordinals) > 0).all(), "its entries are out of order")
+        self.expect((np.diff(ordinals) > 0).all() and (ordinals[:1] >= 0).all(), "its entries are out of order")
         return np.asarray(ordinals)
 
     @cached_property
     def starts(self) -> Integers:
         """First chunk row of every entry, and the number of rows at the end."""
-        counts = self.integers("count").astype(np.int64)
+        counts = self.integers("count")
         self.expect(len(counts) == len(self.entries), "its columns differ in length")
-        return np.concatenate([[0], np.cumsum(counts)])
+        # Each by itself first: a sum of forged numbers may wrap around.
+        self.expect((counts <= self.most_rows).all(), "a dataset has an absurd number of chunks")
+        return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
     def chunk_columns(self) -> dict[str, Integers]:
         """Return the chunk columns, checked to lie within the file's payloads."""
@@ -263,13 +265,13 @@ class ArrayIndex:
             row = first + int(np.searchsorted(numbers[first:last], number))
         return row if row < last and numbers[row] == number else -1
 
-    def locate(self, ordinals: Integers, counts: Integers, numbers: Integers) -> Integers:
+    def locate(self, ordinals: Integers, counts: Integers | int, numbers: Integers) -> Integers:
         """Return the rows of chunks, -1 where one was never written.
 
         Parameters
         ----------
         ordinals : (n,) of datasets
-        counts : (n,) how many chunks of each are looked for
+        counts : (n,) or int, how many chunks of each are looked for
         numbers : (m,) which ones, those of one dataset after those of the other
 
         Returns

@@ -114,8 +114,9 @@ class Session:
             raise InvalidArgument(f"workers must be at least 1, not {workers!r}")
         pin = self.storage.pin(root.generation)
         before = getattr(self, "snapshot", None)
-        # First: an interrupt before the end must not leave what is of another state.
-        self._merged = None
+        # First: an interrupt before the end must not leave what is of another state. A frozen session would go on
+        # claiming the files of that one: whoever still reads it has it, too.
+        self._merged = self._frozen = None
         self.snapshot = Snapshot(self.storage, root, workers, self._executor, pin, before)
         self._merged = merged
 

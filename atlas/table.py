@@ -73,7 +73,8 @@ def read_layer(file: ColumnFile, slots: int) -> Layer:
     deleted = file.integers("deleted").astype(np.int64)
     size = len(ordinals)
     for values in (ordinals, deleted):
-        file.expect((np.diff(values) > 0).all() and (not len(values) or values[-1] < slots), "its ordinals are wrong")
+        within = not len(values) or 0 <= values[0] <= values[-1] < slots
+        file.expect(within and (np.diff(values) > 0).all(), "its ordinals are wrong")
     # No two datasets have the same name.
     texts = file.column("name", constant=True)
     hashes, order = file.integers("hash"), file.integers("order")
@@ -84,6 +85,8 @@ def read_layer(file: ColumnFile, slots: int) -> Layer:
     groups = _groups(file)
     held = np.array([entry.rows for entry in groups], np.int64)
     file.expect(not size or (int(group.max()) < len(groups) and (row < held[group]).all()), "its groups are wrong")
+    # As they are written: NumPy neither counts unsigned ones of 64 bits, nor adds signed ones to them.
+    order, group, row = (column.astype("<u4", copy=False) for column in (order, group, row))
     return Layer(
         ordinals, Names(texts, hashes, order), _column(file, "changed", size, "int64"), group, row, groups, deleted
     )
@@ -117,7 +120,8 @@ def _counts(written: Any) -> tuple[int, int]:
 def _column(file: ColumnFile, name: str, rows: int, tag: str) -> Column:
     cells = file.column(name, constant=True)
     kind = cell_type(tag)
-    fits = isinstance(cells, Texts) if kind in ("text", "packed") else cells.dtype == kind
+    is_text = isinstance(cells, Texts)
+    fits = is_text if kind in ("text", "packed") else not is_text and cells.dtype == kind
     file.expect(
         fits and (len(cells) == rows or (rows and len(cells) == 1)), f"column {name!r} is not what its schema says"
     )

@@ -24,7 +24,7 @@ Holder = tuple[str, int, ArraySchema]
 # What object stores say that do not answer, or not to everybody.
 _NO_ANSWER = (StorageError, ReadOnlyStore)
 
-# Cells of datasets that are fetched together, where every chunk by itself would be a request.
+# Cells of datasets that are read together: every chunk by itself would take an open file, or a request.
 _GROUP_BYTES = 64 << 20
 
 # Called with the datasets done, those there are, and the array.
@@ -107,7 +107,7 @@ def verify(snapshot: Snapshot, progress: Progress | None = None) -> VerifyReport
     report = VerifyReport()
     # What is stored is to be looked at, not what this process has kept of it.
     snapshot = Snapshot(
-        snapshot.storage, snapshot.root, snapshot.workers, snapshot.mode, snapshot.pin, snapshot, keeps=False
+        snapshot.storage, snapshot.root, snapshot.workers, snapshot.mode, snapshot.pin, snapshot, maps=False
     )
     _verify_records(snapshot, report)
     # Without the dataset table nothing says what any chunk is.
@@ -125,9 +125,10 @@ def verify(snapshot: Snapshot, progress: Progress | None = None) -> VerifyReport
         done = 0
         for group in _groups(snapshot, holders):
             _verify_group(snapshot, report, group)
-            done += len(group)
-            if progress is not None:
-                progress(position * len(names) + done, len(arrays) * len(names), array)
+            for _ in group:
+                done += 1
+                if progress is not None:
+                    progress(position * len(names) + done, len(arrays) * len(names), array)
         if progress is not None and len(holders) < len(names):
             progress((position + 1) * len(names), len(arrays) * len(names), array)
     return report
@@ -212,13 +213,13 @@ def _holders(snapshot: Snapshot, array: str) -> list[Holder]:
 
 
 def _groups(snapshot: Snapshot, holders: list[Holder]) -> Iterator[list[Holder]]:
-    """Split datasets into those that are read together: locally each by itself."""
+    """Split datasets into those that are read together."""
     group: list[Holder] = []
     size = 0
     for holder in holders:
         schema = holder[2]
         own = schema.nbytes
-        if group and (snapshot.storage.is_local or size + own > _GROUP_BYTES or schema.dtype != group[0][2].dtype):
+        if group and (size + own > _GROUP_BYTES or schema.dtype != group[0][2].dtype):
             yield group
             group, size = [], 0
         group.append(holder)
@@ -229,7 +230,7 @@ def _groups(snapshot: Snapshot, holders: list[Holder]) -> Iterator[list[Holder]]
 
 def _verify_group(snapshot: Snapshot, report: VerifyReport, group: list[Holder]) -> None:
     # Only where something is wrong is it asked for chunk by chunk what that is.
-    if not snapshot.storage.is_local and _is_intact(snapshot, group):
+    if _is_intact(snapshot, group):
         index = snapshot.index(group[0][2].name)
         report.chunks += sum(len(index.numbers_of(ordinal)) for _, ordinal, _ in group)
         return
@@ -247,9 +248,9 @@ def _is_intact(snapshot: Snapshot, group: list[Holder]) -> bool:
     wanted = [Wanted(own, own.box, np.array([row]), np.array([ordinal])) for row, (_, ordinal, own) in enumerate(group)]
     try:
         snapshot.read_boxes(schema.name, schema.dtype, wanted)
-    except _NO_ANSWER:
-        raise
-    except AtlasError:
+    except AtlasError as error:
+        if isinstance(error, _NO_ANSWER) and not snapshot.storage.is_local:
+            raise
         return False
     return True
 

@@ -104,12 +104,20 @@ def _identity(path: str, length: int) -> tuple[int, int, int] | None:
     # Looked at for every read: a map of a file that was cut short since would kill the process with SIGBUS.
     try:
         with translated(path, "reading"):
-            status = os.stat(path)
+            status = _stat(path)
     except FileNotFoundError:
         return None
     if status.st_size < length:
         raise CorruptChunk(f"data file {path} is truncated: {length} bytes were committed")
     return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+def _stat(path: str) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        # As when it is opened: it may have been put aside since.
+        return os.stat(put_aside(path))
 
 
 def _map_file(path: str, length: int) -> Bytes:
@@ -158,9 +166,11 @@ class Kept:
         rows = kept.rows = np.flatnonzero(worth_keeping(tables["pipeline"], tables["raw_length"]))
         names = ("file", "offset", "length", "raw_length", "pipeline", "checksum")
         columns = [tables[name][rows].tolist() for name in names]
-        identities = [None if source.path is None else _identity(source.path, source.length) for source in sources]
+        # Only of files that such chunks are in: one that is cut short is no trouble to others.
+        needed = {file: sources[file] for file in set(columns[0])}
+        identities = {file: _identity(source.path, source.length) for file, source in needed.items() if source.path}
         for row, file, *rest in zip(rows.tolist(), *columns, strict=True):
-            if identities[file] is not None:
+            if identities.get(file) is not None:
                 # The checksum that a chunk was verified by is part of what it is found by.
                 key = kept._keys[row] = (identities[file], *rest)
                 chunk = decoded_chunks.get(key)
@@ -327,9 +337,7 @@ def _check_payloads(data: Bytes, tables: dict[str, NDArray[Any]], rows: NDArray[
         raise CorruptChunk("its checksum does not match", int(rows[wrong[0]]))
 
 
-def decode_one(
-    source: Source, stored: Stored, raw: int, dtype: np.dtype[Any], box: Any, out: NDArray[Any], keeps: bool
-) -> None:
+def decode_one(source: Source, stored: Stored, raw: int, dtype: np.dtype[Any], box: Any, out: NDArray[Any]) -> None:
     """Decode a box of one chunk: what :func:`decode_range` does, without tables of tasks.
 
     Parameters
@@ -343,8 +351,6 @@ def decode_one(
         Of the chunk, and of what is wanted of it.
     out : ndarray
         In one piece, and as large as the box.
-    keeps : bool
-        Whether what is decompressed may be kept, and taken from reads before.
 
     Raises
     ------
@@ -366,11 +372,11 @@ def decode_one(
     elif BY_KERNELS[pipeline] and not worth_keeping(pipeline, raw):
         loops.scatter_one(source.bytes(), stored, box, out, dtype.itemsize)
     else:
-        chunk = _decompressed(source, stored, raw, dtype.itemsize, keeps)
+        chunk = _decompressed(source, stored, raw, dtype.itemsize)
         loops.place_one(chunk, is_shuffled(pipeline), box, out, dtype.itemsize)
 
 
-def _decompressed(source: Source, stored: Stored, raw: int, itemsize: int, keeps: bool) -> Any:
+def _decompressed(source: Source, stored: Stored, raw: int, itemsize: int, keeps: bool = True) -> Any:
     """Return a chunk's bytes, kept from a read before or for those to come."""
     keeps = keeps and raw <= settings().decoded_bytes and bool(worth_keeping(stored.pipeline, raw))
     identity = _identity(source.path, source.length) if keeps and source.path is not None else None

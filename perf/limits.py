@@ -1,6 +1,6 @@
-"""How far reads are from what the machine allows: the limits that the benchmark's other systems say nothing about.
+"""How far reads are from what the machine allows: the limits that the benchmark says nothing about.
 
-``python -m perf.limits [directory]``; prints Markdown. Needs ``pcodec`` (in the ``perf`` extra).
+``make limits``, or ``python -m perf.limits [directory]``; prints Markdown, and keeps it in ``perf/results/limits``.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pcodec
+import tensorstore
 import zarr
 from pcodec import standalone
 
@@ -26,6 +27,7 @@ from atlas.kernels import native
 from perf.bench.workloads import WORKLOADS
 from perf.unchecked import taken_as_they_are
 
+RESULTS = Path(__file__).parent / "results" / "limits"
 DATASETS = 100
 CORES = os.cpu_count() or 1
 
@@ -84,10 +86,11 @@ def unpacker(store: atlas.Atlas, array: str) -> Callable[[int], None]:
     return unpack
 
 
-def full_reads(store: atlas.Atlas, data: dict[str, np.ndarray]) -> None:
-    """Print a full stacked read beside filling its memory and unpacking its chunks, each alone on all cores."""
+def full_reads(store: atlas.Atlas, data: dict[str, np.ndarray]) -> Iterator[str]:
+    """Yield a full stacked read beside filling its memory and unpacking its chunks, each alone on all cores."""
     names = store.list_datasets()
-    print("| array | read, ms | memset, ms | unpack alone, ms | (memset + unpack) / read |\n|---|---|---|---|---|")
+    yield "| array | read, ms | memset, ms | unpack alone, ms | (memset + unpack) / read |"
+    yield "|---|---|---|---|---|"
     for array, cells in data.items():
         out = np.empty_like(cells)
         parts = np.array_split(out.reshape(-1).view(np.uint8), CORES)
@@ -101,11 +104,11 @@ def full_reads(store: atlas.Atlas, data: dict[str, np.ndarray]) -> None:
             action()
             times.append(median(action, 9) * 1e3)
         read, memset, alone = times
-        print(f"| {array} | {read:.1f} | {memset:.1f} | {alone:.1f} | {(memset + alone) / read:.2f} |", flush=True)
+        yield f"| {array} | {read:.1f} | {memset:.1f} | {alone:.1f} | {(memset + alone) / read:.2f} |"
 
 
-def sizes(place: Path, data: dict[str, np.ndarray]) -> None:
-    """Print the store's size beside that of pcodec's densest level, chunk by chunk."""
+def sizes(place: Path, data: dict[str, np.ndarray]) -> str:
+    """Return the store's size beside that of pcodec's densest level, chunk by chunk."""
     ours = sum(file.stat().st_size for file in place.rglob("*.af"))
     theirs, chunks = 0, WORKLOADS["gridded-smooth"].chunks
     config = pcodec.ChunkConfig(compression_level=8)
@@ -115,11 +118,11 @@ def sizes(place: Path, data: dict[str, np.ndarray]) -> None:
                 box = tuple(slice(i * c, (i + 1) * c) for i, c in zip(corner, chunks, strict=True))
                 theirs += len(standalone.simple_compress(row[box].reshape(-1), config))
     theirs *= DATASETS / 10
-    print(f"\nSize: {ours / 1e6:.1f} MB, pcodec at level 8 {theirs / 1e6:.1f} MB: {ours / theirs:.2f} times it.")
+    return f"Size: {ours / 1e6:.1f} MB, pcodec at level 8 {theirs / 1e6:.1f} MB: {ours / theirs:.2f} times it."
 
 
-def small_reads(work: Path) -> None:
-    """Print what reading one small chunk takes beside decoding it, and beside zarr."""
+def small_reads(work: Path) -> str:
+    """Return what reading one small chunk takes beside decoding it, and beside zarr and tensorstore."""
     cells = np.round(np.cumsum(np.random.default_rng(0).normal(0, 1, (40, 50)), axis=1), 2).astype("f4")
     with atlas.Atlas.create(work / "small") as store:
         view = store.create_dataset("d")
@@ -132,11 +135,17 @@ def small_reads(work: Path) -> None:
     pipeline = int(index.columns["pipeline"][0])
     other = zarr.create_array(str(work / "small.zarr"), shape=cells.shape, chunks=cells.shape, dtype="f4")
     other[...] = cells
+    kvstore = {"driver": "file", "path": str(work / "small.zarr")}
+    third = tensorstore.open({"driver": "zarr3", "kvstore": kvstore}, read=True).result()
     atlas.warm_up()
     read = median(lambda: view.read_array("t"), 2000) * 1e6
     decode = median(lambda: decode_numbers(payload, pipeline, np.dtype("f4"), cells.shape), 2000) * 1e6
     theirs = median(lambda: other[...], 500) * 1e6
-    print(f"\nOne chunk of 8 kB: {read:.0f} µs, of which {decode:.0f} µs decode; zarr {theirs:.0f} µs.")
+    least = median(lambda: third.read().result(), 2000) * 1e6
+    return (
+        f"One chunk of 8 kB: {read:.0f} µs, of which {decode:.0f} µs decode; zarr {theirs:.0f} µs, "
+        f"tensorstore {least:.0f} µs."
+    )
 
 
 def main() -> None:
@@ -144,9 +153,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as work:
         place = Path(work) / "store"
         data = build(place)
-        full_reads(atlas.Atlas.open(place, mode="r"), data)
-        sizes(place, data)
-        small_reads(Path(work))
+        lines = ["# Limits", "", *full_reads(atlas.Atlas.open(place, mode="r"), data)]
+        lines += ["", sizes(place, data), "", small_reads(Path(work)), ""]
+    print("\n".join(lines))
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / "table.md").write_text("\n".join(lines))
 
 
 if __name__ == "__main__":

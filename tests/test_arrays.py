@@ -324,9 +324,37 @@ def test_input_that_is_no_plain_array(place):
     view.write_array("v", [0], np.ma.masked_array([1.0, 2.0, 3.0]))
     view.write_array("v", [1], masked.filled(9.0)[1:])
     assert view.read_array("v").tolist() == [1.0, 9.0, 3.0]
-    for ragged in ([[1.0, 2.0], [3.0]], None, "text", {"a": 1}):
+    for rows in ([masked], (masked, masked), [[1.0, 2.0], list(masked)], [1.0, np.ma.masked]):
+        with pytest.raises(atlas.DataTypeError, match="cells of the data are masked"):
+            view.write_array("v", [0], rows)
+        with pytest.raises(atlas.DataTypeError, match="cells of the data are masked"):
+            view.append("v", rows)
+    assert view.read_array("v").tolist() == [1.0, 9.0, 3.0]
+    view.define_array("w", "float64", ["y", "x"], [2, 3])
+    view.write_array("w", [0, 0], [np.ma.masked_array([1.0, 2.0, 3.0]), (4.0, 5.0, 6.0)])
+    assert view.read_array("w").tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+    endless: list = []
+    endless.append(endless)
+    fields = np.ma.masked_array(np.zeros(3, "f8,f8"))
+    for ragged in ([[1.0, 2.0], [3.0]], fields, None, "text", {"a": 1}, endless):
         with pytest.raises(atlas.DataTypeError):
             view.write_array("v", [0], ragged)
+
+
+def test_as_many_cells_as_no_float_counts_are_counted(place):
+    size = 1 << 57
+    for fill in (None, 0):
+        with Atlas.create(place, overwrite=True) as store:
+            view = store.create_dataset("d")
+            view.define_array("v", "int8", ["x"], [size], [1], fill)
+            view.write_array("v", [5], np.array([7], "i1"))
+        stats = Atlas.open(place).open_dataset("d").array_stats("v")
+        assert stats == {
+            "row_count": size,
+            "null_count": 0 if fill is None else size - 1,
+            "min": 0 if fill is None else 7,
+            "max": 7,
+        }
 
 
 @settings(max_examples=60)

@@ -20,7 +20,7 @@ from perf.bench.figures import ratio
 from perf.bench.plan import OPERATIONS, PRESETS, SWEEPS, narrowed
 from perf.bench.process import Worker, WorkerFailed
 from perf.bench.publish import DOCUMENT, README, insert
-from perf.bench.report import brief, left_out, summary, swept, time_cell
+from perf.bench.report import behind, brief, left_out, summary, swept, time_cell
 from perf.bench.runner import Pace, Runner
 from perf.bench.systems import ADAPTERS, SYSTEMS
 from perf.bench.targets import target_rows
@@ -44,19 +44,21 @@ def test_a_run_publishes_json_markdown_and_plots_and_resumes(tmp_path):
     assert run.returncode == 0, run.stderr
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     records = {(r["system"], r["operation"]): r for r in results["records"]}
-    assert len(records) == 6
+    assert len(records) == 8
     assert results["machine"]["cores"] >= 1
     assert results["versions"]["zarr"]["zarr"]
     for system in ("atlas", "zarr"):
         assert len(records[system, "write"]["write"]) == 1
         assert records[system, "write"]["size"] > 0
         assert len(records[system, "full"]["warm"]) == len(records[system, "slice"]["first"]) == 1
-        assert records[system, "full"]["peak"] > 1 << 20
+        assert len(records[system, "into"]["warm"]) == 1
+        assert "first" not in records[system, "into"]
+        assert 1 << 20 < records[system, "full"]["peak"] <= records[system, "full"]["peak with files"]
     report = (tmp_path / "out" / "report.md").read_text()
     assert "| **atlas** | zstd |" in report
     assert "| zarr | lz4 |" in report
     drawn = list((tmp_path / "out").glob("*.svg"))
-    assert {path.stem for path in drawn} == {f"sensors-smooth-{o}" for o in ("write", "slice", "full")}
+    assert {path.stem for path in drawn} == {f"sensors-smooth-{o}" for o in ("write", "slice", "full", "into")}
     assert all(ElementTree.parse(path).getroot().tag.endswith("svg") for path in drawn)
 
     again = bench(tmp_path, *options)
@@ -114,6 +116,40 @@ def test_a_wrong_result_is_reported_as_unequal(tmp_path):
     assert time_cell(wrong, honest, "warm") == wrong["error"]
 
 
+def test_every_round_is_looked_at_and_what_is_wrong_has_no_times(tmp_path):
+    liar = "from adapters.zarr_alone import *\nimport adapters.zarr_alone as honest\nreads = []\n"
+    liar += "def read(handle, array, shape):\n    reads.append(array)\n"
+    liar += "    return honest.read(handle, array, shape) + (len(reads) > 9)\n"
+    (wrong,) = Runner([contender(tmp_path, liar)], PACE, quiet).read(data(tmp_path), 1.0)
+    assert wrong["error"].startswith("unequal: ")
+    assert "warm" not in wrong
+
+
+def test_a_system_that_fails_later_keeps_the_times_that_it_had(tmp_path):
+    fails = "from adapters.zarr_alone import *\nimport adapters.zarr_alone as honest\nimport pathlib\n"
+    fails += f"starts = pathlib.Path({str(tmp_path / 'starts')!r})\n"
+    fails += "def open_store(place, workers):\n    with starts.open('a') as file:\n        file.write('x')\n"
+    fails += "    if len(starts.read_text()) == 3:\n        raise OSError('no more')\n"
+    fails += "    return honest.open_store(place, workers)\n"
+    (row,) = Runner([contender(tmp_path, fails)], PACE, quiet).read(data(tmp_path), 1.0)
+    assert row["error"] == "OSError: no more"
+    assert len(row["warm"]) == 2
+    assert len(row["first"]) == 1
+    assert time_cell(row, None, "warm")[0].isdigit()
+
+
+def test_a_read_into_a_kept_array_is_checked_like_any_other(tmp_path):
+    lacks = "from adapters.zarr_alone import open_store, read, write\n"
+    forgets = "from adapters.zarr_alone import *\ndef read_into(handle, array, out):\n    pass\n"
+    runners = [contender(tmp_path), contender(tmp_path, lacks)]
+    honest, lacking = Runner(runners, PACE, quiet).read(data(tmp_path), 1.0, into=True)
+    assert len(honest["warm"]) == 2
+    assert lacking["error"] == "NotImplementedError: it reads into new arrays only"
+    assert time_cell(lacking, honest, "warm") == "it reads into new arrays only"
+    (wrong,) = Runner([contender(tmp_path, forgets)], PACE, quiet).read(data(tmp_path), 1.0, into=True)
+    assert wrong["error"].startswith("unequal: ")
+
+
 @pytest.mark.parametrize(
     ("adapter", "error"),
     [
@@ -156,7 +192,7 @@ def test_memory_covers_the_children(tmp_path):
     )
     with Worker(here().python, adapter, tmp_path / "log") as worker, PeakMemory(worker.pid) as peak:
         worker.ask(60, {"do": "open", "place": ""})
-    assert peak.peak > 100 << 20
+    assert peak.whole >= peak.own > 100 << 20
 
 
 def test_a_worker_that_was_stopped_does_not_answer(tmp_path):
@@ -182,6 +218,31 @@ def test_targets_name_the_nearest_peer():
     _, rows = target_rows(records)
     assert ["gridded-smooth, slice, warm", "atlas-0.14 zstd", "≥ 100×", "120×", "yes"] in rows
     assert ["gridded-smooth, slice, warm", "hdf5 none, the fastest of all", "≥ 1.5×", "1.2×", "**no**"] in rows
+
+
+def test_a_target_whose_peer_failed_says_so():
+    facts = {"workload": "profile-smooth", "datasets": 7, "sweep": None, "operation": "slice"}
+    records = [
+        facts | {"system": "atlas", "codec": "zstd", "warm": [1.0]},
+        facts | {"system": "zarr+dask-plain", "codec": "zstd", "error": "took more than 60 s"},
+    ]
+    _, rows = target_rows(records)
+    assert ["profile-smooth, slice, warm", "zarr+dask-plain zstd", "≥ 200×", "took more than 60 s", "–"] in rows
+
+
+def test_everything_in_which_a_peer_is_ahead_is_listed():
+    facts = {"workload": "packed", "datasets": 16, "sweep": None}
+    slices = facts | {"operation": "slice"}
+    records = [
+        slices | {"system": "atlas", "codec": "zstd", "warm": [1.0], "first": [1.0]},
+        slices | {"system": "atlas", "codec": "none", "warm": [0.1], "first": [0.1]},
+        slices | {"system": "blosc2", "codec": "none", "warm": [0.5], "first": [2.0]},
+        slices | {"system": "zarrs", "codec": "none", "warm": [0.25], "first": [2.0]},
+        facts | {"operation": "full", "system": "atlas", "codec": "zstd", "warm": [1.0]},
+        facts | {"operation": "full", "system": "blosc2", "codec": "none", "warm": [3.0]},
+    ]
+    _, rows = behind(records)
+    assert rows == [["packed", "slice", "1.00", "zarrs none ×0.25, blosc2 none ×0.5"]]
 
 
 def test_a_system_that_has_no_place_for_a_workload_is_named_below_the_table():

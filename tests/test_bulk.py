@@ -229,6 +229,22 @@ def test_what_is_refused_leaves_no_trace(place):
     assert not store._session.pending.blocks
 
 
+def test_rows_in_a_list_are_refused_as_an_array_of_them_is(place):
+    store = Atlas.create(place)
+    rows = [np.ma.masked_array([1.0, 2.0], [False, True]), np.ma.masked_array([3.0, 4.0])]
+    for data, said in ((rows, "1 cells of the data are masked"), ([[1.0, 2.0], [3.0]], "is not an array")):
+        with pytest.raises(DataTypeError, match=f"array 'v'.*{said}"):
+            store.create_datasets(["a", "b"], {"v": {"dims": ["x"], "data": data}})
+    store.create_datasets(["a", "b"], {"v": {"dims": ["x"], "dtype": "float64", "shape": [2]}})
+    for data, said in ((rows, "1 cells of the data are masked"), ([[1.0, 2.0], [3.0]], "is not an array")):
+        with pytest.raises(DataTypeError, match=f"array 'v'.*{said}"):
+            store.write_stacked("v", ["a", "b"], data)
+    store.write_stacked(
+        "v", ["a", "b", "a"], np.ma.masked_array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], [[1, 1], [0, 0], [0, 0]])
+    )
+    assert store.read_array_across_stacked("v", ["a", "b"]).tolist() == [[5.0, 6.0], [3.0, 4.0]]
+
+
 def test_deleting_many(place):
     store = Atlas.create(place)
     store.create_datasets(NAMES, {"t": {"dims": ["x"], "data": np.arange(12.0).reshape(6, 2)}})

@@ -365,6 +365,37 @@ def test_an_array_without_cells_takes_the_first_shape_as_its_chunk(store):
     assert view.array_stats("v") == {"row_count": 3, "null_count": 0, "min": b"one", "max": b"two"}
 
 
+@pytest.mark.parametrize("is_reopened", [False, True])
+def test_an_array_without_cells_keeps_the_chunk_shape_that_it_was_declared_with(store, place, is_reopened):
+    """A cell in each chunk along an empty axis is what an array without a chunk shape seems to have, too."""
+    names = ["one", "two", "three"]
+    shape = {"dtype": "int8", "dims": ["t", "x"], "shape": [0, 4]}
+    store.create_datasets(names[:2], {"v": {**shape, "chunk_shape": [1, 4]}, "w": shape})
+    store.create_dataset("three").define_array("v", "int8", ["t", "x"], [0, 4], [1, 4])
+    store.open_dataset("three").define_array("w", "int8", ["t", "x"], [0, 4])
+    if is_reopened:
+        store.flush()
+        store.rename_dataset("two", "other")
+        store.copy_dataset("other", "two")
+        store.flush()
+        store = Atlas.open(place)
+        store.compact()
+    for name in names:
+        view = store.open_dataset(name)
+        view.resize("v", [0, 5])
+        view.resize("w", [0, 5])
+        for array in ("v", "w"):
+            view.append(array, np.ones((3, 5), "i1"))
+    store.flush()
+    for name in names:
+        view = Atlas.open(place).open_dataset(name)
+        assert (view.array_meta("v")["chunk_shape"], view.array_meta("w")["chunk_shape"]) == ([1, 4], [3, 5])
+        view.resize("v", [0, 5])
+        view.append("v", np.ones((3, 5), "i1"))
+        assert view.array_meta("v")["chunk_shape"] == [1, 4]
+        assert view.read_array("v").tolist() == view.read_array("w").tolist() == [[1] * 5] * 3
+
+
 def test_what_is_refused_changes_nothing(store, place, monkeypatch):
     view = store.open_dataset("a")
     for error, call in {

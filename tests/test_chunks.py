@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atlas.chunks import Box, ChunkGrid, find_overlaps
+import atlas
+from atlas.chunks import Box, ChunkGrid, as_extents, find_overlaps
 
 
 @st.composite
@@ -48,3 +52,33 @@ def test_every_cell_of_a_box_comes_from_its_place_in_its_chunk(found):
 
 def _slices(start, extent) -> tuple[slice, ...]:
     return tuple(slice(first, first + size) for first, size in zip(start, extent, strict=True))
+
+
+def test_there_is_no_chunk_of_a_number_that_the_grid_does_not_have():
+    for grid, number in ((ChunkGrid((6, 8), (3, 4)), 4), (ChunkGrid((0, 8), (3, 4)), 0), (ChunkGrid((), ()), 1)):
+        with pytest.raises(atlas.CorruptIndex, match=f"a number that a grid of {grid.count} chunks does not have"):
+            grid.extent(number)
+    assert ChunkGrid((6, 7), (3, 4)).extent(3) == Box((3, 4), (3, 3))
+
+
+@pytest.mark.parametrize("values", [3, np.int64(3), np.array(3), "3", b"3", None, {3}])
+def test_what_is_no_sequence_of_integers_is_refused(values, place):
+    with pytest.raises(
+        atlas.InvalidArgument, match=re.escape(f"a shape must be a sequence of integers, not {values!r}")
+    ):
+        as_extents(values, "a shape")
+    view = atlas.Atlas.create(place).create_dataset("d")
+    for shape, chunk_shape in ((values, None), ([4], 3 if values is None else values)):
+        with pytest.raises(atlas.InvalidArgument, match="must be a sequence of integers"):
+            view.define_array("v", "int8", ["x"], shape, chunk_shape)
+    view.define_array("v", "int8", ["x"], [4])
+    for start, extent in ((3 if values is None else values, [1]), ([0], 3 if values is None else values)):
+        with pytest.raises(atlas.SelectionError, match="must be a sequence of integers"):
+            view.read_array("v", start, extent)
+
+
+def test_extents_are_taken_from_any_sequence_of_integers():
+    for values in ([3, 4], (3, np.int8(4)), np.array([3, 4]), np.array([3, 4], object), range(3, 5)):
+        assert as_extents(values, "a shape") == (3, 4)
+    for values in ([], (), np.array([], int)):
+        assert as_extents(values, "a shape") == ()

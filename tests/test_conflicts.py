@@ -415,6 +415,22 @@ def test_compaction_removes_what_no_commit_refers_to(place):
     assert len(reader.read_array_across("t", ["a", "b"])) == 2
 
 
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("nowhere"), os.mkfifo])
+@pytest.mark.parametrize("where", ["t", "_catalog", ""])
+def test_what_is_no_file_but_is_named_like_one_hinders_nobody(place, make, where):
+    names = {"t": f"data-{'0' * 32}.af", "_catalog": f"commit-{'0' * 32}.ar", "": f".atlas.json.tmp-{'0' * 32}"}
+    other = place / where / names[where]
+    make(other)
+    die_before_the_root_is_replaced(place)
+    change(place, "b", 7)
+    store = Atlas.open(place)
+    store.compact()
+    store.gc()
+    assert os.path.lexists(other) or not where
+    assert store.verify().ok
+    assert store.open_dataset("b").get_attribute("k") == 7
+
+
 def die_before_the_root_is_replaced(place: Path) -> None:
     """Leave a commit whose files are all there, but which never happened."""
     child = os.fork()
@@ -528,6 +544,19 @@ def test_a_reader_keeps_its_state_for_however_long(place, monkeypatch, most, is_
             reader.open_dataset("a").read_array("t")
 
 
+def test_a_state_that_was_handed_out_keeps_its_files_only_while_somebody_has_it(place):
+    with Atlas.open(place) as store:
+        lazy = store.open_as_xarray_dataset("a")
+        for day in range(3):
+            store.open_dataset("a").write_array("t", [0], np.arange(4) + day)
+            store.flush()
+        assert list((place / "_retired").iterdir())
+        assert lazy["t"].to_numpy().tolist() == [0, 1, 2, 3]
+        del lazy
+        store.compact()
+    assert not (place / "_retired").exists()
+
+
 def test_a_new_store_is_not_made_over_one_whose_root_is_lost(place):
     (place / "atlas.json").unlink()
     with pytest.raises(atlas.StoreNotFound, match=r"repair"):
@@ -558,7 +587,7 @@ def test_an_old_file_that_cannot_be_removed_stays_noted(place, monkeypatch, capl
     with monkeypatch.context() as broken:
         broken.setattr(os, "unlink", eio)
         change(place, "a", 1)
-    assert "an old data file could not be removed" in caplog.text
+    assert "an old file could not be removed" in caplog.text
     assert list((place / "_retired").iterdir())
     change(place, "a", 2)
     assert not (place / "_retired").exists()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import atlas
-from atlas import kernels, worker
+from atlas import datafiles, kernels, worker
 from atlas.decoded import decoded_chunks
 
 NAMES = [f"d{i}" for i in range(10)]
@@ -46,6 +46,21 @@ def test_what_was_read_is_not_decompressed_again(place, decompressed):
     assert store.read_array_across_stacked("t", NAMES, [2, 3], [5, 7]).tobytes() == cells[:, 2:7, 3:10].tobytes()
     assert atlas.Atlas.open(place).read_array_across_stacked("t", NAMES).tobytes() == cells.tobytes()
     assert len(decompressed) == 20  # the other half of the chunks, though another handle read them
+
+
+def test_a_file_that_is_cut_short_is_no_trouble_to_reads_of_others(place, decompressed, monkeypatch):
+    monkeypatch.setattr(datafiles, "MERGE_BELOW", 0)
+    cells = build(place)
+    with atlas.Atlas.open(place) as store:
+        store.create_datasets(["other"], arrays={"t": {"dims": ["y", "x"], "data": cells[:1]}})
+    store = atlas.Atlas.open(place, workers=1)
+    store.read_array_across_stacked("t", [*NAMES[1:], "other"])
+    _, second = (place / file.key for file in store._session.snapshot.index("t").files)
+    os.truncate(second, 100)
+    for _ in range(2):
+        assert store.read_array_across_stacked("t", NAMES).tobytes() == cells.tobytes()
+        with pytest.raises(atlas.CorruptChunk, match=f"{second.name} is truncated"):
+            store.read_array_across_stacked("t", [*NAMES, "other"])
 
 
 def test_a_chunk_alone_is_not_decompressed_again_either(place, decompressed):

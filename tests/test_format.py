@@ -153,7 +153,7 @@ class Reader:
             plain = zstandard.ZstdDecompressor().decompress(plain)
         elif parts[-1] == "lz4":
             plain = lz4.frame.decompress(plain)
-        at = 14 if parts[1] == "json" else 11
+        at = 14 if parts[1] == "json" else 13 if plain[0] == 0xDE else 11
         blank = plain[:at] + b"0" * 16 + plain[at + 16 :]
         assert plain[at : at + 16].decode() == xxhash.xxh3_64_hexdigest(blank)
         self.root = json.loads(plain) if parts[1] == "json" else msgpack.unpackb(plain)

@@ -99,6 +99,19 @@ def test_chunks_for_what_no_file_has_are_told(files, place):
     assert Atlas.open(place).open_dataset("f1").array_meta("t")["chunk_shape"] == [3]
 
 
+@pytest.mark.parametrize(("given", "kept"), [({"time": 24}, [24, 4]), ({"time": 1}, [1, 4]), (None, [3, 4])])
+def test_chunks_along_what_is_empty_so_far_are_those_asked_for(tmp_path, place, given, kept):
+    (tmp_path / "in").mkdir()
+    empty = xr.Dataset({"t": (("time", "x"), np.zeros((0, 4), "f4"))})
+    for i in range(3):
+        empty.to_netcdf(tmp_path / "in" / f"f{i}.nc", unlimited_dims=["time"])
+    create(tmp_path / "in", place, chunks=given)
+    for name in ("f0", "f2"):
+        view = Atlas.open(place).open_dataset(name)
+        view.append("t", np.ones((3, 4), "f4"))
+        assert view.array_meta("t")["chunk_shape"] == kept
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_files_on_which_the_netcdf_library_crashes_are_read_by_another(tmp_path, place, count):
     for i in range(count):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import suppress
 
 import lz4.block
@@ -325,6 +327,27 @@ def test_rows_and_marks_of_another_type_than_kernels_read_are_refused():
             scatter_decoded([b"ab"], marks, places, tables, out, 1)
     with pytest.raises(ValueError, match="kernels take"):
         digest(out, rows.astype("i4"), rows)
+
+
+def test_kernels_are_loaded_wherever_there_is_memory():
+    """Between much that is mapped, where there is room for small parts of a program, and none for the large ones."""
+    script = """if True:
+        import mmap
+        from atlas.kernels import native
+        from atlas.kernels.compile import Library
+        small = [mmap.mmap(-1, 1 << 14) for _ in range(400)]
+        how = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, "prot": mmap.PROT_READ}
+        large = [mmap.mmap(-1, 3 << 30, **how)]
+        for piece in small[::2]:
+            piece.close()
+        kept = []
+        for _ in range(20):
+            kept.append(Library())
+            kept[-1].load()
+            large.append(mmap.mmap(-1, 3 << 30, **how))
+    """
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-2000:]
 
 
 def test_a_box_outside_its_chunk_is_refused():

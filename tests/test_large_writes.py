@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import atlas
-from atlas import writer
+from atlas import codecs, encoding, writer
 from atlas.errors import CorruptChunk
+from atlas.kernels import native
+from atlas.schema import make_array_schema
 
 TYPES = ["bool", "int16", "uint64", "float16", "float32", "float64", "complex64", "datetime64[ns]", "timedelta64[s]"]
 
@@ -17,6 +21,30 @@ TYPES = ["bool", "int16", "uint64", "float16", "float32", "float64", "complex64"
 @pytest.fixture(autouse=True)
 def everything_is_large(monkeypatch):
     monkeypatch.setattr(writer, "_ENCODE_ABOVE", 0)
+
+
+def test_working_memory_has_a_bound_however_large_a_chunk_is(monkeypatch):
+    """Packing takes 26 bytes a cell: chunks of more than so many are left to the codec."""
+    monkeypatch.setattr(codecs, "PACKED_CELLS", 1 << 20)
+    monkeypatch.setattr(encoding, "_MOST_KEPT", 1 << 20)
+    config, taken = atlas.StoreConfig(), []
+
+    def encode(count: int) -> None:
+        schema = make_array_schema("a", "uint8", ["y", "x"], [count, 2], None, None)
+        walk = np.cumsum(np.random.default_rng(0).integers(-1, 2, count)).astype("u1")
+        cells = np.tile(walk, (1, 2, 1)).transpose(0, 2, 1)
+        pipeline = int(encoding.encode_rows(schema, cells, config).pipeline[0])
+        kept = getattr(encoding._kept, "memory", np.zeros(0)), getattr(native.buffers._buffers, "work", np.zeros(0))
+        taken.append((codecs.plain(pipeline) == codecs.PACKED, *map(len, kept)))
+
+    native.digest(np.zeros(1, np.uint8), np.zeros(1, np.int64), np.ones(1, np.int64))
+    for count in (1 << 19, (1 << 19) + 1):
+        thread = threading.Thread(target=encode, args=(count,))
+        thread.start()
+        thread.join()
+    (is_packed, copied, worked), (other_is_packed, other_copied, other_worked) = taken
+    assert (is_packed, copied, worked > 20 << 20) == (True, 1 << 20, True)
+    assert (other_is_packed, other_copied, other_worked < 1 << 20) == (False, 0, True)
 
 
 @settings(max_examples=60)

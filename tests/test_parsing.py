@@ -350,6 +350,39 @@ def test_columns_that_kernels_read_are_of_no_other_type(tmp_path: Path, name: st
         atlas.Atlas.open(forgery.place).open_dataset("d0").read_array("t")
 
 
+@pytest.mark.parametrize("number", [4, 1 << 40])
+def test_a_chunk_outside_the_grid_is_not_moved(tmp_path: Path, number: int):
+    forgery = forged(tmp_path)
+    forgery.column("number", [0, 1, 2, number] * 3, "<u8")
+    for shape in ([9, 8], [6, 5]):
+        store = atlas.Atlas.open(forgery.place)
+        with pytest.raises(atlas.CorruptIndex, match="a number that a grid of 4 chunks does not have"):
+            store.open_dataset("d0").resize("t", shape)
+
+
+def test_columns_of_a_table_may_be_wider_than_they_are_written(tmp_path: Path):
+    original(tmp_path / "s", tables=True)
+    before = state_of(tmp_path / "s")
+    forgery = Forgery(tmp_path / "s")
+    for name, values in (("group", [0, 0, 0, 1]), ("row", [0, 1, 2, 0]), ("ordinal", range(4))):
+        forgery.column(name, values, "<u8", "table")
+    forgery.index(lambda _, columns: columns.update(order=wider(columns["order"])), "table")
+    assert state_of(tmp_path / "s") == before
+    store = atlas.Atlas.open(tmp_path / "s", workers=1)
+    assert store.merged_schema()["arrays"].keys() == {"t", "n", "label", "p"}
+    assert store.verify().ok
+    store.create_dataset("more")
+    store.delete_dataset("d1")
+    store.flush()
+    store.compact()
+    assert atlas.Atlas.open(tmp_path / "s").list_datasets() == ["d0", "d2", "large", "more"]
+
+
+def wider(column: tuple[dict[str, object], bytes]) -> tuple[dict[str, object], bytes]:
+    entry, body = column
+    return {**entry, "dtype": "<u8"}, np.frombuffer(body, entry["dtype"]).astype("<u8").tobytes()
+
+
 def test_cells_whose_bytes_no_integer_counts_are_refused(tmp_path: Path):
     """So many of 16 bytes each that 64 bits say they take none: as many as a chunk without bytes has."""
     forgery = forged(tmp_path)

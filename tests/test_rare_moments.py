@@ -24,7 +24,21 @@ from hypothesis import strategies as st
 from torture.scenes import in_child
 
 import atlas
-from atlas import catalog, commit, commitfiles, compaction, datafiles, garbage, heap, roots, session, spill, verify
+from atlas import (
+    catalog,
+    columnfile,
+    commit,
+    commitfiles,
+    compaction,
+    datafiles,
+    garbage,
+    heap,
+    root,
+    roots,
+    session,
+    spill,
+    verify,
+)
 from atlas.catalog import Catalog
 from atlas.chunks import Box
 from atlas.config import StoreConfig, settings
@@ -32,7 +46,7 @@ from atlas.conflicts import Attempt
 from atlas.heap import Heap
 from atlas.pending import Pending
 from atlas.reader import Snapshot
-from atlas.root import Root
+from atlas.root import Root, encode_root
 from atlas.schema import make_array_schema
 from atlas.segment import HEADER_LENGTH
 from atlas.storage import LocalStorage, files, local, locks, remote
@@ -451,6 +465,7 @@ def test_a_lock_that_cannot_be_had_is_not_held(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(locks.fcntl, "flock", fail)
+        patched.setattr(locks.fcntl, "fcntl", fail)
         with pytest.raises(OSError, match="Input/output"), locks.writer_lock(str(tmp_path), 1):
             pass
     with locks.writer_lock(str(tmp_path), 1) as interrupted:
@@ -1094,6 +1109,45 @@ def test_an_interrupt_locks_no_writer_out(tmp_path):
     assert at_every_call(lambda: None, act, check, locks.__file__) > 20
 
 
+def test_a_signal_handler_may_write_and_read_wherever_it_comes(tmp_path):
+    """It has the locks of another store, and those of this one or an error; what it claims stays claimed."""
+    here, other = str(tmp_path), str(tmp_path / "other")
+    os.mkdir(other)
+
+    def write(place: str) -> None:
+        with suppress(atlas.ConflictError), locks.writer_lock(place, 1):
+            pass
+
+    def act() -> None:
+        write(here)
+        locks.pin(here, 3).release()
+
+    write(other)
+    write(here)
+    for moment in count(1):
+        claimed, left = [], moment
+
+        def signal(frame, event, argument, claimed=claimed) -> None:
+            nonlocal left
+            if locks.__file__ == frame.f_code.co_filename:
+                left -= 1
+                if not left:
+                    sys.setprofile(None)
+                    write(other)
+                    write(here)
+                    claimed.append(locks.pin(here, 3))
+
+        # In a thread of its own, which is left behind should it wait for itself.
+        thread = threading.Thread(target=lambda: (sys.setprofile(signal), act()), daemon=True)
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive(), f"moment {moment}"
+        assert locks.pinned_below(here, 4) is bool(claimed), f"moment {moment}"
+        if left > 0:
+            break
+    assert moment > 100
+
+
 @pytest.mark.parametrize("is_alone", [True, False])
 def test_an_interrupt_leaves_no_pin_behind(tmp_path, monkeypatch, is_alone):
     """Wherever it comes while one is taken and given up: at once, or with the next one where others are left."""
@@ -1193,3 +1247,58 @@ def test_columns_on_a_shelf_are_narrow_and_come_back_as_they_were(tmp_path, cell
     for first in (0, len(cells) // 2):
         found = shelf.columns(first, len(cells) - first)["cells"]
         assert (found.dtype, found.tobytes()) == (cells.dtype, cells[first:].tobytes())
+
+
+def test_roots_that_name_each_other_are_not_followed_for_ever(url, monkeypatch):
+    with atlas.Atlas.create(url, meta_format="msgpack") as store:
+        add(store, "a")
+    filesystem, place = fsspec.filesystem("memory"), url.removeprefix("memory:/")
+    first = roots.load_root(store._session.storage)
+    there = {name: first.config if name == "json" else StoreConfig() for name in ("json", "msgpack")}
+    for name, config in there.items():
+        filesystem.pipe(f"{place}/atlas.{name}", encode_root(replace(first, config=config), f"atlas.{name}"))
+    asked, original = [], remote.RemoteStorage.read_each
+
+    def read_each(storage, keys):
+        asked.append(keys)
+        assert len(asked) < 10
+        return original(storage, keys)
+
+    monkeypatch.setattr(remote.RemoteStorage, "read_each", read_each)
+    assert atlas.Atlas.open(url).list_datasets() == ["a"]
+
+
+@pytest.mark.parametrize("meta_compression", ["none", "zstd"])
+def test_a_root_with_every_key_is_read(url, meta_compression):
+    """One that does not pack, remembers a commit and has copies of indexes has more keys than the shortest map."""
+    config = StoreConfig(meta_format="msgpack", meta_compression=meta_compression, packing=False)
+    with atlas.Atlas.create(url, config=config) as store:
+        add(store, "a")
+    assert len(store._session.snapshot.root.copies) == 1
+    assert atlas.Atlas.open(url).list_datasets() == ["a"]
+
+
+def test_a_root_that_nobody_would_read_is_not_written(tmp_path, monkeypatch):
+    with atlas.Atlas.create(tmp_path / "s") as store:
+        add(store, "a")
+    monkeypatch.setattr(root, "MOST_BYTES", 2000)
+    for i in range(9):
+        store.create_dataset(f"d{i}").define_array(f"v{i}", "int32", ["x"], [4])
+        store.open_dataset(f"d{i}").write_array(f"v{i}", [0], np.arange(4, dtype="int32"))
+    with pytest.raises(atlas.InvalidArgument, match="too many arrays"):
+        store.flush()
+    monkeypatch.undo()
+    assert atlas.Atlas.open(tmp_path / "s").list_datasets() == ["a"]
+    store.flush()
+    assert len(atlas.Atlas.open(tmp_path / "s").list_datasets()) == 10
+    assert atlas.Atlas.open(tmp_path / "s").verify().ok
+
+
+def test_an_index_that_nobody_would_read_is_not_written(tmp_path, monkeypatch):
+    with atlas.Atlas.create(tmp_path / "s") as store:
+        add(store, "a")
+        monkeypatch.setattr(columnfile, "MOST_BYTES", 100)
+        with pytest.raises(atlas.InvalidArgument, match="too many columns"):
+            store.flush()
+        monkeypatch.undo()
+    assert atlas.Atlas.open(tmp_path / "s").verify().ok

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 
@@ -428,6 +429,24 @@ def test_a_failed_writer_is_told_to_the_next(here):
         assert interrupted
 
 
+@needs_flock
+def test_the_mark_needs_no_room_on_a_full_disk(here, monkeypatch):
+    """Where there is none for a first byte, whoever frees some must be able to begin."""
+    original = os.pwrite
+
+    def write(descriptor: int, data: bytes, offset: int) -> int:
+        if os.fstat(descriptor).st_size < offset + len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", write)
+    assert not here.was_interrupted()
+    with here.writer_lock() as interrupted:
+        assert not interrupted
+        assert here.was_interrupted()
+    assert not here.was_interrupted()
+
+
 @needs_fork
 @needs_flock
 def test_a_forked_child_keeps_no_lock(here):
@@ -815,6 +834,119 @@ def test_a_lock_file_that_went_while_somebody_waited_for_it_locks_nobody_out(tmp
         time.sleep(0.2)
         path.unlink()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.fixture
+def flock_of_every_byte(monkeypatch) -> None:
+    """Locks of files are locks of all their bytes, as they are on network file systems."""
+
+    def lock_all(file: int | FileIO, operation: int) -> None:
+        kind = locks.fcntl.F_UNLCK if operation & locks.fcntl.LOCK_UN else locks.fcntl.F_WRLCK
+        locks.fcntl.fcntl(file, locks.fcntl.F_OFD_SETLK, locks._flock(kind, 0, 0))
+
+    monkeypatch.setattr(locks.fcntl, "flock", lock_all)
+
+
+@needs_pins
+@needs_fork
+def test_readers_hinder_no_writer_where_a_lock_of_a_file_is_of_every_byte(here, flock_of_every_byte):
+    pin = here.pin(1)
+    with here.writer_lock(timeout=0.05):
+        assert in_child(lambda: not here.is_pinned(2)) == 0
+        late = here.pin(3)
+        assert in_child(lambda: here.pin(5).release() or 0) == 0
+    pin.release()
+    assert here.is_pinned(4)
+    late.release()
+    assert not here.is_pinned(4)
+
+
+@needs_pins
+@needs_fork
+def test_writers_wait_in_turn_where_a_lock_of_a_file_is_of_every_byte(here, flock_of_every_byte):
+    """They exclude each other, who waits comes next, and one that was killed is told of."""
+    pin, order = here.pin(1), Path(here.local_path, "order")
+
+    def wait() -> int:
+        with here.writer_lock(timeout=10):
+            order.write_text(order.read_text() + "child ")
+        return 0
+
+    def die() -> None:
+        with here.writer_lock():
+            os._exit(1)
+
+    with here.writer_lock():
+        order.write_text("")
+        assert in_child(lambda: refused(here)) == 0
+        child = os.fork()
+        if not child:
+            os._exit(wait())
+        time.sleep(0.2)
+    with here.writer_lock(timeout=10):
+        order.write_text(order.read_text() + "parent")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert order.read_text() == "child parent"
+    assert in_child(die) == 1
+    with here.writer_lock(timeout=1) as interrupted:
+        assert interrupted
+    pin.release()
+
+
+@pytest.fixture
+def no_locks(monkeypatch) -> Callable[[int], None]:
+    """Has every lock answer that there are none, in the system's words."""
+
+    def refuse(code: int) -> None:
+        def answer(*args: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(locks.fcntl, "flock", answer)
+        monkeypatch.setattr(locks.fcntl, "fcntl", answer)
+
+    locks._warn_of_no_locks.cache_clear()
+    return refuse
+
+
+@needs_flock
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_file_system_without_locks_is_for_one_writer_and_says_so(here, no_locks, caplog, code):
+    no_locks(code)
+    pin = here.pin(1)
+    for _ in range(2):
+        with here.writer_lock(timeout=0) as interrupted:
+            assert not interrupted
+            with pytest.raises(ConflictError, match="this thread"), here.writer_lock(timeout=0):
+                pass
+    assert [record.message for record in caplog.records] == [
+        f"{here.local_path}: this file system has no locks, so nothing keeps two writers apart: let only one write"
+    ]
+    pin.release()
+    assert here.is_pinned(2) is None
+
+
+@needs_flock
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EIO])
+def test_a_lock_that_fails_is_no_leave_to_write(here, no_locks, code):
+    """Others may have it, as when the server that knows is away for a moment."""
+    no_locks(code)
+    with pytest.raises(StorageError, match=os.strerror(code)), here.writer_lock(timeout=0):
+        pass
+
+
+@needs_pins
+def test_a_reader_that_cannot_claim_its_files_is_told(here, monkeypatch):
+    """Whether there is no descriptor left, or the disk fails: writers would take them away."""
+    for name, code in (("open", errno.EMFILE), ("open", errno.EIO), ("fcntl", errno.EAGAIN), ("fcntl", errno.ENOMEM)):
+
+        def fail(*args: object, code: int = code) -> None:
+            raise OSError(code, os.strerror(code))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(locks.os if name == "open" else locks.fcntl, name, fail)
+            with pytest.raises(StorageError, match="claiming the files of .*: " + os.strerror(code)):
+                here.pin(1)
+    here.pin(1).release()
 
 
 @pytest.mark.parametrize(("code", "next_in_turn"), [(errno.EAGAIN, False), (errno.EINVAL, True)])

@@ -95,6 +95,19 @@ def test_datasets_grow_along_a_dimension(store):
     assert store.open_dataset("d").array_meta("t")["chunk_shape"] == [10, 3]
 
 
+@pytest.mark.parametrize(
+    ("given", "lazy", "chunks"), [({"t": [1, 3]}, False, [1, 3]), (None, False, [24, 3]), (None, True, [24, 3])]
+)
+def test_what_is_empty_at_first_keeps_the_chunks_that_it_was_given(place, given, lazy, chunks):
+    store, empty = Atlas.create(place), day(0)[["t"]].isel(time=slice(0))
+    (empty.chunk() if lazy else empty).atlas.write(store, "d", chunks=given)
+    store.flush()
+    store = Atlas.open(place)
+    day(0)[["t"]].atlas.write(store, "d", append_dim="time")
+    assert store.open_dataset("d").array_meta("t")["chunk_shape"] == chunks
+    assert_identical(read(store), day(0)[["t"]])
+
+
 def test_growing_writes_only_what_is_new(place):
     store = Atlas.create(place)
     ds = xr.Dataset({"t": ("time", np.random.default_rng(0).normal(size=100_000))})

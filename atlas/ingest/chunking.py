@@ -57,8 +57,9 @@ class Chunking:
             return self.variables[name]
         if not any(dim in self.dims for dim in dims):
             return None
-        pairs = zip(dims, shape, strict=True)
-        return tuple(max(1, min(size, self.dims.get(dim, size))) for dim, size in pairs)
+        # Along an axis that is empty so far, all that is asked for.
+        pairs = [(size, self.dims.get(dim, size)) for dim, size in zip(dims, shape, strict=True)]
+        return tuple(max(1, min(size or most, most)) for size, most in pairs)
 
     def of_dataset(self, ds: xr.Dataset) -> dict[str, tuple[int, ...]]:
         """Return the chunk shapes of all variables that are not whole."""

@@ -62,8 +62,9 @@ def _record(
     for name, part in zip(shapes, parts, strict=True):
         shape, schema = shapes[name][number], part.arrays[name]
         chunks = chunking.of_variable(name, schema.dims, shape)
+        is_chunked = chunks is not None and 0 in shape
         chunks = whole_chunk(shape) if chunks is None else chunks
-        record.arrays[name] = replace(schema, shape=shape, chunk_shape=chunks)
+        record.arrays[name] = replace(schema, shape=shape, chunk_shape=chunks, is_chunked=is_chunked)
         record.array_attributes |= part.array_attributes
     return record
 

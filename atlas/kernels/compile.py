@@ -82,8 +82,9 @@ class Library:
     def _link(self, code: bytes) -> None:
         binding = llvm()
         machine = binding.Target.from_triple(binding.get_process_triple()).create_target_machine()
-        # The engine owns the machine code, and lives as long as the process.
-        self._engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+        # The engine owns the machine code, and lives as long as the process. Of one piece of memory: parts more than
+        # 2 GiB apart, as they may be where much is mapped, would end the process.
+        self._engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine, use_lmm=True)
         self._engine.add_object_file(binding.object_file.ObjectFileRef.from_data(code))
         self._engine.finalize_object()
         self._functions = {

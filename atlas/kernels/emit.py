@@ -75,7 +75,7 @@ def _bits(values: Any, run: Any, out: Any, how: Any, top: Any, masked: Any, hole
 
 
 @helper
-def _convert(values: Any, signed: Any, size: Any, run: Any, out: Any, rule: Any, hole: Any) -> None:
+def convert(values: Any, signed: Any, size: Any, run: Any, out: Any, rule: Any, hole: Any) -> None:
     """Write a run of cells at address `out`."""
     element, how, scale, inverse, correction, masked, special = rule
     if how >= ORDER:
@@ -124,7 +124,7 @@ def _convert_past(
         target = out + done * item
         # All but the first strip begin with a cache line.
         strip = min(STRIP - (target & (LINE - 1)) // item, run - done)
-        _convert(signed(numbers + done * size), signed, size, strip, room, rule, hole)
+        convert(signed(numbers + done * size), signed, size, strip, room, rule, hole)
         stream(target, room, strip * item)
         done += strip
 
@@ -179,12 +179,12 @@ def emit_box(
             several = min(most, rows - row)
             values = numbers + (first + row * pitch) * size
             if rows > 1:
-                _convert(signed(values), signed, size, (several - 1) * pitch + run, room, rule, hole)
+                convert(signed(values), signed, size, (several - 1) * pitch + run, room, rule, hole)
                 _copy_rows(room, pitch * item, several, run * item, target + row * stride, stride, past)
             elif past:
                 _convert_past(values, signed, size, run, target, item, rule, hole, room)
             else:
-                _convert(signed(values), signed, size, run, target, rule, hole)
+                convert(signed(values), signed, size, run, target, rule, hole)
         i = inner - 1
         while i >= 0:
             step = inner_of(ndim, extent, i)

@@ -1,6 +1,6 @@
 """Where bytes live: the only room that knows about file systems and object stores."""
 
-from atlas.storage.base import ConditionFailed, DataWriter, EarlyWriter, Pin, Storage, Stored
+from atlas.storage.base import MOST_BYTES, ConditionFailed, DataWriter, EarlyWriter, Pin, Storage, Stored
 from atlas.storage.local import LocalStorage
 from atlas.storage.locks import REPAIRING, WRITING
 from atlas.storage.names import array_directory
@@ -13,6 +13,7 @@ __all__ = [
     "DataWriter",
     "EarlyWriter",
     "IOStats",
+    "MOST_BYTES",
     "REPAIRING",
     "WRITING",
     "LocalStorage",

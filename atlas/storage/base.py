@@ -15,6 +15,10 @@ from atlas.storage.locks import WRITING
 from atlas.storage.ranges import Range
 from atlas.storage.stats import IOStats
 
+# No root is longer, nor the directory of a file's columns, each of which is read in one piece: of what says that it is,
+# no more is read, or taken into memory.
+MOST_BYTES = 64 << 20
+
 # A process may have a thousand files open as a rule, and a commit may write more.
 _MOST_OPEN = 128
 
@@ -94,7 +98,7 @@ class Storage(ABC):
 
     @abstractmethod
     def read(self, key: str) -> bytes:
-        """Return a whole object."""
+        """Return a whole object; of one that is longer than :data:`MOST_BYTES`, perhaps no more than shows it."""
 
     def read_versioned(self, key: str) -> tuple[bytes, str | None]:
         """Return a whole object, and what :meth:`replace` needs to replace exactly this version of it."""

@@ -9,17 +9,21 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from atlas.errors import CorruptStore, ReadOnlyStore, StorageError
 from atlas.storage.base import DataWriter
 from atlas.storage.names import RETIRED
 from atlas.threads import take_turns
 
+_Read = TypeVar("_Read")
+
 BUFFER_BYTES = 1 << 20
 # Threads that sync files and directories side by side, if there are as many for each of them.
 _SYNCING = 8
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+# What a disk answers that cannot read something any more.
+_UNREADABLE = (errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO))
 # How much is written before the disk is told to begin with it.
 _BEGIN_BYTES = 8 << 20
 _SYNC_FILE_RANGE_WRITE = 2
@@ -40,6 +44,20 @@ def translated(place: str, doing: str) -> Iterator[None]:
             raise
         kind = ReadOnlyStore if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else StorageError
         raise kind(f"{doing} {place}: {error.strerror or error}") from error
+
+
+def read_insistently(place: str, read: Callable[[], _Read]) -> _Read:
+    """Return what is read; what the disk cannot read, asked twice, is damage: of this file, and of no other."""
+    with translated(place, "reading"):
+        for is_again in (False, True):
+            try:
+                return read()
+            except OSError as error:
+                if error.errno not in _UNREADABLE:
+                    raise
+                if is_again:
+                    raise CorruptStore(f"{place} cannot be read: {error.strerror}") from error
+    raise AssertionError
 
 
 def sync_directory(path: str) -> None:

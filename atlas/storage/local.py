@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from atlas.errors import CorruptStore, StorageError
 from atlas.storage import locks
-from atlas.storage.base import DataWriter, Pin, Storage, Stored, check_key
+from atlas.storage.base import MOST_BYTES, DataWriter, Pin, Storage, Stored, check_key
 from atlas.storage.files import (
     BUFFER_BYTES,
     NO_LINKS,
@@ -26,6 +26,7 @@ from atlas.storage.files import (
     make_directories,
     open_file,
     put_aside,
+    read_insistently,
     refuse_link,
     sync_ancestors,
     sync_directory,
@@ -80,22 +81,28 @@ class LocalStorage(Storage):
             return open_file(place)
         except FileNotFoundError:
             return open_file(put_aside(place))
+        except NotADirectoryError:
+            raise FileNotFoundError(key) from None
 
     def read(self, key: str) -> bytes:
-        """Return a whole file."""
+        """Return a whole file, or as much of one as shows that it is too long."""
         with translated(self._path, f"reading {key} of"):
             try:
                 with open_file(self._place(key)) as file:
-                    return file.read()
+                    return file.read(min(os.fstat(file.fileno()).st_size, MOST_BYTES + 1))
             except NotADirectoryError:
                 raise FileNotFoundError(key) from None
 
     def read_range(self, key: str, offset: int, length: int) -> bytes:
         """Return part of a file."""
         place = self._place(key)
-        with translated(place, "reading"), self._open_data(key) as file:
-            file.seek(offset)
-            data = file.read(length)
+
+        def read() -> bytes:
+            with self._open_data(key) as file:
+                file.seek(offset)
+                return file.read(length)
+
+        data = read_insistently(place, read)
         if len(data) != length:
             raise CorruptStore(f"{place} is truncated: {offset + length} bytes were expected")
         return data
@@ -113,9 +120,12 @@ class LocalStorage(Storage):
 
     def size(self, key: str) -> int:
         """Return the length of a file."""
-        place = self._place(key)
-        with translated(place, "looking at"), self._open_data(key) as file:
-            return os.fstat(file.fileno()).st_size
+
+        def look() -> int:
+            with self._open_data(key) as file:
+                return os.fstat(file.fileno()).st_size
+
+        return read_insistently(self._place(key), look)
 
     def list_dir(self, prefix: str) -> list[str]:
         """Return the names in a directory of the store."""
@@ -272,12 +282,13 @@ class LocalStorage(Storage):
     def _mark(self) -> bytes:
         place = self._place(locks.LOCK_NAME)
         with translated(place, "looking at"), contextlib.suppress(FileNotFoundError), open_file(place) as file:
-            return file.read(1)
+            return locks.unfinished(file.read(1))
         return b""
 
     def pin(self, generation: int) -> Pin:
         """Claim the files of a generation."""
-        return locks.pin(self._path, generation)
+        with translated(self._path, "claiming the files of"):
+            return locks.pin(self._path, generation)
 
     def is_pinned(self, below: int) -> bool | None:
         """Return whether a reader holds an older generation; ``None`` where nobody can tell."""

@@ -7,6 +7,7 @@ dies, so nothing stale ever blocks.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import struct
 import threading
@@ -15,7 +16,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from io import FileIO
 
 from atlas.errors import ConflictError, StoreAlreadyExists
@@ -26,19 +27,34 @@ try:
 except ImportError:  # a platform without POSIX locks
     fcntl = None  # type: ignore[assignment]
 
+_log = logging.getLogger("atlas")
+
 LOCK_NAME = ".atlas.lock"
 
 # What the lock file holds from when a writer begins until it ends well, so that the next one knows what may be
 # unfinished: any commit, or only that of a repair, which can be told from others.
 WRITING, REPAIRING = b"w", b"r"
+# And when it has ended well. Not nothing: a disk that is full has no room for a first byte, which who frees some needs.
+_IDLE = b"-"
 
 # Pins are locks on single bytes of the lock file, one per generation, far behind its content.
 _PIN_BASE = 1 << 40
 
-# Whoever waits for the writer lock next holds this byte, so that the one before cannot take the lock twice in
-# turn; and how often waiting ones look.
-_NEXT_IN_TURN = _PIN_BASE - 1
+# The writer holds one byte before these, and whoever waits for it next another, so that the one before cannot take
+# the lock twice in turn; and how often waiting ones look.
+_WRITER, _NEXT_IN_TURN = _PIN_BASE - 2, _PIN_BASE - 1
 _LOOK_SECONDS = 0.002
+
+# What a lock says that another has, and what is said where there are none of a kind.
+_TAKEN = (errno.EAGAIN, errno.EACCES)
+_UNKNOWN = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+
+# Why there may be no pins in a place that can be read all the same: no lock file, or none that may be opened (a pipe's
+# or a link's place is no file's), or no locks.
+_NO_PINS = (
+    *(errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP, errno.ENXIO),
+    *(errno.ENOLCK, *_UNKNOWN),
+)
 
 has_flock = hasattr(fcntl, "flock")
 has_ofd_locks = hasattr(fcntl, "F_OFD_SETLK")
@@ -78,7 +94,8 @@ class _Turns:
 
 
 _threads: dict[str, _Turns] = {}
-_threads_guard = threading.Lock()
+# Reentrant, as is the other one below: a signal handler may write in the middle of any statement.
+_threads_guard = threading.RLock()
 
 
 @contextmanager
@@ -119,13 +136,13 @@ def writer_lock(directory: str, timeout: float, mark: bytes = WRITING) -> Iterat
             finally:
                 _close(file)
         finally:
-            # As above.
+            # Twice, as with the threads' lock: an interrupt may have come before the first had begun.
             _close(file)
 
 
 def _marked(file: FileIO, mark: bytes) -> Iterator[bytes]:
     """Yield what the lock file says of writers before, while it says that there is one."""
-    left = os.pread(file.fileno(), len(WRITING), 0)
+    left = unfinished(os.pread(file.fileno(), len(WRITING), 0))
     if mark and left != WRITING:
         os.pwrite(file.fileno(), mark, 0)
     try:
@@ -143,10 +160,12 @@ def _leave(file: FileIO, mark: bytes) -> None:
     # Should this fail, the next writer looks for leftovers in vain; what was written stands. A forked child, whose file
     # is closed, leaves it to its parent.
     with suppress(OSError, ValueError):
-        if mark:
-            os.pwrite(file.fileno(), mark, 0)
-        else:
-            os.ftruncate(file.fileno(), 0)
+        os.pwrite(file.fileno(), mark or _IDLE, 0)
+
+
+def unfinished(content: bytes) -> bytes:
+    """Return the mark of a writer that has not ended, if what the lock file holds is one."""
+    return b"" if content == _IDLE else content
 
 
 def _acquire(path: str, timeout: float) -> FileIO:
@@ -155,8 +174,9 @@ def _acquire(path: str, timeout: float) -> FileIO:
     while True:
         file = _open_inherited(path)
         try:
+            took = _take_turn(file.fileno(), os.path.dirname(path), deadline)
             # The store may have been removed and made anew: a lock on the old file excludes nobody.
-            if _take_turn(file.fileno(), deadline) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            if took and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 return file
         except FileNotFoundError:
             pass
@@ -170,11 +190,11 @@ def _acquire(path: str, timeout: float) -> FileIO:
             )
 
 
-def _take_turn(descriptor: int, deadline: float) -> bool:
+def _take_turn(descriptor: int, place: str, deadline: float) -> bool:
     """Wait to be the next in turn, then for the lock; returns whether it was got in time."""
     return (
         _looking(partial(_be_next, descriptor, True), deadline)
-        and _looking(partial(_flock_now, descriptor), deadline)
+        and _looking(partial(_lock_now, descriptor, place), deadline)
         and _be_next(descriptor, False)
     )
 
@@ -187,12 +207,34 @@ def _looking(take: Callable[[], bool], deadline: float) -> bool:
     return True
 
 
-def _flock_now(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+def _lock_now(descriptor: int, place: str) -> bool:
+    """Take the lock unless another has it; where there are none of any kind, who asks is believed to be alone."""
+    # The whole file only where single bytes cannot be locked: network file systems (NFS) make of that a lock on all of
+    # its bytes, readers' pins among them.
+    for take in (_lock_byte, _lock_file) if has_ofd_locks else (_lock_file,):
+        try:
+            take(descriptor)
+            return True
+        except OSError as error:
+            if error.errno in _TAKEN:
+                return False
+            if error.errno not in _UNKNOWN:
+                raise
+    _warn_of_no_locks(place)
     return True
+
+
+def _lock_byte(descriptor: int) -> None:
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK, _WRITER, 1))
+
+
+def _lock_file(descriptor: int) -> None:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@cache
+def _warn_of_no_locks(place: str) -> None:
+    _log.warning("%s: this file system has no locks, so nothing keeps two writers apart: let only one write", place)
 
 
 def _be_next(descriptor: int, wanted: bool) -> bool:
@@ -203,7 +245,7 @@ def _be_next(descriptor: int, wanted: bool) -> bool:
     try:
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _flock(kind, _NEXT_IN_TURN, 1))
     except OSError as error:
-        return error.errno not in (errno.EAGAIN, errno.EACCES)
+        return error.errno not in _TAKEN
     return True
 
 
@@ -218,19 +260,20 @@ def _open_inherited(path: str) -> FileIO:
 
 def _close(file: FileIO) -> None:
     # What is closed may be closed again, also by a child that was forked while the lock was held.
-    with _fork_guard:
+    # With an error it is closed all the same, and the lock is free.
+    with _fork_guard, suppress(OSError):
         file.close()
 
 
 # A forked child shares the open file description and would keep the lock alive: it closes its copy.
 _inherited: weakref.WeakSet[FileIO] = weakref.WeakSet()
 # Held across every fork, so that no child inherits a file that is not in the set.
-_fork_guard = threading.Lock()
+_fork_guard = threading.RLock()
 
 
 def _after_fork_in_child() -> None:
     global _threads_guard
-    _threads_guard = threading.Lock()
+    _threads_guard = threading.RLock()
     _threads.clear()
     for file in _inherited:
         file.close()
@@ -284,6 +327,12 @@ class PinBoard:
         status = os.fstat(self._descriptor)
         return status.st_dev, status.st_ino
 
+    @property
+    def is_cut_into(self) -> bool:
+        """Whether this very thread is in the middle of something here."""
+        # There is no public word for it; `threading.Condition` asks in the same way.
+        return bool(self._lock._is_owned())  # type: ignore[attr-defined]
+
     def hold(self, generation: int) -> _Held:
         """Lock a generation."""
         with self._lock:
@@ -335,8 +384,9 @@ _boards: weakref.WeakValueDictionary[tuple[int, int], PinBoard] = weakref.WeakVa
 def _board(path: str) -> PinBoard:
     board = PinBoard(os.open(path, _READING))
     with _threads_guard:
-        # If there is one, this one goes, and with it its descriptor.
-        return _boards.setdefault(board.file, board)
+        known = _boards.setdefault(board.file, board)
+    # One of the two goes, and with it its descriptor. A signal handler does not go on with what it has cut into.
+    return board if known.is_cut_into else known
 
 
 class ReaderPin:
@@ -358,8 +408,10 @@ class ReaderPin:
     def hold_in_child(self) -> None:
         """Take the pin again in a forked child: the one that is there is the parent's, who may give it up."""
         if self._held is not None:
-            with suppress(OSError):
+            try:
                 self._hold()
+            except OSError as error:
+                _log.warning("a forked child reads for as long only as its parent does: %s", error)
 
 
 # Those that a forked child takes for itself.
@@ -379,9 +431,11 @@ def pin(directory: str, generation: int) -> ReaderPin | NoPin:
         return NoPin()
     try:
         return ReaderPin(os.path.join(directory, LOCK_NAME), generation)
-    except OSError:
-        # No lock file, or not readable, or a file system without locks: there the probe below fails as well,
-        # and retired files are kept for a grace period.
+    except OSError as error:
+        # There the probe below fails as well, and retired files are kept for a grace period. Any other failure is the
+        # reader's alone, whose files a writer would take away.
+        if error.errno not in _NO_PINS:
+            raise
         return NoPin()
 
 
@@ -394,7 +448,7 @@ def pinned_below(directory: str, generation: int) -> bool | None:
     try:
         with os.fdopen(os.open(os.path.join(directory, LOCK_NAME), _READING), "rb") as file:
             # Through its own open file description, so that pins of this process count too.
-            probe = fcntl.fcntl(file, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, _PIN_BASE, generation))
+            probe = fcntl.fcntl(file.fileno(), fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, _PIN_BASE, generation))
     except OSError:
         return None
     return bool(struct.unpack("hhqqi4x", probe)[0] != fcntl.F_UNLCK)

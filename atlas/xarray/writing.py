@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atlas.chunks import whole_chunk
 from atlas.dtypes import DType
 from atlas.errors import ArrayNotFound, InvalidArgument, UnsupportedDataType
 from atlas.xarray import notes
@@ -84,7 +85,8 @@ class Target:
         self.dtype, self.original = storage_type(name, _sample(self.data), variable.encoding.get("calendar"))
         self.chunk_shape = shape
         if shape is None and is_dask(self.data):
-            self.chunk_shape = [max(int(sizes[0]), 1) for sizes in self.data.chunks]
+            blocks = tuple(max(int(sizes[0]), 1) for sizes in self.data.chunks)
+            self.chunk_shape = None if blocks == whole_chunk(self.data.shape) else blocks
 
     def define(self, dims: Sequence[str], fill: Any) -> None:
         """Declare the array."""

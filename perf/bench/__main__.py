@@ -16,7 +16,7 @@ from rich.console import Console
 from perf.bench.argo import ARGO, ArgoFiles
 from perf.bench.contenders import Contender, chosen, remove
 from perf.bench.environments import here, prepare
-from perf.bench.plan import OPERATIONS, PRESETS, SWEEPS, Part, Step, narrowed
+from perf.bench.plan import INTO, OPERATIONS, PRESETS, SWEEPS, Part, Step, narrowed
 from perf.bench.publish import publish
 from perf.bench.results import Finished, Record, document
 from perf.bench.runner import Runner, Source
@@ -152,7 +152,9 @@ def source_of(step: Step, seed: int, work: Path, argo: Path) -> Data | ArgoFiles
 def measure(step: Step, source: Source, runner: Runner) -> list[Record]:
     runner.notice(f"{step}: making the data")
     source.make()
-    return runner.write(source) if step.operation == "write" else runner.read(source, step.fraction, step.workers)
+    if step.operation == "write":
+        return runner.write(source)
+    return runner.read(source, step.fraction, step.workers, into=step.operation == INTO)
 
 
 if __name__ == "__main__":

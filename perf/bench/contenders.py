@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from perf.bench.environments import Environment
 from perf.bench.process import Worker
-from perf.bench.systems import REPOSITORY, SYSTEMS, System
+from perf.bench.systems import HARNESS, REPOSITORY, SYSTEMS, System
 
 
 @dataclass(frozen=True)
@@ -48,18 +50,19 @@ class Contender:
         return self.work / "stores" / key.replace(" ", "-") / f"{self.label.replace(':', '-')}-{self.fingerprint()}"
 
     def fingerprint(self) -> str:
-        """Changes with the versions of the system, with its adapter, and with this package's code."""
+        """Changes with the versions of the system, with the harness, and with this package's code."""
         digest = hashlib.sha256(repr(sorted(self.environment.versions.items())).encode())
-        digest.update(self.system.adapter.read_bytes())
+        digest.update(code_fingerprint(HARNESS).encode())
         if "--editable" in self.system.requirements:
-            digest.update(code_fingerprint().encode())
+            digest.update(code_fingerprint(REPOSITORY / "atlas").encode())
         return digest.hexdigest()[:8]
 
 
-def code_fingerprint() -> str:
-    """A hash of this package's source."""
+@cache
+def code_fingerprint(folder: Path) -> str:
+    """A hash of all source in a folder, as it was when first asked for."""
     digest = hashlib.sha256()
-    for path in sorted((REPOSITORY / "atlas").rglob("*.py")):
+    for path in sorted(folder.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -95,14 +98,24 @@ def size(place: Path) -> dict[str, Any]:
     return {"size": sum(files), "files": len(files)}
 
 
+def _files(place: Path) -> Iterator[Path]:
+    return (path for path in ([place] if place.is_file() else place.rglob("*")) if path.is_file())
+
+
 def bring_in(place: Path) -> None:
-    """Have the page cache hold a file, or the files below `place`: those of all contenders may not fit together."""
+    """Have the page cache hold a file, or the files below `place`: those of all contenders do not fit together."""
     buffer = bytearray(1 << 20)
-    for path in [place] if place.is_file() else place.rglob("*"):
-        if path.is_file():
-            with path.open("rb", buffering=0) as file:
-                while file.readinto(buffer):
-                    pass
+    for path in _files(place):
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+
+
+def send_out(place: Path) -> None:
+    """Have the page cache forget the files below `place`, so that there is free memory for whoever comes next."""
+    for path in _files(place):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def remove(place: Path) -> None:

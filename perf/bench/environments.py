@@ -22,6 +22,11 @@ class Environment:
     versions: dict[str, str]
     isolated: bool = True
 
+    @property
+    def folder(self) -> Path:
+        """Where it is installed."""
+        return self.python.parents[1]
+
 
 def here() -> Environment:
     """The environment that runs the harness."""

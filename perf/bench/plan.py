@@ -12,7 +12,9 @@ from perf.bench.systems import SYSTEMS
 from perf.bench.workloads import WORKLOADS, Workload
 
 FRACTIONS = {"slice": 0.25, "full": 1.0}
-OPERATIONS = ("write", *FRACTIONS)
+# All cells, into arrays that were there before.
+INTO = "into"
+OPERATIONS = ("write", *FRACTIONS, INTO)
 SWEEPS = ("datasets", "fraction", "chunks", "workers")
 
 # Sweeps over other things than the number of datasets read this many of the gridded ones.
@@ -75,18 +77,21 @@ class Part:
         Number of datasets by name, ``None`` for the workload's own.
     sweeps : tuple of str
     pace : Pace
+    operations : tuple of str
+        What is done with each workload.
     """
 
     contenders: tuple[str, ...]
     workloads: dict[str, int | None]
     sweeps: tuple[str, ...]
     pace: Pace
+    operations: tuple[str, ...] = OPERATIONS
 
     def steps(self, operations: Sequence[str]) -> list[Step]:
         """Return the steps of this part, those of one collection together, its write first."""
         found: list[Step] = []
         for name, datasets in self.workloads.items():
-            found += _of_workload(name, datasets, operations)
+            found += _of_workload(name, datasets, [one for one in operations if one in self.operations])
         for sweep in self.sweeps:
             found += _SWEEPS[sweep]()
         return found
@@ -95,8 +100,7 @@ class Part:
 # Where a system is far behind with any codec, one codec says all; close rivals run with each.
 _CLOSE = ("atlas", "zarrs", "tensorstore", "blosc2")
 _FAR = ("atlas-0.14:zstd", "zarr+dask:zstd", "zarr+dask-plain:zstd", "zarr:zstd", "hdf5:zstd", "netcdf:zstd")
-_DENSEST = ("atlas:zstd", "tensorstore:zstd", "zarrs:zstd", "blosc2:shuffle-zstd", "zarr+dask:zstd")
-_SOME = (*_DENSEST, "atlas:lz4", "atlas:none", "tensorstore:none", "zarrs:none", "blosc2:none", "atlas-0.14:zstd")
+_NEAREST = ("tensorstore:zstd", "tensorstore:none", "zarrs:none", "blosc2:shuffle-zstd", "blosc2:none")
 
 _HEADLINE = {"gridded-smooth": None, "profile-smooth": None, ARGO: None}
 _MASKED = {"masked": None}
@@ -113,10 +117,16 @@ PRESETS = {
     ),
     # One workload with every codec that each system has; the others beside those that come near.
     "full": (
-        Part((*_CLOSE, *_FAR), _HEADLINE, (), Pace(rounds=5, budget=8, limit=60)),
-        Part(tuple(SYSTEMS), _MASKED, (), Pace(rounds=3, budget=3, limit=60)),
-        Part(_SOME, _OTHERS, (), Pace(rounds=4, budget=3, limit=60)),
-        Part((*_DENSEST, "tensorstore:none"), {}, SWEEPS, Pace(rounds=3, budget=2, limit=60)),
+        Part((*_CLOSE, *_FAR), _HEADLINE, (), Pace(rounds=5, budget=6, limit=120)),
+        Part(tuple(SYSTEMS), _MASKED, (), Pace(rounds=3, budget=2, limit=60), OPERATIONS[:-1]),
+        Part(
+            ("atlas", *_NEAREST, "zarrs:zstd", "atlas-0.14:zstd", "zarr+dask:zstd"),
+            _OTHERS,
+            (),
+            Pace(rounds=3, budget=2, limit=60),
+            OPERATIONS[:-1],
+        ),
+        Part(("atlas:zstd", *_NEAREST, "zarr+dask:zstd"), {}, SWEEPS, Pace(rounds=3, budget=2, limit=60)),
     ),
 }
 
@@ -146,8 +156,7 @@ def _shared(known: Sequence[Collection[str]], wanted: Sequence[str]) -> list[lis
 
 def _of_workload(name: str, datasets: int | None, operations: Sequence[str]) -> list[Step]:
     if name == ARGO:
-        reads = [Step(None, "full")] if "full" in operations else []
-        return ([Step(None, "write")] if "write" in operations else []) + reads
+        return [Step(None, operation) for operation in ("write", "full") if operation in operations]
     workload = WORKLOADS[name]
     workload = replace(workload, datasets=datasets or workload.datasets)
     return [Step(workload, operation, FRACTIONS.get(operation, 1.0)) for operation in operations]

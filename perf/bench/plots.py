@@ -82,7 +82,7 @@ def draw_sweep(records: Sequence[Record], sweep: str, workload: str, folder: Pat
     axes.set_yscale("log")
     axes.set_xlabel(label)
     axes.set_ylabel("seconds")
-    axes.set_title(f"{workload}, peers with their best codec at each point")
+    axes.set_title(f"{workload}, each peer with the fastest of its codecs that were tried")
     axes.grid(alpha=0.25, color=INK)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return _save(figure, folder / f"sweep-{sweep}-{workload}.svg")

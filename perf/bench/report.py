@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from perf.bench.argo import ARGO
-from perf.bench.figures import AXES, OURS, Record, median, ours, quartiles, ratio, select, sweeps
+from perf.bench.figures import AXES, OURS, Record, median, ours, quartiles, ratio, select, sweeps, times
+from perf.bench.plan import INTO
 from perf.bench.systems import SYSTEMS
 from perf.bench.targets import target_rows
 
@@ -45,12 +46,13 @@ def header(results: dict[str, Any]) -> str:
     machine, rounds = results["machine"], max(pace["rounds"] for pace in results["paces"])
     return (
         f"{results['date'][:10]}, {machine['processor']}, {machine['cores']} cores, "
-        f"{machine['memory'] / 2**30:.0f} GiB, Linux {machine['kernel']}; "
+        f"{machine['memory'] / 2**30:.0f} GiB, Linux {machine['kernel']}, commit {results['commit']}; "
         f"load average {results['load']:.1f} at the end; seed {results['seed']}; "
         f"up to {rounds} rounds, of slow systems at least one. Times are medians in seconds; ×n is the "
         f"median over the rounds of the system's time divided by that of Atlas with default options, and {WIN} marks "
-        "where a peer is ahead of it. *First* is from the start of the interpreter to the arrays in hand. Page cache "
-        "warm. Every result was compared to the bit with what was stored."
+        "where a peer is ahead of it. *First* is from the start of the interpreter to the arrays in hand, *into* a "
+        "full read into arrays that are kept. Page cache warm. Every first result, and the last one of every round, "
+        "was compared to the bit with what was stored."
     )
 
 
@@ -68,14 +70,16 @@ def columns(records: Sequence[Record]) -> list[Column]:
     operations = list(dict.fromkeys(r["operation"] for r in records))
     found = [("write", "write", "write")] if "write" in operations else []
     for operation in (o for o in operations if o != "write"):
-        found += [(operation, operation, "warm"), (f"{operation}, first", operation, "first")]
+        found.append((operation, operation, "warm"))
+        if any("first" in r for r in select(records, operation=operation)):
+            found.append((f"{operation}, first", operation, "first"))
     return found
 
 
 def summary(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
     """One row a contender: times, size, memory, CPU."""
     timed = columns(records)
-    head = ["system", "codec", *(title for title, _, _ in timed), "MB", "files", "peak MB", "CPU s"]
+    head = ["system", "codec", *(title for title, _, _ in timed), "MB", "files", "peak MB", "CPU s", "write CPU s"]
     rows = []
     unable = {system for systems in lacking(records).values() for system in systems}
     for system, codec in contenders(records):
@@ -86,13 +90,14 @@ def summary(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
             time_cell(mine.get(operation), ours(select(records, operation=operation)), what)
             for _, operation, what in timed
         ]
-        largest = next((mine[o] for o in ("full", "slice") if o in mine and "error" not in mine[o]), {})
+        largest = next((mine[o] for o in ("full", "slice") if o in mine and "warm" in mine[o]), {})
         stored: Record = next((r for r in mine.values() if "size" in r), {})
         cells += [
             f"{stored['size'] / 1e6:.1f}" if stored else "–",
             f"{stored['files']:,}" if stored else "–",
             f"{largest['peak'] / 1e6:.0f}" if "peak" in largest else "–",
             f"{median(largest, 'warm cpu') or 0:.2f}" if largest else "–",
+            f"{median(stored, 'write cpu') or 0:.2f}" if stored.get("write cpu") else "–",
         ]
         rows.append([f"**{system}**" if system == OURS[0] else system, codec, *cells])
     return head, rows
@@ -102,8 +107,8 @@ def lacking(records: Sequence[Record]) -> dict[str, list[str]]:
     """Return the systems whose model has no place for a workload, by what they say of it."""
     found: dict[str, list[str]] = {}
     for system in dict.fromkeys(r["system"] for r in records):
-        errors = [r.get("error", "") for r in select(records, system=system)]
-        if all(NO_PLACE in error for error in errors):
+        errors = [r.get("error", "") for r in select(records, system=system) if r["operation"] != INTO]
+        if errors and all(NO_PLACE in error for error in errors):
             found.setdefault(errors[0].rpartition(NO_PLACE)[2], []).append(system)
     return found
 
@@ -121,16 +126,14 @@ def time_cell(theirs: Record | None, default: Record | None, what: str) -> str:
     """Return a median with its ratio, or why there is none."""
     if theirs is None:
         return "–"
-    if "error" in theirs:
-        return theirs["error"]
     value = median(theirs, what)
     if value is None:
-        return "–"
-    times = ratio(theirs, default, what)
-    if times is None or theirs is default:
+        return theirs.get("error", "–").removeprefix(NO_PLACE)
+    factor = ratio(theirs, default, what)
+    if factor is None or theirs is default:
         return seconds(value)
-    mark = f" {WIN}" if times < 1 and theirs["system"] != OURS[0] else ""
-    return f"{seconds(value)} ×{times:.3g}{mark}"
+    mark = f" {WIN}" if factor < 1 and theirs["system"] != OURS[0] else ""
+    return f"{seconds(value)} {times(factor)}{mark}"
 
 
 def seconds(value: float) -> str:
@@ -180,10 +183,26 @@ def setups(results: dict[str, Any]) -> str:
 _QUOTED = ("gridded-smooth", "profile-smooth", ARGO)
 
 
+def behind(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
+    """Everything outside of sweeps in which a peer is ahead of Atlas with default options: the nearest first."""
+    found = []
+    for workload, datasets in collections(records):
+        mine = select(records, workload=workload, datasets=datasets, sweep=None)
+        for title, operation, what in columns(mine):
+            same = select(mine, operation=operation)
+            default = ours(same)
+            factors = [(ratio(peer, default, what), peer) for peer in same if peer["system"] != OURS[0]]
+            ahead = sorted((f, p["system"], p["codec"]) for f, p in factors if f is not None and f < 1)
+            if ahead:
+                who = ", ".join(f"{system} {codec} {times(factor)}" for factor, system, codec in ahead)
+                found.append([workload, title, seconds(median(default, what) or 0.0), who])
+    return ["work", "what", "Atlas", "of its time"], found
+
+
 def highlights(results: dict[str, Any]) -> str:
     """What the documentation quotes: the targets, and the tables that most of them are about."""
     records = results["records"]
-    parts = [header(results), table(*target_rows(records))]
+    parts = [header(results), table(*target_rows(records)), "**Where others are ahead**", table(*behind(records))]
     for workload, datasets in collections([r for r in records if r["workload"] in _QUOTED]):
         mine = select(records, workload=workload, datasets=datasets, sweep=None)
         parts += [

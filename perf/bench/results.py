@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,18 +16,19 @@ from typing import Any
 from perf.bench.contenders import Contender
 from perf.bench.plan import Step
 from perf.bench.runner import Pace
+from perf.bench.systems import REPOSITORY
 
 Record = dict[str, Any]
 
 
 class Finished:
-    """The steps that were measured with the same contenders, code and pace, in the work directory."""
+    """The steps that were measured on this machine with the same contenders, code and pace, in the work directory."""
 
     def __init__(self, work: Path, contenders: Sequence[Contender], pace: Pace, seed: int) -> None:
         self.folder = work / "finished"
         self.folder.mkdir(parents=True, exist_ok=True)
         who = [f"{contender.label} {contender.fingerprint()}" for contender in contenders]
-        self.terms = json.dumps([who, asdict(pace), seed])
+        self.terms = json.dumps([who, asdict(pace), seed, machine()])
 
     def _path(self, step: Step) -> Path:
         key = json.dumps([self.terms, step.collection, step.facts()])
@@ -39,7 +41,8 @@ class Finished:
 
     def put(self, step: Step, records: list[Record]) -> list[Record]:
         """Keep the step's records, with what identifies the step in each."""
-        records = [step.facts() | record for record in records]
+        when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        records = [step.facts() | {"measured": when} | record for record in records]
         write_whole(self._path(step), json.dumps(records))
         return records
 
@@ -69,12 +72,22 @@ def machine() -> dict[str, Any]:
     }
 
 
+def commit() -> str:
+    """Return which commit of this repository was measured, as far as that can be told."""
+    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
 def document(
     versions: dict[str, dict[str, str]], paces: Sequence[Pace], seed: int, records: list[Record]
 ) -> dict[str, Any]:
     """Return everything that is published of a run."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
         "machine": machine(),
         "load": os.getloadavg()[0],
         "seed": seed,

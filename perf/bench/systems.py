@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-ADAPTERS = Path(__file__).with_name("adapters")
+HARNESS = Path(__file__).parent
+ADAPTERS = HARNESS / "adapters"
 REPOSITORY = Path(__file__).parents[2]
 
 NUMPY = "numpy==2.4.6"
 ZARR = "zarr==3.1.6"
+PCODEC = "pcodec==1.1.0"
 DASK = "dask[array]==2026.8.0"
 XARRAY = "xarray==2026.9.0"
 NETCDF = "netCDF4==1.7.5.1.post1"
@@ -28,12 +30,11 @@ class System:
     setup : str
         How it is set up, and why; quoted in the report.
     codecs : tuple of str
-        ``"zstd"`` is its densest, ``"lz4"`` its fastest, ``"none"`` no compression at all;
-        ``"shuffle-zstd"`` lies between the first two.
+        The first is its densest, ``"lz4"`` its fastest, ``"none"`` no compression at all.
     workers : bool
         Whether it takes a number of workers.
     joined : bool
-        Whether small chunks of neighbouring datasets are stored as one.
+        Whether chunks of neighbouring datasets are stored as one of about 1 MiB.
     """
 
     name: str
@@ -54,8 +55,9 @@ SYSTEMS = {
             "atlas",
             ADAPTERS / "atlas_fleet.py",
             ("--editable", f"{REPOSITORY}[netcdf]"),
-            "This work tree, default options. One store, a dataset per dataset, `read_array_across_stacked`. "
-            "With `lz4` numbers are not packed: it shows the codec.",
+            "This work tree, default options but one: nothing that was decompressed is kept for the next read "
+            "(`ATLAS_DECODED_BYTES=0`), as with the peers. One store, a dataset per dataset, "
+            "`read_array_across_stacked`. With `lz4` numbers are not packed: it shows the codec.",
             workers=True,
         ),
         System(
@@ -67,14 +69,15 @@ SYSTEMS = {
         System(
             "zarr+dask",
             ADAPTERS / "zarr_dask.py",
-            (ZARR, DASK, NUMPY),
-            "One stacked array per variable; dask blocks of about 32 MiB of whole datasets, threads.",
+            (ZARR, PCODEC, DASK, NUMPY),
+            "One stacked array per variable; dask blocks of about 32 MiB of whole datasets, threads, stored into one "
+            "new array: `compute` takes longer.",
             workers=True,
         ),
         System(
             "zarr+dask-plain",
             ADAPTERS / "zarr_dask_plain.py",
-            (ZARR, DASK, NUMPY),
+            (ZARR, PCODEC, DASK, NUMPY),
             "The same without tuning, as most write it: a stored chunk per dataset, a dask block per stored chunk.",
             joined=False,
             workers=True,
@@ -82,24 +85,26 @@ SYSTEMS = {
         System(
             "zarr",
             ADAPTERS / "zarr_alone.py",
-            (ZARR, NUMPY),
-            "One stacked array per variable, basic slicing. `lz4` is Blosc with byte shuffle.",
+            (ZARR, PCODEC, NUMPY),
+            "One stacked array per variable, basic slicing. `pcodec` at level 8, `lz4` is Blosc with byte shuffle.",
+            ("pcodec", "zstd", "lz4", "none"),
             workers=True,
         ),
         System(
             "zarrs",
             ADAPTERS / "zarrs_pipeline.py",
-            ("zarrs==0.2.3", ZARR, NUMPY),
+            ("zarrs==0.2.3", ZARR, PCODEC, NUMPY),
             "Like zarr, with the Rust codec pipeline, strict so that it cannot fall back to Python.",
-            ALL_CODECS,
+            ("pcodec", *ALL_CODECS),
             workers=True,
         ),
         System(
             "tensorstore",
             ADAPTERS / "tensorstore_zarr.py",
-            ("tensorstore==0.1.86", NUMPY),
-            "The `zarr3` driver, one stacked array per variable; its own syncing of every file is off, since the "
-            "harness syncs all files for everybody.",
+            # ml_dtypes 0.7.0 takes a second to import, this one a tenth of it.
+            ("tensorstore==0.1.86", "ml_dtypes==0.5.4", NUMPY),
+            "The `zarr3` driver, one stacked array per variable, files mapped; its own syncing of every file is off, "
+            "since the harness syncs for everybody; its cache of decoded chunks is off, as it is by default.",
             ALL_CODECS,
             workers=True,
         ),
@@ -107,8 +112,9 @@ SYSTEMS = {
             "blosc2",
             ADAPTERS / "blosc2_ndarray.py",
             ("blosc2==4.14.1", NUMPY),
-            "One stacked NDArray per variable, memory-mapped; blocks are the workload's chunks, chunks whole datasets. "
-            "`zstd` without a filter and `shuffle-zstd` with bit shuffle, which measured densest and fastest.",
+            "One stacked NDArray per variable, memory-mapped; chunks are whole datasets, blocks the workload's chunks, "
+            "halved along all axes down to 64 KiB. `zstd` without a filter and `shuffle-zstd` with bit shuffle, which "
+            "measured densest and fastest.",
             ALL_CODECS,
             workers=True,
         ),
@@ -125,8 +131,8 @@ SYSTEMS = {
             (NETCDF, XARRAY, DASK, NUMPY),
             'One file per dataset; `open_mfdataset` with nested combination, `compat="override"`, '
             '`coords="minimal"`, `join="override"`, one task per file and variable. Not `parallel=True`: the library '
-            "has one lock, and it crashed once in a run. Unequal files are read in a "
-            "loop of `open_dataset`.",
+            "has one lock, and it crashed once in a run. All files stay open (`file_cache_maxsize`). Unequal files "
+            "are read in a loop of `open_dataset`.",
             workers=True,
         ),
     )

@@ -33,24 +33,29 @@ def cpu_seconds(leader: int) -> float:
     return sum(sum(map(int, fields[TIMES])) for _, fields in session_stats(leader)) / TICKS
 
 
-def memory(leader: int) -> int:
-    """Proportional set size in bytes: what processes share is counted once."""
-    total = 0
+def memory(leader: int) -> tuple[int, int]:
+    """Proportional set size in bytes, without mapped files and with them: what processes share is counted once."""
+    whole = files = 0
     for pid, _ in session_stats(leader):
         try:
             lines = (PROC / str(pid) / "smaps_rollup").read_text().splitlines()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        total += sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
-    return total
+        sizes = {name: int(value.split()[0]) << 10 for name, value in (line.split(":", 1) for line in lines[1:])}
+        whole += sizes["Pss"]
+        files += sizes["Pss_File"]
+    return whole - files, whole
 
 
 class PeakMemory:
-    """The largest :func:`memory` seen while the block runs, by sampling."""
+    """The largest :func:`memory` seen while the block runs, by sampling.
+
+    Some systems map files, others read them: only without the pages of files are they comparable.
+    """
 
     def __init__(self, leader: int) -> None:
         self.leader = leader
-        self.peak = 0
+        self.own = self.whole = 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
@@ -64,6 +69,7 @@ class PeakMemory:
 
     def _sample(self) -> None:
         while True:
-            self.peak = max(self.peak, memory(self.leader))
+            own, whole = memory(self.leader)
+            self.own, self.whole = max(self.own, own), max(self.whole, whole)
             if self._over.wait(SAMPLE_SECONDS):
                 return

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 Maker = Callable[[np.random.Generator, Sequence[int]], NDArray[Any]]
 
-# Stacked layouts join small chunks of neighbouring datasets, as their users would: nobody stores a file per 100 bytes.
-SMALL_CHUNK = 128 << 10
+# Stacked layouts join chunks of neighbouring datasets up to the size that Zarr's guide calls the least.
 JOINED_CHUNK = 1 << 20
 
 
@@ -103,8 +102,7 @@ class Workload:
         stacked = {}
         for array, (dtype, _) in self.arrays.items():
             size = prod(self.chunks) * np.dtype(dtype).itemsize
-            small = joined and size < SMALL_CHUNK
-            rows = min(JOINED_CHUNK // size, self.datasets) if small else 1
+            rows = max(1, min(JOINED_CHUNK // size, self.datasets)) if joined else 1
             stacked[array] = [rows, *self.chunks]
         names = [f"dataset_{i:06d}" for i in range(self.datasets)]
         return {"chunks": list(self.chunks), "stacked": stacked, "names": names}
@@ -154,6 +152,11 @@ class Data:
     def read_request(self, fraction: float) -> dict[str, Any]:
         """Return what a worker is asked, to read the first `fraction` of every axis of every dataset."""
         return {"do": "read", "arrays": list(self.workload.arrays), "shape": self.workload.corner(fraction)}
+
+    def into_request(self) -> dict[str, Any]:
+        """Return what a worker is asked, to read all cells into arrays that it keeps."""
+        shape = [self.workload.datasets, *self.workload.shape]
+        return {"do": "read_into", "arrays": {n: [shape, dtype] for n, (dtype, _) in self.workload.arrays.items()}}
 
     def truth(self, fraction: float) -> dict[str, str]:
         """Return the digest, as the workers make it, of each array that the read must return."""

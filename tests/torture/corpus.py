@@ -158,6 +158,7 @@ FORGERIES |= {
     or f.save(),
     "root: sizes that overflow": _set(*_PART, "sizes", value=[{"all": 1 << 40}, {"all": 1 << 40}]),
     "root: a negative size": _set(*_PART, "sizes", value=[{"all": -6}, {"all": 8}]),
+    "root: an axis without cells, of an array with chunks": _set(*_PART, "sizes", value=[{"all": 0}, {"all": 8}]),
     "root: a thousand axes": _set(*_ARRAY, "dims", value=["y"] * 1000),
     "root: chunks of nothing": _set(*_ARRAY, "chunk_shape", value=[0, 4]),
     "root: a shape of other rank": _set(*_ARRAY, "chunk_shape", value=[3]),
@@ -203,6 +204,36 @@ FORGERIES |= {
     "place: a data file is a pipe": lambda f: _replaced(f, f.place / f.file()["file"], os.mkfifo),
     "place: the lock file is a pipe": lambda f: _replaced(f, f.place / ".atlas.lock", os.mkfifo),
     "place: a record is a pipe": lambda f: _replaced(f, next((f.place / "_catalog").iterdir()), os.mkfifo),
+}  # fmt: skip
+
+# ── files that are almost all hole ────────────────────────────────────────────────────────────
+
+_HOLE = 20 << 30
+
+
+def _of_a_directory(array: str) -> Forge:
+    """Give a file an index that is all directory."""
+
+    def forge(f: Forgery) -> None:
+        entry = f.file(array)
+        with open(f.place / entry["file"], "r+b") as file:
+            file.truncate(_HOLE)
+            file.seek(_HOLE - 8)
+            file.write((_HOLE - 40).to_bytes(8, "little"))
+        entry.update(length=_HOLE, index=[24, _HOLE - 24])
+        f.save()
+
+    return forge
+
+
+FORGERIES |= {
+    "root: twenty gigabytes": lambda f: os.truncate(f.place / "atlas.json", _HOLE),
+    "root: twenty gigabytes, compressed": lambda f: (
+        f.replace_root("atlas.msgpack.zst", b""), os.truncate(f.place / "atlas.msgpack.zst", _HOLE)
+    ),
+    "place: a record of twenty gigabytes": lambda f: os.truncate(next((f.place / "_catalog").iterdir()), _HOLE),
+    "index: a directory of twenty gigabytes": _of_a_directory("t"),
+    "table: a directory of twenty gigabytes": _of_a_directory("table"),
 }  # fmt: skip
 
 # ── copies of indexes in the root ─────────────────────────────────────────────────────────────
@@ -336,6 +367,11 @@ FORGERIES |= {
     "index: entries out of order": _shift("ordinal", lambda v: [*v[::-1]], "<u4"),
     "index: an entry twice": _shift("ordinal", lambda v: [v[0], v[0], v[2]], "<u4"),
     "index: more chunks than there are": _shift("count", lambda v: [1 << 31, *v[1:]], "<u4"),
+    "index: a negative number of chunks": lambda f: (
+        f.column("count", [(1 << 64) - 4, 12, 4], "<u8"), f.column("number", range(12), "<u8")
+    ),
+    "index: numbers of chunks that overflow": _shift("count", lambda v: [1 << 62, 1 << 62, (1 << 63) + 12], "<u8"),
+    "index: a negative ordinal": _shift("ordinal", lambda v: [(1 << 64) - 1, *v[1:]], "<u8"),
     "index: statistics that are nested": lambda f: f.index(
         lambda d, c: (c.pop("min"), c.update(min_any=_texts([_DEEP] * 3)))
     ),
@@ -482,6 +518,14 @@ FORGERIES |= {
     ),
     "table: a negative size": _table("0.size.0", [-6, 6, 6], "<i8"),
     "table: sizes that overflow": _table("0.size.0", [1 << 62, 6, 6], "<i8"),
+    "table: a negative ordinal": _table("ordinal", [(1 << 64) - 1, 1, 2, 3], "<u8"),
+    "table: a negative deleted one": _table("deleted", [(1 << 64) - 1], "<u8"),
+    "table: a group of 64 bits that is not there": _table("group", [0, 0, 0, (1 << 64) - 1], "<u8"),
+    "table: sizes that are texts": lambda f: f.entry("0.size.0", "table", b"xyz", dtype="bytes", encoding="constant"),
+    "table: attributes that are texts": lambda f: f.entry(
+        "0.attribute.0", "table", b"xyz", dtype="bytes", encoding="constant"
+    ),
+    "table: changes that are texts": lambda f: f.entry("changed", "table", b"xyz", dtype="bytes", encoding="constant"),
     "table: attributes of another type": _table("0.attribute.0", [0.5, 0.5, 0.5], "<f8"),
     "table: a schema that is nested": lambda f: f.index(lambda d, c: d.update(schemas=[[[[[]]]]] * 2), "table"),
     "table: a schema that is no schema": lambda f: f.index(lambda d, c: d.update(schemas=[{"dims": 1}] * 2), "table"),

@@ -328,7 +328,8 @@ class Disk:
         """Context in which the process's calls come through here."""
         names = (*_PATH_CHANGES, *_PAIR_CHANGES, *_FD_CHANGES, *_FD_WRITES, *_UNUSED, *_PATH_READS, *_FD_READS)
         self._real = {name: getattr(os, name) for name in (*names, "open", "close", "dup") if hasattr(os, name)}
-        self._real["io.open"], self._real["flock"], real_map = io.open, fcntl.flock, mmap.mmap
+        self._real |= {"io.open": io.open, "fcntl": fcntl.fcntl, "flock": fcntl.flock}
+        real_map = mmap.mmap
         made: dict[str, Any] = {"open": self._open, "close": self._close, "dup": self._dup}
         made |= {name: self._path_call(name, True) for name in _PATH_CHANGES}
         made |= {name: self._path_call(name, False) for name in _PATH_READS}
@@ -343,14 +344,14 @@ class Disk:
             for name, call in made.items():
                 setattr(os, name, call)
             io.open = builtins.open = self._file  # type: ignore[assignment]
-            fcntl.flock = self._fd_call("flock", False)
+            fcntl.fcntl, fcntl.flock = self._fd_call("fcntl", False), self._fd_call("flock", False)
             mmap.mmap = self._map(real_map)  # type: ignore[misc]
             yield self
         finally:
             for name in made:
                 setattr(os, name, self._real[name])
             io.open = builtins.open = self._real["io.open"]
-            fcntl.flock = self._real["flock"]
+            fcntl.fcntl, fcntl.flock = self._real["fcntl"], self._real["flock"]
             mmap.mmap = real_map  # type: ignore[misc]
             _listen(None)
 

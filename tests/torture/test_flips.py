@@ -154,7 +154,8 @@ def test_indexes_that_are_read_by_the_column(tmp_path: Path, monkeypatch: pytest
         store.open_dataset("a").read_array("t")
 
 
-def test_a_file_cut_short_while_it_is_mapped_is_an_error(tmp_path: Path):
+@pytest.mark.parametrize("is_put_aside", [False, True])
+def test_a_file_cut_short_while_it_is_mapped_is_an_error(is_put_aside, tmp_path: Path):
     """Not the end of the process."""
     with atlas.Atlas.create(tmp_path / "s", codec="none") as store:
         view = store.create_dataset("a")
@@ -162,7 +163,11 @@ def test_a_file_cut_short_while_it_is_mapped_is_an_error(tmp_path: Path):
         view.write_array("t", [0], np.arange(1 << 16))
     view = atlas.Atlas.open(tmp_path / "s").open_dataset("a")
     assert view.read_array("t")[-1] == (1 << 16) - 1
-    (path,) = (tmp_path / "s" / "t").iterdir()
+    if is_put_aside:
+        with atlas.Atlas.open(tmp_path / "s") as other:
+            other.open_dataset("a").write_array("t", [0], np.arange(9, 10))
+        assert view.read_array("t")[0] == 0
+    (path,) = (tmp_path / "s" / ("_retired" if is_put_aside else "t")).iterdir()
     os.truncate(path, 5000)
     with pytest.raises(atlas.CorruptStore, match="truncated"):
         view.read_array("t")

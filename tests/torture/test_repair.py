@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import mmap
 import os
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import fsspec
 import numpy as np
@@ -16,7 +20,7 @@ import atlas
 from atlas import commitfiles, datafiles, repair
 from atlas.damage import Damage
 from atlas.record import read_record
-from atlas.storage import LocalStorage
+from atlas.storage import LocalStorage, local
 from atlas.storage.names import record_key
 from torture import flips
 from torture.corpus import original
@@ -519,3 +523,112 @@ def test_who_would_repair_keeps_others_from_writing_meanwhile(tmp_path: Path, mo
 
 def refuse(*call, **options):
     raise atlas.ReadOnlyStore("the disk is read-only")
+
+
+class BadSector:
+    """A file of which some bytes cannot be read."""
+
+    def __init__(self, file: BinaryIO, first: int, last: int) -> None:
+        self._file, self._first, self._last = file, first, last
+
+    def __enter__(self) -> BadSector:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def read(self, size: int) -> bytes:
+        begin = self._file.tell()
+        if begin < self._last and begin + size > self._first:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return self._file.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+@pytest.fixture
+def worn(tmp_path: Path, monkeypatch) -> Callable[[str, int, int], None]:
+    """Makes bytes of a data file unreadable, wherever that is, and ends the process that maps it."""
+
+    def wear(key: str, first: int, last: int) -> None:
+        real_open, real_map = local.open_file, mmap.mmap
+        status = os.stat(tmp_path / "s" / key)
+
+        def open_file(path: str) -> Any:
+            file = real_open(path)
+            is_worn = os.path.samestat(os.fstat(file.fileno()), status)
+            return BadSector(file, first, last) if is_worn else file
+
+        def map_file(descriptor: int, *args: Any, **kwargs: Any) -> mmap.mmap:
+            assert not os.path.samestat(os.fstat(descriptor), status), "SIGBUS"
+            return real_map(descriptor, *args, **kwargs)
+
+        monkeypatch.setattr(local, "open_file", open_file)
+        monkeypatch.setattr(mmap, "mmap", map_file)
+
+    return wear
+
+
+@pytest.mark.parametrize("part", ["head", "payload", "index"])
+def test_a_bad_sector_costs_what_is_on_it_and_stops_nobody(part, tmp_path: Path, worn):
+    place = tmp_path / "s"
+    build(place)
+    (file,) = atlas.Atlas.open(place)._session.snapshot.root.arrays["t"].files
+    columns = atlas.Atlas.open(place)._session.snapshot.segments("t")[0].chunk_columns()
+    row = len(columns["offset"]) // 2
+    first, length = {
+        "head": (8, 1),
+        "payload": (int(columns["offset"][row]), int(columns["length"][row])),
+        "index": (file.index_offset, 1),
+    }[part]
+    worn(file.key, first, first + length)
+
+    report = atlas.Atlas.open(place).verify()
+    assert not report.ok
+    assert all(problem.array == "t" and "cannot be read" in problem.message for problem in report.problems)
+    with atlas.Atlas.open(place) as store:
+        fill_dataset(store, "more", 9)
+    assert file in atlas.Atlas.open(place)._session.snapshot.root.arrays["t"].files, "it is taken into no other"
+    if part != "head":
+        with pytest.raises(atlas.CorruptStore, match="cannot be read"):
+            atlas.Atlas.open(place).compact()
+
+    lost = [(problem.dataset, problem.chunk) for problem in atlas.Atlas.repair(place).lost]
+    if part == "payload":
+        assert lost == [(problem.dataset, problem.chunk) for problem in report.problems]
+        assert len(lost) == 1
+    else:
+        assert lost == []
+    assert atlas.Atlas.repair(place).actions == []
+    store = atlas.Atlas.open(place)
+    store.compact()
+    assert [(problem.dataset, problem.chunk) for problem in store.verify().problems] == lost
+    assert "more" in store.list_datasets()
+
+
+def test_what_can_be_read_the_second_time_is_not_lost(tmp_path: Path, monkeypatch):
+    build(tmp_path / "s")
+    real, failed = local.open_file, set[str]()
+
+    def open_file(path: str) -> BinaryIO:
+        if path.endswith((".af", ".ar")) and path not in failed:
+            failed.add(path)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path)
+
+    monkeypatch.setattr(local, "open_file", open_file)
+    assert atlas.Atlas.repair(tmp_path / "s").actions == []
+    failed.clear()
+    assert atlas.Atlas.open(tmp_path / "s").verify().ok
+    assert failed
+
+
+def test_a_file_in_the_place_of_a_directory_is_lost_and_nothing_else(tmp_path: Path):
+    place = tmp_path / "s"
+    build(place)
+    shutil.rmtree(place / "t")
+    (place / "t").write_bytes(b"no directory")
+    report = atlas.Atlas.repair(place, dry_run=True)
+    assert {problem.array for problem in report.lost} == {"t"}
+    assert {problem.array for problem in atlas.Atlas.open(place).verify().problems} == {"t"}

@@ -7,6 +7,10 @@ An adapter has
 - ``read(handle, array, shape)``: return a (datasets, *shape) array, the first `shape` cells of every dataset, or all
   cells when `shape` is ``None``;
 
+where it can do so,
+
+- ``read_into(handle, array, out)``: read all cells into a (datasets, *shape) array that the caller keeps;
+
 and, for files of unequal datasets,
 
 - ``ingest(place, files, codec)``: store NetCDF `files`;

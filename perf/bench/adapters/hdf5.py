@@ -34,3 +34,7 @@ def read(handle, array, shape):
     out = np.empty((source.shape[0], *(source.shape[1:] if shape is None else shape)), source.dtype)
     source.read_direct(out, box(shape, source.ndim))
     return out
+
+
+def read_into(handle, array, out):
+    handle[array].read_direct(out)

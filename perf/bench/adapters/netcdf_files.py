@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 from functools import cache
 from pathlib import Path
@@ -34,6 +35,10 @@ def write(place, arrays, layout, codec):
 
 
 def open_store(place, workers):
+    # Files that were opened stay open, all of them: a scan over more than fit would open each anew.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    xr.set_options(file_cache_maxsize=max(128, hard - 200))
     if workers is not None:
         dask.config.set(num_workers=workers)
     return tuple(sorted(str(path) for path in Path(place).glob("*.nc")))

@@ -15,7 +15,7 @@ def codecs(codec, itemsize):
 
     compressors = {
         "zstd": [{"name": "zstd", "configuration": {"level": 3}}],
-        "shuffle-zstd": blosc("zstd", 3),
+        "shuffle-zstd": blosc("zstd", 2),  # that is zstd's 3
         "lz4": blosc("lz4", 5),
         "none": [],
     }
@@ -48,8 +48,11 @@ def write(place, arrays, layout, codec):
 
 
 def open_store(place, workers):
-    limit = {} if workers is None else {"limit": workers}
-    context = ts.Context({"data_copy_concurrency": limit, "file_io_concurrency": limit} if limit else {})
+    # Mapped files were faster than those that are read, by up to two fifths.
+    options = {"file_io_mode": {"mode": "memmap"}}
+    if workers is not None:
+        options["data_copy_concurrency"] = {"limit": workers}
+    context = ts.Context(options)
     names = [path.name for path in Path(place).iterdir()]
     waiting = {name: ts.open(place_of(place, name), context=context, read=True) for name in names}
     return {name: store.result() for name, store in waiting.items()}
@@ -57,3 +60,7 @@ def open_store(place, workers):
 
 def read(handle, array, shape):
     return handle[array][box(shape, handle[array].ndim)].read(order="C").result()
+
+
+def read_into(handle, array, out):
+    ts.array(out).write(handle[array]).result()

@@ -5,20 +5,30 @@ from __future__ import annotations
 import zarr
 from adapters.box import box
 from zarr.codecs import BloscCodec, ZstdCodec
+from zarr.core.buffer.cpu import NDBuffer
 
-CODECS = {
+COMPRESSORS = {
     "zstd": ZstdCodec(level=3),
-    "shuffle-zstd": BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"),
+    # Level 2 is zstd's 3.
+    "shuffle-zstd": BloscCodec(cname="zstd", clevel=2, shuffle="shuffle"),
     "lz4": BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"),
     "none": None,
 }
+
+
+def options(codec):
+    if codec == "pcodec":
+        from zarr.codecs.numcodecs import PCodec
+
+        return {"serializer": PCodec(level=8), "compressors": None}
+    return {"compressors": COMPRESSORS[codec]}
 
 
 def create(place, arrays, layout, codec):
     root = zarr.open_group(place, mode="w")
     return {
         name: root.create_array(
-            name, shape=data.shape, dtype=data.dtype, chunks=layout["stacked"][name], compressors=CODECS[codec]
+            name, shape=data.shape, dtype=data.dtype, chunks=layout["stacked"][name], **options(codec)
         )
         for name, data in arrays.items()
     }
@@ -31,9 +41,13 @@ def write(place, arrays, layout, codec):
 
 def open_store(place, workers):
     if workers is not None:
-        zarr.config.set({"async.concurrency": workers, "threading.max_workers": workers})
+        zarr.config.set({"threading.max_workers": workers})
     return dict(zarr.open_group(place, mode="r").arrays())
 
 
 def read(handle, array, shape):
     return handle[array][box(shape, handle[array].ndim)]
+
+
+def read_into(handle, array, out):
+    handle[array].get_basic_selection(..., out=NDBuffer.from_numpy_array(out))

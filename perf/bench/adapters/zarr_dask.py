@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dask
 import dask.array as da
+import numpy as np
 from adapters import zarr_alone
 from adapters.box import box
 
@@ -35,7 +36,17 @@ def open_store(place, workers):
     return zarr_alone.open_store(place, workers)
 
 
+def lazy(source):
+    return da.from_array(source, chunks=blocks(source.shape, source.chunks, source.dtype.itemsize))
+
+
 def read(handle, array, shape):
-    source = handle[array]
-    lazy = da.from_array(source, chunks=blocks(source.shape, source.chunks, source.dtype.itemsize))
-    return lazy[box(shape, source.ndim)].compute(scheduler="threads")
+    part = lazy(handle[array])[box(shape, handle[array].ndim)]
+    # `compute` would copy all blocks together in one thread at the end.
+    out = np.empty(part.shape, part.dtype)
+    da.store(part, out, lock=False, scheduler="threads")
+    return out
+
+
+def read_into(handle, array, out):
+    da.store(lazy(handle[array]), out, lock=False, scheduler="threads")
