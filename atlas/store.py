@@ -121,7 +121,7 @@ class Atlas(Exchange):
         seen = storage.begin_creating(list(ROOT_KEYS))
         with storage.writer_lock() as interrupted:
             there = has_root(storage) if storage.is_local else seen
-            if not there and not overwrite and is_lost(storage):
+            if not there and overwrite is not True and is_lost(storage):
                 raise StoreAlreadyExists(
                     f"there is a store at {storage.describe()} whose root is lost; Atlas.repair brings it back, "
                     "overwrite=True begins a new one"
@@ -417,8 +417,11 @@ def _create_root(storage: Storage, layout: StoreConfig, overwrite: Any) -> Root:
         return overwrite_root(storage, layout)
 
 
-def _intact_root(storage: Storage) -> Root | None:
+def _intact_root(storage: Storage) -> Root:
     try:
         return load_root(storage)
-    except CorruptRoot:
-        return None
+    except CorruptRoot as error:
+        raise CorruptRoot(
+            f"{error}; a store whose root is damaged cannot be replaced by a flush: Atlas.repair brings it back, "
+            "overwrite=True replaces it now"
+        ) from None

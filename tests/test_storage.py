@@ -46,6 +46,7 @@ def storage(request, tmp_path: Path):
 def here(tmp_path: Path) -> LocalStorage:
     """A local store whose lock file is there."""
     store = LocalStorage(str(tmp_path / "s"))
+    store.begin_creating([])
     with store.writer_lock():
         store.create_exclusive("atlas.json", b"{}")
     return store
@@ -175,6 +176,7 @@ def test_storages_pickle(storage):
 
 
 def test_one_writer_among_threads(storage):
+    storage.begin_creating([])
     inside = []
 
     def work() -> None:
@@ -604,6 +606,7 @@ def test_pins_cost_one_descriptor_per_store_and_none_afterwards(tmp_path):
     stores = []
     for i in range(5):
         store = LocalStorage(str(tmp_path / str(i)))
+        store.begin_creating([])
         with store.writer_lock():
             pass
         stores.append(store)
@@ -618,6 +621,7 @@ def test_pins_cost_one_descriptor_per_store_and_none_afterwards(tmp_path):
 def test_pins_follow_the_store_not_the_path(here):
     old = here.pin(1)
     os.rename(here.local_path, here.local_path + ".old")
+    here.begin_creating([])
     with here.writer_lock():
         pass
     assert not here.is_pinned(5)
