@@ -79,7 +79,7 @@ class Atlas(Exchange):
             All of the layout options at once; the single ones are then not looked at.
         overwrite : bool or "at flush"
             Replace the store that is there: now, or by the first flush, so that the old store stays
-            whole should anything fail before.
+            whole should anything fail before. A damaged one is only replaced at once.
         storage_options : dict, optional
             What the fsspec file system of a URL is told: credentials, endpoint, ``anon``. Never stored.
         single_writer : bool
@@ -99,7 +99,9 @@ class Atlas(Exchange):
         Raises
         ------
         StoreAlreadyExists
-            If there is a store and `overwrite` is false.
+            If there is a store and `overwrite` is false, or one whose root is lost and it is not true.
+        CorruptRoot
+            If it is to be replaced by the first flush, and is damaged.
         InvalidArgument
             If an option is unknown.
         UnsafeStorage
