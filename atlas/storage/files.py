@@ -46,6 +46,16 @@ def translated(place: str, doing: str) -> Iterator[None]:
         raise kind(f"{doing} {place}: {error.strerror or error}") from error
 
 
+@contextmanager
+def while_writing(place: str, doing: str) -> Iterator[None]:
+    """Do as :func:`translated` does; what is missing is not something that was asked for, but the place itself."""
+    try:
+        with translated(place, doing):
+            yield
+    except FileNotFoundError as error:
+        raise StorageError(f"{doing} {place}: {error.strerror or error}") from error
+
+
 def read_insistently(place: str, read: Callable[[], _Read]) -> _Read:
     """Return what is read; what the disk cannot read, asked twice, is damage: of this file, and of no other."""
     with translated(place, "reading"):
@@ -161,7 +171,7 @@ class LocalWriter:
     def __init__(self, path: str) -> None:
         self._path = path
         self._position = self._begun = 0
-        with translated(path, "creating"):
+        with while_writing(path, "creating"):
             self._file = os.fdopen(self._open_new(path), "wb", BUFFER_BYTES)
 
     @classmethod
@@ -176,7 +186,7 @@ class LocalWriter:
         size : int
             How many bytes there are to be.
         """
-        with translated(path, "creating"):
+        with while_writing(path, "creating"):
             own = os.dup(descriptor)
             try:
                 os.ftruncate(own, size)
