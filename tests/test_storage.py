@@ -801,12 +801,13 @@ def test_a_forked_child_makes_its_own_connections():
 # --- disks that cannot, or will not
 
 
-def test_what_is_kept_is_copied_where_files_cannot_be_linked(tmp_path, monkeypatch):
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EXDEV, errno.EMLINK])
+def test_what_is_kept_is_copied_where_files_cannot_be_linked(tmp_path, monkeypatch, code):
     store = LocalStorage(str(tmp_path))
     put(store, data=b"x" * 3_000_000)
 
     def refuse(*args):
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "link", refuse)
     store.keep_copy(KEY, f"_damaged/0/{KEY}")

@@ -21,7 +21,8 @@ _Read = TypeVar("_Read")
 BUFFER_BYTES = 1 << 20
 # Threads that sync files and directories side by side, if there are as many for each of them.
 _SYNCING = 8
-NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+# Why a file cannot have a second name, though it could be copied: no file system has it, or here it has too many.
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK)
 # What a disk answers that cannot read something any more.
 _UNREADABLE = (errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO))
 # How much is written before the disk is told to begin with it.
@@ -159,7 +160,7 @@ def name_file(descriptor: int, path: str) -> bool:
     except OSError as error:
         with contextlib.suppress(OSError):
             os.unlink(path)
-        if error.errno in (*NO_LINKS, errno.ENOENT, errno.EXDEV, errno.EACCES):
+        if error.errno in (*NO_LINKS, errno.ENOENT, errno.EACCES):
             return False
         raise
     return True
