@@ -265,8 +265,9 @@ class LocalStorage(Storage):
 
     def begin_creating(self, keys: Sequence[str]) -> bool:
         """Make the directory, where the lock file is to be."""
-        with translated(self._path, "creating"):
+        with while_writing(self._path, "creating"):
             make_directories(self._path)
+            os.stat(self._path)  # it may be a link that leads nowhere
         return False
 
     @contextmanager
