@@ -194,6 +194,14 @@ def test_the_clock_of_who_collects_does_not_matter(littered, monkeypatch):
     assert littered.gc().removed == []
 
 
+@pytest.mark.parametrize("wrong", [True, "60", -1, float("nan")])
+@pytest.mark.parametrize("which", ["grace", "unfinished"])
+def test_ages_are_numbers_of_seconds(place, which, wrong):
+    store = atlas.Atlas.create(place)
+    with pytest.raises(atlas.InvalidArgument, match=f"{which} must be a number of seconds"):
+        store.gc(**{which: wrong})
+
+
 def test_where_nothing_tells_how_old_the_store_is_the_clock_here_does(littered, monkeypatch):
     plain = remote.RemoteStorage.inventory
 
