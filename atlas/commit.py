@@ -10,7 +10,7 @@ import logging
 import re
 import time
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -43,7 +43,7 @@ from atlas.roots import (
     replace_root,
 )
 from atlas.storage import WRITING, Storage, array_directory
-from atlas.storage.names import is_file_of_a_commit, is_record, name_of, record_key
+from atlas.storage.names import CATALOG, is_file_of_a_commit, is_record, name_of, record_key
 
 _log = logging.getLogger("atlas")
 
@@ -121,7 +121,8 @@ def publish(
         if len(root.retired) > _MOST_RETIRED:
             root = replace(root, retired=_without_old(storage, root, now))
         return replace_root(storage, replace(root, retired=root.retired + added), base)
-    published = replace(root, retired=sweep(storage, root) + added)
+    needed = known_to_newer(storage, replace(root, retired=root.retired + added))
+    published = replace(root, retired=sweep(storage, root, needed) + added)
     try:
         storage.replace(root_key(root.config), encode_root(published))
     except StorageError:
@@ -132,7 +133,8 @@ def publish(
         storage.replace(root_key(root.config), encode_root(published))
     _put_aside(storage, retired)
     for key in obsolete:
-        _is_removed(storage, key)
+        if name_of(key) not in needed:
+            _is_removed(storage, key)
     return published
 
 
@@ -158,13 +160,13 @@ def _put_aside(storage: Storage, retired: Sequence[str]) -> None:
         _log.warning("%s: old data files could not be put aside: %s", storage.describe(), error)
 
 
-def sweep(storage: Storage, root: Root) -> tuple[tuple[str, int, int], ...]:
-    """Remove the retired files that no reader can need any more; return those that stay, for the next commit to note.
+def sweep(storage: Storage, root: Root, needed: Set[str]) -> tuple[tuple[str, int, int], ...]:
+    """Remove the retired files that are :func:`unneeded`; return those that stay, for the next commit to note.
 
-    No state refers to a retired file, so it may go before the next one is published. One that cannot be
+    No state before refers to a retired file, so it may go before the next one is published. One that cannot be
     removed stays noted, and somebody tries again.
     """
-    free = set(unneeded(storage, root, int(time.time())))
+    free = set(unneeded(storage, root, int(time.time()), needed))
     return tuple(entry for entry in root.retired if not (entry in free and _is_removed(storage, entry[0])))
 
 
@@ -203,20 +205,36 @@ def abandoned(storage: Storage, root: Root, interrupted: bytes) -> list[str]:
     unknown = strays(storage, root)
     # What was interrupted was going to follow this very state; without its mark, it may have been as well. A repair
     # that was interrupted found its state here: what is newer than the root was committed, or is its own.
-    needed = _known_to_newer(storage, unknown, root, root.generation + (interrupted == WRITING))
+    needed = _known_to(_recorded(storage, unknown, root, root.generation + (interrupted == WRITING)))
     if needed:
         _log.warning("%s: its root is older than the record of a later commit; repair tells more", storage.describe())
     return [key for key in unknown if name_of(key) not in needed]
 
 
-def _known_to_newer(storage: Storage, unknown: Sequence[str], root: Root, generation: int) -> set[str]:
-    """Return the names of the files that recorded states of the same store above a generation know."""
-    known = set()
-    for key in unknown:
+def known_to_newer(storage: Storage, root: Root) -> set[str]:
+    """Return the names of the files that later states know of the same store, whose root an older one was put in.
+
+    They are kept until the store has gone on for as many commits, also those that the older one knows, too: so that
+    a repair can bring the later state back, or, once others have been committed, put it aside whole.
+    """
+    known = {*map(record_key, root.commits), *(key for key, _, _ in root.retired)}
+    records = [
+        key for name in storage.list_dir(CATALOG) if is_record(name) and (key := f"{CATALOG}/{name}") not in known
+    ]
+    return _known_to(_recorded(storage, records, root, root.generation))
+
+
+def _recorded(storage: Storage, keys: Iterable[str], root: Root, generation: int) -> Iterator[tuple[str, Root]]:
+    """Yield the states of the same store above a generation that those of the files tell of which are records."""
+    for key in keys:
         recorded = recorded_state(storage, key) if is_record(name_of(key)) else None
         if recorded is not None and recorded.store == root.store and recorded.generation > generation:
-            known |= {name_of(key), *map(name_of, known_files(recorded))}
-    return known
+            yield key, recorded
+
+
+def _known_to(recorded: Iterable[tuple[str, Root]]) -> set[str]:
+    """Return the names of the files that recorded states know, and those of the records."""
+    return {name_of(file) for key, root in recorded for file in (key, *known_files(root))}
 
 
 def known_files(root: Root) -> set[str]:
@@ -233,8 +251,11 @@ def strays(storage: Storage, root: Root) -> list[str]:
     return [key for key in files if is_file_of_a_commit(name_of(key)) and name_of(key) not in known]
 
 
-def unneeded(storage: Storage, root: Root, now: int) -> list[tuple[str, int, int]]:
-    """Return the retired files that no reader can need any more: pins tell, and time where nobody can."""
+def unneeded(storage: Storage, root: Root, now: int, needed: Set[str] = frozenset()) -> list[tuple[str, int, int]]:
+    """Return the retired files that no reader can need any more: pins tell, and time where nobody can.
+
+    Nor are any among them whose names are said to be `needed`.
+    """
     # A pin below one generation is below all later ones.
     generations = sorted({generation for _, generation, _ in root.retired})
     pinned = bisect_left(generations, True, key=lambda below: storage.is_pinned(below) is not False)
@@ -243,7 +264,7 @@ def unneeded(storage: Storage, root: Root, now: int) -> list[tuple[str, int, int
     return [
         (key, generation, since)
         for key, generation, since in root.retired
-        if generation in free or (time_decides and now - since > GRACE_SECONDS)
+        if name_of(key) not in needed and (generation in free or (time_decides and now - since > GRACE_SECONDS))
     ]
 
 

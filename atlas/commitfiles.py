@@ -55,8 +55,8 @@ class CommitFiles:
             "parent": root.parent,
         }
         self._writers: list[tuple[str, DataWriter]] = []
-        # How many of them are on the disk already.
-        self._finished = 0
+        # How many of them are on the disk already, and of how many the entries in their directories are, too.
+        self._finished = self._durable = 0
         self._segments: list[SegmentWriter] = []
         self._indexes: dict[str, bytes | bytearray] = {}
         self._kept = False
@@ -158,6 +158,10 @@ class CommitFiles:
     def write_record(self, root: Root, retired: Sequence[str] = ()) -> None:
         """Write what brings the root and the indexes of the commit's files back, should they be lost.
 
+        Locally the files are made durable first: where a record is, there is everything that it tells of, even if the
+        power goes before the root is replaced. Nothing else would say then that the commit did not get done, as the
+        mark in the lock file is not synced.
+
         Parameters
         ----------
         root : Root
@@ -172,6 +176,7 @@ class CommitFiles:
             for _, writer in self._writers[-1:]:
                 append_record(writer, recorded)
             return
+        self.make_durable()
         finished = [segment.written for segment in self._segments if segment.written is not None]
         indexes = {file.key: index for file, index in finished} | self._indexes
         write_record(self._begin(record_key(root.commit)), recorded, indexes)
@@ -182,10 +187,11 @@ class CommitFiles:
         return writer
 
     def make_durable(self) -> None:
-        """Sync every file, then every directory once."""
+        """Sync every file that is not durable yet, then every directory of these once."""
         self._storage.expect_version(root_key(self._root.config), self._root.version)
         self._finish()
-        self._storage.sync_directories([key for key, _ in self._writers])
+        self._storage.sync_directories([key for key, _ in self._writers[self._durable :]])
+        self._durable = len(self._writers)
 
     def _finish(self) -> None:
         self._storage.finish_all([writer for _, writer in self._writers[self._finished :]])

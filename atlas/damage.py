@@ -14,6 +14,7 @@ from atlas.errors import CorruptRoot, CorruptStore
 from atlas.examine import check_file, copied_index, intact_rows, open_index
 from atlas.record import Record, read_record, records_behind
 from atlas.root import ROOT_KEYS, Root, decode_root, root_key
+from atlas.roots import gives_way
 from atlas.segment import ArrayIndex, SegmentIndex
 from atlas.storage import Storage, Stored
 from atlas.storage.names import CATALOG, is_file_of_a_commit, is_record, record_key
@@ -94,6 +95,8 @@ class Damage:
         self.damaged_records: list[str] = []
         self._read_roots()
         self._read_records()
+        # Later states, by record, which the root that is there does not give way to.
+        self.passed_over: dict[str, Root] = {}
         self.root, self.from_record = self._choose()
         self._drop_false_copies()
         self.tables = [self._look(file, None) for file in self.root.catalog.tables]
@@ -158,11 +161,15 @@ class Damage:
         is_believed = not self.storage.is_local and not self._is_root_missing
         if known is not None and (self._was_writing or is_believed):
             return known, ""
-        found = [(root, key) for key, root in self._recorded_states() if known is None or root.follows(known)]
+        found = {key: root for key, root in self._recorded_states() if known is None or root.follows(known)}
+        if known is not None and self.storage.is_local:
+            self.passed_over = {key: root for key, root in found.items() if not gives_way(self.storage, known, root)}
+        found = {key: root for key, root in found.items() if key not in self.passed_over}
         if found:
-            root, key = max(found, key=self._rank)
-            nothing = None if self.storage.is_local else ""
-            return replace(root, version=self._versions.get(root_key(root.config), nothing)), key
+            key = max(found, key=lambda key: self._rank(found[key], key))
+            # Where objects have versions, one that is not there has an empty one.
+            absent = None if self.storage.is_local else ""
+            return replace(found[key], version=self._versions.get(root_key(found[key].config), absent)), key
         if known is not None:
             return known, ""
         raise CorruptRoot(
@@ -170,8 +177,7 @@ class Damage:
             "that could bring it back"
         )
 
-    def _rank(self, found: tuple[Root, str]) -> tuple[bool, bool, bool, int, float]:
-        root, key = found
+    def _rank(self, root: Root, key: str) -> tuple[bool, bool, bool, int, float]:
         # Of a commit that came to nothing on an object store not every file need be there. Of two that have all, and
         # the same generation, the one is older whose writer died.
         is_complete = self.storage.is_local or all(file.key in self._put for file in root.files)
@@ -287,6 +293,11 @@ class Damage:
             if self.from_record in self._put:
                 said += "; what later commits changed without writing a file is lost"
             self.report.actions.append(said)
+        for key, root in self.passed_over.items():
+            said = f"put commit {root.generation} aside, of which {key} tells"
+            self.report.actions.append(
+                f"{said}: it did not get done, or an older root was put in its place and gone on from"
+            )
         for array, files in self.arrays.items():
             for found in files:
                 if self.useless(array):

@@ -15,6 +15,7 @@ from atlas.commit import (
     UNFINISHED_SECONDS,
     abandoned,
     known_files,
+    known_to_newer,
     publish,
     recover,
     sweep,
@@ -75,12 +76,13 @@ def _collect_locally(storage: Storage, dry_run: bool) -> GarbageReport:
         root = load_root(storage)
         sizes = {item.key: item for item in storage.inventory()}
         retired = [key for key, *_ in root.retired]
-        free = [key for key, *_ in unneeded(storage, root, int(time.time()))]
+        needed = known_to_newer(storage, root)
+        free = [key for key, *_ in unneeded(storage, root, int(time.time()), needed)]
         gone = abandoned(storage, root, interrupted)
         report = _report(sizes, [*gone, *free], sorted(set(retired) - set(free)))
         if not dry_run:
             recover(storage, root, interrupted, gone)
-            sweep(storage, root)
+            sweep(storage, root, needed)
         return report
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from atlas.commit import sweep
+from atlas.commit import known_to_newer, sweep
 from atlas.compaction import compact
 from atlas.garbage import GarbageReport, collect
 from atlas.searchable import Searchable
@@ -67,7 +67,7 @@ class Maintained(Searchable):
             # Taking the new state up gives the pin on the old one back.
             self._session.follow(root)
             if storage.is_local:
-                sweep(storage, root)
+                sweep(storage, root, known_to_newer(storage, root))
 
     def gc(
         self, *, grace: float | None = None, unfinished: float | None = None, dry_run: bool = False

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from atlas.columnfile import DataFile
-from atlas.commit import publish, recover, strays
+from atlas.commit import known_files, publish, recover, strays
 from atlas.commitfiles import CommitFiles
 from atlas.damage import Damage, FileFound, RepairReport
 from atlas.errors import CorruptStore, ReadOnlyStore, StoreNotFound
@@ -54,7 +54,8 @@ def _carry_out(found: Damage) -> None:
     """Write anew what is damaged, keep what is replaced, and publish."""
     storage, old = found.storage, found.root
     # Above everything that is there, so that no older state is taken for a newer one.
-    newest = max([old.generation, *(root.generation for root in found.roots.values() if root is not None)])
+    others = [*(root for root in found.roots.values() if root is not None), *found.passed_over.values()]
+    newest = max(root.generation for root in (old, *others))
     successor = next_state(storage, replace(old, generation=newest))
     with CommitFiles(storage, successor) as files:
         tables = tuple(_table(found, files, table) for table in found.tables)
@@ -68,9 +69,6 @@ def _carry_out(found: Damage) -> None:
         }
         root = files.state(catalog, arrays)
         replaced = sorted({file.key for file in old.files} - {file.key for file in root.files})
-        if storage.is_local:
-            # Should this repair be cut off and the root be lost, its record is believed: what it names is there.
-            files.make_durable()
         files.write_record(root, replaced)
         files.make_durable()
         found.report.kept = _keep_replaced(found, root, replaced)
@@ -124,6 +122,8 @@ def _keep_replaced(found: Damage, root: Root, replaced: list[str]) -> str:
     # Where a record tells more than the root does, it may be that of a repair that was cut off, and replaced them.
     named = {file.key for there in found.roots.values() if there is not None for file in there.files}
     keys += sorted(named - {file.key for file in root.files})
+    # What was passed over is kept whole, with what it shares with the state that stays: as a store without a root.
+    keys += [key for state in found.passed_over.values() for key in sorted(known_files(state))]
     if found.from_record and found.storage.is_local:
         # What belongs to commits that nothing is known of any more.
         keys += sorted({*strays(found.storage, found.root)} & {*strays(found.storage, root)})

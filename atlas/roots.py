@@ -40,6 +40,7 @@ from atlas.layer import Layer
 from atlas.record import has_record, read_record
 from atlas.root import ROOT_KEYS, Root, decode_root, encode_root, root_key
 from atlas.storage import ConditionFailed, Storage
+from atlas.storage.names import record_key
 from atlas.table import read_layer
 
 CLAIMED_KEY = root_key(StoreConfig())
@@ -186,6 +187,30 @@ def recorded_state(storage: Storage, key: str) -> Root | None:
     with suppress(CorruptStore, FileNotFoundError):
         return read_record(storage, key).root(partial(load_table, storage))
     return None
+
+
+def gives_way(storage: Storage, root: Root, recorded: Root) -> bool:
+    """Whether an intact root is to give way to a later state of the same store that a record tells of.
+
+    An older root was put in its place, then, or the power went just before it was replaced. To a state that did not
+    come after this very root it does not: then commits were made on top of the older one, and nothing may take those
+    away. Nor to the next commit if files of that are missing: it may be one that was cut off and cleared up in part.
+    """
+    if recorded.oldest_known <= root.generation:
+        came_after = recorded.came_after(root.commit)
+    else:
+        # So far back it remembers nothing. But the next commit takes the record of the one before away, unless a file
+        # of that stays.
+        came_after = root.commit in recorded.commits or not storage.exists(record_key(root.commit))
+    return came_after and (recorded.parent != root.commit or _are_there(storage, recorded))
+
+
+def _are_there(storage: Storage, root: Root) -> bool:
+    """Whether the files that a commit wrote are there, as long as they were."""
+    try:
+        return all(storage.size(file.key) >= file.length for file in root.files if file.commit == root.commit)
+    except (FileNotFoundError, CorruptStore):
+        return False
 
 
 def is_lost(storage: Storage) -> bool:

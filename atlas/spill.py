@@ -13,6 +13,7 @@ import uuid
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from operator import itemgetter
 from typing import Any
 from weakref import finalize
 
@@ -26,6 +27,8 @@ from atlas.storage.files import start_writing
 GATHERED_BYTES = 256 << 10
 # So much has a hash at most, and is read together.
 _BLOCK_BYTES = 1 << 20
+
+_end_of = itemgetter(0)
 
 
 def open_nameless(directory: str) -> int:
@@ -42,9 +45,13 @@ def open_nameless(directory: str) -> int:
     path = os.path.join(directory, f".atlas.spill-{uuid.uuid4().hex}")
     descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL | getattr(os, "O_TEMPORARY", 0), 0o600)
     # Should this process die before the next line, the name is left; another writer may take it away before it does.
-    if not hasattr(os, "O_TEMPORARY"):
-        with suppress(FileNotFoundError):
-            os.unlink(path)
+    try:
+        if not hasattr(os, "O_TEMPORARY"):
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
 
 
@@ -72,8 +79,7 @@ class Spill:
         self.file_id = uuid.uuid4()
         self.is_taken = False
         # The blocks that it was written in: where each ends, and its hash; and the one that was read last.
-        self._ends: list[int] = []
-        self._hashes: list[int] = []
+        self._blocks: list[tuple[int, int]] = []
         self._read: tuple[int | None, bytes] = None, b""
         self._write(MAGIC + self.file_id.bytes)
         self.claimed, self.has_junk = self.end, False
@@ -81,7 +87,7 @@ class Spill:
     @property
     def end(self) -> int:
         """How far it is written."""
-        return self._ends[-1] if self._ends else 0
+        return self._blocks[-1][0] if self._blocks else 0
 
     @property
     def is_open(self) -> bool:
@@ -122,13 +128,11 @@ class Spill:
             end = begin = self.end
             while end < begin + len(block):
                 end += os.pwrite(self.descriptor, block[end - begin :], end)
-            self._hashes.append(xxhash.xxh3_64_intdigest(block))
-            self._ends.append(end)
+            self._blocks.append((end, xxhash.xxh3_64_intdigest(block)))
 
     def forget(self, end: int) -> None:
         """Have what follows go over what is behind a position, but for the rest of a block."""
-        blocks = bisect_left(self._ends, end) + 1
-        del self._ends[blocks:], self._hashes[blocks:]
+        del self._blocks[bisect_left(self._blocks, end, key=_end_of) + 1 :]
         self._read = None, b""
         self.has_junk |= self.end != end
         self.claimed = self.end
@@ -136,16 +140,18 @@ class Spill:
     def read(self, position: int, length: int) -> bytes:
         """Return bytes of the file."""
         end, pieces = position + length, []
-        for number in range(bisect_right(self._ends, position), bisect_left(self._ends, end) + 1):
-            begin = self._ends[number - 1]
+        first = bisect_right(self._blocks, position, key=_end_of)
+        for number in range(first, bisect_left(self._blocks, end, key=_end_of) + 1):
+            begin = self._blocks[number - 1][0]
             pieces.append(memoryview(self._block(number))[max(position - begin, 0) : end - begin])
         return b"".join(pieces)
 
     def _block(self, number: int) -> bytes:
         read = self._read
         if read[0] != number:
-            data = b"".join(self._pieces(*self._ends[number - 1 : number + 1]))
-            if xxhash.xxh3_64_intdigest(data) != self._hashes[number]:
+            (begin, _), (end, digest) = self._blocks[number - 1 : number + 1]
+            data = b"".join(self._pieces(begin, end))
+            if xxhash.xxh3_64_intdigest(data) != digest:
                 raise StorageError("reading pending changes back: the disk has not kept what was written")
             # Small chunks are read one by one.
             self._read = read = number, data

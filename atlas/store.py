@@ -297,7 +297,9 @@ class Atlas(Exchange):
 
         A lost or damaged root comes back from the records that commits leave, and so do the indexes of
         data files that are damaged, cut short or gone. What is replaced is kept in ``_damaged/`` within the
-        store, for you to remove. Chunks that are lost read as errors until they are written anew or their
+        store, for you to remove. An older root in the place of a newer one gives way, unless commits were made on top
+        of it: then these stay, and the newer state goes there, too, as a store of its own that can be repaired. Chunks
+        that are lost read as errors until they are written anew or their
         arrays are deleted. A repair is one commit, and as safe from crashes; a store without damage is
         not changed.
 

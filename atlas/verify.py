@@ -14,7 +14,7 @@ from atlas.examine import check_file, copied_index
 from atlas.plan import Wanted
 from atlas.reader import Snapshot
 from atlas.record import read_record
-from atlas.roots import load_root, recorded_state
+from atlas.roots import gives_way, load_root, recorded_state
 from atlas.schema import ArraySchema
 from atlas.storage.names import CATALOG, is_record, record_key
 
@@ -160,9 +160,10 @@ def _check_for_newer(snapshot: Snapshot) -> None:
     root = load_root(storage)
     for key, found in recorded.items():
         if found is not None and found.follows(root):
+            is_older = gives_way(storage, root, found)
+            why = "an older root was put in its place" if is_older else "repair puts what there is of that one aside"
             raise CorruptRoot(
-                f"the root is of commit {root.generation}, but {key} is of a newer one, {found.generation}: "
-                "an older root was put in its place"
+                f"the root is of commit {root.generation}, but {key} is of a newer one, {found.generation}: {why}"
             )
 
 

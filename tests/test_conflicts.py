@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -575,6 +576,41 @@ def test_pending_changes_whose_process_was_killed_leave_nothing(place):
     left.write_bytes(b"half a chunk")
     Atlas.open(place).compact()
     assert not left.exists()
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+def test_a_root_that_is_said_to_be_missing_when_it_is_replaced(place, monkeypatch, is_done):
+    """As network file systems say that asked twice, because an answer was lost."""
+    real = os.replace
+
+    def replace_once(*paths: str) -> None:
+        monkeypatch.setattr(os, "replace", real)
+        if is_done:
+            real(*paths)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    store = Atlas.open(place)
+    store.open_dataset("a").set_attribute("k", 5)
+    monkeypatch.setattr(os, "replace", replace_once)
+    with nullcontext() if is_done else pytest.raises(StorageError, match="No such file"):
+        store.flush()
+    store.flush()
+    assert store.info()["generation"] == 2
+    assert Atlas.open(place).open_dataset("a").get_attribute("k") == 5
+
+
+def test_a_file_that_goes_while_it_is_verified_is_a_problem(place, monkeypatch):
+    real = LocalStorage.size
+
+    def look_and_lose(storage: LocalStorage, key: str) -> int:
+        size = real(storage, key)
+        if key.endswith(".af"):
+            os.unlink(place / key)
+        return size
+
+    monkeypatch.setattr(LocalStorage, "size", look_and_lose)
+    (problem,) = Atlas.open(place).verify().problems
+    assert "is gone" in str(problem)
 
 
 def test_an_old_file_that_cannot_be_removed_stays_noted(place, monkeypatch, caplog):

@@ -817,6 +817,43 @@ def test_an_interrupt_leaves_what_waits_as_it_is(tmp_path, monkeypatch, is_taken
     assert at_every_call(prepare, act, check, os.path.dirname(heap.__file__)) > 50
 
 
+def test_two_interrupts_in_turn_leave_what_was_spilled_as_it_is(tmp_path, monkeypatch):
+    """The second one comes before what the first one has cut short is taken back."""
+
+    def prepare() -> spill.Spill:
+        file = spill.Spill(str(tmp_path))
+        assert file.append([b"first"]) == [HEADER_LENGTH]
+        return file
+
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    def act(file: spill.Spill) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(spill.Spill, "forget", interrupt)
+            file.append([b"lost"])
+
+    def check(file: spill.Spill) -> None:
+        (place,) = file.append([b"second"])
+        assert file.read(HEADER_LENGTH, 5) == b"first"
+        assert file.read(place, 6) == b"second"
+
+    assert at_every_call(prepare, act, check, spill.__file__) > 5
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_spill_that_keeps_its_name_is_closed(tmp_path, monkeypatch):
+    def fail(path: str) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    monkeypatch.setattr(os, "unlink", fail)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match="Input/output"):
+        spill.open_nameless(str(tmp_path))
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_what_was_taken_back_is_not_in_the_file_that_is_committed(tmp_path, monkeypatch):
     """A few bytes only, which could be taken for what is left free before an aligned piece."""
     monkeypatch.setattr(heap, "OWN_BYTES", 0)

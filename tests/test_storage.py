@@ -219,7 +219,7 @@ def test_what_opens_where(tmp_path):
     memory = open_storage("memory://x", "y")
     assert isinstance(memory, RemoteStorage)
     assert memory.describe() == "memory://x/y"
-    for bad in ("", 3, None, b"bytes", "nothing-like-it://x"):
+    for bad in ("", 3, None, b"bytes", "nothing-like-it://x", "a\0b", "memory://a\0b"):
         with pytest.raises(InvalidArgument):
             open_storage(bad)
     with pytest.raises(InvalidArgument):
@@ -390,6 +390,71 @@ def test_where_nothing_can_be_written(here, monkeypatch, code):
             call()
     assert here.read("atlas.json") == b"{}"
     here.pin(1).release()
+
+
+@needs_flock
+def test_a_place_that_goes_while_it_is_written_to_is_an_error_of_ours(here, monkeypatch):
+    """What the caller asked for is not what is missing."""
+    put(here)
+    os.rename(here.local_path, here.local_path + ".gone")
+
+    def gone(*args: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(files.os, "mkdir", gone)
+    writer = here.writer_lock()
+    for call in (
+        writer.__enter__,
+        here.sync_place,
+        lambda: here.sync_directories([KEY]),
+        lambda: here.make_directories(["t"]),
+        lambda: here.replace("atlas.json", b""),
+        lambda: here.create_exclusive("atlas.json", b""),
+        lambda: here.create(KEY),
+    ):
+        with pytest.raises(StorageError, match=r"s.*: No such file or directory"):
+            call()
+
+
+@needs_flock
+def test_who_waits_for_a_store_that_is_removed_is_told(here):
+    def wait() -> int:
+        try:
+            with here.writer_lock():
+                return 1
+        except StorageError as error:
+            return 0 if "No such file" in str(error) else 2
+
+    with here.writer_lock():
+        child = os.fork()
+        if not child:
+            os._exit(wait())
+        time.sleep(0.2)
+        os.rename(here.local_path, here.local_path + ".gone")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@needs_flock
+def test_a_lock_file_that_cannot_be_closed_well_is_closed(here, monkeypatch):
+    """The commit has happened by then."""
+
+    class Failing(FileIO):
+        def close(self) -> None:
+            super().close()
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(locks, "_open_inherited", lambda path: Failing(path, "r+"))
+    for _ in range(2):
+        with here.writer_lock(timeout=0) as interrupted:
+            assert not interrupted
+
+
+@pytest.mark.parametrize("name", ["s", "s/below"])
+def test_a_link_that_leads_nowhere_is_no_place_for_a_store(tmp_path, name):
+    (tmp_path / "s").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(StorageError, match="No such file"), LocalStorage(str(tmp_path / name)).writer_lock():
+        pass
+    assert not (tmp_path / "nowhere").exists()
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is read-only for root")
@@ -736,12 +801,13 @@ def test_a_forked_child_makes_its_own_connections():
 # --- disks that cannot, or will not
 
 
-def test_what_is_kept_is_copied_where_files_cannot_be_linked(tmp_path, monkeypatch):
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EXDEV, errno.EMLINK])
+def test_what_is_kept_is_copied_where_files_cannot_be_linked(tmp_path, monkeypatch, code):
     store = LocalStorage(str(tmp_path))
     put(store, data=b"x" * 3_000_000)
 
     def refuse(*args):
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "link", refuse)
     store.keep_copy(KEY, f"_damaged/0/{KEY}")

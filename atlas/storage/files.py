@@ -21,7 +21,8 @@ _Read = TypeVar("_Read")
 BUFFER_BYTES = 1 << 20
 # Threads that sync files and directories side by side, if there are as many for each of them.
 _SYNCING = 8
-NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+# Why a file cannot have a second name, though it could be copied: no file system has it, or here it has too many.
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK)
 # What a disk answers that cannot read something any more.
 _UNREADABLE = (errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO))
 # How much is written before the disk is told to begin with it.
@@ -44,6 +45,16 @@ def translated(place: str, doing: str) -> Iterator[None]:
             raise
         kind = ReadOnlyStore if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else StorageError
         raise kind(f"{doing} {place}: {error.strerror or error}") from error
+
+
+@contextmanager
+def while_writing(place: str, doing: str) -> Iterator[None]:
+    """Do as :func:`translated` does; what is missing is not something that was asked for, but the place itself."""
+    try:
+        with translated(place, doing):
+            yield
+    except FileNotFoundError as error:
+        raise StorageError(f"{doing} {place}: {error.strerror or error}") from error
 
 
 def read_insistently(place: str, read: Callable[[], _Read]) -> _Read:
@@ -149,7 +160,7 @@ def name_file(descriptor: int, path: str) -> bool:
     except OSError as error:
         with contextlib.suppress(OSError):
             os.unlink(path)
-        if error.errno in (*NO_LINKS, errno.ENOENT, errno.EXDEV, errno.EACCES):
+        if error.errno in (*NO_LINKS, errno.ENOENT, errno.EACCES):
             return False
         raise
     return True
@@ -161,7 +172,7 @@ class LocalWriter:
     def __init__(self, path: str) -> None:
         self._path = path
         self._position = self._begun = 0
-        with translated(path, "creating"):
+        with while_writing(path, "creating"):
             self._file = os.fdopen(self._open_new(path), "wb", BUFFER_BYTES)
 
     @classmethod
@@ -176,7 +187,7 @@ class LocalWriter:
         size : int
             How many bytes there are to be.
         """
-        with translated(path, "creating"):
+        with while_writing(path, "creating"):
             own = os.dup(descriptor)
             try:
                 os.ftruncate(own, size)

@@ -32,6 +32,7 @@ from atlas.storage.files import (
     sync_directory,
     sync_parent,
     translated,
+    while_writing,
 )
 
 
@@ -189,19 +190,19 @@ class LocalStorage(Storage):
 
     def make_directories(self, names: Sequence[str]) -> None:
         """Make directories of the store."""
-        with translated(self._path, "writing to"):
+        with while_writing(self._path, "writing to"):
             make_directories(*map(self._place, names))
 
     def sync_place(self) -> None:
         """Sync the store's directory, and those above, which a creator that was killed may have made and not synced."""
-        with translated(self._path, "writing to"):
+        with while_writing(self._path, "writing to"):
             sync_directory(self._path)
             sync_ancestors(self._path)
 
     def sync_directories(self, keys: Sequence[str]) -> None:
         """Sync each directory that holds one of the files, once."""
         directories = sorted({os.path.dirname(self._place(key)) for key in keys})
-        with translated(self._path, "writing to"):
+        with while_writing(self._path, "writing to"):
             for_each(sync_directory, directories)
 
     def finish_all(self, writers: Sequence[DataWriter]) -> None:
@@ -212,7 +213,7 @@ class LocalStorage(Storage):
         """Write a file beside, sync it, rename it over the old one, sync the directory."""
         place = self._place(key)
         beside = self._write_beside(place, data)
-        with translated(place, "replacing"):
+        with while_writing(place, "replacing"):
             try:
                 os.replace(beside, place)
             except OSError:
@@ -224,12 +225,12 @@ class LocalStorage(Storage):
     def create_exclusive(self, key: str, data: bytes) -> None:
         """Write a file beside, sync it, link it into place, sync the directory."""
         place = self._place(key)
-        with translated(self._path, "creating"):
+        with while_writing(self._path, "creating"):
             make_directories(self._path)
         if os.path.exists(place):
             raise FileExistsError(place)
         beside = self._write_beside(place, data)
-        with translated(place, "creating"):
+        with while_writing(place, "creating"):
             try:
                 self._link(beside, place)
             finally:
@@ -266,7 +267,7 @@ class LocalStorage(Storage):
     def writer_lock(self, timeout: float = 60.0, mark: bytes = locks.WRITING) -> Iterator[bytes]:
         """Exclude every other writer, whether thread, process or handle."""
         with contextlib.ExitStack() as held:
-            with translated(self._path, "locking"):
+            with while_writing(self._path, "locking"):
                 make_directories(self._path)
                 interrupted = held.enter_context(locks.writer_lock(self._path, timeout, mark))
             yield interrupted

@@ -47,7 +47,7 @@ def open_storage(
 
 def _text(path: Any) -> str:
     text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
-    if not isinstance(text, str):
+    if not isinstance(text, str) or "\0" in text:
         raise InvalidArgument(f"not a path or URL: {path!r}")
     return text
 

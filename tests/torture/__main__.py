@@ -57,11 +57,14 @@ def run_powerloss(work: Path, share: Share) -> str:
     after, opened_after = in_child(lambda: powerloss.check_kills(work, 1, 16, share=share))
     failed = in_child(lambda: powerloss.check_lost_syncs(work, 1, 16, share=share))
     repaired = in_child(lambda: powerloss.check_repairs(work, 1, 16, share=share))
+    see = powerloss.repaired
+    needless = in_child(lambda: powerloss.check_scenario(work, 1, 4, share=share, see=see)[0])
+    needless += in_child(lambda: powerloss.check_kills(work, 1, 2, share=share, see=see)[0])
     # Shares are not equal.
     assert states + after >= share.size(1_000_000) // (1 if share == WHOLE else 2)
     return (
         f"{states + after:,} states of the disk, {opened + opened_after:,} of them different to a reader; "
-        f"{failed:,} after a sync that failed; {repaired:,} in a repair"
+        f"{failed:,} after a sync that failed; {repaired:,} in a repair; {needless:,} repaired without need"
     )
 
 
@@ -69,6 +72,7 @@ def run_mutants(work: Path, share: Share) -> str:
     """Take every sync away, swap every order."""
     hunted = [(mutant, mutants.hunt_power) for mutant in mutants.POWER + mutants.SYNCING]
     hunted += [(mutant, mutants.hunt_repairing) for mutant in mutants.REPAIRING]
+    hunted += [(mutant, mutants.hunt_recording) for mutant in mutants.RECORDING]
     chosen = list(share.of(hunted))
     alive = [name for mutant, hunt in chosen for name in mutants.survivors([mutant], partial(hunt, work))]
     assert not alive, alive

@@ -65,7 +65,7 @@ def _live(module: types.ModuleType) -> Iterator[tuple[str, Any]]:
 
 FILES, LOCAL, THREADS = "atlas.storage.files", "atlas.storage.local", "atlas.threads"
 COMMIT, COMPACTION = "atlas.commit", "atlas.compaction"
-COMMITFILES, REPAIR = "atlas.commitfiles", "atlas.repair"
+COMMITFILES, REPAIR, ROOTS = "atlas.commitfiles", "atlas.repair", "atlas.roots"
 
 POWER = [
     Mutant("directories are never synced", FILES, "        os.fsync(descriptor)\n", "        pass\n"),
@@ -122,7 +122,7 @@ POWER = [
     Mutant(
         "data files are synced, their directories are not",
         COMMITFILES,
-        "        self._storage.sync_directories([key for key, _ in self._writers])\n",
+        "        self._storage.sync_directories([key for key, _ in self._writers[self._durable :]])\n",
         "",
     ),
     Mutant(
@@ -134,8 +134,8 @@ POWER = [
     Mutant(
         "old files are removed before the new root is there",
         COMMIT,
-        "    published = replace(root, retired=sweep(storage, root) + added)\n",
-        "    published = replace(root, retired=sweep(storage, root) + added)\n"
+        "    published = replace(root, retired=sweep(storage, root, needed) + added)\n",
+        "    published = replace(root, retired=sweep(storage, root, needed) + added)\n"
         "    for key in retired:\n        storage.purge(key)\n",
     ),
     Mutant(
@@ -168,12 +168,6 @@ POWER = [
 # Found where the power is cut in a repair.
 REPAIRING = [
     Mutant(
-        "the record of a repair is there before its files",
-        REPAIR,
-        "            files.make_durable()\n        files.write_record",
-        "            pass\n        files.write_record",
-    ),
-    Mutant(
         "what a repair writes is not synced",
         REPAIR,
         "        files.make_durable()\n        found.report.kept",
@@ -184,6 +178,22 @@ REPAIRING = [
         LOCAL,
         "                self._copy(source, place)\n            sync_parent(place)\n",
         "                self._copy(source, place)\n",
+    ),
+]
+
+# Found where a store is repaired after a cut, although that is not necessary.
+RECORDING = [
+    Mutant(
+        "a record is there before its files",
+        COMMITFILES,
+        "        self.make_durable()\n        finished =",
+        "        finished =",
+    ),
+    Mutant(
+        "a root gives way to a commit whose files are missing",
+        ROOTS,
+        "    return came_after and (recorded.parent",
+        "    return came_after or (recorded.parent",
     ),
 ]
 
@@ -234,6 +244,13 @@ def hunt_power(work: Path) -> None:
 def hunt_repairing(work: Path) -> None:
     """Look for what a power cut in a repair could break."""
     powerloss.check_repairs(work, 1, 1)
+
+
+def hunt_recording(work: Path) -> None:
+    """Look for what a repair after a power cut could break."""
+    see = powerloss.repaired
+    powerloss.check_kills(work, 1, 2, ["flush of one array"], see=see)
+    powerloss.check_scenario(work, 1, 2, powerloss.WIDE_ACTS, see=see)
 
 
 def hunt_syncing(work: Path) -> None:

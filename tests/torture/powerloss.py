@@ -18,6 +18,7 @@ import random
 import shutil
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -463,6 +464,10 @@ ACTS += [
     _overwrite,
 ]
 
+# Of those that take older files into their own, some whose files are synced one by one, and some by several threads.
+FEW_ACTS: Acts = [_create, _first, _second]
+WIDE_ACTS: Acts = [_create, _side_by_side, _side_by_side]
+
 
 # ── checking ──────────────────────────────────────────────────────────────────────────────────
 
@@ -559,7 +564,12 @@ def check(
 
 
 def check_scenario(
-    work: Path, parts: int, limit: int, acts: Acts | None = None, share: Share = WHOLE
+    work: Path,
+    parts: int,
+    limit: int,
+    acts: Acts | None = None,
+    share: Share = WHOLE,
+    see: Callable[[Path], State] = state_of,
 ) -> tuple[int, int]:
     """Record the scenario and cut the power everywhere in it; return the states looked at, and opened."""
     top = work / "recorded"
@@ -568,9 +578,16 @@ def check_scenario(
         recording = record(acts or ACTS, top)
     finally:
         shutil.rmtree(top)
-    checker = Checker(work)
+    checker = Checker(work, see)
     total = check(recording, checker, parts, limit, share=share)
     return total, checker.opened
+
+
+def repaired(place: Path) -> State:
+    """Return what a reader sees once the store has been repaired, whether it has to be or not."""
+    with suppress(atlas.StoreNotFound):
+        _repair(place)
+    return state_of(place)
 
 
 # What is done before, what is killed, what the next writer does.
@@ -586,11 +603,16 @@ KILLS: dict[str, tuple[Acts, Callable[[Path], None], Callable[[Path], None]]] = 
 
 
 def check_kills(
-    work: Path, parts: int, limit: int, cases: Iterable[str] = tuple(KILLS), share: Share = WHOLE
+    work: Path,
+    parts: int,
+    limit: int,
+    cases: Iterable[str] = tuple(KILLS),
+    share: Share = WHOLE,
+    see: Callable[[Path], State] = state_of,
 ) -> tuple[int, int]:
     """Kill a writer at its every call, let another commit, and cut the power in that: return the states."""
     total = 0
-    checker = Checker(work)
+    checker = Checker(work, see)
     for name in cases:
         before, killed, follows = KILLS[name]
         top = work / name

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from torture import mutants, powerloss
-from torture.scenes import in_child, warm_up
+from torture.scenes import Share, in_child, warm_up
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -27,6 +27,20 @@ def test_no_cut_hurts_what_follows_a_killed_writer(case: str, tmp_path: Path) ->
     assert states > 1_000
 
 
+def test_no_repair_after_a_cut_loses_anything(tmp_path: Path) -> None:
+    """Whoever finds his machine off may repair the store first, where it has to be or not."""
+    acts, see = powerloss.FEW_ACTS, powerloss.repaired
+    states, opened = in_child(lambda: powerloss.check_scenario(tmp_path, 1, 2, acts, see=see))
+    assert states > 1_000
+    assert opened > 100
+
+
+def test_no_repair_after_a_cut_hurts_what_follows_a_killed_writer(tmp_path: Path) -> None:
+    cases, share, see = ["flush of one array"], Share(1, 8), powerloss.repaired
+    states, _ = in_child(lambda: powerloss.check_kills(tmp_path, 1, 2, cases, share, see))
+    assert states > 1_000
+
+
 def test_a_sync_that_fails_is_not_relied_on(tmp_path: Path) -> None:
     assert in_child(lambda: powerloss.check_lost_syncs(tmp_path, 1, 2, ["create", "flush"])) > 1_000
 
@@ -38,7 +52,7 @@ def test_threads_sync_side_by_side_in_the_model(tmp_path: Path) -> None:
 
 
 def test_the_mutants_of_the_campaign_are_of_this_source() -> None:
-    known = mutants.POWER + mutants.REPAIRING + mutants.SYNCING
+    known = mutants.POWER + mutants.REPAIRING + mutants.SYNCING + mutants.RECORDING
     assert [mutant.what for mutant in known if not mutant.is_possible()] == []
 
 
