@@ -92,6 +92,7 @@ _COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
 
 # Changes that nobody can tell from outside, and why.
 EQUIVALENT = {
+    "self.rewinds = 0 -> 1": "only whether it has changed is asked",
     "time_decides = len(root.retired) > _MOST_WAITING or storage.is_pinned(1) is None -> 2": (
         "whether anybody can tell is the same for all generations"
     ),
