@@ -150,9 +150,9 @@ POWER = [
     Mutant(
         "the old root is removed before the new one is published",
         COMMIT,
-        "            root = publish(storage, root, old, [file.key for",
+        "            root = publish(storage, root, old, replaced, recorded)",
         "            for key in ROOT_KEYS:\n                storage.delete(key)\n"
-        "            root = publish(storage, root, old, [file.key for",
+        "            root = publish(storage, root, old, replaced, recorded)",
     ),
     Mutant("compaction does not sync", COMPACTION, "        files.make_durable()\n", ""),
     Mutant(
