@@ -23,7 +23,7 @@ from atlas.commitfiles import CommitFiles, settle
 from atlas.config import StoreConfig
 from atlas.conflicts import check_conflicts
 from atlas.datafiles import Target, write_array
-from atlas.errors import AtlasError, CorruptRoot, SnapshotExpired, StorageError, StoreNotFound
+from atlas.errors import AtlasError, ConflictError, CorruptRoot, SnapshotExpired, StorageError, StoreNotFound
 from atlas.layer import Layer, stacked
 from atlas.pending import Pending
 from atlas.reader import Snapshot
@@ -63,24 +63,30 @@ _MOST_WAITING = 10_000
 
 def overwrite_root(storage: Storage, config: StoreConfig) -> Root:
     """Replace whatever store is there by an empty one."""
-    old, recorded = Root(config, 0, "", "", Catalog(), {}), set()
     try:
         old = load_root(storage)
-        recorded = old.commits
+        replaced, recorded = [file.key for file in old.files], old.commits
     except StoreNotFound:
         # Who was faster has taken his store away again.
         return create_root(storage, config)
     except CorruptRoot:
-        if not storage.is_local:
-            # To which name the damaged one led is not known: the new one is put where every store begins.
-            old = replace(old, config=StoreConfig())
+        # On an object store it is not known to which name the damaged one led: the new one is put where each begins.
+        old = Root(config if storage.is_local else StoreConfig(), 0, "", "", Catalog(), {})
+        replaced, recorded = [], set()
+        if storage.is_local:
+            # Readers may still have the files: they are replaced, as those of a state would be.
+            replaced = strays(storage, old)
+            states = [recorded_state(storage, key) for key in replaced if is_record(name_of(key))]
+            old = replace(old, generation=max((state.generation for state in states if state is not None), default=0))
+        else:
             storage.delete_all([key for key in ROOT_KEYS if key != CLAIMED_KEY])
     while True:
         root = next_state(storage, emptied(old, config))
         try:
-            root = publish(storage, root, old, [file.key for file in old.files], recorded)
+            root = publish(storage, root, old, replaced, recorded)
         except LostRace as lost:
             old = lost.current
+            replaced = [file.key for file in old.files]
         else:
             delete_other_roots(storage, config)
             return root
@@ -93,7 +99,8 @@ def discard_root(storage: Storage, root: Root) -> None:
             if interrupted:
                 # Without the root, the record of a commit that failed would make this a store that has lost it.
                 recover(storage, root, interrupted)
-            for key in dict.fromkeys((CLAIMED_KEY, root_key(root.config))):
+            # Where every store begins as the same object, that is the one which others look for.
+            for key in dict.fromkeys(([] if storage.is_local else [CLAIMED_KEY]) + [root_key(root.config)]):
                 storage.delete(key)
 
 
@@ -107,11 +114,18 @@ def publish(
     Parameters
     ----------
     base : Root
-        The state, as it was loaded, in whose place the new one is put.
+        The state, as it was loaded, in whose place the new one is put; without a commit where that could not be read.
     retired : sequence of str
         Files that `root` no longer refers to. They are removed as soon as no reader of an older generation is left.
     recorded : collection of str
         The commits whose records are there; of those that tell nothing more, they are removed.
+
+    Raises
+    ------
+    LostRace
+        If another writer committed first, on an object store.
+    ConflictError
+        If one did so although this one had the lock.
     """
     now = int(time.time())
     # No reader needs a record: should its removal fail, the next commit makes up for it.
@@ -121,6 +135,7 @@ def publish(
         if len(root.retired) > _MOST_RETIRED:
             root = replace(root, retired=_without_old(storage, root, now))
         return replace_root(storage, replace(root, retired=root.retired + added), base)
+    _expect_alone(storage, base)
     needed = known_to_newer(storage, replace(root, retired=root.retired + added))
     published = replace(root, retired=sweep(storage, root, needed) + added)
     try:
@@ -136,6 +151,25 @@ def publish(
         if name_of(key) not in needed:
             _is_removed(storage, key)
     return published
+
+
+def _expect_alone(storage: Storage, base: Root) -> None:
+    """Raise :class:`ConflictError` if what is to be replaced is not what was there when the lock was taken.
+
+    Somebody has removed the lock file, then, or put another store in the place of this one, or there are no locks here.
+    What others do from now until the root is replaced nobody sees, but that is no more than a moment.
+    """
+    try:
+        current = load_root(storage).commit
+    except (CorruptRoot, StoreNotFound):
+        if base.commit:
+            raise
+        current = ""
+    if current != base.commit or not storage.holds_lock():
+        raise ConflictError(
+            f"another writer was let into {storage.describe()} while this one had the lock: its lock file was removed, "
+            "the store was put elsewhere, or there are no locks; nothing was committed, try again"
+        )
 
 
 def _without_old(storage: Storage, root: Root, now: int) -> tuple[tuple[str, int, int], ...]:
@@ -315,6 +349,9 @@ def _commit_onto(storage: Storage, base: Root, snapshot: Snapshot, pending: Pend
     except LostRace as lost:
         if lost.is_final:
             files.discard()
+        raise
+    except ConflictError:
+        files.discard()
         raise
     except BaseException:
         # Best known while no other writer can add to it; the next flush asks once more.

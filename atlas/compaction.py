@@ -14,7 +14,7 @@ from atlas.columns import distinct, positions
 from atlas.commit import publish, recover
 from atlas.commitfiles import CommitFiles, settle
 from atlas.datafiles import Target, newest_statistics, pick_entries, stored_statistics, write_file
-from atlas.errors import SnapshotExpired
+from atlas.errors import ConflictError, SnapshotExpired
 from atlas.payloads import payloads_of
 from atlas.reader import Snapshot
 from atlas.root import ArrayFiles, Root
@@ -68,6 +68,9 @@ def _compact(storage: Storage, current: Root, workers: int) -> Root:
     except LostRace as lost:
         if lost.is_final:
             files.discard()
+        raise
+    except ConflictError:
+        files.discard()
         raise
 
 

@@ -69,10 +69,19 @@ def check_conflicts(current: Root, seen: Mapping[str, Root]) -> None:
 def _changed(before: Root, now: Root, names: list[str]) -> list[str]:
     was, is_now = _generations(before, names), _generations(now, names)
     differ = was != is_now
-    if before.store != now.store:
-        # Generations of another store say nothing: only what is in neither is the same.
+    if before.store != now.store or _parted(before, now):
+        # Generations of another store, or history, say nothing: only what is in neither is the same.
         differ |= is_now != -1
     return [names[i] for i in np.flatnonzero(differ).tolist()]
+
+
+def _parted(before: Root, now: Root) -> bool:
+    """Whether two states of a store are known to have others between them and the one they both came from.
+
+    An older root was put in place, then, and gone on from: generations were used twice.
+    """
+    is_known = now.oldest_known <= before.generation
+    return is_known and not now.came_after(before.commit) and not before.came_after(now.commit)
 
 
 def _generations(root: Root, names: list[str]) -> Integers:

@@ -16,11 +16,11 @@ from atlas.columnfile import DataFile
 from atlas.commit import known_files, publish, recover, strays
 from atlas.commitfiles import CommitFiles
 from atlas.damage import Damage, FileFound, RepairReport
-from atlas.errors import CorruptStore, ReadOnlyStore, StoreNotFound
+from atlas.errors import ConflictError, CorruptStore, ReadOnlyStore, StoreNotFound
 from atlas.examine import intact_rows
 from atlas.indexes import read_index
 from atlas.root import ArrayFiles, Root
-from atlas.roots import delete_other_roots, has_root, load_table, next_state
+from atlas.roots import LostRace, delete_other_roots, has_root, load_table, next_state
 from atlas.segment import HEADER_LENGTH, SegmentIndex
 from atlas.storage import REPAIRING, WRITING, Storage
 from atlas.storage.names import DAMAGED, is_file_of_a_commit
@@ -73,7 +73,17 @@ def _carry_out(found: Damage) -> None:
         files.make_durable()
         found.report.kept = _keep_replaced(found, root, replaced)
         files.keep()
-    root = publish(storage, root, old, replaced, old.commits)
+    try:
+        root = publish(storage, root, found.standing, replaced, old.commits)
+    except ConflictError:
+        files.discard()
+        raise
+    except LostRace as lost:
+        if lost.is_final:
+            files.discard()
+        raise ConflictError(
+            f"another writer committed to {storage.describe()} meanwhile; nothing was repaired, try again"
+        ) from None
     delete_other_roots(storage, root.config)
     if storage.is_local:
         recover(storage, root, WRITING)

@@ -251,7 +251,8 @@ def next_state(storage: Storage, root: Root) -> Root:
     if root.generation >= MAX_CELLS:
         # Beyond that no dataset may say that it has changed.
         raise CorruptRoot(f"{storage.describe()} claims to be of commit {root.generation}: none can follow that")
-    recent = (*root.recent, root.commit)[-(_REMEMBERED_LOCALLY if storage.is_local else _REMEMBERED) :]
+    before = (*root.recent, root.commit) if root.commit else ()
+    recent = before[-(_REMEMBERED_LOCALLY if storage.is_local else _REMEMBERED) :]
     return root.successor(new_commit_id(), recent=recent)
 
 

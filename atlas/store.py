@@ -79,7 +79,7 @@ class Atlas(Exchange):
             All of the layout options at once; the single ones are then not looked at.
         overwrite : bool or "at flush"
             Replace the store that is there: now, or by the first flush, so that the old store stays
-            whole should anything fail before.
+            whole should anything fail before. A damaged one is only replaced at once.
         storage_options : dict, optional
             What the fsspec file system of a URL is told: credentials, endpoint, ``anon``. Never stored.
         single_writer : bool
@@ -99,7 +99,9 @@ class Atlas(Exchange):
         Raises
         ------
         StoreAlreadyExists
-            If there is a store and `overwrite` is false.
+            If there is a store and `overwrite` is false, or one whose root is lost and it is not true.
+        CorruptRoot
+            If it is to be replaced by the first flush, and is damaged.
         InvalidArgument
             If an option is unknown.
         UnsafeStorage
@@ -121,7 +123,7 @@ class Atlas(Exchange):
         seen = storage.begin_creating(list(ROOT_KEYS))
         with storage.writer_lock() as interrupted:
             there = has_root(storage) if storage.is_local else seen
-            if not there and not overwrite and is_lost(storage):
+            if not there and overwrite is not True and is_lost(storage):
                 raise StoreAlreadyExists(
                     f"there is a store at {storage.describe()} whose root is lost; Atlas.repair brings it back, "
                     "overwrite=True begins a new one"
@@ -417,8 +419,11 @@ def _create_root(storage: Storage, layout: StoreConfig, overwrite: Any) -> Root:
         return overwrite_root(storage, layout)
 
 
-def _intact_root(storage: Storage) -> Root | None:
+def _intact_root(storage: Storage) -> Root:
     try:
         return load_root(storage)
-    except CorruptRoot:
-        return None
+    except CorruptRoot as error:
+        raise CorruptRoot(
+            f"{error}; a store whose root is damaged cannot be replaced by a flush: Atlas.repair brings it back, "
+            "overwrite=True replaces it now"
+        ) from None

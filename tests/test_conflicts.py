@@ -278,16 +278,17 @@ def test_a_store_that_begins_at_the_flush_takes_the_root_before_it_away(place):
 def fails_with_nothing_known(store, monkeypatch):
     """The disk fails for good just when the root has been replaced, so that it cannot be read again either."""
     with monkeypatch.context() as broken:
-        broken.setattr(commit, "load_root", once_only(commit.load_root))
+        broken.setattr(commit, "load_root", twice_only(commit.load_root))
         fails_after_the_root_was_replaced(store, broken)
 
 
-def once_only(action):
+def twice_only(action):
+    """What there is to build on can be read, and that it is still there."""
     calls = []
 
     def limited(*args):
         calls.append(args)
-        if len(calls) == 1:
+        if len(calls) <= 2:
             return action(*args)
         raise StorageError("the disk is gone")
 
@@ -635,6 +636,37 @@ def test_a_damaged_store_can_be_replaced(place):
     (place / "atlas.json").write_bytes(b"{}")
     Atlas.create(place, overwrite=True)
     assert Atlas.open(place).list_datasets() == []
+
+
+@pytest.mark.skipif(not locks.has_ofd_locks, reason="no locks on open file descriptions here")
+def test_who_reads_a_damaged_store_that_is_replaced_keeps_its_files(place):
+    reader = Atlas.open(place, mode="r")
+    (place / "atlas.json").write_bytes(b"{}")
+    store = Atlas.create(place, overwrite=True)
+    for _ in range(2):
+        store.create_dataset("a").set_attribute("k", 1)
+        store.flush()
+        store.compact()
+        store.delete_dataset("a")
+        store.flush()
+    assert reader.open_dataset("a").read_array("t").tolist() == [0, 1, 2, 3]
+    root = store._session.snapshot.root
+    assert "" not in root.recent
+    del reader
+    store.compact()
+    store.gc()
+    assert not list(place.glob("**/*.af"))
+
+
+@pytest.mark.parametrize("loss", [Path.unlink, lambda root: root.write_bytes(b"{}")])
+def test_a_damaged_store_is_not_replaced_before_the_flush_that_is_to_replace_it(loss, place):
+    loss(place / "atlas.json")
+    before = sorted(place.rglob("*"))
+    with pytest.raises((atlas.CorruptRoot, atlas.StoreAlreadyExists), match=r"repair brings it back.*overwrite=True"):
+        Atlas.create(place, overwrite="at flush")
+    assert sorted(place.rglob("*")) == before
+    assert Atlas.repair(place).ok
+    assert Atlas.open(place).list_datasets() == ["a", "b"]
 
 
 def test_only_an_untouched_new_store_is_discarded(tmp_path):

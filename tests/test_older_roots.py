@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atlas import Atlas, commit, commitfiles, datafiles
+from atlas import Atlas, ConflictError, commit, commitfiles, datafiles
 from atlas.root import Root
 
 CELLS = np.arange(4)
@@ -166,6 +166,35 @@ def test_what_was_committed_on_top_of_an_older_root_stays_and_so_does_the_rest(g
     assert shown(other) == {"a": [0, 1, 2, 3]}
     assert Atlas.open(other).open_dataset("a").get_attribute("k") == commits - 1
     assert Atlas.open(other).verify().ok
+
+
+def test_a_handle_of_the_newer_state_does_not_take_another_change_for_one_that_it_saw(place):
+    """The older root was gone on from until it was of the same generation, in which the same dataset changed."""
+    old = (place / "atlas.json").read_bytes()
+    change(place, 1)
+    store = Atlas.open(place)
+    store.open_dataset("a").set_attribute("k", 2)
+    (place / "atlas.json").write_bytes(old)
+    unchanged = Atlas.open(place)
+    change(place, 3)
+    with pytest.raises(ConflictError):
+        store.flush()
+    assert Atlas.open(place).open_dataset("a").get_attribute("k") == 3
+    # Whose state is part of both histories is told of no conflict that is none.
+    unchanged.create_dataset("b").set_attribute("k", 4)
+    unchanged.flush()
+    assert Atlas.open(place).list_datasets() == ["a", "b"]
+
+
+def test_a_handle_of_the_newer_state_has_no_conflict_with_the_older_one(place):
+    old = (place / "atlas.json").read_bytes()
+    add(place, "b")
+    store = Atlas.open(place)
+    store.open_dataset("a").set_attribute("k", 2)
+    (place / "atlas.json").write_bytes(old)
+    store.flush()
+    assert Atlas.open(place).list_datasets() == ["a"]
+    assert Atlas.open(place).open_dataset("a").get_attribute("k") == 2
 
 
 def test_a_later_state_is_kept_until_the_store_has_gone_on_for_as_many_commits(place):

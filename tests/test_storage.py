@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from atlas.errors import ConflictError, CorruptStore, InvalidArgument, ReadOnlyStore, StorageError
+from atlas.errors import ConflictError, CorruptStore, InvalidArgument, ReadOnlyStore, StorageError, StoreNotFound
 from atlas.storage import LocalStorage, Storage, array_directory, files, local, locks, open_storage
 from atlas.storage.remote import RemoteStorage
 from atlas.storage.requests import Requests
@@ -46,6 +46,7 @@ def storage(request, tmp_path: Path):
 def here(tmp_path: Path) -> LocalStorage:
     """A local store whose lock file is there."""
     store = LocalStorage(str(tmp_path / "s"))
+    store.begin_creating([])
     with store.writer_lock():
         store.create_exclusive("atlas.json", b"{}")
     return store
@@ -175,6 +176,7 @@ def test_storages_pickle(storage):
 
 
 def test_one_writer_among_threads(storage):
+    storage.begin_creating([])
     inside = []
 
     def work() -> None:
@@ -402,9 +404,7 @@ def test_a_place_that_goes_while_it_is_written_to_is_an_error_of_ours(here, monk
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
     monkeypatch.setattr(files.os, "mkdir", gone)
-    writer = here.writer_lock()
     for call in (
-        writer.__enter__,
         here.sync_place,
         lambda: here.sync_directories([KEY]),
         lambda: here.make_directories(["t"]),
@@ -422,8 +422,8 @@ def test_who_waits_for_a_store_that_is_removed_is_told(here):
         try:
             with here.writer_lock():
                 return 1
-        except StorageError as error:
-            return 0 if "No such file" in str(error) else 2
+        except StoreNotFound as error:
+            return 0 if "its directory is gone" in str(error) else 2
 
     with here.writer_lock():
         child = os.fork()
@@ -452,8 +452,8 @@ def test_a_lock_file_that_cannot_be_closed_well_is_closed(here, monkeypatch):
 @pytest.mark.parametrize("name", ["s", "s/below"])
 def test_a_link_that_leads_nowhere_is_no_place_for_a_store(tmp_path, name):
     (tmp_path / "s").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(StorageError, match="No such file"), LocalStorage(str(tmp_path / name)).writer_lock():
-        pass
+    with pytest.raises(StorageError, match="No such file"):
+        LocalStorage(str(tmp_path / name)).begin_creating([])
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -669,6 +669,7 @@ def test_pins_cost_one_descriptor_per_store_and_none_afterwards(tmp_path):
     stores = []
     for i in range(5):
         store = LocalStorage(str(tmp_path / str(i)))
+        store.begin_creating([])
         with store.writer_lock():
             pass
         stores.append(store)
@@ -683,6 +684,7 @@ def test_pins_cost_one_descriptor_per_store_and_none_afterwards(tmp_path):
 def test_pins_follow_the_store_not_the_path(here):
     old = here.pin(1)
     os.rename(here.local_path, here.local_path + ".old")
+    here.begin_creating([])
     with here.writer_lock():
         pass
     assert not here.is_pinned(5)

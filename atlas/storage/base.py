@@ -255,6 +255,10 @@ class Storage(ABC):
         `mark` tells the next writer what was; without one it is told what it would have been: for who only looks.
         """
 
+    def holds_lock(self) -> bool:
+        """Return whether the lock that this thread has taken still keeps others out, as far as that can be seen."""
+        return True
+
     def was_interrupted(self) -> bool:
         """Return whether a writer may have left something unfinished, or be at work; asked without the lock."""
         return False

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas.errors import CorruptStore, StorageError
+from atlas.errors import CorruptStore, StorageError, StoreNotFound
 from atlas.storage import locks
 from atlas.storage.base import MOST_BYTES, DataWriter, Pin, Storage, Stored, check_key
 from atlas.storage.files import (
@@ -264,14 +264,32 @@ class LocalStorage(Storage):
     def begin_writing(self) -> None:
         """Do nothing: the lock keeps writers apart."""
 
+    def begin_creating(self, keys: Sequence[str]) -> bool:
+        """Make the directory, where the lock file is to be."""
+        with while_writing(self._path, "creating"):
+            make_directories(self._path)
+            os.stat(self._path)  # it may be a link that leads nowhere
+        return False
+
     @contextmanager
     def writer_lock(self, timeout: float = 60.0, mark: bytes = locks.WRITING) -> Iterator[bytes]:
         """Exclude every other writer, whether thread, process or handle."""
+        if not mark and not self.exists(locks.LOCK_NAME):
+            # Who only looks makes no lock file; and nobody has written where there is none.
+            yield b""
+            return
         with contextlib.ExitStack() as held:
-            with while_writing(self._path, "locking"):
-                make_directories(self._path)
-                interrupted = held.enter_context(locks.writer_lock(self._path, timeout, mark))
+            try:
+                with translated(self._path, "locking"):
+                    interrupted = held.enter_context(locks.writer_lock(self._path, timeout, mark))
+            except FileNotFoundError:
+                raise StoreNotFound(f"there is no Atlas store at {self._path}: its directory is gone") from None
             yield interrupted
+
+    def holds_lock(self) -> bool:
+        """Return whether the lock file is still the one that was locked."""
+        with translated(self._path, "looking at the lock of"):
+            return locks.is_in_place(self._path)
 
     def was_interrupted(self) -> bool:
         """Return whether the lock file has a writer's mark."""

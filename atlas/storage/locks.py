@@ -140,6 +140,21 @@ def writer_lock(directory: str, timeout: float, mark: bytes = WRITING) -> Iterat
             _close(file)
 
 
+def is_in_place(directory: str) -> bool:
+    """Return whether the lock file of a directory is one that this process has opened to lock it.
+
+    Of a directory no two threads have one open, as each waits for the others first.
+    """
+    if not has_flock:
+        return True
+    try:
+        there = os.stat(os.path.join(directory, LOCK_NAME))
+    except FileNotFoundError:
+        return False
+    with _fork_guard:
+        return any(os.path.samestat(os.fstat(file.fileno()), there) for file in _inherited if not file.closed)
+
+
 def _marked(file: FileIO, mark: bytes) -> Iterator[bytes]:
     """Yield what the lock file says of writers before, while it says that there is one."""
     left = unfinished(os.pread(file.fileno(), len(WRITING), 0))
