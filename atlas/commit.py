@@ -209,9 +209,8 @@ def sweep(storage: Storage, root: Root, needed: Set[str]) -> tuple[tuple[str, in
 
 
 def _is_removed(storage: Storage, key: str) -> bool:
-    remove = storage.purge if "/" in key else storage.delete
     try:
-        remove(key)
+        storage.purge(key)
     except AtlasError as error:
         _log.warning("%s: an old file could not be removed: %s", storage.describe(), error)
         return False
@@ -230,12 +229,13 @@ def recover(storage: Storage, root: Root, interrupted: bytes, gone: Sequence[str
     """
     # What it made and did not sync is relied on from here on.
     storage.sync_place()
-    for name in storage.list_dir(""):
+    for name in (item.key for item in storage.inventory()):
         # A root of another name was overwritten, and the writer died before it could remove it.
         if _BESIDE_NAME.fullmatch(name) or (name in ROOT_KEYS and name != root_key(root.config)):
-            _is_removed(storage, name)
+            storage.delete(name)
+    # Should one stay, the next writer is to find the mark as it is.
     for key in abandoned(storage, root, interrupted) if gone is None else gone:
-        _is_removed(storage, key)
+        storage.purge(key)
 
 
 def abandoned(storage: Storage, root: Root, interrupted: bytes) -> list[str]:

@@ -99,7 +99,7 @@ class Record:
 
     def root(self, load_table: LoadTable) -> Root:
         """Return the state that the commit made; raises :class:`CorruptRoot` when it makes no sense."""
-        # Its commit is in what is packed.
+        # Of which commit it is, the root says itself.
         return PackedRoot("", self.object, self.head["root"]).root(load_table)
 
 

@@ -174,7 +174,8 @@ class Session:
             raise ReadOnlyStore(
                 f"{self.storage.describe()} was opened with mode='r'; open it with mode='a' to change it"
             )
-        self.pending.whole_attempt = None  # of which a change is no part
+        # What is changed now was no part of what a flush has tried to commit.
+        self.pending.whole_attempt = None
 
     def exists(self, name: str) -> bool:
         """Return whether there is a dataset of that name."""

@@ -194,6 +194,50 @@ def test_the_clock_of_who_collects_does_not_matter(littered, monkeypatch):
     assert littered.gc().removed == []
 
 
+def test_what_is_too_young_to_go_is_remembered_until_it_is_old(littered, url, monkeypatch):
+    old = {key for key, *_ in littered._session.snapshot.root.retired}
+    add(littered, "c")
+    littered.flush()
+    littered.compact()
+    young = {key for key, *_ in littered._session.snapshot.root.retired} - old
+    found = littered._session.storage.inventory()
+    times = dict.fromkeys(old, 1000) | dict.fromkeys(young, 2000)
+    root = littered._session.snapshot.root
+    aged = replace(root, retired=tuple((key, since, times[key]) for key, since, _ in root.retired))
+    monkeypatch.setattr(garbage, "load_root", lambda storage: aged)
+    monkeypatch.setattr(garbage, "_look", lambda storage, dry_run: (2100.0, {item.key: item for item in found}))
+    assert set(littered.gc(grace=500, unfinished=1e12).removed) == old
+    monkeypatch.undo()
+    assert {key for key, *_ in atlas.Atlas.open(url)._session.snapshot.root.retired} == young
+
+
+def test_what_a_reader_kept_goes_when_it_has_gone(place):
+    with atlas.Atlas.create(place) as store:
+        add(store, "a")
+    reader = atlas.Atlas.open(place, mode="r")
+    store = atlas.Atlas.open(place)
+    add(store, "b")
+    store.flush()
+    store.compact()
+    kept = [file for file in place.glob("_retired/**/*") if file.is_file()]
+    assert kept
+    assert store.gc().removed == []
+    del reader
+    size = sum(file.stat().st_size for file in kept)
+    report = store.gc()
+    assert len(report.removed) == len(kept)
+    assert report.bytes == size
+    assert not any(file.exists() for file in kept)
+
+
+@pytest.mark.parametrize("wrong", [True, "60", -1, float("nan")])
+@pytest.mark.parametrize("which", ["grace", "unfinished"])
+def test_ages_are_numbers_of_seconds(place, which, wrong):
+    store = atlas.Atlas.create(place)
+    with pytest.raises(atlas.InvalidArgument, match=f"{which} must be a number of seconds"):
+        store.gc(**{which: wrong})
+
+
 def test_where_nothing_tells_how_old_the_store_is_the_clock_here_does(littered, monkeypatch):
     plain = remote.RemoteStorage.inventory
 

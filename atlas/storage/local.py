@@ -112,6 +112,7 @@ class LocalStorage(Storage):
         """Return whether there is such a file."""
         place = self._path_of(key)
         try:
+            # Also behind a link: there is something, which whoever reads it refuses.
             return stat.S_ISREG(os.stat(place).st_mode)
         except (FileNotFoundError, NotADirectoryError):
             return False

@@ -92,6 +92,7 @@ _COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
 
 # Changes that nobody can tell from outside, and why.
 EQUIVALENT = {
+    "self.rewinds = 0 -> 1": "only whether it has changed is asked",
     "time_decides = len(root.retired) > _MOST_WAITING or storage.is_pinned(1) is None -> 2": (
         "whether anybody can tell is the same for all generations"
     ),
@@ -106,6 +107,10 @@ EQUIVALENT = {
     "snapshot.storage.read_ranges([Range(file.key, file.length - 1, file.length) for file in files]) -> 2": (
         "a file that has its last byte has the one before, too"
     ),
+    (
+        "for number, data in storage.fetch(places, [place.end - place.start for place in places]): "
+        "-> place.end + place.start"
+    ): "more than all of it is as wanted as all of it",
     "return np.frombuffer(data, kept).astype(dtype, copy=False) -> True": "one copy more",
     "added = (*((key, root.generation, now) for key in retired), *((key, 0, now) for key in obsolete)) -> 1": (
         "a record that could not be removed goes at the next commit, or at the one after the last reader of state 0"
