@@ -70,15 +70,8 @@ def overwrite_root(storage: Storage, config: StoreConfig) -> Root:
         # Who was faster has taken his store away again.
         return create_root(storage, config)
     except CorruptRoot:
-        # On an object store it is not known to which name the damaged one led: the new one is put where each begins.
-        old = Root(config if storage.is_local else StoreConfig(), 0, "", "", Catalog(), {})
-        replaced, recorded = [], set()
-        if storage.is_local:
-            # Readers may still have the files: they are replaced, as those of a state would be.
-            replaced = strays(storage, old)
-            states = [recorded_state(storage, key) for key in replaced if is_record(name_of(key))]
-            old = replace(old, generation=max((state.generation for state in states if state is not None), default=0))
-        else:
+        old, replaced, recorded = _unreadable(storage), strays(storage, None) if storage.is_local else [], set()
+        if not storage.is_local:
             storage.delete_all([key for key in ROOT_KEYS if key != CLAIMED_KEY])
     while True:
         root = next_state(storage, emptied(old, config))
@@ -90,6 +83,17 @@ def overwrite_root(storage: Storage, config: StoreConfig) -> Root:
         else:
             delete_other_roots(storage, config)
             return root
+
+
+def _unreadable(storage: Storage) -> Root:
+    """Return an empty state, without a commit, that stands for one whose root is damaged.
+
+    Readers may still have its files. Their claims are by generation, of which records tell.
+    """
+    keys = [f"{CATALOG}/{name}" for name in storage.list_dir(CATALOG) if is_record(name)] if storage.is_local else []
+    states = [state for key in keys if (state := recorded_state(storage, key)) is not None]
+    # To which name it led on an object store is not known: the new one is put where every store begins.
+    return Root(StoreConfig(), max((state.generation for state in states), default=0), "", "", Catalog(), {})
 
 
 def discard_root(storage: Storage, root: Root) -> None:
@@ -276,13 +280,14 @@ def known_files(root: Root) -> set[str]:
     return {file.key for file in root.files} | {record_key(commit) for commit in root.commits}
 
 
-def strays(storage: Storage, root: Root) -> list[str]:
-    """Return the files of a store that `root` does not know."""
+def strays(storage: Storage, root: Root | None) -> list[str]:
+    """Return the files of a store that `root` does not know; all of them where there is none."""
     # By their names, which no two files share: one that was put aside for readers is at another place.
-    known = {name_of(key) for key in (*known_files(root), *(key for key, _, _ in root.retired))}
+    files = [] if root is None else [*known_files(root), *(key for key, _, _ in root.retired)]
+    known = set(map(name_of, files))
     # What is no file, but has the name of one, is not the store's.
-    files = (item.key for item in storage.inventory() if "/" in item.key)
-    return [key for key in files if is_file_of_a_commit(name_of(key)) and name_of(key) not in known]
+    there = (item.key for item in storage.inventory() if "/" in item.key)
+    return [key for key in there if is_file_of_a_commit(name_of(key)) and name_of(key) not in known]
 
 
 def unneeded(storage: Storage, root: Root, now: int, needed: Set[str] = frozenset()) -> list[tuple[str, int, int]]:

@@ -180,11 +180,12 @@ class Damage:
     @property
     def standing(self) -> Root:
         """What there is in the place of the state that was chosen; without a commit where that cannot be read."""
-        if not self.storage.is_local or not self.from_record:
+        intact = [root for root in self.roots.values() if root is not None]
+        if not self.storage.is_local:
             return self.root
-        is_read = None not in self.roots.values()
-        newest = max((root for root in self.roots.values() if root), key=lambda root: root.generation, default=None)
-        return newest if is_read and newest is not None else replace(self.root, commit="")
+        if not intact or len(intact) < len(self.roots):
+            return replace(self.root, commit="")
+        return max(intact, key=lambda root: root.generation)
 
     def _rank(self, root: Root, key: str) -> tuple[bool, bool, bool, int, float]:
         # Of a commit that came to nothing on an object store not every file need be there. Of two that have all, and

@@ -107,7 +107,7 @@ class Root:
 
     @property
     def oldest_known(self) -> int:
-        """The generation from which on the state names every commit that led to it."""
+        """The generation from which on the state names every commit that led to it: that of its parent, at least."""
         return self.generation - max(len(self.recent), 1)
 
     def successor(self, commit: str, **changes: Any) -> Root:

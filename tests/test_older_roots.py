@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atlas import Atlas, ConflictError, commit, commitfiles, datafiles
+from atlas import Atlas, ConflictError, CorruptRoot, commit, commitfiles, datafiles
 from atlas.root import Root
 
 CELLS = np.arange(4)
@@ -166,6 +166,16 @@ def test_what_was_committed_on_top_of_an_older_root_stays_and_so_does_the_rest(g
     assert shown(other) == {"a": [0, 1, 2, 3]}
     assert Atlas.open(other).open_dataset("a").get_attribute("k") == commits - 1
     assert Atlas.open(other).verify().ok
+
+
+def test_a_damaged_root_beside_the_intact_one_is_repaired(place):
+    """Left by who replaced a store by one of another encoding, and was killed before he had removed the old root."""
+    (place / "atlas.msgpack").write_bytes(b"damaged")
+    with pytest.raises(CorruptRoot):
+        Atlas.open(place)
+    assert Atlas.repair(place).ok
+    assert shown(place) == {"a": [0, 1, 2, 3]}
+    assert not (place / "atlas.msgpack").exists()
 
 
 def test_a_handle_of_the_newer_state_does_not_take_another_change_for_one_that_it_saw(place):
