@@ -45,7 +45,7 @@ def test_nothing_is_read_for_it(fleet, monkeypatch):
     def refuse(*args):
         raise AssertionError("a file was read")
 
-    for name in ("read", "read_range", "open_map", "list_dir"):
+    for name in ("read", "read_range", "list_dir"):
         monkeypatch.setattr(LocalStorage, name, refuse)
     assert "20 datasets" in store._repr_html_()
     assert "y: 10, x: 12" in view._repr_html_()

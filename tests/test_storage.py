@@ -16,7 +16,6 @@ from io import FileIO
 from pathlib import Path
 
 import fsspec
-import numpy as np
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
@@ -93,10 +92,6 @@ def test_objects_come_back_whole_and_in_parts(storage):
     assert not storage.exists("t/other.af")
     assert storage.read(KEY) == bytes(range(100))
     assert storage.read_range(KEY, 10, 5) == bytes(range(10, 15))
-    mapped = storage.open_map(KEY, 60)
-    assert mapped.tobytes() == bytes(range(60))
-    assert not mapped.flags.writeable
-    assert storage.open_map(KEY, 0).size == 0
     assert storage.list_dir("t") == ["data-1.af"]
     assert storage.list_dir("nowhere") == []
     storage.delete(KEY)
@@ -104,28 +99,11 @@ def test_objects_come_back_whole_and_in_parts(storage):
     assert not storage.exists(KEY)
 
 
-def test_ranges_in_any_order(storage):
-    data = np.random.default_rng(0).integers(0, 256, 300_000, np.uint8)
-    put(storage, data=data.tobytes())
-    offsets = np.array([200_000, 0, 5, 299_999, 100], np.int64)
-    lengths = np.array([70_000, 3, 100, 1, 0], np.int64)
-    buffer, begins = storage.fetch_ranges(KEY, offsets, lengths)
-    for offset, length, begin in zip(offsets, lengths, begins, strict=True):
-        assert buffer[begin : begin + length].tobytes() == data[offset : offset + length].tobytes()
-    none = np.empty(0, np.int64)
-    assert len(storage.fetch_ranges(KEY, none, none)[1]) == 0
-
-
 def test_a_short_object_is_damage_and_an_absent_one_is_missing(storage):
     put(storage)
-    for call in (lambda: storage.read_range(KEY, 90, 11), lambda: storage.open_map(KEY, 101)):
-        with pytest.raises(CorruptStore, match="truncated"):
-            call()
-    for call in (
-        lambda: storage.read("no"),
-        lambda: storage.read_range("a/no", 0, 1),
-        lambda: storage.open_map("a/no", 1),
-    ):
+    with pytest.raises(CorruptStore, match="truncated"):
+        storage.read_range(KEY, 90, 11)
+    for call in (lambda: storage.read("no"), lambda: storage.read_range("a/no", 0, 1)):
         with pytest.raises(FileNotFoundError):
             call()
 
@@ -158,12 +136,12 @@ def test_retired_objects_are_found_until_purged(storage):
     put(storage)
     storage.retire(KEY)
     storage.retire(KEY)
-    assert storage.open_map(KEY, 100).tobytes() == bytes(range(100))
+    assert storage.size(KEY) == 100
     assert storage.read_range(KEY, 1, 2) == b"\1\2"
     storage.purge(KEY)
     storage.purge(KEY)
     with pytest.raises(FileNotFoundError):
-        storage.open_map(KEY, 100)
+        storage.read_range(KEY, 0, 100)
 
 
 def test_storages_pickle(storage):
@@ -343,7 +321,7 @@ def test_links_out_of_the_store_are_not_followed(here, tmp_path):
     for call in (
         lambda: here.read("atlas.msgpack"),
         lambda: here.replace("atlas.msgpack", b""),
-        lambda: here.open_map(KEY, 1),
+        lambda: here.read_range(KEY, 0, 1),
         lambda: here.create("t/new.af"),
         lambda: here.purge(KEY),
     ):
@@ -768,17 +746,6 @@ def test_foreign_errors_become_ours_in_one_line():
     store._requests.filesystem.error = PermissionError("Forbidden")
     with pytest.raises(ReadOnlyStore):
         store.replace("atlas.json", b"")
-
-
-def test_near_ranges_are_one_request():
-    store = open_storage("memory://near/s")
-    put(store, data=bytes(4_000_000))
-    before = store.io_stats
-    store.fetch_ranges(KEY, np.array([0, 1000, 50_000, 3_900_000]), np.array([10, 10, 10, 10]))
-    made = store.io_stats - before
-    assert made.requests == {"range": 2}
-    assert (made.bytes_asked, made.bytes_used) == (50_020, 40)
-    fsspec.filesystem("memory").rm("/near", recursive=True)
 
 
 def test_the_lock_of_a_remote_store_does_not_depend_on_the_working_directory(tmp_path, monkeypatch):

@@ -7,9 +7,6 @@ from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from atlas.errors import InvalidArgument
 from atlas.storage.locks import WRITING
 from atlas.storage.ranges import Range
@@ -156,16 +153,6 @@ class Storage(ABC):
     def drop_unfinished(self, before: float) -> int:
         """Remove what uploads left that were begun before a time and not completed; return how many there were."""
         return 0
-
-    @abstractmethod
-    def open_map(self, key: str, length: int) -> NDArray[np.uint8]:
-        """Return the first `length` bytes of an object, read-only, without copying where possible."""
-
-    @abstractmethod
-    def fetch_ranges(
-        self, key: str, offsets: NDArray[np.int64], lengths: NDArray[np.int64]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Return one buffer with all the ranges, and where each begins in it."""
 
     @abstractmethod
     def data_path(self, key: str) -> str | None:

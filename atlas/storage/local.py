@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import stat
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO
-
-import numpy as np
-from numpy.typing import NDArray
 
 from atlas.errors import CorruptStore, StorageError, StoreNotFound
 from atlas.storage import locks
@@ -164,22 +160,6 @@ class LocalStorage(Storage):
         with translated(place, "removing"), contextlib.suppress(FileNotFoundError):
             os.unlink(place)
             sync_parent(place)
-
-    def open_map(self, key: str, length: int) -> NDArray[np.uint8]:
-        """Map the first `length` bytes of a file."""
-        place = self._place(key)
-        with translated(place, "reading"), self._open_data(key) as file:
-            if os.fstat(file.fileno()).st_size < length:
-                raise CorruptStore(f"{place} is truncated: {length} bytes were committed")
-            if not length:
-                return np.empty(0, np.uint8)  # a map of length 0 would be of the whole file
-            return np.frombuffer(mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ), np.uint8)
-
-    def fetch_ranges(
-        self, key: str, offsets: NDArray[np.int64], lengths: NDArray[np.int64]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Map the file; the ranges are where they are."""
-        return self.open_map(key, int((offsets + lengths).max(initial=1))), offsets
 
     def create(self, key: str) -> LocalWriter:
         """Begin a new file."""

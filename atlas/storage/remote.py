@@ -10,9 +10,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
-import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from atlas.config import settings
 from atlas.errors import AtlasError, ConflictError, ReadOnlyStore, StorageError, UnsafeStorage
@@ -22,7 +20,7 @@ from atlas.storage.cache import RangeCache
 from atlas.storage.client import Found, UploadingClient, concurrently
 from atlas.storage.conditions import Conditions
 from atlas.storage.flight import Job, in_flight
-from atlas.storage.ranges import Range, coalesce
+from atlas.storage.ranges import Range
 from atlas.storage.requests import Requests
 from atlas.storage.stats import IOStats
 from atlas.storage.upload import RemoteWriter
@@ -164,25 +162,6 @@ class RemoteStorage(Storage):
             limits = settings().fetch_requests, settings().flight_bytes
             for number, data in in_flight(self._client.loop, jobs, *limits):
                 yield wanted[number], data
-
-    def open_map(self, key: str, length: int) -> NDArray[np.uint8]:
-        """Read the first `length` bytes of an object."""
-        return np.frombuffer(self.read_range(key, 0, length), np.uint8)
-
-    def fetch_ranges(
-        self, key: str, offsets: NDArray[np.int64], lengths: NDArray[np.int64]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Fetch ranges, near ones together, into one buffer."""
-        requests = coalesce(offsets, lengths, settings().fetch_gap, settings().fetch_bytes)
-        sizes = requests.ends - requests.starts
-        begins = np.cumsum(sizes) - sizes
-        buffer = np.empty(int(sizes.sum()), np.uint8)
-        ranges = [Range(key, *span) for span in zip(requests.starts.tolist(), requests.ends.tolist(), strict=True)]
-        used = np.add.reduceat(lengths[requests.order], requests.firsts[:-1]).tolist() if ranges else []
-        for number, data in self.fetch(ranges, used):
-            buffer[begins[number] : begins[number] + len(data)] = np.frombuffer(data, np.uint8)
-        owners = requests.owners
-        return buffer, offsets - requests.starts[owners] + begins[owners]
 
     def exists(self, key: str) -> bool:
         """Return whether there is such an object."""
