@@ -383,6 +383,26 @@ def wider(column: tuple[dict[str, object], bytes]) -> tuple[dict[str, object], b
     return {**entry, "dtype": "<u8"}, np.frombuffer(body, entry["dtype"]).astype("<u8").tobytes()
 
 
+@pytest.mark.parametrize("flags", [[0, 0], [0] * 9])
+def test_datasets_have_flags_each(tmp_path: Path, flags: list[int]):
+    forgery = forged(tmp_path)
+    forgery.column("flags", flags, "|u1")
+    store = atlas.Atlas.open(forgery.place)
+    with pytest.raises(atlas.CorruptIndex, match="differ in length"):
+        store.open_dataset("d0").read_array("t")
+    assert not store.verify().ok
+
+
+def test_a_payload_is_not_much_larger_than_its_chunk(tmp_path: Path):
+    """In a file with holes it would take no room on the disk, and all the memory there is."""
+    forgery = forged(tmp_path)
+    forgery.chunk(bytes(5000), 2)
+    store = atlas.Atlas.open(forgery.place)
+    with pytest.raises(atlas.CorruptIndex, match="a payload is larger than its chunk"):
+        store.open_dataset("d0").read_array("t")
+    assert not store.verify().ok
+
+
 def test_cells_whose_bytes_no_integer_counts_are_refused(tmp_path: Path):
     """So many of 16 bytes each that 64 bits say they take none: as many as a chunk without bytes has."""
     forgery = forged(tmp_path)
