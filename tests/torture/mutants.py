@@ -139,29 +139,22 @@ POWER = [
         "    for key in retired:\n        storage.purge(key)\n",
     ),
     Mutant(
-        "the root is published before its data files are durable",
+        "the files of a commit are not synced",
         COMMIT,
         "        files.write_record(root, retired)\n        files.make_durable()\n",
-        "        files.write_record(root, retired)\n"
-        "        for _, writer in files._writers:\n            writer._file.flush()\n"
-        "        publish(storage, root, load_root(storage), retired)\n"
-        "        files.make_durable()\n",
+        "        for _, writer in files._writers:\n            writer._file.flush()\n",
     ),
     Mutant(
-        "the old root is removed before the new one is published",
-        COMMIT,
-        "            root = publish(storage, root, old, replaced, recorded)",
-        "            for key in ROOT_KEYS:\n                storage.delete(key)\n"
-        "            root = publish(storage, root, old, replaced, recorded)",
+        "the old root is removed before the new one is there",
+        LOCAL,
+        "                os.replace(beside, place)\n",
+        "                os.unlink(place)\n                os.replace(beside, place)\n",
     ),
-    Mutant("compaction does not sync", COMPACTION, "        files.make_durable()\n", ""),
     Mutant(
-        "compaction publishes first",
+        "compaction does not sync",
         COMPACTION,
-        "        files.make_durable()\n        files.keep()\n",
-        "        for _, writer in files._writers:\n            writer._file.flush()\n"
-        "        publish(storage, replace(successor, catalog=catalog, arrays=arrays), current, retired)\n"
-        "        files.make_durable()\n        files.keep()\n",
+        "        files.write_record(root, retired)\n        files.make_durable()\n",
+        "        for _, writer in files._writers:\n            writer._file.flush()\n",
     ),
 ]
 
@@ -170,8 +163,8 @@ REPAIRING = [
     Mutant(
         "what a repair writes is not synced",
         REPAIR,
-        "        files.make_durable()\n        found.report.kept",
-        "        found.report.kept",
+        "        files.write_record(root, replaced)\n        files.make_durable()\n",
+        "        for _, writer in files._writers:\n            writer._file.flush()\n",
     ),
     Mutant(
         "copies of what a repair replaces are not synced",
