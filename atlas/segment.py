@@ -35,6 +35,9 @@ STATISTICS = 2  # min and max are valid
 ALIGNED_FROM = 1024
 ALIGNMENT = 8
 
+# So much longer than a chunk its payload may be, besides an eighth.
+_MOST_BESIDES = 1024
+
 # Types of numbers that bounds are kept in.
 _BOUNDS = ("<i8", "<u8", "<f8")
 
@@ -196,6 +199,9 @@ class SegmentIndex(ColumnFile):
         self.expect(all((columns[n] <= self._limit).all() for n in ("offset", "length")), "a chunk lies outside")
         ends = columns["offset"] + columns["length"]
         self.expect((columns["offset"] >= HEADER_LENGTH).all() and (ends <= self._limit).all(), "a chunk lies outside")
+        # What does not get smaller is kept as it is, beside hashes. In a file, holes of any length cost nothing.
+        most = columns["raw_length"] + (columns["raw_length"] >> 3) + _MOST_BESIDES
+        self.expect((columns["length"] <= most).all(), "a payload is larger than its chunk")
         rising = np.diff(columns["number"]) > 0
         rising[self.starts[1:-1][(self.starts[1:-1] > 0) & (self.starts[1:-1] < rows)] - 1] = True
         self.expect(rising.all(), "chunks are out of order")
@@ -337,6 +343,7 @@ class Piece:
         columns: dict[str, NDArray[Any]] = dict(index.chunk_columns())
         columns["file"] = np.broadcast_to(np.int32(number), (int(index.starts[-1]),))
         flags = index.integers("flags")
+        index.expect(len(flags) == len(index.entries), "its columns differ in length")
         return Piece(index.entries, index.starts, index.entries[(flags & RESET) != 0], columns)
 
     @property
