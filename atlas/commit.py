@@ -243,10 +243,19 @@ def abandoned(storage: Storage, root: Root, interrupted: bytes) -> list[str]:
     unknown = strays(storage, root)
     # What was interrupted was going to follow this very state; without its mark, it may have been as well. A repair
     # that was interrupted found its state here: what is newer than the root was committed, or is its own.
-    needed = _known_to(_recorded(storage, unknown, root, root.generation + (interrupted == WRITING)))
+    threshold = root.generation - 1 if is_of_a_copy(storage, root) else root.generation + (interrupted == WRITING)
+    needed = _known_to(_recorded(storage, unknown, root, threshold))
     if needed:
         _log.warning("%s: its root is older than the record of a later commit; repair tells more", storage.describe())
     return [key for key in unknown if name_of(key) not in needed]
+
+
+def is_of_a_copy(storage: Storage, root: Root) -> bool:
+    """Whether a root is of a commit that left no record here: of a copy of this store that has gone another way.
+
+    Then what was committed here is not older than it.
+    """
+    return bool(root.files) and not storage.exists(record_key(root.commit))
 
 
 def known_to_newer(storage: Storage, root: Root) -> set[str]:

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from atlas.columnfile import ColumnFile, DataFile
+from atlas.commit import is_of_a_copy
 from atlas.errors import CorruptRoot, CorruptStore
 from atlas.examine import check_file, copied_index, intact_rows, open_index
+from atlas.forks import cached_property
 from atlas.record import Record, read_record, records_behind
 from atlas.root import ROOT_KEYS, Root, decode_root, root_key
 from atlas.roots import gives_way
@@ -161,9 +163,12 @@ class Damage:
         is_believed = not self.storage.is_local and not self._is_root_missing
         if known is not None and (self._was_writing or is_believed):
             return known, ""
-        found = {key: root for key, root in self._recorded_states() if known is None or root.follows(known)}
+        states = dict(self._recorded_states())
+        found = {key: root for key, root in states.items() if known is None or root.follows(known)}
         if known is not None and self.storage.is_local:
             self.passed_over = {key: root for key, root in found.items() if not gives_way(self.storage, known, root)}
+            if is_of_a_copy(self.storage, known):
+                self.passed_over |= {key: root for key, root in states.items() if root.is_beside(known)}
         found = {key: root for key, root in found.items() if key not in self.passed_over}
         if found:
             key = max(found, key=lambda key: self._rank(found[key], key))
@@ -200,7 +205,15 @@ class Damage:
 
     def _has_files(self, root: Root) -> bool:
         """Whether a state is one of this store: a record of another may have been put here."""
-        return not root.files or any(map(self._exists, root.files))
+        if root.files:
+            return any(map(self._exists, root.files))
+        return not self._stores_here or root.store in self._stores_here
+
+    @cached_property
+    def _stores_here(self) -> set[str]:
+        """The stores that recorded states are of which have files here."""
+        states = [root for _, root in self._recorded_states()]
+        return {root.store for root in states if any(map(self._exists, root.files))}
 
     def _exists(self, file: DataFile) -> bool:
         try:

@@ -105,6 +105,10 @@ class Root:
         """Whether it is a later state of the same store."""
         return self.store == other.store and self.generation > other.generation
 
+    def is_beside(self, other: Root) -> bool:
+        """Whether it is another state of the same store and generation: of a copy that has gone another way."""
+        return (self.store, self.generation) == (other.store, other.generation) and self.commit != other.commit
+
     @property
     def oldest_known(self) -> int:
         """The generation from which on the state names every commit that led to it: that of its parent, at least."""

@@ -51,6 +51,39 @@ def place(tmp_path: Path) -> Path:
     return tmp_path / "s"
 
 
+@pytest.mark.parametrize("act", ["repair", "gc"])
+def test_the_root_of_a_copy_that_went_another_way_takes_nothing_away(place: Path, act: str) -> None:
+    shutil.copytree(place, place.with_name("copy"))
+    before = (place / "atlas.json").read_bytes()
+    add(place.with_name("copy"), "of the copy")
+    add(place, "mine")
+    mine, expected = (place / "atlas.json").read_bytes(), shown(place)
+    assert mine != before
+    shutil.copy(place.with_name("copy") / "atlas.json", place / "atlas.json")
+    if act == "repair":
+        place = place / Atlas.repair(place).kept
+        Atlas.repair(place)
+    else:
+        Atlas.open(place).gc()
+        (place / "atlas.json").write_bytes(mine)
+    assert shown(place) == expected
+
+
+def test_a_record_of_another_store_that_names_no_files_is_not_taken_for_the_state(place: Path) -> None:
+    other = place.with_name("other")
+    with Atlas.create(other) as store:
+        store.create_dataset("x").set_attribute("k", 0)
+    for value in range(3):
+        with Atlas.open(other) as store:
+            store.open_dataset("x").set_attribute("k", value)
+    newest = max((other / "_catalog").glob("*.ar"), key=os.path.getmtime)
+    expected = shown(place)
+    shutil.copy(newest, place / "_catalog")
+    (place / "atlas.json").unlink()
+    assert Atlas.repair(place).ok
+    assert shown(place) == expected
+
+
 def die_before_the_root_is_replaced(act: Callable[[], None]) -> None:
     """Leave all files of a commit that never happened."""
     child = os.fork()
