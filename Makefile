@@ -39,7 +39,7 @@ docs: $(READY)
 demo: $(READY)
 	$(BIN)/python perf/demo.py
 
-# Everything, with all sweeps: about an hour and a half, resumed where it was interrupted.
+# Everything, with all sweeps: more than an hour, resumed where it was interrupted.
 bench: $(READY)
 	$(BIN)/python -m perf.bench
 
