@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from atlas.ahead import HeadStart
 from atlas.catalog import Catalog
 from atlas.columnfile import DataFile
+from atlas.errors import ConflictError
 from atlas.layer import Layer, joined
 from atlas.record import append_record, write_record
 from atlas.root import ArrayFiles, Root, root_key
-from atlas.roots import CLAIMED_KEY
+from atlas.roots import CLAIMED_KEY, LostRace
 from atlas.segment import SegmentWriter
 from atlas.spill import Spill
 from atlas.storage import DataWriter, Storage
@@ -196,6 +198,19 @@ class CommitFiles:
     def _finish(self) -> None:
         self._storage.finish_all([writer for _, writer in self._writers[self._finished :]])
         self._finished = len(self._writers)
+
+    @contextmanager
+    def publishing(self) -> Iterator[None]:
+        """Take the files back if it turns out that the state which refers to them never becomes part of the store."""
+        try:
+            yield
+        except LostRace as lost:
+            if lost.is_final:
+                self.discard()
+            raise
+        except ConflictError:
+            self.discard()
+            raise
 
     def keep(self) -> None:
         """The root refers to the files now."""

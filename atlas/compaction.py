@@ -11,10 +11,11 @@ import numpy as np
 
 from atlas.chunks import Integers
 from atlas.columns import distinct, positions
-from atlas.commit import publish, recover
+from atlas.commit import publish
 from atlas.commitfiles import CommitFiles, settle
 from atlas.datafiles import Target, newest_statistics, pick_entries, stored_statistics, write_file
-from atlas.errors import ConflictError, SnapshotExpired
+from atlas.errors import SnapshotExpired
+from atlas.leftovers import recover
 from atlas.payloads import payloads_of
 from atlas.reader import Snapshot
 from atlas.root import ArrayFiles, Root
@@ -63,15 +64,8 @@ def _compact(storage: Storage, current: Root, workers: int) -> Root:
         files.write_record(root, retired)
         files.make_durable()
         files.keep()
-    try:
+    with files.publishing():
         return publish(storage, root, current, retired, current.commits)
-    except LostRace as lost:
-        if lost.is_final:
-            files.discard()
-        raise
-    except ConflictError:
-        files.discard()
-        raise
 
 
 def _is_compact(snapshot: Snapshot) -> bool:

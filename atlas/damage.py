@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from atlas.columnfile import ColumnFile, DataFile
-from atlas.commit import is_of_a_copy
 from atlas.errors import CorruptRoot, CorruptStore
 from atlas.examine import check_file, copied_index, intact_rows, open_index
 from atlas.forks import cached_property
+from atlas.leftovers import is_of_a_copy
 from atlas.record import Record, read_record, records_behind
 from atlas.root import ROOT_KEYS, Root, decode_root, root_key
 from atlas.roots import gives_way
@@ -163,7 +163,7 @@ class Damage:
         is_believed = not self.storage.is_local and not self._is_root_missing
         if known is not None and (self._was_writing or is_believed):
             return known, ""
-        states = dict(self._recorded_states())
+        states = self._recorded_states
         found = {key: root for key, root in states.items() if known is None or root.follows(known)}
         if known is not None and self.storage.is_local:
             self.passed_over = {key: root for key, root in found.items() if not gives_way(self.storage, known, root)}
@@ -198,10 +198,14 @@ class Damage:
         is_complete = self.storage.is_local or all(file.key in self._put for file in root.files)
         return self._has_files(root), is_complete, self._got_done(root), root.generation, self._put.get(key, 0.0)
 
-    def _recorded_states(self) -> Iterator[tuple[str, Root]]:
+    @cached_property
+    def _recorded_states(self) -> dict[str, Root]:
+        """The states that records tell of, by record."""
+        states = {}
         for key, record in self.records.items():
             with suppress(CorruptRoot):
-                yield key, record.root(self._load_table)
+                states[key] = record.root(self._load_table)
+        return states
 
     def _has_files(self, root: Root) -> bool:
         """Whether a state is one of this store: a record of another may have been put here."""
@@ -212,8 +216,7 @@ class Damage:
     @cached_property
     def _stores_here(self) -> set[str]:
         """The stores that recorded states are of which have files here."""
-        states = [root for _, root in self._recorded_states()]
-        return {root.store for root in states if any(map(self._exists, root.files))}
+        return {root.store for root in self._recorded_states.values() if any(map(self._exists, root.files))}
 
     def _exists(self, file: DataFile) -> bool:
         try:

@@ -10,18 +10,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from atlas.commit import (
-    GRACE_SECONDS,
-    UNFINISHED_SECONDS,
-    abandoned,
-    known_files,
-    known_to_newer,
-    publish,
-    recover,
-    sweep,
-    unneeded,
-)
+from atlas.commit import UNFINISHED_SECONDS, publish
 from atlas.errors import InvalidArgument
+from atlas.leftovers import GRACE_SECONDS, abandoned, known_files, known_to_newer, recover, sweep, unneeded
 from atlas.root import Root
 from atlas.roots import LostRace, Race, load_root, next_state
 from atlas.storage import WRITING, Storage, Stored
@@ -78,7 +69,7 @@ def _collect_locally(storage: Storage, dry_run: bool) -> GarbageReport:
         retired = [key for key, *_ in root.retired]
         needed = known_to_newer(storage, root)
         free = [key for key, *_ in unneeded(storage, root, int(time.time()), needed)]
-        gone = abandoned(storage, root, interrupted)
+        gone = abandoned(storage, sizes, root, interrupted)
         report = _report(sizes, [*gone, *free], sorted(set(retired) - set(free)))
         if not dry_run:
             recover(storage, root, interrupted, gone)

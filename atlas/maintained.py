@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from atlas.commit import known_to_newer, sweep
 from atlas.compaction import compact
 from atlas.garbage import GarbageReport, collect
+from atlas.leftovers import known_to_newer, sweep
 from atlas.searchable import Searchable
 from atlas.storage import IOStats
 from atlas.verify import Progress, VerifyReport, verify

@@ -13,12 +13,13 @@ from functools import partial
 import numpy as np
 
 from atlas.columnfile import DataFile
-from atlas.commit import known_files, publish, recover, strays
+from atlas.commit import publish
 from atlas.commitfiles import CommitFiles
 from atlas.damage import Damage, FileFound, RepairReport
 from atlas.errors import ConflictError, CorruptStore, ReadOnlyStore, StoreNotFound
 from atlas.examine import intact_rows
 from atlas.indexes import read_index
+from atlas.leftovers import files_of, known_files, recover, strays
 from atlas.root import ArrayFiles, Root
 from atlas.roots import LostRace, delete_other_roots, has_root, load_table, next_state
 from atlas.segment import HEADER_LENGTH, SegmentIndex
@@ -74,13 +75,9 @@ def _carry_out(found: Damage) -> None:
         found.report.kept = _keep_replaced(found, root, replaced)
         files.keep()
     try:
-        root = publish(storage, root, found.standing, replaced, old.commits)
-    except ConflictError:
-        files.discard()
-        raise
-    except LostRace as lost:
-        if lost.is_final:
-            files.discard()
+        with files.publishing():
+            root = publish(storage, root, found.standing, replaced, old.commits)
+    except LostRace:
         raise ConflictError(
             f"another writer committed to {storage.describe()} meanwhile; nothing was repaired, try again"
         ) from None
@@ -136,7 +133,7 @@ def _keep_replaced(found: Damage, root: Root, replaced: list[str]) -> str:
     keys += [key for state in found.passed_over.values() for key in sorted(known_files(state))]
     if found.from_record and found.storage.is_local:
         # What belongs to commits that nothing is known of any more.
-        keys += sorted({*strays(found.storage, found.root)} & {*strays(found.storage, root)})
+        keys += sorted(strays(files_of(found.storage), found.root, root))
     place, kept = f"{DAMAGED}/{root.commit}", ""
     for key in dict.fromkeys(keys):
         # What is no file, but a directory or a link in the place of one, stays where it is.

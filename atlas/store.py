@@ -5,12 +5,13 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, Literal
 
-from atlas.commit import discard_root, overwrite_root, recover
+from atlas.commit import discard_root, overwrite_root
 from atlas.config import MISMATCH_POLICIES, StoreConfig, choice
 from atlas.damage import RepairReport
 from atlas.display import store_html
 from atlas.errors import CorruptRoot, InvalidArgument, StoreAlreadyExists
 from atlas.exchange import Exchange
+from atlas.leftovers import recover
 from atlas.repair import repair
 from atlas.root import ROOT_KEYS, Root
 from atlas.roots import create_root, emptied, has_root, is_lost, load_root

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import atlas
-from atlas import Atlas, StorageError, commit, worker
+from atlas import Atlas, StorageError, commit, leftovers, worker
 from atlas.storage import LocalStorage, local, locks
 
 
@@ -530,10 +530,11 @@ def test_a_reader_keeps_its_state_for_however_long(place, monkeypatch, most, is_
     """Unless so many files wait for it that every root is long for it."""
     reader = Atlas.open(place, mode="r")
     (file,) = reader._session.snapshot.root.arrays["t"].files
-    monkeypatch.setattr(commit, "_MOST_WAITING", most)
+    monkeypatch.setattr(leftovers, "_MOST_WAITING", most)
     for day in range(3):
         clock = SimpleNamespace(time=lambda day=day: time.time() + day * 86400, monotonic=time.monotonic)
-        monkeypatch.setattr(commit, "time", clock)
+        for module in (commit, leftovers):
+            monkeypatch.setattr(module, "time", clock)
         with Atlas.open(place) as store:
             store.open_dataset("a").write_array("t", [0], np.arange(4) + day)
         Atlas.open(place).compact()

@@ -75,6 +75,7 @@ ORDER = [
     "assembly",
     "commitfiles",
     "datafiles",
+    "leftovers",
     "commit",
     "garbage",
     "compaction",

@@ -33,6 +33,7 @@ from atlas import (
     datafiles,
     garbage,
     heap,
+    leftovers,
     root,
     roots,
     session,
@@ -49,7 +50,7 @@ from atlas.reader import Snapshot
 from atlas.root import Root, encode_root
 from atlas.schema import make_array_schema
 from atlas.segment import HEADER_LENGTH
-from atlas.storage import LocalStorage, files, local, locks, remote
+from atlas.storage import LocalStorage, files, local, locks, pins, remote
 from atlas.threads import take_in
 from atlas.writer import Growth, Held, PendingArray
 
@@ -127,7 +128,7 @@ def test_many_replaced_objects_go_without_anybody_asking(url, monkeypatch):
         add(store, "a")
     files = fsspec.filesystem("memory")
     monkeypatch.setattr(commit, "_MOST_RETIRED", 1)
-    monkeypatch.setattr(commit, "GRACE_SECONDS", -1)
+    monkeypatch.setattr(leftovers, "GRACE_SECONDS", -1)
     for turn in range(6):
         store.open_dataset("a").write_array("t", [0], np.full(4, turn, "int32"))
         store.flush()
@@ -1043,11 +1044,11 @@ class AlmostTaken:
 def test_a_pin_that_another_thread_has_forgotten_is_not_missed(tmp_path):
     with locks.writer_lock(str(tmp_path), 1):
         pass
-    pin, status = locks.pin(str(tmp_path), 3), os.stat(tmp_path / locks.LOCK_NAME)
-    board = locks._boards[status.st_dev, status.st_ino]
+    pin, status = pins.pin(str(tmp_path), 3), os.stat(tmp_path / locks.LOCK_NAME)
+    board = pins._boards[status.st_dev, status.st_ino]
     board._lock = AlmostTaken(board._unlock)
     pin.release()
-    assert not locks.pinned_below(str(tmp_path), 9)
+    assert not pins.pinned_below(str(tmp_path), 9)
 
 
 def test_an_interrupt_leaves_no_lock_behind_in_what_finalizers_do():
@@ -1201,7 +1202,7 @@ def test_a_signal_handler_may_write_and_read_wherever_it_comes(tmp_path):
 
     def act() -> None:
         write(here)
-        locks.pin(here, 3).release()
+        pins.pin(here, 3).release()
 
     write(other)
     write(here)
@@ -1210,20 +1211,20 @@ def test_a_signal_handler_may_write_and_read_wherever_it_comes(tmp_path):
 
         def signal(frame, event, argument, claimed=claimed) -> None:
             nonlocal left
-            if locks.__file__ == frame.f_code.co_filename:
+            if frame.f_code.co_filename in (locks.__file__, pins.__file__):
                 left -= 1
                 if not left:
                     sys.setprofile(None)
                     write(other)
                     write(here)
-                    claimed.append(locks.pin(here, 3))
+                    claimed.append(pins.pin(here, 3))
 
         # In a thread of its own, which is left behind should it wait for itself.
         thread = threading.Thread(target=lambda: (sys.setprofile(signal), act()), daemon=True)
         thread.start()
         thread.join(20)
         assert not thread.is_alive(), f"moment {moment}"
-        assert locks.pinned_below(here, 4) is bool(claimed), f"moment {moment}"
+        assert pins.pinned_below(here, 4) is bool(claimed), f"moment {moment}"
         if left > 0:
             break
     assert moment > 100
@@ -1236,23 +1237,23 @@ def test_an_interrupt_leaves_no_pin_behind(tmp_path, monkeypatch, is_alone):
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
     with locks.writer_lock(str(tmp_path), 1):
         pass
-    other = locks.NoPin() if is_alone else locks.pin(str(tmp_path), 9)
+    other = pins.NoPin() if is_alone else pins.pin(str(tmp_path), 9)
 
     def act(_: None) -> None:
-        locks.pin(str(tmp_path), 3).release()
+        pins.pin(str(tmp_path), 3).release()
 
     def check(_: None) -> None:
         if not is_alone:
-            locks.pin(str(tmp_path), 5).release()
-        assert not locks.pinned_below(str(tmp_path), 9)
-        pin = locks.pin(str(tmp_path), 3)
-        assert locks.pinned_below(str(tmp_path), 4), "what was noted of an earlier one is not believed"
+            pins.pin(str(tmp_path), 5).release()
+        assert not pins.pinned_below(str(tmp_path), 9)
+        pin = pins.pin(str(tmp_path), 3)
+        assert pins.pinned_below(str(tmp_path), 4), "what was noted of an earlier one is not believed"
         pin.release()
-        assert not locks.pinned_below(str(tmp_path), 9)
+        assert not pins.pinned_below(str(tmp_path), 9)
 
     assert at_every_call(lambda: None, act, check) > 20
     other.release()
-    assert not locks.pinned_below(str(tmp_path), 99)
+    assert not pins.pinned_below(str(tmp_path), 99)
 
 
 def test_where_nothing_can_be_locked_there_is_no_pin_and_none_to_give_up(tmp_path, monkeypatch):
@@ -1261,9 +1262,9 @@ def test_where_nothing_can_be_locked_there_is_no_pin_and_none_to_give_up(tmp_pat
 
     with locks.writer_lock(str(tmp_path), 1):
         pass
-    monkeypatch.setattr(locks.PinBoard, "_set", fail)
-    locks.pin(str(tmp_path), 3).release()
-    assert not locks.pinned_below(str(tmp_path), 9)
+    monkeypatch.setattr(pins.PinBoard, "_set", fail)
+    pins.pin(str(tmp_path), 3).release()
+    assert not pins.pinned_below(str(tmp_path), 9)
 
 
 def test_an_interrupt_of_a_refresh_leaves_nothing_of_the_state_before(tmp_path):

@@ -20,7 +20,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from atlas.errors import ConflictError, CorruptStore, InvalidArgument, ReadOnlyStore, StorageError, StoreNotFound
-from atlas.storage import LocalStorage, Storage, array_directory, files, local, locks, open_storage
+from atlas.storage import LocalStorage, Storage, array_directory, files, local, locks, open_storage, pins
 from atlas.storage.remote import RemoteStorage
 from atlas.storage.requests import Requests
 
@@ -614,7 +614,7 @@ def test_a_forked_child_has_a_pin_of_its_own(here, monkeypatch, can_open):
     waits, goes = os.pipe()
     with monkeypatch.context() as patch:
         if not can_open:
-            patch.setattr(locks, "_READING", os.O_WRONLY | os.O_DIRECTORY)
+            patch.setattr(pins, "_READING", os.O_WRONLY | os.O_DIRECTORY)
         child = os.fork()
     if child == 0:
         os.write(tells, b"forked")
@@ -676,14 +676,14 @@ def test_pins_follow_the_store_not_the_path(here):
 @needs_pins
 def test_a_pin_dropped_by_the_collector_in_the_middle_of_another(here, monkeypatch):
     first, kept = here.pin(1), here.pin(2)
-    original = locks.PinBoard._set
+    original = pins.PinBoard._set
 
-    def collect_first(board: locks.PinBoard, kind: int, generation: int) -> None:
+    def collect_first(board: pins.PinBoard, kind: int, generation: int) -> None:
         nonlocal first
         first = None  # as the collector may do at any time, in this very thread
         original(board, kind, generation)
 
-    monkeypatch.setattr(locks.PinBoard, "_set", collect_first)
+    monkeypatch.setattr(pins.PinBoard, "_set", collect_first)
     last = here.pin(3)
     assert not here.is_pinned(2)
     assert here.is_pinned(3)

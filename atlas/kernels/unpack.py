@@ -10,38 +10,32 @@ from typing import Any
 
 import numpy as np
 
-from atlas.kernels.bits import block_words, unpack_block
+from atlas.kernels.bits import block_words
 from atlas.kernels.compile import helper
-from atlas.kernels.emit import DIVIDE, MULTIPLY, ORDER, SIGN, convert, emit_box
+from atlas.kernels.emit import emit_box
+from atlas.kernels.header import is_header, rule_of
 from atlas.kernels.lanes import LANES, punch_row
 from atlas.kernels.layout import (
     BAD_POSITION,
-    BINARY,
-    BITS,
     BLOCK,
     DAMAGED,
-    DIVIDED,
-    FLOAT32,
     GUARD_ROOM,
     INTEGERS,
     MASKED,
     MAX_AXES,
-    MAX_BINARY,
-    MAX_DECIMAL,
-    ORDERED,
     PATCHED,
     SEALED,
-    SIGN_LAST,
     STRETCH,
     UNKNOWN_HEADER,
     WIDE,
     WRONG_LENGTH,
 )
 from atlas.kernels.memory import copy, i32, i64, settle_streams, u8, u32, u64
-from atlas.kernels.numbers import HOLE32, HOLE64, may_multiply, scale_of
-from atlas.kernels.predict import inner_of, split_blocks, sum_run
+from atlas.kernels.numbers import HOLE32, HOLE64
+from atlas.kernels.predict import inner_of, split_blocks
 from atlas.kernels.restore import restore_rows
 from atlas.kernels.seal import are_whole, may_use, open_payload
+from atlas.kernels.series import may_be_series, unpack_series
 from atlas.kernels.slabs import slab_rows, whole_bytes, whole_lines
 
 _SHORT_ROW = 256
@@ -180,18 +174,6 @@ def _lay_out(
 
 
 @helper
-def _is_header(kind: Any, code: Any, mask: Any, flags: Any, element: Any, item: Any, axes: Any) -> Any:
-    """Return whether a chunk of that type and so many axes may begin like this."""
-    if kind > BITS or (kind != INTEGERS) != (element >= FLOAT32) or flags > MASKED | PATCHED | WIDE:
-        return False
-    if kind == BITS and (code > SIGN_LAST or (flags & WIDE != 0) != (item == 8)):
-        return False
-    if code > MAX_BINARY or MAX_DECIMAL < code < BINARY:
-        return False
-    return axes >= MAX_AXES or mask >> axes == 0
-
-
-@helper
 def _place_words(words: Any, widths: Any, blocks: Any, size: Any, starts: Any, places: Any, known: Any) -> Any:
     """Write where the words of each block are, and their widths; return where the last end, 0 if a width cannot be.
 
@@ -204,70 +186,6 @@ def _place_words(words: Any, widths: Any, blocks: Any, size: Any, starts: Any, p
         places[k], known[k] = words, width
         words += 4 * block_words(starts[k + 1] - starts[k], width)
     return words
-
-
-@helper
-def _rule_of(kind: Any, code: Any, element: Any, masked: Any, special: Any) -> Any:
-    """Return how integers become cells, as :func:`atlas.kernels.emit.emit_box` takes it."""
-    scale = scale_of(kind, code)
-    divided = kind == DIVIDED
-    how = DIVIDE if divided and not may_multiply(code, element) else MULTIPLY
-    if kind == BITS:
-        how = ORDER if code == ORDERED else SIGN
-    inverse = 1.0 / scale if divided else scale
-    correction = inverse if divided else 0.0
-    return element, how, scale, inverse, correction, masked, special
-
-
-@helper
-def _may_be_series(ndim: Any, extent: Any, block: Any, strides: Any, item: Any, past: Any) -> Any:
-    """Return whether :func:`_unpack_series` does for a chunk and a box of it."""
-    return ndim == 1 and 0 < extent[0] <= BLOCK and block[0] > 0 and strides[0] == item and not past
-
-
-@helper
-def _unpack_series(
-    payload: Any,
-    length: Any,
-    element: Any,
-    item: Any,
-    lead: Any,
-    cells: Any,
-    begin: Any,
-    wanted: Any,
-    out: Any,
-    spare: Any,
-) -> Any:
-    """Do as :func:`_unpack_chunk` with a short chunk of one axis, all of it checked; -1 where it has something special.
-
-    Of tiny chunks, which come by the hundred thousand, most of the time was what only larger ones need.
-    """
-    if length < 4:
-        return WRONG_LENGTH
-    header = u8(payload)
-    kind, code, mask, flags = np.int64(header[0]), np.int64(header[1]), np.int64(header[2]), np.int64(header[3])
-    if flags != 0 or not _is_header(kind, code, mask, flags, element, item, 1 + lead):
-        return -1
-    # With differences, the first cell is a block by itself.
-    head = np.int64(1) if mask >> lead & 1 else cells
-    rest = cells - head
-    blocks = np.int64(2) if rest > 0 else np.int64(1)
-    bases, widths = payload + 4, payload + length - blocks
-    words = bases + 4 * blocks
-    if widths < words:
-        return WRONG_LENGTH
-    width, later = np.int64(u8(widths)[0]), np.int64(u8(widths)[blocks - 1])
-    behind = words + 4 * block_words(head, width)
-    end = behind + 4 * block_words(rest, later) if rest > 0 else behind
-    if width > 32 or later > 32 or end != widths:
-        return WRONG_LENGTH
-    unpack_block(words, head, width, u32(bases)[0], u32, 4, spare, 0, head)
-    if rest > 0:
-        unpack_block(behind, rest, later, u32(bases)[1], u32, 4, spare + 4, 0, rest)
-        sum_run(np.uint32(0), u32, 4, spare + 4, spare + 4, 1, rest)
-    rule = _rule_of(kind, code, element, False, spare)
-    convert(i32(spare + 4 * begin), i32, 4, wanted, out, rule, HOLE32)
-    return 0
 
 
 @helper
@@ -312,7 +230,7 @@ def _unpack_chunk(
         return DAMAGED
     header = u8(payload)
     kind, code, mask, flags = np.int64(header[0]), np.int64(header[1]), np.int64(header[2]), np.int64(header[3])
-    if not _is_header(kind, code, mask, flags, element, item, ndim + lead):
+    if not is_header(kind, code, mask, flags, element, item, ndim + lead):
         return UNKNOWN_HEADER
     mask >>= lead
     wide = flags & WIDE != 0
@@ -347,7 +265,7 @@ def _unpack_chunk(
         boxes <<= (mask >> i) & 1
     for i in range(boxes):
         i64(until)[i] = 0
-    rule = _rule_of(kind, code, element, flags & MASKED != 0, special)
+    rule = rule_of(kind, code, element, flags & MASKED != 0, special)
     table = (bases, places, known, starts)
     rest = (extent, begin, block, stop, mask, out, strides, item, rule, bitmap, own, spare, room, guard, until, past)
     if wide:
@@ -423,11 +341,11 @@ def unpack(
         if (
             body != 0
             and body == payload
-            and _may_be_series(
+            and may_be_series(
                 ndim - lead, i64(chunk_extent + at), i64(block_extent + at), i64(strides + at), item, past
             )
         ):
-            problem = _unpack_series(
+            problem = unpack_series(
                 body,
                 size,
                 element,

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from atlas.errors import CorruptStore, StorageError, StoreNotFound
-from atlas.storage import locks
+from atlas.storage import locks, pins
 from atlas.storage.base import MOST_BYTES, DataWriter, Pin, Storage, Stored, check_key
 from atlas.storage.files import (
     BUFFER_BYTES,
@@ -288,11 +288,11 @@ class LocalStorage(Storage):
     def pin(self, generation: int) -> Pin:
         """Claim the files of a generation."""
         with translated(self._path, "claiming the files of"):
-            return locks.pin(self._path, generation)
+            return pins.pin(self._path, generation)
 
     def is_pinned(self, below: int) -> bool | None:
         """Return whether a reader holds an older generation; ``None`` where nobody can tell."""
-        return locks.pinned_below(self._path, below)
+        return pins.pinned_below(self._path, below)
 
     def retire(self, key: str) -> None:
         """Move a data file out of its array's directory."""

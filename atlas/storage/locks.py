@@ -1,7 +1,7 @@
-"""Locks between processes: the writer's lock, and the readers' pins.
+"""The writer's lock, between threads and processes.
 
-Both are held on open file descriptions of one lock file and freed by the kernel when a process
-dies, so nothing stale ever blocks.
+It is held on an open file description of the lock file and freed by the kernel when a process dies, so nothing stale
+ever blocks. So are the readers' pins, on other bytes of it (:mod:`atlas.storage.pins`).
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ import struct
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from io import FileIO
 
 from atlas.errors import ConflictError, StoreAlreadyExists
-from atlas.threads import take_in
 
 try:
     import fcntl
@@ -38,26 +36,23 @@ WRITING, REPAIRING = b"w", b"r"
 _IDLE = b"-"
 
 # Pins are locks on single bytes of the lock file, one per generation, far behind its content.
-_PIN_BASE = 1 << 40
+PIN_BASE = 1 << 40
 
 # The writer holds one byte before these, and whoever waits for it next another, so that the one before cannot take
 # the lock twice in turn; and how often waiting ones look.
-_WRITER, _NEXT_IN_TURN = _PIN_BASE - 2, _PIN_BASE - 1
+_WRITER, _NEXT_IN_TURN = PIN_BASE - 2, PIN_BASE - 1
 _LOOK_SECONDS = 0.002
 
 # What a lock says that another has, and what is said where there are none of a kind.
 _TAKEN = (errno.EAGAIN, errno.EACCES)
-_UNKNOWN = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
-
-# Why there may be no pins in a place that can be read all the same: no lock file, or none that may be opened (a pipe's
-# or a link's place is no file's), or no locks.
-_NO_PINS = (
-    *(errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP, errno.ENXIO),
-    *(errno.ENOLCK, *_UNKNOWN),
-)
+UNKNOWN = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 has_flock = hasattr(fcntl, "flock")
 has_ofd_locks = hasattr(fcntl, "F_OFD_SETLK")
+
+# Kinds of locks on bytes, and how they are told to the system.
+SHARED, EXCLUSIVE, UNLOCKED = (fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK) if has_ofd_locks else (0, 1, 2)
+_FLOCK = "hhqqi4x"
 
 
 class _Turns:
@@ -233,18 +228,33 @@ def _lock_now(descriptor: int, place: str) -> bool:
         except OSError as error:
             if error.errno in _TAKEN:
                 return False
-            if error.errno not in _UNKNOWN:
+            if error.errno not in UNKNOWN:
                 raise
     _warn_of_no_locks(place)
     return True
 
 
 def _lock_byte(descriptor: int) -> None:
-    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK, _WRITER, 1))
+    set_lock(descriptor, EXCLUSIVE, _WRITER)
 
 
 def _lock_file(descriptor: int) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def set_lock(descriptor: int, kind: int, at: int) -> None:
+    """Lock a byte of a file, or unlock it; an :class:`OSError` where another has a lock that does not go with it."""
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _flock(kind, at, 1))
+
+
+def is_locked(descriptor: int, at: int, length: int) -> bool:
+    """Return whether any of some bytes is locked through another open file description."""
+    found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _flock(EXCLUSIVE, at, length))
+    return bool(struct.unpack(_FLOCK, found)[0] != UNLOCKED)
+
+
+def _flock(kind: int, start: int, length: int) -> bytes:
+    return struct.pack(_FLOCK, kind, os.SEEK_SET, start, length, 0)
 
 
 @cache
@@ -256,9 +266,8 @@ def _be_next(descriptor: int, wanted: bool) -> bool:
     """Become the next in turn, or let others; where there are no such locks, the quickest is the next."""
     if not has_ofd_locks:
         return True
-    kind = fcntl.F_WRLCK if wanted else fcntl.F_UNLCK
     try:
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _flock(kind, _NEXT_IN_TURN, 1))
+        set_lock(descriptor, EXCLUSIVE if wanted else UNLOCKED, _NEXT_IN_TURN)
     except OSError as error:
         return error.errno not in _TAKEN
     return True
@@ -292,178 +301,10 @@ def _after_fork_in_child() -> None:
     _threads.clear()
     for file in _inherited:
         file.close()
-    for board in list(_boards.values()):
-        board.leave_to_parent()
-    _boards.clear()
     _fork_guard.release()
-    for pin in list(_pins):
-        pin.hold_in_child()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=_fork_guard.acquire, after_in_parent=_fork_guard.release, after_in_child=_after_fork_in_child
     )
-
-
-class _Held:
-    """That a generation is locked, for as long as anybody refers to this."""
-
-    def __init__(self, board: PinBoard, generation: int) -> None:
-        self._board = board
-        # Not at exit, when handles may still be in use: the system gives everything up.
-        weakref.finalize(self, _give_up, weakref.ref(board), generation).atexit = False
-
-
-def _give_up(reference: weakref.ref[PinBoard], generation: int) -> None:
-    board = reference()
-    if board is not None:
-        board.give_up(generation)
-
-
-class PinBoard:
-    """The pins of this process on one store; one descriptor however many handles there are.
-
-    What is to be unlocked is found out anew each time. So what Ctrl-C has kept from being unlocked is so with the next
-    pin that is taken or given up; and with the last goes the descriptor, and every lock there is on it.
-    """
-
-    def __init__(self, descriptor: int) -> None:
-        # Not at exit, as above.
-        weakref.finalize(self, os.close, descriptor).atexit = False
-        self._descriptor = descriptor
-        self._lock = threading.RLock()
-        self._held: dict[int, weakref.ref[_Held]] = {}
-        self._dropped: deque[int] = deque()
-
-    @property
-    def file(self) -> tuple[int, int]:
-        """Which file it is."""
-        status = os.fstat(self._descriptor)
-        return status.st_dev, status.st_ino
-
-    @property
-    def is_cut_into(self) -> bool:
-        """Whether this very thread is in the middle of something here."""
-        # There is no public word for it; `threading.Condition` asks in the same way.
-        return bool(self._lock._is_owned())  # type: ignore[attr-defined]
-
-    def hold(self, generation: int) -> _Held:
-        """Lock a generation."""
-        with self._lock:
-            self._unlock()
-            known = self._held.get(generation)
-            held = (None if known is None else known()) or _Held(self, generation)
-            # Noted first, and locked again if it is: an interrupt may have come between the two.
-            self._held[generation] = weakref.ref(held)
-            self._set(fcntl.F_RDLCK, generation)
-        self._settle()
-        return held
-
-    def give_up(self, generation: int) -> None:
-        """Unlock a generation that nobody holds any more."""
-        self._dropped.append(generation)
-        self._settle()
-
-    def leave_to_parent(self) -> None:
-        """Unlock nothing any more: in a forked child the locks are the parent's."""
-        self._held.clear()
-
-    def _settle(self) -> None:
-        # The garbage collector may drop a pin in the middle of hold(), in the same thread.
-        take_in(self._lock, self._dropped, self._unlock)
-
-    def _unlock(self) -> None:
-        self._dropped.clear()
-        for generation in [generation for generation, held in self._held.items() if held() is None]:
-            # Where nothing can be locked, nothing is.
-            with suppress(OSError):
-                self._set(fcntl.F_UNLCK, generation)
-            del self._held[generation]
-
-    def _set(self, kind: int, generation: int) -> None:
-        fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, _flock(kind, _PIN_BASE + generation, 1))
-
-
-def _flock(kind: int, start: int, length: int) -> bytes:
-    return struct.pack("hhqqi4x", kind, os.SEEK_SET, start, length, 0)
-
-
-# A pipe in the lock file's place must not keep anybody waiting.
-_READING = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-
-# By the lock file's identity, not its path, where another store may be by now. A board lives as long as what it holds.
-_boards: weakref.WeakValueDictionary[tuple[int, int], PinBoard] = weakref.WeakValueDictionary()
-
-
-def _board(path: str) -> PinBoard:
-    board = PinBoard(os.open(path, _READING))
-    with _threads_guard:
-        known = _boards.setdefault(board.file, board)
-    # One of the two goes, and with it its descriptor. A signal handler does not go on with what it has cut into.
-    return board if known.is_cut_into else known
-
-
-class ReaderPin:
-    """One handle's pin; released with it."""
-
-    def __init__(self, path: str, generation: int) -> None:
-        self._path = path
-        self._generation = generation
-        self._hold()
-        _pins.add(self)
-
-    def _hold(self) -> None:
-        self._held: _Held | None = _board(self._path).hold(self._generation)
-
-    def release(self) -> None:
-        """Give the pin up."""
-        self._held = None
-
-    def hold_in_child(self) -> None:
-        """Take the pin again in a forked child: the one that is there is the parent's, who may give it up."""
-        if self._held is not None:
-            try:
-                self._hold()
-            except OSError as error:
-                _log.warning("a forked child reads for as long only as its parent does: %s", error)
-
-
-# Those that a forked child takes for itself.
-_pins: weakref.WeakSet[ReaderPin] = weakref.WeakSet()
-
-
-class NoPin:
-    """A pin where there is nothing to hold on to."""
-
-    def release(self) -> None:
-        """Do nothing."""
-
-
-def pin(directory: str, generation: int) -> ReaderPin | NoPin:
-    """Pin a generation of the store in `directory`, if that is possible there."""
-    if not has_ofd_locks:
-        return NoPin()
-    try:
-        return ReaderPin(os.path.join(directory, LOCK_NAME), generation)
-    except OSError as error:
-        # There the probe below fails as well, and retired files are kept for a grace period. Any other failure is the
-        # reader's alone, whose files a writer would take away.
-        if error.errno not in _NO_PINS:
-            raise
-        return NoPin()
-
-
-def pinned_below(directory: str, generation: int) -> bool | None:
-    """Return whether a reader holds a generation below this one; ``None`` where nobody can tell."""
-    if not has_ofd_locks:
-        return None
-    if generation <= 0:
-        return False  # a length of 0 would mean "to the end"
-    try:
-        with os.fdopen(os.open(os.path.join(directory, LOCK_NAME), _READING), "rb") as file:
-            # Through its own open file description, so that pins of this process count too.
-            probe = fcntl.fcntl(file.fileno(), fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, _PIN_BASE, generation))
-    except OSError:
-        return None
-    return bool(struct.unpack("hhqqi4x", probe)[0] != fcntl.F_UNLCK)

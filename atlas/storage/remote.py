@@ -14,7 +14,7 @@ import xxhash
 
 from atlas.config import settings
 from atlas.errors import AtlasError, ConflictError, ReadOnlyStore, StorageError, UnsafeStorage
-from atlas.storage import locks
+from atlas.storage import locks, pins
 from atlas.storage.base import ConditionFailed, Pin, Storage, Stored, check_key
 from atlas.storage.cache import RangeCache
 from atlas.storage.client import Found, UploadingClient, concurrently
@@ -365,7 +365,7 @@ class RemoteStorage(Storage):
 
     def pin(self, generation: int) -> Pin:
         """Return an empty claim: readers are protected by a grace period."""
-        return locks.NoPin()
+        return pins.NoPin()
 
     def is_pinned(self, below: int) -> bool | None:
         """Return None: nobody can tell."""

@@ -45,9 +45,9 @@ def ratio(theirs: Record | None, ours: Record | None, what: str) -> float | None
     return statistics.median(a / b for a, b in zip(theirs[what], ours[what], strict=False))
 
 
-def times(value: float) -> str:
+def shown(ratio: float) -> str:
     """Return a ratio as it is shown."""
-    return f"×{value:,.0f}" if value >= 1000 else f"×{value:.3g}"
+    return f"{ratio:,.0f}" if ratio >= 1000 else f"{ratio:.3g}"
 
 
 def ours(records: Iterable[Record], codec: str = OURS[1]) -> Record | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from perf.bench.argo import ARGO
-from perf.bench.figures import AXES, OURS, Record, median, ours, quartiles, ratio, select, sweeps, times
+from perf.bench.figures import AXES, OURS, Record, median, ours, quartiles, ratio, select, shown, sweeps
 from perf.bench.plan import INTO
 from perf.bench.systems import SYSTEMS
 from perf.bench.targets import target_rows
@@ -133,7 +133,7 @@ def time_cell(theirs: Record | None, default: Record | None, what: str) -> str:
     if factor is None or theirs is default:
         return seconds(value)
     mark = f" {WIN}" if factor < 1 and theirs["system"] != OURS[0] else ""
-    return f"{seconds(value)} {times(factor)}{mark}"
+    return f"{seconds(value)} ×{shown(factor)}{mark}"
 
 
 def seconds(value: float) -> str:
@@ -194,7 +194,7 @@ def behind(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
             factors = [(ratio(peer, default, what), peer) for peer in same if peer["system"] != OURS[0]]
             ahead = sorted((f, p["system"], p["codec"]) for f, p in factors if f is not None and f < 1)
             if ahead:
-                who = ", ".join(f"{system} {codec} {times(factor)}" for factor, system, codec in ahead)
+                who = ", ".join(f"{system} {codec} ×{shown(factor)}" for factor, system, codec in ahead)
                 found.append([workload, title, seconds(median(default, what) or 0.0), who])
     return ["work", "what", "Atlas", "of its time"], found
 

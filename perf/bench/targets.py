@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from perf.bench.argo import ARGO
-from perf.bench.figures import Record, ours, ratio, select
+from perf.bench.figures import Record, ours, ratio, select, shown
 
 # Peers by what their codecs can do.
 CLOSE = ("tensorstore", "zarrs", "blosc2")
@@ -110,7 +110,7 @@ def _row(target: Target, records: Sequence[Record]) -> list[str] | None:
         work,
         against,
         f"≥ {target.reach:.2g}×" if target.reach < 10 else f"≥ {target.reach:g}×",
-        f"{factor:,.0f}×" if factor >= 1000 else f"{factor:.3g}×",
+        f"{shown(factor)}×",
         verdict,
     ]
 

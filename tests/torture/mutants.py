@@ -64,7 +64,7 @@ def _live(module: types.ModuleType) -> Iterator[tuple[str, Any]]:
 
 
 FILES, LOCAL, THREADS = "atlas.storage.files", "atlas.storage.local", "atlas.threads"
-COMMIT, COMPACTION = "atlas.commit", "atlas.compaction"
+COMMIT, COMPACTION, LEFTOVERS = "atlas.commit", "atlas.compaction", "atlas.leftovers"
 COMMITFILES, REPAIR, ROOTS = "atlas.commitfiles", "atlas.repair", "atlas.roots"
 
 POWER = [
@@ -127,7 +127,7 @@ POWER = [
     ),
     Mutant(
         "what a dead writer made is relied on unsynced",
-        COMMIT,
+        LEFTOVERS,
         "    storage.sync_place()\n",
         "",
     ),

@@ -37,6 +37,7 @@ MODULES = (
     "atlas.commitfiles",
     "atlas.compaction",
     "atlas.commit",
+    "atlas.leftovers",
     "atlas.record",
     "atlas.datafiles",
     "atlas.spill",

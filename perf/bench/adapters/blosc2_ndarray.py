@@ -1,7 +1,7 @@
 """Blosc2 arrays, one file a variable with the datasets along the first axis.
 
 Blosc2 has two levels: whole datasets are its chunks, and parts of the workload's chunks its blocks, the unit that is
-decoded. Blocks as large as the workload's chunks make slices take up to four times as long, full reads as long.
+decoded. Blocks as large as the workload's chunks make slices take about four times as long, full reads as long.
 """
 
 from __future__ import annotations
